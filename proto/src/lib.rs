@@ -1,0 +1,17 @@
+//! The wire contract: generated code of `ringmaster.v1`, ids and their conversions. No policy.
+//!
+//! Modules in reading order: [`v1`] (messages and services), [`generation`] (order and text of
+//! generations), [`limits`] (message sizes and keep-alive both ends agree on).
+
+pub mod generation;
+pub mod limits;
+
+/// Messages, clients and servers of package `ringmaster.v1`, as generated.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::clone_on_ref_ptr, clippy::use_self)]
+pub mod v1 {
+    tonic::include_proto!("ringmaster.v1");
+}
+
+/// Encoded file descriptors, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/ringmaster_descriptor.bin"));

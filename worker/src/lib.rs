@@ -1,0 +1,21 @@
+//! Everything that touches tensors: the agent of a node and the ranks it runs.
+//!
+//! Modules in reading order: [`rank`] (the training loop), [`data`] and [`image`] and [`text`]
+//! (from tar member to tensors), [`model`], [`loss`] over [`collective`], [`optim`],
+//! [`checkpoint`], [`eval`], [`report`] (what people see), [`agent`] (starts and stops ranks),
+//! [`rng`] (counter-based randomness) and [`ffi`] (the only unsafe code).
+
+pub mod agent;
+pub mod checkpoint;
+pub mod collective;
+pub mod data;
+pub mod eval;
+pub mod ffi;
+pub mod image;
+pub mod loss;
+pub mod model;
+pub mod optim;
+pub mod rank;
+pub mod report;
+pub mod rng;
+pub mod text;
