@@ -1,1 +1,172 @@
-//! (under construction)
+//! Collectives between the ranks of one generation.
+//!
+//! [`Collective`] is the contract; [`tcp`] implements it over plain sockets for CPU tensors,
+//! [`Solo`] for a world of one. Every operation is started in the same order on every rank,
+//! returns a [`Pending`] at once and runs on the back end's own thread, so communication overlaps
+//! the caller's computation. Reductions add in rank order: the same bits on every rank, every run.
+
+mod pending;
+mod solo;
+#[doc(hidden)]
+pub mod testing;
+pub mod tcp;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tch::Tensor;
+
+pub use pending::Pending;
+pub use solo::Solo;
+
+/// How an all-reduce combines elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// Sum in rank order; integers wrap, bf16 accumulates in f32.
+    Sum,
+    /// Maximum; a NaN anywhere makes the result NaN.
+    Max,
+}
+
+/// Why a collective failed. After any of these the ring is broken: form a new generation.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// A peer's connection closed or failed in the middle of the run.
+    #[error("lost rank {peer} in {operation} #{sequence}: {reason}")]
+    PeerLost {
+        /// Rank of the peer.
+        peer: usize,
+        /// Name of the operation this rank was in.
+        operation: &'static str,
+        /// Sequence number of that operation.
+        sequence: u64,
+        /// What the socket said.
+        reason: String,
+    },
+    /// [`Aborter::abort`] was called, here or by a failure of an earlier operation.
+    #[error("collective aborted: {reason}")]
+    Aborted {
+        /// Why.
+        reason: String,
+    },
+    /// The operation outlasted its deadline.
+    #[error("{operation} #{sequence} exceeded its deadline of {deadline:?} while waiting for rank {peer}")]
+    Deadline {
+        /// Name of the operation.
+        operation: &'static str,
+        /// Its sequence number.
+        sequence: u64,
+        /// The rank that had not answered.
+        peer: usize,
+        /// The deadline.
+        deadline: Duration,
+    },
+    /// A peer is in another operation, or with other sizes: the ranks' programs differ.
+    #[error(
+        "rank {peer} sent {got} while this rank is in {want}; \
+         all ranks must start the same collectives in the same order"
+    )]
+    Mismatch {
+        /// Rank of the peer.
+        peer: usize,
+        /// What arrived.
+        got: String,
+        /// What this rank expected.
+        want: String,
+    },
+    /// The ring could not be formed.
+    #[error("cannot form the ring of {world_size} ranks: {reason}")]
+    Connect {
+        /// Ranks in the ring.
+        world_size: usize,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A tensor the back end cannot work on.
+    #[error("{operation}: {reason}")]
+    Tensor {
+        /// Name of the operation.
+        operation: &'static str,
+        /// Which property is wrong: device, dtype, layout or shape.
+        reason: String,
+    },
+}
+
+/// Ends every collective of a generation from any thread; waiting ranks return within a second.
+#[derive(Clone)]
+pub struct Aborter(Arc<dyn Fn(&str) + Send + Sync>);
+
+impl Aborter {
+    pub(crate) fn new(abort: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(abort))
+    }
+
+    /// Aborts with a reason that the waiting operations report.
+    pub fn abort(&self, reason: &str) {
+        (self.0)(reason);
+    }
+}
+
+impl std::fmt::Debug for Aborter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Aborter")
+    }
+}
+
+/// Operations that all ranks of a generation start in the same order.
+///
+/// Tensors must be contiguous and of dtype f32, f64, bf16 or i64. The caller leaves them alone
+/// until [`Pending::wait`] returns. Shares may be uneven or empty.
+pub trait Collective: Send {
+    /// This process's place in the ring, `0..world_size`.
+    fn rank(&self) -> usize;
+
+    /// Number of ranks in the ring.
+    fn world_size(&self) -> usize;
+
+    /// Combines `tensor` over all ranks, in place.
+    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<Pending, Error>;
+
+    /// Concatenates every rank's `input` along dimension 0 into `output`.
+    ///
+    /// Shapes: input `[counts[rank], …]`, output `[Σ counts, …]`.
+    fn all_gather(
+        &self,
+        input: &Tensor,
+        output: &Tensor,
+        counts: &[usize],
+    ) -> Result<Pending, Error>;
+
+    /// Sums `input` over all ranks and leaves this rank's rows of the sum in `output`.
+    ///
+    /// Shapes: input `[Σ counts, …]`, output `[counts[rank], …]`.
+    fn reduce_scatter(
+        &self,
+        input: &Tensor,
+        output: &Tensor,
+        counts: &[usize],
+    ) -> Result<Pending, Error>;
+
+    /// Copies `tensor` of rank `root` to every rank.
+    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error>;
+
+    /// Sends `send` to the next rank and receives `recv` from the previous one.
+    fn exchange(&self, send: &Tensor, recv: &Tensor) -> Result<Pending, Error>;
+
+    /// Returns once every rank has called it.
+    fn barrier(&self) -> Result<(), Error>;
+
+    /// Returns a handle that ends every collective from another thread.
+    fn aborter(&self) -> Aborter;
+
+    /// Number of collectives started so far in this generation.
+    fn sequence(&self) -> u64;
+}
+
+/// Returns how many rows of `total` each of `world_size` ranks holds when they are split as evenly
+/// as possible, the first ranks taking one more.
+pub fn even_counts(total: usize, world_size: usize) -> Vec<usize> {
+    (0..world_size)
+        .map(|rank| total / world_size + usize::from(rank < total % world_size))
+        .collect()
+}

@@ -1,1 +1,4 @@
-//! (under construction)
+//! The only unsafe code of the crate, one module per foreign thing.
+#![allow(unsafe_code)]
+
+pub mod memory;

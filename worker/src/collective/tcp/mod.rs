@@ -1,0 +1,206 @@
+//! Collectives over plain TCP sockets, for CPU tensors.
+//!
+//! Every pair of ranks shares one full-duplex connection ([`connect`]); one thread per rank runs
+//! the operations in the order they were started ([`ops`]), one writer thread per peer keeps
+//! sends and receives going both ways at once ([`links`]). Reductions ([`reduce`]) add in rank
+//! order. A peer's death shows as a closed connection and ends the whole ring at once: each rank
+//! that notices closes its own connections, so the news needs no timeout.
+
+mod connect;
+mod links;
+mod ops;
+mod reduce;
+
+use std::cell::Cell;
+use std::net::TcpListener;
+use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ringmaster_proto::v1::Generation;
+use tch::{Kind, Tensor};
+
+use self::links::Links;
+use self::ops::Job;
+use super::{Aborter, Collective, Error, Pending, ReduceOp};
+use crate::ffi::memory::HostBytes;
+
+/// What a rank needs to know to join its generation's ring.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The attempt this ring belongs to; peers of another one are refused.
+    pub generation: Generation,
+    /// This process's rank.
+    pub rank: usize,
+    /// `host:port` of every rank's listener, by rank.
+    pub peers: Vec<String>,
+    /// The generation's shared secret.
+    pub token: Vec<u8>,
+    /// Time for all peers to connect.
+    pub connect_timeout: Duration,
+    /// Time after which an operation that makes no progress fails; none leaves that to the control plane.
+    pub deadline: Option<Duration>,
+}
+
+/// The TCP back end.
+#[derive(Debug)]
+pub struct Tcp {
+    rank: usize,
+    world_size: usize,
+    sequence: Cell<u64>,
+    jobs: Option<Sender<Job>>,
+    links: links::AbortHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tcp {
+    /// Connects to every peer; `listener` is the socket whose address the peers were told.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when a peer does not come, is of another generation or has another
+    /// token; [`Error::Aborted`] when `abort` is used meanwhile.
+    pub fn connect(
+        listener: &TcpListener,
+        options: &Options,
+        abort: &AbortFlag,
+    ) -> Result<Self, Error> {
+        let streams = connect::mesh(listener, options, abort)?;
+        let links = Links::new(options.rank, streams, options.deadline, abort.clone())?;
+        let handle = links.abort_handle();
+        let (jobs, queue) = channel::<Job>();
+        let thread = std::thread::Builder::new()
+            .name(format!("tcp-{}", options.rank))
+            .spawn(move || ops::run(links, queue))
+            .map_err(|e| Error::Connect {
+                world_size: options.peers.len(),
+                reason: format!("cannot start a thread: {e}"),
+            })?;
+        Ok(Self {
+            rank: options.rank,
+            world_size: options.peers.len(),
+            sequence: Cell::new(0),
+            jobs: Some(jobs),
+            links: handle,
+            thread: Some(thread),
+        })
+    }
+
+    fn start(&self, kind: ops::Kind, tensors: &[&Tensor]) -> Result<Pending, Error> {
+        let sequence = self.sequence.get() + 1;
+        self.sequence.set(sequence);
+        let (done, result) = sync_channel(1);
+        let job = Job { sequence, kind, done };
+        let jobs = self.jobs.as_ref().expect("jobs are taken only by drop");
+        jobs.send(job).map_err(|_| Error::Aborted { reason: self.links.reason() })?;
+        Ok(Pending::new(result, tensors.iter().map(|t| t.shallow_clone()).collect()))
+    }
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        // Closing the queue lets the thread finish what was started, say goodbye and close.
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn bytes(operation: &'static str, tensor: &Tensor) -> Result<HostBytes, Error> {
+    HostBytes::of(tensor).map_err(|reason| Error::Tensor { operation, reason })
+}
+
+/// Checks that dimension 0 of `tensor` has `rows` rows and returns the bytes of one row.
+fn row_bytes(operation: &'static str, tensor: &Tensor, rows: usize) -> Result<usize, Error> {
+    let shape = tensor.size();
+    if shape.first().copied() != Some(rows as i64) {
+        let reason = format!("shape {shape:?} does not have {rows} rows");
+        return Err(Error::Tensor { operation, reason });
+    }
+    let per_row: i64 = shape[1..].iter().product();
+    Ok(per_row as usize * tensor.kind().elt_size_in_bytes())
+}
+
+fn check_same_kind(operation: &'static str, a: &Tensor, b: &Tensor) -> Result<Kind, Error> {
+    if a.kind() != b.kind() {
+        let reason = format!("dtypes {:?} and {:?} differ", a.kind(), b.kind());
+        return Err(Error::Tensor { operation, reason });
+    }
+    Ok(a.kind())
+}
+
+impl Collective for Tcp {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<Pending, Error> {
+        let data = bytes("all_reduce", tensor)?;
+        let dtype = reduce::Dtype::of(tensor.kind());
+        self.start(ops::Kind::AllReduce { data, dtype, op }, &[tensor])
+    }
+
+    fn all_gather(
+        &self,
+        input: &Tensor,
+        output: &Tensor,
+        counts: &[usize],
+    ) -> Result<Pending, Error> {
+        const NAME: &str = "all_gather";
+        check_same_kind(NAME, input, output)?;
+        let row = row_bytes(NAME, input, counts[self.rank])?;
+        row_bytes(NAME, output, counts.iter().sum())?;
+        let shares = counts.iter().map(|count| count * row).collect();
+        let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
+        self.start(ops::Kind::AllGather { from, to, shares }, &[input, output])
+    }
+
+    fn reduce_scatter(
+        &self,
+        input: &Tensor,
+        output: &Tensor,
+        counts: &[usize],
+    ) -> Result<Pending, Error> {
+        const NAME: &str = "reduce_scatter";
+        let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
+        let row = row_bytes(NAME, output, counts[self.rank])?;
+        row_bytes(NAME, input, counts.iter().sum())?;
+        let shares = counts.iter().map(|count| count * row).collect();
+        let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
+        self.start(ops::Kind::ReduceScatter { from, to, shares, dtype }, &[input, output])
+    }
+
+    fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error> {
+        if root >= self.world_size {
+            let reason = format!("root {root} is not a rank below {}", self.world_size);
+            return Err(Error::Tensor { operation: "broadcast", reason });
+        }
+        let data = bytes("broadcast", tensor)?;
+        self.start(ops::Kind::Broadcast { data, root }, &[tensor])
+    }
+
+    fn exchange(&self, send: &Tensor, recv: &Tensor) -> Result<Pending, Error> {
+        let (send_bytes, recv_bytes) = (bytes("exchange", send)?, bytes("exchange", recv)?);
+        let kind = ops::Kind::Exchange { send: send_bytes, recv: recv_bytes };
+        self.start(kind, &[send, recv])
+    }
+
+    fn barrier(&self) -> Result<(), Error> {
+        self.start(ops::Kind::Barrier, &[])?.wait()
+    }
+
+    fn aborter(&self) -> Aborter {
+        let links = self.links.clone();
+        Aborter::new(move |reason| links.abort(reason))
+    }
+
+    fn sequence(&self) -> u64 {
+        self.sequence.get()
+    }
+}
+
+pub use self::links::AbortFlag;

@@ -1,0 +1,243 @@
+//! AdamW (arXiv:1711.05101) in one pass over flat buffers.
+//!
+//! m ← β1 m + (1 − β1) g; v ← β2 v + (1 − β2) g²; with m̂ = m/(1 − β1ᵗ) and v̂ = v/(1 − β2ᵗ):
+//! θ ← θ (1 − lr·λ) − lr · m̂ / (√v̂ + ε), as `torch.optim.AdamW` computes it. λ is zero outside
+//! the decay ranges. On the CPU the four buffers are read once and written once, which is the
+//! floor of a memory-bound update; on a GPU the same formula runs as libtorch operations.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, TchError, Tensor};
+
+use crate::ffi::memory::HostBytes;
+
+/// The constants of one update.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    /// Learning rate of this step.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment; 0.95 keeps large batches stable (arXiv:2303.15343, §4.7).
+    pub beta2: f64,
+    /// Added to √v̂.
+    pub eps: f64,
+    /// λ of the decay ranges.
+    pub weight_decay: f64,
+    /// Multiplies the gradient first: the clipping factor.
+    pub grad_factor: f64,
+    /// t, counting from 1.
+    pub step: u64,
+}
+
+/// The moments of every parameter, flat like the parameters.
+#[derive(Debug)]
+pub struct AdamW {
+    /// m. Shape `[P]`, f32.
+    pub exp_avg: Tensor,
+    /// v. Shape `[P]`, f32.
+    pub exp_avg_sq: Tensor,
+}
+
+impl AdamW {
+    /// Returns zero moments for `len` elements.
+    pub fn new(len: usize, device: Device) -> Self {
+        let zeros = || Tensor::zeros([len as i64], (Kind::Float, device));
+        Self { exp_avg: zeros(), exp_avg_sq: zeros() }
+    }
+
+    /// Updates `params` with `grad` (both `[P]`, f32, contiguous); `ranges` cover the buffer and
+    /// say where weight decay applies.
+    ///
+    /// # Errors
+    /// libtorch's, on a device other than the CPU.
+    pub fn apply(
+        &mut self,
+        params: &Tensor,
+        grad: &Tensor,
+        ranges: &[(Range<usize>, bool)],
+        update: Update,
+    ) -> Result<(), TchError> {
+        for (range, decay) in ranges {
+            let weight_decay = if *decay { update.weight_decay } else { 0.0 };
+            let factors = Factors::new(Update { weight_decay, ..update });
+            if params.device() == Device::Cpu {
+                let part = |t: &Tensor| t.narrow(0, range.start as i64, range.len() as i64);
+                let buffers =
+                    [params, grad, &self.exp_avg, &self.exp_avg_sq].map(|t| host(&part(t)));
+                update_host(&buffers, factors);
+            } else {
+                self.update_device(params, grad, range, factors)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn update_device(
+        &mut self,
+        params: &Tensor,
+        grad: &Tensor,
+        range: &Range<usize>,
+        f: Factors,
+    ) -> Result<(), TchError> {
+        let part = |t: &Tensor| t.narrow(0, range.start as i64, range.len() as i64);
+        let grad = part(grad) * f64::from(f.grad_factor);
+        let (mut params, mut m, mut v) =
+            (part(params), part(&self.exp_avg), part(&self.exp_avg_sq));
+        m.f_mul_scalar_(f64::from(f.beta1))?.f_add_(&(&grad * f64::from(f.one_minus_beta1)))?;
+        v.f_mul_scalar_(f64::from(f.beta2))?
+            .f_add_(&(grad.square() * f64::from(f.one_minus_beta2)))?;
+        let denominator = v.f_sqrt()? * f64::from(f.inverse_root_correction2) + f64::from(f.eps);
+        params
+            .f_mul_scalar_(f64::from(f.keep))?
+            .f_sub_(&(m.f_div(&denominator)? * f64::from(f.step_size)))?;
+        Ok(())
+    }
+}
+
+/// The update's constants as the inner loop uses them.
+#[derive(Debug, Clone, Copy)]
+struct Factors {
+    grad_factor: f32,
+    beta1: f32,
+    one_minus_beta1: f32,
+    beta2: f32,
+    one_minus_beta2: f32,
+    /// 1 / √(1 − β2ᵗ)
+    inverse_root_correction2: f32,
+    eps: f32,
+    /// lr / (1 − β1ᵗ)
+    step_size: f32,
+    /// 1 − lr λ
+    keep: f32,
+}
+
+impl Factors {
+    fn new(u: Update) -> Self {
+        let t = i32::try_from(u.step).unwrap_or(i32::MAX);
+        let correction1 = 1.0 - u.beta1.powi(t);
+        let correction2 = 1.0 - u.beta2.powi(t);
+        Self {
+            grad_factor: u.grad_factor as f32,
+            beta1: u.beta1 as f32,
+            one_minus_beta1: (1.0 - u.beta1) as f32,
+            beta2: u.beta2 as f32,
+            one_minus_beta2: (1.0 - u.beta2) as f32,
+            inverse_root_correction2: (1.0 / correction2.sqrt()) as f32,
+            eps: u.eps as f32,
+            step_size: (u.lr / correction1) as f32,
+            keep: (1.0 - u.lr * u.weight_decay) as f32,
+        }
+    }
+}
+
+fn host(t: &Tensor) -> HostBytes {
+    HostBytes::of(t).expect("flat buffers are contiguous f32 on the CPU here")
+}
+
+fn update_host([params, grad, m, v]: &[HostBytes; 4], f: Factors) {
+    let params: &mut [f32] = bytemuck::cast_slice_mut(params.write(0..params.len()));
+    let grad: &[f32] = bytemuck::cast_slice(grad.read(0..grad.len()));
+    let m: &mut [f32] = bytemuck::cast_slice_mut(m.write(0..m.len()));
+    let v: &mut [f32] = bytemuck::cast_slice_mut(v.write(0..v.len()));
+    for (((param, grad), m), v) in params.iter_mut().zip(grad).zip(m).zip(v) {
+        let grad = grad * f.grad_factor;
+        *m = f.beta1 * *m + f.one_minus_beta1 * grad;
+        *v = f.beta2 * *v + f.one_minus_beta2 * grad * grad;
+        let denominator = v.sqrt() * f.inverse_root_correction2 + f.eps;
+        *param = *param * f.keep - f.step_size * (*m / denominator);
+    }
+}
+
+/// Returns the factor that brings a gradient of norm `norm` down to `max_norm`; 1 when it is
+/// already there or there is no limit. As `torch.nn.utils.clip_grad_norm_`.
+pub fn clip_factor(norm: f64, max_norm: Option<f64>) -> f64 {
+    match max_norm {
+        Some(max_norm) => (max_norm / (norm + 1e-6)).min(1.0),
+        None => 1.0,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const UPDATE: Update = Update {
+        lr: 0.01,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-6,
+        weight_decay: 0.1,
+        grad_factor: 0.5,
+        step: 0,
+    };
+
+    fn values(n: i64, frequency: f64) -> Tensor {
+        (Tensor::arange(n, (Kind::Float, Device::Cpu)) * frequency).sin()
+    }
+
+    /// The definition, in f64, one operation a line.
+    fn reference(steps: u64, n: i64, decay_until: i64) -> (Tensor, Tensor) {
+        let mut param = values(n, 0.3).to_kind(Kind::Double);
+        let mut m = param.zeros_like();
+        let mut v = param.zeros_like();
+        let decay = Tensor::arange(n, (Kind::Double, Device::Cpu)).lt(decay_until as f64)
+            * UPDATE.weight_decay;
+        for t in 1..=steps {
+            let grad = values(n, 0.7 * t as f64).to_kind(Kind::Double) * UPDATE.grad_factor;
+            m = m * UPDATE.beta1 + &grad * (1.0 - UPDATE.beta1);
+            v = v * UPDATE.beta2 + grad.square() * (1.0 - UPDATE.beta2);
+            let m_hat = &m / (1.0 - UPDATE.beta1.powi(t as i32));
+            let v_hat = &v / (1.0 - UPDATE.beta2.powi(t as i32));
+            param = &param - &param * &decay * UPDATE.lr;
+            param -= m_hat / (v_hat.sqrt() + UPDATE.eps) * UPDATE.lr;
+        }
+        (param, v)
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a.to_kind(Kind::Double) - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn the_flat_update_equals_the_definition_and_decays_only_its_range() {
+        let n = 1003; // odd, so that vector loops have a tail
+        let param = values(n, 0.3);
+        let mut adamw = AdamW::new(n as usize, Device::Cpu);
+        let ranges = [(0..400, true), (400..n as usize, false)];
+        for step in 1..=5 {
+            let grad = values(n, 0.7 * step as f64);
+            adamw.apply(&param, &grad, &ranges, Update { step, ..UPDATE }).unwrap();
+        }
+        let (expected, expected_v) = reference(5, n, 400);
+        assert!(largest_difference(&param, &expected) < 1e-6);
+        assert!(largest_difference(&adamw.exp_avg_sq, &expected_v) < 1e-6);
+    }
+
+    #[test]
+    fn the_device_form_equals_the_host_form() {
+        let n = 129;
+        let (host_param, device_param) = (values(n, 0.3), values(n, 0.3));
+        let mut host_state = AdamW::new(n as usize, Device::Cpu);
+        let mut device_state = AdamW::new(n as usize, Device::Cpu);
+        for step in 1..=3 {
+            let grad = values(n, 0.7 * step as f64);
+            let update = Update { step, ..UPDATE };
+            host_state.apply(&host_param, &grad, &[(0..n as usize, true)], update).unwrap();
+            let whole = 0..n as usize;
+            device_state
+                .update_device(&device_param, &grad, &whole, Factors::new(update))
+                .unwrap();
+        }
+        let difference = largest_difference(&host_param, &device_param.to_kind(Kind::Double));
+        assert!(difference < 1e-6, "{difference:e}");
+    }
+
+    #[test]
+    fn clipping_leaves_small_gradients_alone() {
+        assert_eq!(clip_factor(0.5, Some(1.0)), 1.0);
+        assert_eq!(clip_factor(7.0, None), 1.0);
+        assert!((clip_factor(4.0, Some(1.0)) * 4.0 - 1.0).abs() < 1e-5);
+    }
+}

@@ -1,0 +1,239 @@
+//! What every rank holds a copy of: parameters, optimizer state, and how far they are.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ringmaster_manifest::spec::{self, TrainJob};
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::Error;
+use crate::checkpoint;
+use crate::collective::Collective;
+use crate::data::Substitution;
+use crate::ffi::memory::HostBytes;
+use crate::model::{Clip, LogitInit, Tower};
+use crate::optim::adamw::{AdamW, Update, clip_factor};
+use crate::optim::norm::squared_norm;
+use crate::optim::schedule::learning_rate;
+
+/// t′ stays within [0, ln 100], as OpenCLIP clamps it.
+const MAX_LOG_SCALE: f64 = 4.605_170_185_988_092;
+
+/// One rank's copy of the training state.
+#[derive(Debug)]
+pub struct Replica {
+    pub clip: Clip,
+    adamw: AdamW,
+    decay: Vec<(Range<usize>, bool)>,
+    /// Steps applied.
+    pub applied: u64,
+    /// The gradients of step `applied + 1` are reduced and kept: this rank entered *ready*.
+    pub entered_ready: bool,
+    /// False until the state has been received, loaded or initialised in full.
+    pub complete: bool,
+    /// Corrupt samples replaced so far, by all ranks.
+    pub substitutions: Vec<Substitution>,
+}
+
+/// What travels beside the flat buffers when a state is handed over.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    applied: u64,
+    substitutions: Vec<Substitution>,
+}
+
+/// What applying a step tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Applied {
+    pub lr: f64,
+    pub grad_norm: f64,
+}
+
+impl Replica {
+    /// Returns the state at step 0, the same on every rank.
+    pub fn new(job: &TrainJob, device: Device) -> Result<Self, Error> {
+        let config = &job.model.config;
+        let default_scale = match job.loss.kind {
+            spec::LossKind::Siglip => 10_f64.ln(),
+            spec::LossKind::Infonce => (1.0_f64 / 0.07).ln(),
+        };
+        let scale = job.loss.init_logit_scale.or(config.init_logit_scale).unwrap_or(default_scale);
+        let bias = match job.loss.kind {
+            spec::LossKind::Siglip => {
+                Some(job.loss.init_logit_bias.or(config.init_logit_bias).unwrap_or(-10.0))
+            }
+            spec::LossKind::Infonce => None,
+        };
+        let init = LogitInit { scale, bias };
+        let clip = Clip::new(config, job.model.precision, device, job.data.seed, init)?;
+        let adamw = AdamW::new(clip.params().flat().numel(), device);
+        let decay = clip.params().decay_ranges();
+        Ok(Self {
+            clip,
+            adamw,
+            decay,
+            applied: 0,
+            entered_ready: false,
+            complete: false,
+            substitutions: Vec::new(),
+        })
+    }
+
+    /// Applies the reduced gradients it holds. No collective, no abort: whoever passed *ready*
+    /// may do this alone and all replicas stay equal.
+    pub fn apply(&mut self, job: &TrainJob) -> Result<Applied, Error> {
+        let grad_norm = squared_norm(self.clip.params().grad()).sqrt();
+        let lr = learning_rate(&job.schedule, job.optimizer.lr, self.applied);
+        let update = Update {
+            lr,
+            beta1: job.optimizer.beta1,
+            beta2: job.optimizer.beta2,
+            eps: job.optimizer.eps,
+            weight_decay: job.optimizer.weight_decay,
+            grad_factor: clip_factor(grad_norm, job.optimizer.grad_clip_norm),
+            step: self.applied + 1,
+        };
+        let params = self.clip.params();
+        self.adamw.apply(params.flat(), params.grad(), &self.decay, update)?;
+        if job.loss.clamp_logit_scale {
+            let entry = params.entry("logit_scale").expect("every model has a logit_scale");
+            let mut scale = params.flat().narrow(0, entry.offset as i64, entry.len as i64);
+            let _ = scale.f_clamp_(0.0, MAX_LOG_SCALE)?;
+        }
+        self.applied += 1;
+        self.entered_ready = false;
+        Ok(Applied { lr, grad_norm })
+    }
+
+    /// Returns a digest of parameters and optimizer state: equal on replicas that agree.
+    pub fn digest(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        hasher.update(&self.applied.to_le_bytes());
+        for buffer in self.buffers() {
+            let host = buffer.to_device(Device::Cpu).contiguous();
+            let bytes = HostBytes::of(&host).expect("flat buffers are contiguous f32");
+            hasher.update(bytes.read(0..bytes.len()));
+        }
+        hasher.digest()
+    }
+
+    fn buffers(&self) -> [&Tensor; 3] {
+        [self.clip.params().flat(), &self.adamw.exp_avg, &self.adamw.exp_avg_sq]
+    }
+
+    /// Hands the state of `source` to every rank. A receiver that fails half-way holds nothing.
+    pub fn receive(&mut self, source: usize, collective: &dyn Collective) -> Result<(), Error> {
+        let header = Header { applied: self.applied, substitutions: self.substitutions.clone() };
+        let text = serde_json::to_vec(&header).expect("plain data serialises");
+        let text = super::bytes::broadcast(&text, source, collective)?;
+        let header: Header = serde_json::from_slice(&text)
+            .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
+        if self.applied != header.applied {
+            self.complete = false;
+        }
+        for buffer in self.buffers() {
+            collective.broadcast(buffer, source)?.wait()?;
+        }
+        self.applied = header.applied;
+        self.substitutions = header.substitutions;
+        self.entered_ready = false;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Takes over a checkpoint.
+    pub fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
+        self.complete = false;
+        for entry in self.clip.params().entries() {
+            let missing = |what: &str| Error::Checkpoint {
+                what: format!("{what} of {} is missing or has another size", entry.name),
+            };
+            let (shape, values) = loaded.model.get(&entry.name).ok_or_else(|| missing("value"))?;
+            if *shape != entry.shape {
+                let what = format!(
+                    "{} has shape {shape:?} in the checkpoint and {:?} in the model",
+                    entry.name, entry.shape
+                );
+                return Err(Error::Checkpoint { what });
+            }
+            let moments: [(&str, &BTreeMap<String, Vec<f32>>); 2] =
+                [("exp_avg", &loaded.exp_avg), ("exp_avg_sq", &loaded.exp_avg_sq)];
+            let [params, exp_avg, exp_avg_sq] = self.buffers();
+            put(params, entry.offset, values);
+            for (buffer, (name, moments)) in [exp_avg, exp_avg_sq].iter().zip(moments) {
+                let values = moments.get(&entry.name).filter(|v| v.len() == entry.len);
+                put(buffer, entry.offset, values.ok_or_else(|| missing(name))?);
+            }
+        }
+        self.applied = loaded.state.step;
+        self.substitutions = loaded.state.data.substitutions.clone();
+        self.entered_ready = false;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Copies the parameters for a checkpoint, by OpenCLIP's names.
+    pub fn model_copy(&self) -> Vec<checkpoint::NamedTensor> {
+        let params = self.clip.params();
+        params
+            .entries()
+            .iter()
+            .map(|entry| checkpoint::NamedTensor {
+                name: entry.name.clone(),
+                shape: entry.shape.clone(),
+                values: get(params.flat(), entry.offset..entry.offset + entry.len),
+            })
+            .collect()
+    }
+
+    /// Copies this rank's slice of the optimizer state, by parameter name.
+    pub fn optimizer_copy(&self, rank: usize, world_size: usize) -> Vec<checkpoint::OptimSlice> {
+        let params = self.clip.params();
+        let total = params.flat().numel();
+        let slice = total * rank / world_size..total * (rank + 1) / world_size;
+        let mut copies = Vec::new();
+        for entry in params.entries() {
+            let start = entry.offset.max(slice.start);
+            let end = (entry.offset + entry.len).min(slice.end);
+            if start < end {
+                copies.push(checkpoint::OptimSlice {
+                    name: entry.name.clone(),
+                    start: start - entry.offset,
+                    exp_avg: get(&self.adamw.exp_avg, start..end),
+                    exp_avg_sq: get(&self.adamw.exp_avg_sq, start..end),
+                });
+            }
+        }
+        copies
+    }
+
+    /// Sets the gradients of t′ and β, which every rank knows in full without a reduction.
+    pub fn set_logit_gradients(&self, log_scale: f64, bias: f64) {
+        let params = self.clip.params();
+        let range = params.range(Tower::Head);
+        let _ = params.grad().narrow(0, range.start as i64, range.len() as i64).zero_();
+        for (name, value) in [("logit_scale", log_scale), ("logit_bias", bias)] {
+            if let Some(entry) = params.entry(name) {
+                let _ = params.grad().narrow(0, entry.offset as i64, 1).fill_(value);
+            }
+        }
+    }
+}
+
+fn part(buffer: &Tensor, range: Range<usize>) -> Tensor {
+    buffer.narrow(0, range.start as i64, range.len() as i64)
+}
+
+fn put(buffer: &Tensor, offset: usize, values: &[f32]) {
+    part(buffer, offset..offset + values.len()).copy_(&Tensor::from_slice(values));
+}
+
+fn get(buffer: &Tensor, range: Range<usize>) -> Vec<f32> {
+    let mut values = vec![0.0; range.len()];
+    let host = part(buffer, range).to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
+    let len = values.len();
+    host.copy_data(&mut values, len);
+    values
+}

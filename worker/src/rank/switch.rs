@@ -1,0 +1,105 @@
+//! How the agent's orders reach a rank that is busy: one place to stop whatever it is doing.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ringmaster_proto::v1::Generation;
+
+use super::client::RanksClient;
+use super::control::Command;
+use crate::collective::Aborter;
+use crate::collective::tcp::AbortFlag;
+
+/// Shared by the control thread, which gives orders, and the compute thread, which follows them.
+#[derive(Debug)]
+pub struct Switch {
+    state: Mutex<State>,
+    changed: Condvar,
+    stop: AtomicBool,
+    client: RanksClient,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The newest generation this rank was told to join.
+    newest: Generation,
+    flag: AbortFlag,
+    ring: Option<Aborter>,
+}
+
+impl Switch {
+    /// Returns the switch of a rank that was started for `generation`.
+    pub fn new(generation: Generation, client: RanksClient) -> Self {
+        let state = State { newest: generation, flag: AbortFlag::new(), ring: None };
+        Self { state: Mutex::new(state), changed: Condvar::new(), stop: AtomicBool::new(false), client }
+    }
+
+    /// Carries out an order, on the control thread.
+    pub fn obey(&self, command: &Command) {
+        match command {
+            Command::Regenerate(generation) => self.regenerate(*generation),
+            Command::Stop { graceful: true, .. } => self.stop.store(true, Ordering::SeqCst),
+            Command::Stop { graceful: false, reason } => {
+                tracing::info!(%reason, "told to end now");
+                crate::ffi::process::exit_now(super::exit::SUCCESS);
+            }
+        }
+    }
+
+    fn regenerate(&self, generation: Generation) {
+        let mut state = self.lock();
+        if generation <= state.newest {
+            return;
+        }
+        state.newest = generation;
+        let reason = format!("generation {generation} begins");
+        state.flag.set(&reason);
+        if let Some(ring) = state.ring.take() {
+            ring.abort(&reason);
+        }
+        self.changed.notify_all();
+        self.client.interrupt();
+    }
+
+    /// Whether the job should stop at the next step boundary.
+    pub fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Returns the flag that ends the attempt `generation`; already set if that is stale.
+    pub fn arm(&self, generation: Generation) -> AbortFlag {
+        let mut state = self.lock();
+        state.flag = AbortFlag::new();
+        state.ring = None;
+        if state.newest > generation {
+            state.flag.set(&format!("generation {} begins", state.newest));
+        }
+        state.flag.clone()
+    }
+
+    /// Lets the control thread end this ring's collectives.
+    pub fn attach(&self, ring: Aborter) {
+        let mut state = self.lock();
+        match state.flag.get() {
+            Some(reason) => ring.abort(&reason),
+            None => state.ring = Some(ring),
+        }
+    }
+
+    /// Waits for an order to join a generation above `current`; none when `patience` runs out.
+    pub fn next_generation(&self, current: Generation, patience: Duration) -> Option<Generation> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        while state.newest <= current {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Some(state.newest)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
