@@ -27,6 +27,8 @@ pub enum Site {
     PatchDropout = 6,
     /// Initial weights: (hash of the parameter's name).
     Init = 7,
+    /// Order digest: (step, global row, sample).
+    Ledger = 8,
 }
 
 /// Returns a 64-bit key for `seed`, `site` and the words that say which decision it is.

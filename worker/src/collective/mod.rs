@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tch::Tensor;
 
-pub use pending::Pending;
+pub use pending::{Pending, take_waited};
 pub use solo::Solo;
 
 /// How an all-reduce combines elements.

@@ -1,10 +1,21 @@
 //! A collective in flight.
 
+use std::cell::Cell;
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use tch::Tensor;
 
 use super::Error;
+
+thread_local! {
+    static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// Returns the seconds this thread has been blocked in collectives since it last asked.
+pub fn take_waited() -> f64 {
+    WAITED.take().as_secs_f64()
+}
 
 /// A started collective. Holds its tensors, so their memory outlives the transfer; dropping it
 /// waits for the end.
@@ -35,9 +46,12 @@ impl Pending {
 
     fn finish(&mut self) -> Result<(), Error> {
         let Some(done) = self.done.take() else { return Ok(()) };
-        done.recv().unwrap_or_else(|_| {
+        let began = Instant::now();
+        let result = done.recv().unwrap_or_else(|_| {
             Err(Error::Aborted { reason: "the communication thread ended".to_owned() })
-        })
+        });
+        WAITED.set(WAITED.get() + began.elapsed());
+        result
     }
 }
 

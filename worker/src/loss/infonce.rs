@@ -86,18 +86,20 @@ impl<'a> Rows<'a> {
     }
 
     /// First pass: R of this rank's rows `[b_r]` and C of all columns `[B]`, by running maximum,
-    /// so that no scale overflows.
+    /// so that no scale overflows. The sums are f64: the loss is a small difference of large ones.
     fn log_sum_exps(&mut self, collective: &dyn Collective) -> Result<(Tensor, Tensor), Error> {
-        let options = (self.inputs.image.kind(), self.inputs.image.device());
+        let (kind, device) = (self.inputs.image.kind(), self.inputs.image.device());
         let mut row_lse = Vec::new();
-        let mut maximum = Tensor::full([self.batch], f64::NEG_INFINITY, options); // [B]
-        let mut sum = Tensor::zeros([self.batch], options); // [B], Σ exp(s − maximum)
+        let mut maximum = Tensor::full([self.batch], f64::NEG_INFINITY, (kind, device)); // [B]
+        let mut sum = Tensor::zeros([self.batch], (Kind::Double, device)); // [B], Σ exp(s − maximum)
         for rows in self.tiles() {
             let logits = self.logits(&rows)?;
-            row_lse.push(logits.f_logsumexp([1_i64].as_slice(), false)?);
+            let row_maximum = logits.f_amax([1_i64].as_slice(), true)?; // [n, 1]
+            let row_sum = sum_exp(&logits, &row_maximum, 1)?; // [n]
+            row_lse.push(row_maximum.squeeze_dim(1).to_kind(Kind::Double) + row_sum.log());
             let higher = maximum.f_maximum(&logits.f_amax([0_i64].as_slice(), false)?)?;
-            let rescaled = &sum * (&maximum - &higher).exp();
-            sum = rescaled + (&logits - &higher).exp_().f_sum_dim_intlist([0_i64].as_slice(), false, options.0)?;
+            sum = sum * (&maximum - &higher).to_kind(Kind::Double).exp();
+            sum += sum_exp(&logits, &higher, 0)?;
             maximum = higher;
             if let Some(kept) = &mut self.kept {
                 kept.push(logits);
@@ -106,13 +108,13 @@ impl<'a> Rows<'a> {
         let global = maximum.copy();
         collective.all_reduce(&global, ReduceOp::Max)?.wait()?;
         // A rank without rows has maximum −∞ and sum 0: exp(−∞) = 0 keeps it out.
-        let sum = sum * (&maximum - &global).exp();
+        let sum = sum * (&maximum - &global).to_kind(Kind::Double).exp();
         collective.all_reduce(&sum, ReduceOp::Sum)?.wait()?;
         let row_lse = match row_lse.is_empty() {
-            true => Tensor::zeros([0], options),
+            true => Tensor::zeros([0], (Kind::Double, device)),
             false => Tensor::f_cat(&row_lse, 0)?,
         };
-        Ok((row_lse, global + sum.log()))
+        Ok((row_lse, global.to_kind(Kind::Double) + sum.log()))
     }
 
     /// Second pass: G tile by tile, and everything that follows from it.
@@ -133,8 +135,9 @@ impl<'a> Rows<'a> {
             };
             let (start, count) = (rows.start as i64, rows.len() as i64);
             let own_row_lse = row_lse.narrow(0, start, count);
-            let mut weights = (&logits - own_row_lse.unsqueeze(1)).exp_(); // [n, B], 2B G
-            weights += (&logits - column_lse).exp_();
+            let lse = own_row_lse.to_kind(logits.kind()).unsqueeze(1); // [n, 1]
+            let mut weights = (&logits - lse).exp_(); // [n, B], 2B G
+            weights += (&logits - column_lse.to_kind(logits.kind())).exp_();
             let diagonal = self.offset + start;
             let positives = |t: &Tensor| t.narrow(1, diagonal, count).diagonal(0, 0, 1);
             let _ = positives(&weights).f_sub_scalar_(2.0)?;
@@ -172,4 +175,10 @@ impl<'a> Rows<'a> {
             grad_bias: 0.0,
         })
     }
+}
+
+/// Σ exp(logits − maximum) along `dim`, in f64. The maximum broadcasts against the logits.
+fn sum_exp(logits: &Tensor, maximum: &Tensor, dim: i64) -> Result<Tensor, tch::TchError> {
+    let mut shifted = logits.f_sub(maximum)?;
+    shifted.f_exp_()?.f_sum_dim_intlist([dim].as_slice(), false, Kind::Double)
 }

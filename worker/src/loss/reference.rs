@@ -25,8 +25,10 @@ pub fn infonce(image: &Tensor, text: &Tensor, log_scale: f64) -> Output {
         let batch = image.size()[0];
         let logits = log_scale.exp() * image.matmul(&text.tr()); // [B, B]
         let labels = Tensor::arange(batch, (Kind::Int64, logits.device()));
-        let rows = logits.cross_entropy_for_logits(&labels);
-        let columns = logits.tr().cross_entropy_for_logits(&labels);
+        // tch's own cross entropy computes in f32 whatever the input.
+        let cross_entropy = |l: &Tensor| l.log_softmax(-1, l.kind()).nll_loss(&labels);
+        let rows = cross_entropy(&logits);
+        let columns = cross_entropy(&logits.tr());
         (rows + columns) / 2.0
     })
 }

@@ -1,0 +1,138 @@
+//! What can end a rank, and what another attempt may mend.
+
+use super::{client, control};
+use crate::{checkpoint, collective, data, eval, loss, model, report, text};
+
+/// Why a rank, or one of its attempts, ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The environment or the manifest the agent handed over is wrong.
+    #[error("{what}")]
+    Environment {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The agent's socket does not answer.
+    #[error("cannot reach the agent")]
+    Control(#[from] control::Error),
+    /// The coordinator refused a call.
+    #[error("the coordinator refused a call")]
+    Coordinator {
+        /// The refusal.
+        source: client::Error,
+    },
+    /// A newer generation has begun.
+    #[error("this generation is over: {what}")]
+    Superseded {
+        /// Which one took its place.
+        what: String,
+    },
+    /// The ring broke.
+    #[error("ring broke")]
+    Collective(#[from] collective::Error),
+    /// No socket for the peers.
+    #[error("cannot listen for peers on {address}")]
+    Listen {
+        /// This node's address.
+        address: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Training data that cannot be read.
+    #[error("training data")]
+    Data(#[from] data::Error),
+    /// A model that cannot be built or run.
+    #[error("model")]
+    Model(#[from] model::Error),
+    /// No tokenizer.
+    #[error("tokenizer")]
+    Text(#[from] text::Error),
+    /// The loss failed in libtorch.
+    #[error("loss")]
+    Loss(#[from] loss::Error),
+    /// libtorch failed in the optimizer.
+    #[error("optimizer")]
+    Optimizer(#[from] tch::TchError),
+    /// A checkpoint store that cannot be read.
+    #[error("checkpoint store")]
+    Store(#[from] checkpoint::Error),
+    /// A checkpoint that does not fit the model.
+    #[error("checkpoint: {what}")]
+    Checkpoint {
+        /// What does not fit.
+        what: String,
+    },
+    /// Evaluation failed.
+    #[error("evaluation")]
+    Eval(#[from] eval::Error),
+    /// The run folder cannot be written.
+    #[error("run folder")]
+    Report(#[from] report::Error),
+    /// Training diverged.
+    #[error(
+        "loss or gradient is not finite in step {step} (loss {loss}, squared gradient norm \
+         {squared_norm}); lower the learning rate, lengthen the warm-up or set grad_clip_norm"
+    )]
+    NotFinite {
+        /// 1-based step.
+        step: u64,
+        /// Loss of that step.
+        loss: f64,
+        /// Of this rank's reduced gradient.
+        squared_norm: f64,
+    },
+    /// Silent corruption: ranks hold different sums of the same gradients.
+    #[error(
+        "replicas disagree in step {step}: gradient norms from {lowest} to {highest}; \
+         a node computes or stores wrongly"
+    )]
+    ReplicasDiffer {
+        /// 1-based step.
+        step: u64,
+        /// Smallest gradient norm of any rank.
+        lowest: f64,
+        /// Largest.
+        highest: f64,
+    },
+    /// A message between ranks of the same build that makes no sense.
+    #[error("internal: {what}")]
+    Internal {
+        /// Which.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Whether the process can go on in a new generation.
+    pub fn regroups(&self) -> bool {
+        match self {
+            Self::Collective(_) | Self::Superseded { .. } => true,
+            Self::Eval(error) => error.collective().is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether another process may do better; false for mistakes every attempt would meet.
+    pub fn retryable(&self) -> bool {
+        !matches!(
+            self,
+            Self::Environment { .. }
+                | Self::Model(_)
+                | Self::Text(_)
+                | Self::Checkpoint { .. }
+                | Self::NotFinite { .. }
+        ) && !matches!(self, Self::Data(error) if !error.retryable())
+    }
+}
+
+/// Returns an error and its causes in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

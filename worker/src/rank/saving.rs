@@ -1,0 +1,120 @@
+//! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
+
+use std::sync::Arc;
+
+use ringmaster_manifest::spec::TrainJob;
+use ringmaster_proto::v1::{
+    CheckpointPublishedRequest, CommitCheckpointRequest, Generation, ReportShardRequest,
+    StoredObject,
+};
+
+use super::client::RanksClient;
+use super::env::RankEnv;
+use super::replica::Replica;
+use crate::checkpoint::{self, GrantError, Published, Saved, Snapshot, Writer, WriterOptions};
+use crate::collective::Collective;
+use crate::data::Dataset;
+
+/// This rank's part in writing checkpoints of one generation.
+pub struct Saving {
+    writer: Writer,
+    rank: usize,
+    world_size: usize,
+    /// Rank 0 describes the run beside its tensors; empty elsewhere.
+    state: Option<checkpoint::State>,
+    last: Option<Published>,
+}
+
+impl Saving {
+    /// Starts the writer of `generation`.
+    pub fn start(
+        job: &TrainJob,
+        env: &RankEnv,
+        generation: Generation,
+        collective: &dyn Collective,
+        client: &RanksClient,
+        numeric_plan: &str,
+        dataset: &Dataset,
+    ) -> Self {
+        let (rank, world_size) = (collective.rank(), collective.world_size());
+        let grant = CoordinatorGrant { client: client.clone(), job_id: env.job_id.clone(), generation, rank: env.rank };
+        let writer = Writer::new(WriterOptions {
+            uri: job.checkpoint.uri.clone(),
+            job_id: env.job_id.clone(),
+            generation,
+            rank,
+            world_size,
+            keep_last: job.checkpoint.keep_last,
+            grant: Arc::new(grant),
+        });
+        let state = (rank == 0).then(|| {
+            let plan = serde_json::from_str(numeric_plan).unwrap_or_default();
+            checkpoint::State::describe(job, generation, world_size, plan, dataset.fingerprint())
+        });
+        Self { writer, rank, world_size, state, last: None }
+    }
+
+    /// Copies the state and starts writing it; skipped, with a warning, while the last one is
+    /// still being written.
+    pub fn save(&mut self, replica: &Replica, job: &TrainJob) {
+        self.collect();
+        let state = self.state.clone().map(|mut state| {
+            state.step = replica.applied;
+            state.samples = replica.applied * u64::from(job.batch.global);
+            state.data.substitutions = replica.substitutions.clone();
+            state
+        });
+        let snapshot = Snapshot {
+            step: replica.applied,
+            model: (self.rank == 0).then(|| replica.model_copy()),
+            optim: replica.optimizer_copy(self.rank, self.world_size),
+            state,
+            digest: replica.digest(),
+        };
+        match self.writer.save(snapshot) {
+            Saved::Started => {}
+            Saved::Skipped => tracing::warn!(
+                step = replica.applied,
+                "the previous checkpoint is still being written, this one is skipped"
+            ),
+        }
+    }
+
+    /// Waits for the checkpoint in flight and returns the URL of the newest published one.
+    pub fn finish(mut self) -> Option<String> {
+        self.collect();
+        match self.writer.finish() {
+            Ok(Some(published)) => Some(published.url),
+            Ok(None) => self.last.map(|published| published.url),
+            Err(error) => {
+                tracing::warn!(error = %super::chain(&error), "the last checkpoint was not published");
+                self.last.map(|published| published.url)
+            }
+        }
+    }
+
+    /// Notes how the writes that ended meanwhile went; a failed one does not stop training.
+    fn collect(&mut self) {
+        while let Some(result) = self.writer.poll() {
+            match result {
+                Ok(published) => {
+                    if self.rank == 0 {
+                        tracing::info!(step = published.step, url = %published.url, "checkpoint published");
+                    }
+                    self.last = Some(published);
+                }
+                Err(error) => {
+                    tracing::warn!(error = %super::chain(&error), "a checkpoint was not published");
+                }
+            }
+        }
+    }
+}
+
+/// The coordinator's word on who may publish.
+struct CoordinatorGrant {
+    client: RanksClient,
+    job_id: String,
+    generation: Generation,
+    rank: u32,
+}

@@ -1,0 +1,295 @@
+//! One training step up to *ready*: from a batch to reduced gradients on every rank.
+
+use std::time::Instant;
+
+use ringmaster_manifest::spec::{LossKind, TrainJob};
+use ringmaster_proto::v1::Phase;
+use tch::{Device, Kind, Tensor};
+
+use super::Error;
+use super::control::Control;
+use super::faults::{Faults, Place};
+use super::replica::Replica;
+use crate::collective::{Collective, ReduceOp};
+use crate::data::{self, Batch};
+use crate::loss::{self, infonce, siglip};
+use crate::model::{Clip, Mode, Tower, normalize};
+use crate::rng::{Site, key};
+
+/// What every step of a generation shares.
+pub struct Context<'a> {
+    pub job: &'a TrainJob,
+    pub collective: &'a dyn Collective,
+    pub control: &'a Control,
+    pub faults: &'a Faults,
+    pub device: Device,
+    /// Rows of the global batch every rank holds, by rank.
+    pub counts: &'a [usize],
+}
+
+/// What the ranks know of a step once all of them hold its reduced gradients.
+#[derive(Debug, Clone, Copy)]
+pub struct Ready {
+    /// Of the global batch.
+    pub loss: f64,
+    /// Depends on which sample stood in which row of the global batch, on nothing else.
+    pub order_digest: u64,
+    /// Corrupt samples replaced in this step, by all ranks.
+    pub substituted: u64,
+    /// Some rank was asked to stop: all stop after this step.
+    pub stop: bool,
+}
+
+/// Runs step `replica.applied` (0-based) on this rank's share of it.
+///
+/// On return every rank holds the same reduced gradients and has entered *ready*: each may apply
+/// them alone. The order, and what is in flight meanwhile: towers forward; loss over the ring;
+/// image tower backward; text tower backward while the image gradients are reduced; text gradients
+/// reduced; *ready*.
+pub fn run(
+    context: &Context<'_>,
+    replica: &mut Replica,
+    batch: &Batch,
+    stop: bool,
+) -> Result<Ready, Error> {
+    let Context { job, collective, control, faults, .. } = context;
+    let step = replica.applied;
+    control.status(|status| status.phase = Phase::Compute.into());
+    let rows: Vec<u64> = batch.rows.clone().collect();
+    let share = Share::new(context, &replica.clip, batch, &rows, step);
+
+    let image = share.encode(Tower::Image)?;
+    let text = share.encode(Tower::Text)?;
+    let loss = contrastive_loss(context, &replica.clip, &image.embeddings, &text.embeddings)?;
+    share.backward(Tower::Image, image, &loss.grad_image)?;
+    faults.strike(step + 1, Place::BeforeReduce);
+    let image_sum = reduce(replica, Tower::Image, *collective)?;
+    share.backward(Tower::Text, text, &loss.grad_text)?;
+    let text_sum = reduce(replica, Tower::Text, *collective)?;
+    // t′ and β: the loss already summed these over all ranks.
+    replica.set_logit_gradients(loss.grad_log_scale, loss.grad_bias);
+
+    control.status(|status| {
+        status.phase = Phase::Collective.into();
+        status.collective_sequence = collective.sequence();
+    });
+    image_sum.wait()?;
+    text_sum.wait()?;
+    replica.entered_ready = true;
+    ready(job, replica, *collective, loss.loss, batch, stop)
+}
+
+/// The small all-reduces that say that every rank holds the reduced gradients.
+fn ready(
+    job: &TrainJob,
+    replica: &Replica,
+    collective: &dyn Collective,
+    loss: f64,
+    batch: &Batch,
+    stop: bool,
+) -> Result<Ready, Error> {
+    let squared_norm = crate::optim::norm::squared_norm(replica.clip.params().grad());
+    let finite = squared_norm.is_finite() && loss.is_finite();
+    // max and −max(−x): equal only if all ranks hold the same gradients.
+    let squared = if finite { squared_norm } else { 0.0 };
+    let flags = Tensor::from_slice(&[
+        f64::from(u8::from(!finite)),
+        squared,
+        -squared,
+        f64::from(u8::from(stop)),
+    ]);
+    let order = order_digest(job.data.seed, replica.applied, batch);
+    let counts = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
+    let flags_max = collective.all_reduce(&flags, ReduceOp::Max)?;
+    let counts_sum = collective.all_reduce(&counts, ReduceOp::Sum)?;
+    flags_max.wait()?;
+    counts_sum.wait()?;
+    let flag = |i: i64| flags.double_value(&[i]);
+    if flag(0) > 0.0 {
+        return Err(Error::NotFinite { step: replica.applied + 1, loss, squared_norm });
+    }
+    if flag(1) != -flag(2) {
+        return Err(Error::ReplicasDiffer {
+            step: replica.applied + 1,
+            lowest: (-flag(2)).sqrt(),
+            highest: flag(1).sqrt(),
+        });
+    }
+    Ok(Ready {
+        loss,
+        order_digest: counts.int64_value(&[0]) as u64,
+        substituted: counts.int64_value(&[1]) as u64,
+        stop: flag(3) > 0.0,
+    })
+}
+
+/// Wrapping sum over rows of a hash of (step, row, sample): adding the ranks' parts gives the same
+/// number however the rows are split.
+fn order_digest(seed: u64, step: u64, batch: &Batch) -> u64 {
+    batch
+        .rows
+        .clone()
+        .zip(&batch.sample_ids)
+        .fold(0, |sum, (row, id)| sum.wrapping_add(key(seed, Site::Ledger, &[step, row, *id])))
+}
+
+fn reduce(
+    replica: &Replica,
+    tower: Tower,
+    collective: &dyn Collective,
+) -> Result<crate::collective::Pending, Error> {
+    let params = replica.clip.params();
+    let range = params.range(tower);
+    let grad = params.grad().narrow(0, range.start as i64, range.len() as i64);
+    Ok(collective.all_reduce(&grad, ReduceOp::Sum)?)
+}
+
+fn contrastive_loss(
+    context: &Context<'_>,
+    clip: &Clip,
+    image: &Tensor,
+    text: &Tensor,
+) -> Result<loss::Output, Error> {
+    let inputs = loss::Inputs {
+        image,
+        text,
+        counts: context.counts,
+        log_scale: clip.logit_scale(),
+        bias: clip.logit_bias().unwrap_or(0.0),
+    };
+    let settings = &context.job.loss;
+    let output = match settings.kind {
+        LossKind::Siglip => {
+            let options = siglip::Options { sub_chunk: settings.sub_chunk as usize };
+            siglip::ring(&inputs, options, context.collective)
+        }
+        LossKind::Infonce => {
+            let options = infonce::Options { logits_budget: settings.logits_budget };
+            infonce::all_gather(&inputs, options, context.collective)
+        }
+    };
+    match output {
+        Ok(output) => Ok(output),
+        Err(loss::Error::Collective(error)) => Err(error.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// This rank's rows of the batch, on its device.
+struct Share<'a> {
+    clip: &'a Clip,
+    images: Tensor,
+    tokens: Tensor,
+    rows: &'a [u64],
+    /// Rows that go through a tower at once.
+    micro: usize,
+    seed: u64,
+    step: u64,
+}
+
+/// Embeddings of one tower.
+struct Encoded {
+    /// Unit rows without a graph. Shape `[b_r, d]`.
+    embeddings: Tensor,
+    /// The same with their graph, when all rows went through the tower at once.
+    graph: Option<Tensor>,
+}
+
+impl<'a> Share<'a> {
+    fn new(
+        context: &Context<'_>,
+        clip: &'a Clip,
+        batch: &Batch,
+        rows: &'a [u64],
+        step: u64,
+    ) -> Self {
+        let n = rows.len() as i64;
+        let size = clip.config().vision_cfg.image_size;
+        let length = clip.config().text_cfg.context_length;
+        let images = Tensor::from_slice(&batch.images).view([n, 3, size, size]);
+        let tokens = Tensor::from_slice(&batch.tokens).view([n, length]);
+        Self {
+            clip,
+            images: images.to_device(context.device),
+            tokens: tokens.to_device(context.device),
+            rows,
+            micro: context.job.batch.micro_per_rank.map_or(rows.len(), |m| m as usize).max(1),
+            seed: context.job.data.seed,
+            step,
+        }
+    }
+
+    /// Embeds all rows; in micro-batches without a graph when they do not fit at once.
+    fn encode(&self, tower: Tower) -> Result<Encoded, Error> {
+        if self.rows.len() <= self.micro {
+            let graph = self.forward(tower, 0..self.rows.len())?;
+            return Ok(Encoded { embeddings: graph.detach(), graph: Some(graph) });
+        }
+        let parts: Result<Vec<Tensor>, Error> =
+            tch::no_grad(|| self.micro_batches().map(|rows| self.forward(tower, rows)).collect());
+        Ok(Encoded { embeddings: Tensor::cat(&parts?, 0), graph: None })
+    }
+
+    /// Sends the embedding gradients back through the tower into the flat gradient buffer. Without
+    /// a kept graph the micro-batches go forward once more, this time with one (arXiv:2101.06983);
+    /// counter-based randomness makes both passes the same.
+    fn backward(&self, tower: Tower, encoded: Encoded, grad: &Tensor) -> Result<(), Error> {
+        let params = self.clip.params();
+        if let Some(graph) = encoded.graph {
+            let surrogate = (graph * grad).sum(Kind::Float);
+            return Ok(params.backward(tower, &surrogate, false)?);
+        }
+        for (index, rows) in self.micro_batches().enumerate() {
+            let part = grad.narrow(0, rows.start as i64, rows.len() as i64);
+            let surrogate = (self.forward(tower, rows)? * part).sum(Kind::Float);
+            params.backward(tower, &surrogate, index > 0)?;
+        }
+        Ok(())
+    }
+
+    fn micro_batches(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
+        let (rows, micro) = (self.rows.len(), self.micro);
+        (0..rows).step_by(micro).map(move |start| start..rows.min(start + micro))
+    }
+
+    /// Returns unit embeddings of some rows. Shape `[n, d]`.
+    fn forward(&self, tower: Tower, rows: std::ops::Range<usize>) -> Result<Tensor, Error> {
+        let mode = Mode::Train { seed: self.seed, step: self.step, rows: &self.rows[rows.clone()] };
+        let part = |t: &Tensor| t.narrow(0, rows.start as i64, rows.len() as i64);
+        let embeddings = match tower {
+            Tower::Image => self.clip.encode_image(&part(&self.images), &mode)?,
+            _ => self.clip.encode_text(&part(&self.tokens), &mode)?,
+        };
+        Ok(normalize(&embeddings))
+    }
+}
+
+/// Clock of one reporting interval: where the compute thread's time went.
+#[derive(Debug)]
+pub struct Clock {
+    start: Instant,
+    /// Waiting for the loader.
+    pub data: f64,
+    /// Waiting for peers.
+    pub comm: f64,
+    pub samples: u64,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        crate::collective::take_waited();
+        Self { start: Instant::now(), data: 0.0, comm: 0.0, samples: 0 }
+    }
+
+    pub fn elapsed(&self) -> f64 {
+        self.start.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+/// Rows of the global batch every rank holds when whole lanes are split over the ranks.
+pub fn row_counts(job: &TrainJob, world_size: usize) -> Vec<usize> {
+    let per_lane = (job.batch.global / job.data.lanes) as usize;
+    (0..world_size)
+        .map(|rank| data::share(job.data.lanes, rank, world_size).len() * per_lane)
+        .collect()
+}

@@ -1,0 +1,565 @@
+//! A rank's life: join a generation, agree on the state, train, and start over when a peer is lost.
+//!
+//! [`run`] is the outer loop over generations, [`Rank::attempt`] one generation, [`Rank::train`]
+//! the steps, top to bottom.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringmaster_manifest::spec::{EvalSet, TrainJob};
+use ringmaster_proto::v1::{
+    FinishRequest, Generation, HeldState, JoinReply, JoinRequest, Phase, StateSource, StepMetrics,
+};
+use tch::Device;
+
+use super::client::{self, RanksClient};
+use super::control::Control;
+use super::env::RankEnv;
+use super::faults::{Faults, Place};
+use super::plan::NumericPlan;
+use super::replica::{Applied, Replica};
+use super::saving::Saving;
+use super::step::{self, Clock, Context, Ready, row_counts};
+use super::switch::Switch;
+use super::{Error, bytes};
+use crate::checkpoint;
+use crate::collective::tcp::{AbortFlag, Options, Tcp};
+use crate::collective::{Collective, Solo};
+use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions, Substitution};
+use crate::image::Preprocess;
+use crate::report::{self, Run};
+use crate::text::Tokenizer;
+use crate::{eval, ffi};
+
+/// Time a rank whose ring broke waits for the coordinator's next generation before it gives up.
+const REGROUP_PATIENCE: Duration = Duration::from_secs(60);
+/// Time all peers have to connect once they know one another.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Steps between log lines and between the intervals that throughput is averaged over.
+const LOG_EVERY: u64 = 10;
+
+/// Trains until the job ends, over as many generations as that takes.
+///
+/// # Errors
+/// What ends this process; [`Error::retryable`] says whether another one may do better.
+pub fn run(env: RankEnv) -> Result<(), Error> {
+    let mut rank = Rank::start(env)?;
+    let mut generation = rank.env.generation;
+    loop {
+        let error = match rank.attempt(generation) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.regroups() => error,
+            Err(error) => return Err(error),
+        };
+        tracing::warn!(%generation, error = %super::chain(&error), "ring lost, waiting for the next generation");
+        rank.control.status(|status| status.phase = Phase::Join.into());
+        match rank.switch.next_generation(generation, REGROUP_PATIENCE) {
+            Some(next) => generation = next,
+            None => return Err(error),
+        }
+    }
+}
+
+/// What a rank keeps over generations.
+struct Rank {
+    env: RankEnv,
+    job: TrainJob,
+    device: Device,
+    control: Control,
+    switch: Arc<Switch>,
+    client: RanksClient,
+    faults: Faults,
+    tokenizer: Arc<Tokenizer>,
+    dataset: Arc<Dataset>,
+    order: Arc<Order>,
+    replica: Replica,
+    /// Open on rank 0 once it has trained.
+    run: Option<Run>,
+    /// Samples a resumed job had consumed before this one.
+    resumed_samples: u64,
+    saving: Option<Saving>,
+}
+
+/// Why the steps of a generation ended.
+enum Ended {
+    Complete,
+    Stopped,
+}
+
+impl Rank {
+    /// Everything that does not depend on the generation.
+    fn start(env: RankEnv) -> Result<Self, Error> {
+        let job = read_manifest(&env.manifest_path)?;
+        let faults = Faults::parse(env.fault.as_deref(), env.rank)
+            .map_err(|what| Error::Environment { what })?;
+        let client = RanksClient::start(&env.coordinator)?;
+        let switch = Arc::new(Switch::new(env.generation, client.clone()));
+        let obeying = Arc::clone(&switch);
+        let (control, _commands) =
+            Control::connect(&env.agent_socket, &env.job_id, env.rank, move |command| {
+                obeying.obey(command);
+            })?;
+        control.status(|status| status.phase = Phase::Load.into());
+        let threads = env.threads.max(1) as i32;
+        tch::set_num_threads(threads);
+        tch::set_num_interop_threads(1);
+        let device = ffi::cuda::device(job.resources.accelerator, env.local_rank)
+            .map_err(|what| Error::Environment { what })?;
+        let text = &job.model.config.text_cfg;
+        let tokenizer = Arc::new(Tokenizer::clip(text.context_length as usize)?);
+        let dataset = Arc::new(Dataset::open(data::Options::of(&job.data))?);
+        let order = Arc::new(Order::new(dataset.shard_sizes(), OrderOptions::of(&job))?);
+        let replica = Replica::new(&job, device)?;
+        tracing::info!(
+            samples = dataset.len(),
+            shards = dataset.shard_sizes().len(),
+            parameters = replica.clip.params().entries().iter().map(|e| e.len).sum::<usize>(),
+            global_batch = job.batch.global,
+            steps = job.schedule.total_steps,
+            threads,
+            "rank ready"
+        );
+        Ok(Self {
+            env,
+            job,
+            device,
+            control,
+            switch,
+            client,
+            faults,
+            tokenizer,
+            dataset,
+            order,
+            replica,
+            run: None,
+            resumed_samples: 0,
+            saving: None,
+        })
+    }
+
+    /// One generation: form the ring, agree on the state, train to the end.
+    fn attempt(&mut self, generation: Generation) -> Result<(), Error> {
+        let interruptions = self.client.interruptions();
+        let abort = self.switch.arm(generation);
+        // The snapshot of an older generation can no longer be published.
+        self.saving = None;
+        self.control.status(|status| {
+            status.phase = Phase::Join.into();
+            status.generation = Some(generation);
+        });
+        let listener = TcpListener::bind((self.env.address.as_str(), 0))
+            .map_err(|source| Error::Listen { address: self.env.address.clone(), source })?;
+        let reply = self.join(generation, &listener, interruptions)?;
+        let collective = self.connect(generation, &listener, &reply, &abort)?;
+        let collective = collective.as_ref();
+        self.switch.attach(collective.aborter());
+        self.note_numeric_plan(&reply, collective);
+
+        self.control.status(|status| status.phase = Phase::Load.into());
+        if reply.apply_held {
+            tracing::info!(step = self.replica.applied + 1, "applying the gradients held since the fault");
+            self.replica.apply(&self.job)?;
+        }
+        self.agree_on_state(&reply, collective)?;
+        self.control.status(|status| status.step = self.replica.applied);
+
+        let counts = row_counts(&self.job, collective.world_size());
+        if self.env.rank == 0 {
+            self.open_run(generation, collective.world_size())?;
+        }
+        self.saving = Some(Saving::start(
+            &self.job,
+            &self.env,
+            generation,
+            collective,
+            &self.client,
+            &reply.numeric_plan,
+            &self.dataset,
+        ));
+        match self.train(generation, collective, &counts)? {
+            Ended::Complete => self.finish(generation, collective),
+            Ended::Stopped => self.stop(collective),
+        }
+    }
+
+    fn join(
+        &self,
+        generation: Generation,
+        listener: &TcpListener,
+        interruptions: u64,
+    ) -> Result<JoinReply, Error> {
+        let held = self.replica.complete.then(|| HeldState {
+            applied_step: self.replica.applied,
+            digest: self.replica.digest(),
+            entered_ready: self.replica.entered_ready,
+        });
+        let plan = NumericPlan::propose(
+            &self.job,
+            self.env.world_size as usize,
+            self.env.threads.max(1) as usize,
+        );
+        let data_address = listener
+            .local_addr()
+            .map_err(|source| Error::Listen { address: self.env.address.clone(), source })?
+            .to_string();
+        let request = JoinRequest {
+            job_id: self.env.job_id.clone(),
+            generation: Some(generation),
+            rank: self.env.rank,
+            data_address,
+            held,
+            numeric_plan: serde_json::to_string(&plan).expect("a plan is plain data"),
+        };
+        Ok(self.client.join_unless_interrupted_since(request, interruptions)?)
+    }
+
+    fn connect(
+        &self,
+        generation: Generation,
+        listener: &TcpListener,
+        reply: &JoinReply,
+        abort: &AbortFlag,
+    ) -> Result<Box<dyn Collective>, Error> {
+        if reply.peers.len() == 1 {
+            return Ok(Box::new(Solo::new()));
+        }
+        let options = Options {
+            generation,
+            rank: self.env.rank as usize,
+            peers: reply.peers.clone(),
+            token: reply.token.clone(),
+            connect_timeout: CONNECT_TIMEOUT,
+            // Progress is the control plane's to judge: it knows slow from dead.
+            deadline: None,
+        };
+        Ok(Box::new(Tcp::connect(listener, &options, abort)?))
+    }
+
+    /// Keeps the plan that the job's first generation fixed, and says where that is impossible.
+    fn note_numeric_plan(&self, reply: &JoinReply, collective: &dyn Collective) {
+        let Ok(fixed) = serde_json::from_str::<NumericPlan>(&reply.numeric_plan) else { return };
+        tch::set_num_threads(fixed.threads.max(1) as i32);
+        let now = NumericPlan::propose(&self.job, collective.world_size(), fixed.threads);
+        let departures = now.departures(&fixed);
+        if !departures.is_empty() {
+            tracing::warn!(
+                step = self.replica.applied,
+                departures = departures.join("; "),
+                "bit-exactness ends here: the numeric plan cannot be kept"
+            );
+        }
+    }
+
+    /// Everybody leaves with the state of the source: a survivor's, a checkpoint's, or step 0.
+    fn agree_on_state(
+        &mut self,
+        reply: &JoinReply,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let source = reply.source_rank as usize;
+        let stored = reply.source() == StateSource::Stored;
+        if stored && collective.rank() == source {
+            self.load_stored(&reply.checkpoint_hint)?;
+        }
+        if stored || !reply.receivers.is_empty() {
+            let began = Instant::now();
+            self.replica.receive(source, collective)?;
+            tracing::info!(
+                step = self.replica.applied,
+                source,
+                live = !stored,
+                milliseconds = began.elapsed().as_millis() as u64,
+                "state received"
+            );
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint of this job, else of the one it resumes from, else step 0.
+    fn load_stored(&mut self, hint: &str) -> Result<(), Error> {
+        let own = checkpoint::job_url(&self.job.checkpoint.uri, &self.env.job_id);
+        let resume = self.env.resume_from.as_deref();
+        let places: Vec<&str> = std::iter::once(own.as_str()).chain(resume).collect();
+        if let Some(chosen) = checkpoint::choose(&places)? {
+            tracing::info!(url = %chosen.url(), "loading checkpoint");
+            let loaded = chosen.load()?;
+            self.replica.load(&loaded)?;
+            return Ok(());
+        }
+        if let Some(resume) = resume {
+            let what = format!("{resume} holds no complete checkpoint to resume from");
+            return Err(Error::Checkpoint { what });
+        }
+        if !hint.is_empty() {
+            tracing::warn!(hint, "the checkpoint the coordinator knows of is gone, starting anew");
+        }
+        if self.replica.applied > 0 || self.replica.complete {
+            self.replica = Replica::new(&self.job, self.device)?;
+        }
+        self.replica.complete = true;
+        Ok(())
+    }
+
+    fn open_run(&mut self, generation: Generation, world_size: usize) -> Result<(), Error> {
+        if let Some(run) = &mut self.run {
+            return Ok(run.enter(generation, world_size)?);
+        }
+        self.resumed_samples = 0;
+        self.run = Some(Run::open(report::Options {
+            runs_dir: &self.env.runs_dir,
+            job_id: &self.env.job_id,
+            generation,
+            job: &self.job,
+            world_size,
+            versions: [("libtorch".to_owned(), "2.11".to_owned())].into(),
+        })?);
+        Ok(())
+    }
+
+    /// The steps of one generation.
+    fn train(
+        &mut self,
+        generation: Generation,
+        collective: &dyn Collective,
+        counts: &[usize],
+    ) -> Result<Ended, Error> {
+        let total = self.job.schedule.total_steps;
+        let mut loader = self.start_loader(collective)?;
+        let mut clock = Clock::start();
+        while self.replica.applied < total {
+            // Data.
+            self.control.status(|status| status.phase = Phase::Data.into());
+            let waiting = Instant::now();
+            let batch = loader.next()?;
+            clock.data += waiting.elapsed().as_secs_f64();
+
+            // Forward, loss, backward, reduction; ends with *ready*.
+            let context = Context {
+                job: &self.job,
+                collective,
+                control: &self.control,
+                faults: &self.faults,
+                device: self.device,
+                counts,
+            };
+            let stop = self.switch.stop_requested();
+            let ready = step::run(&context, &mut self.replica, &batch, stop)?;
+            self.faults.strike(self.replica.applied + 1, Place::BeforeApply);
+
+            // Apply: every rank alone, nothing can interrupt it.
+            self.control.status(|status| status.phase = Phase::Apply.into());
+            let applied = self.replica.apply(&self.job)?;
+            self.faults.strike(self.replica.applied, Place::AfterApply);
+            clock.comm += crate::collective::take_waited();
+            clock.samples += u64::from(self.job.batch.global);
+
+            // What follows a step: ledger, metrics, checkpoint, evaluation.
+            if ready.substituted > 0 {
+                self.share_substitutions(&batch, collective)?;
+            }
+            self.report(generation, &ready, applied, &mut clock)?;
+            if ready.stop {
+                return Ok(Ended::Stopped);
+            }
+            let step = self.replica.applied;
+            if step % self.job.checkpoint.every_steps == 0 && step < total {
+                self.save(collective)?;
+            }
+            if self.job.eval.every_steps.is_some_and(|every| step % every == 0) && step < total {
+                self.evaluate(collective)?;
+            }
+        }
+        Ok(Ended::Complete)
+    }
+
+    fn start_loader(&self, collective: &dyn Collective) -> Result<Loader, Error> {
+        let per_lane = u64::from(self.job.batch.global / self.job.data.lanes);
+        let lanes = data::share(self.job.data.lanes, collective.rank(), collective.world_size());
+        let preprocess = Preprocess::of(&self.job.model.config);
+        Ok(Loader::start(LoaderOptions {
+            dataset: Arc::clone(&self.dataset),
+            order: Arc::clone(&self.order),
+            rows: u64::from(lanes.start) * per_lane..u64::from(lanes.end) * per_lane,
+            first_step: self.replica.applied,
+            last_step: self.job.schedule.total_steps,
+            preprocess,
+            tokenizer: Arc::clone(&self.tokenizer),
+            aug: self.job.data.aug_cfg.clone(),
+            seed: self.job.data.seed,
+            readers: self.job.data.readers as usize,
+            prefetch: 3,
+            substitutions: self.replica.substitutions.clone(),
+            max_corrupt: self.job.data.max_corrupt,
+        })?)
+    }
+
+    /// Every rank keeps the whole ledger, so that any of them can write or hand it on.
+    fn share_substitutions(
+        &mut self,
+        batch: &data::Batch,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
+        for text in bytes::gather(&own, collective)? {
+            let theirs: Vec<Substitution> = serde_json::from_slice(&text)
+                .map_err(|e| Error::Internal { what: format!("ledger: {e}") })?;
+            self.replica.substitutions.extend(theirs);
+        }
+        Ok(())
+    }
+
+    fn report(
+        &mut self,
+        generation: Generation,
+        ready: &Ready,
+        applied: Applied,
+        clock: &mut Clock,
+    ) -> Result<(), Error> {
+        let step = self.replica.applied;
+        let elapsed = clock.elapsed();
+        let data_share = clock.data / elapsed;
+        let comm_share = clock.comm / elapsed;
+        let metrics = StepMetrics {
+            step,
+            total_steps: self.job.schedule.total_steps,
+            samples: step * u64::from(self.job.batch.global),
+            loss: ready.loss,
+            logit_scale: self.replica.clip.logit_scale().exp(),
+            logit_bias: self.replica.clip.logit_bias(),
+            lr: applied.lr,
+            grad_norm: applied.grad_norm,
+            samples_per_second: clock.samples as f64 / elapsed,
+            data_share,
+            compute_share: (1.0 - data_share - comm_share).max(0.0),
+            comm_share,
+            generation: Some(generation),
+            substituted: self.replica.substitutions.len() as u64,
+            order_digest: format!("{:016x}", ready.order_digest),
+        };
+        if let Some(run) = &mut self.run {
+            run.step(&metrics)?;
+        }
+        if step % LOG_EVERY == 0 || step == metrics.total_steps {
+            if self.env.rank == 0 {
+                log_line(&metrics);
+            }
+            *clock = Clock::start();
+        }
+        let rank = self.env.rank;
+        self.control.status(|status| {
+            status.step = step;
+            if rank == 0 {
+                status.metrics = Some(metrics);
+            }
+        });
+        Ok(())
+    }
+
+    fn save(&mut self, collective: &dyn Collective) -> Result<(), Error> {
+        self.control.status(|status| status.phase = Phase::Save.into());
+        let saving = self.saving.as_mut().expect("every attempt starts a writer");
+        saving.save(&self.replica, collective);
+        Ok(())
+    }
+
+    fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
+        self.control.status(|status| status.phase = Phase::Eval.into());
+        let sets: Vec<EvalSet> = self.job.eval.zero_shot.clone();
+        for set in &sets {
+            let scores = eval::evaluate(
+                &self.replica.clip,
+                &self.tokenizer,
+                collective,
+                set,
+                &self.job.data,
+            )?;
+            if let Some(run) = &mut self.run {
+                run.eval(self.replica.applied, &scores)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Last checkpoint, evaluation, report; all ranks leave together, so that a rank lost now can
+    /// still be replaced.
+    fn finish(
+        &mut self,
+        generation: Generation,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        self.save(collective)?;
+        self.evaluate(collective)?;
+        self.control.status(|status| status.phase = Phase::Save.into());
+        let checkpoint = self.saving.take().and_then(Saving::finish);
+        self.control.status(|status| status.phase = Phase::Done.into());
+        if let Some(run) = self.run.take() {
+            let summary = run.finish(&report::Ending {
+                steps: self.replica.applied,
+                samples: self.replica.applied * u64::from(self.job.batch.global),
+                resumed_samples: self.resumed_samples,
+                training_seconds: None,
+                checkpoint,
+            })?;
+            tracing::info!("{}", summary.to_text());
+            self.client.finish(FinishRequest {
+                job_id: self.env.job_id.clone(),
+                generation: Some(generation),
+                summary_json: summary.to_json(),
+            })?;
+        }
+        collective.barrier()?;
+        Ok(())
+    }
+
+    /// Asked to stop: one last checkpoint at this step boundary.
+    fn stop(&mut self, collective: &dyn Collective) -> Result<(), Error> {
+        tracing::info!(step = self.replica.applied, "stopping as asked, after a checkpoint");
+        self.save(collective)?;
+        if let Some(saving) = self.saving.take() {
+            saving.finish();
+        }
+        collective.barrier()?;
+        Ok(())
+    }
+}
+
+fn read_manifest(path: &Path) -> Result<TrainJob, Error> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::Environment {
+        what: format!("cannot read the manifest {}: {e}", path.display()),
+    })?;
+    ringmaster_manifest::from_validated_json(&text)
+        .map_err(|e| Error::Environment { what: format!("manifest {}: {e}", path.display()) })
+}
+
+fn log_line(m: &StepMetrics) {
+    tracing::info!(
+        "step {}/{} | samples {} | loss {:.4} | logit_scale {:.3} | logit_bias {:.3} | lr {:.3e} | \
+         grad_norm {:.3} | {:.1} samples/s | data {:.0} % compute {:.0} % comm {:.0} %",
+        m.step,
+        m.total_steps,
+        m.samples,
+        m.loss,
+        m.logit_scale,
+        m.logit_bias.unwrap_or(0.0),
+        m.lr,
+        m.grad_norm,
+        m.samples_per_second,
+        m.data_share * 100.0,
+        m.compute_share * 100.0,
+        m.comm_share * 100.0,
+    );
+}
+
+// A client error is one of the rank's own only where it ends the attempt.
+impl From<client::Error> for Error {
+    fn from(error: client::Error) -> Self {
+        match error {
+            client::Error::Superseded { .. } | client::Error::Interrupted => {
+                Self::Superseded { what: error.to_string() }
+            }
+            source => Self::Coordinator { source },
+        }
+    }
+}
