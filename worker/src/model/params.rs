@@ -97,7 +97,8 @@ impl Params {
         // Detached first: a leaf must not carry the history of how it was cut out.
         let leaves =
             entries.iter().map(|entry| view(&flat, entry).detach().set_requires_grad(true));
-        let by_name = entries.iter().enumerate().map(|(i, entry)| (entry.name.clone(), i)).collect();
+        let by_name =
+            entries.iter().enumerate().map(|(i, entry)| (entry.name.clone(), i)).collect();
         let leaves = leaves.collect();
         let grads = entries.iter().map(|entry| view(&grad, entry)).collect();
         Self { flat, grad, entries, leaves, grads, by_name }
@@ -154,7 +155,8 @@ impl Params {
     /// # Errors
     /// When there is no such parameter or `shape` is not its shape; nothing is changed then.
     pub fn load(&self, name: &str, shape: &[i64], values: &[f32]) -> Result<(), Error> {
-        let entry = self.entry(name).ok_or_else(|| Error::UnknownParameter { name: name.into() })?;
+        let entry =
+            self.entry(name).ok_or_else(|| Error::UnknownParameter { name: name.into() })?;
         if entry.shape != shape || entry.len != values.len() {
             return Err(Error::ParameterShape {
                 name: name.into(),

@@ -18,7 +18,8 @@ mod tests {
     #[test]
     fn every_byte_has_its_own_character() {
         let table = in_vocabulary_order();
-        let characters: std::collections::BTreeSet<char> = table.iter().map(|pair| pair.1).collect();
+        let characters: std::collections::BTreeSet<char> =
+            table.iter().map(|pair| pair.1).collect();
         assert_eq!((table.len(), characters.len()), (256, 256));
         assert_eq!(table[0], (b'!', '!'));
         assert_eq!(table[188], (0, '\u{100}'));
