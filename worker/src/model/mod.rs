@@ -23,8 +23,10 @@ mod text;
 mod vision;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod reference;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use clip::{Clip, LogitInit, Mode, normalize};
