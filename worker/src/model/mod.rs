@@ -24,6 +24,9 @@ mod vision;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod parity;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod reference;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
