@@ -1,0 +1,133 @@
+//! OpenCLIP's `lower` cleaning of a caption.
+//!
+//! OpenCLIP runs ftfy, unescapes HTML twice, collapses whitespace and lower-cases. Of ftfy's steps
+//! this does those that change well-formed text: terminal escapes, ligatures, full-width forms,
+//! curly quotes, control characters and NFC. It does not repair text that was decoded with the
+//! wrong character set ("mojibake"): such captions give other tokens here than under OpenCLIP.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use regex::Regex;
+use tokenizers::NormalizedString;
+
+static TERMINAL_ESCAPE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new("\u{1b}\\[[0-9;]*[a-zA-Z]").expect("the pattern is a constant that compiles")
+});
+
+/// Returns `caption` cleaned: HTML unescaped, whitespace collapsed to single spaces, lower case.
+pub fn lower(caption: &str) -> String {
+    let fixed = fix_text(caption);
+    let once = html_escape::decode_html_entities(fixed.as_ref());
+    let twice = html_escape::decode_html_entities(once.as_ref());
+    collapse_whitespace(&twice).to_lowercase()
+}
+
+/// Does what ftfy's `fix_text` does to text that was decoded correctly.
+fn fix_text(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|byte| matches!(byte, b' '..=b'%' | b'\''..=b'~')) {
+        return Cow::Borrowed(text); // plain ASCII without an ampersand: nothing to fix
+    }
+    // ftfy takes text with a tag in it for HTML that should stay as it is.
+    let unescaped = match text.contains('<') {
+        true => Cow::Borrowed(text),
+        false => html_escape::decode_html_entities(text),
+    };
+    let unescaped = TERMINAL_ESCAPE.replace_all(&unescaped, "");
+    let mut fixed = String::with_capacity(unescaped.len());
+    for character in unescaped.chars() {
+        fix_character(character, &mut fixed);
+    }
+    if !fixed.is_ascii() {
+        let mut normalized = NormalizedString::from(fixed.as_str());
+        normalized.nfc();
+        fixed = normalized.get().to_owned();
+    }
+    Cow::Owned(fixed)
+}
+
+fn fix_character(character: char, fixed: &mut String) {
+    match character {
+        '\u{0}'..='\u{8}' | '\u{b}' | '\u{e}'..='\u{1f}' | '\u{7f}' => {}
+        '\u{206a}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffc}' => {}
+        '\u{2bc}' | '\u{2018}'..='\u{201b}' => fixed.push('\''),
+        '\u{201c}'..='\u{201f}' => fixed.push('"'),
+        '\u{3000}' => fixed.push(' '),
+        '\u{ff01}'..='\u{ffef}' => {
+            let mut narrow = NormalizedString::from(character.to_string().as_str());
+            narrow.nfkc();
+            fixed.push_str(narrow.get());
+        }
+        _ => match ligature(character) {
+            Some(letters) => fixed.push_str(letters),
+            None => fixed.push(character),
+        },
+    }
+}
+
+/// Returns the letters of a Latin digraph or typographic ligature.
+fn ligature(character: char) -> Option<&'static str> {
+    Some(match character {
+        'Ĳ' => "IJ",
+        'ĳ' => "ij",
+        'ŉ' => "'n",
+        'Ǳ' => "DZ",
+        'ǲ' => "Dz",
+        'ǳ' => "dz",
+        'Ǆ' => "DŽ",
+        'ǅ' => "Dž",
+        'ǆ' => "dž",
+        'Ǉ' => "LJ",
+        'ǈ' => "Lj",
+        'ǉ' => "lj",
+        'Ǌ' => "NJ",
+        'ǋ' => "Nj",
+        'ǌ' => "nj",
+        'ﬀ' => "ff",
+        'ﬁ' => "fi",
+        'ﬂ' => "fl",
+        'ﬃ' => "ffi",
+        'ﬄ' => "ffl",
+        'ﬅ' => "ſt",
+        'ﬆ' => "st",
+        _ => return None,
+    })
+}
+
+fn collapse_whitespace(text: &str) -> String {
+    // Python counts the four separator controls as whitespace, Unicode does not.
+    let blank = |c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c);
+    let mut collapsed = String::with_capacity(text.len());
+    for word in text.split(blank).filter(|word| !word.is_empty()) {
+        if !collapsed.is_empty() {
+            collapsed.push(' ');
+        }
+        collapsed.push_str(word);
+    }
+    collapsed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entities_are_unescaped_twice_and_blanks_collapse() {
+        assert_eq!(lower(" Fish  &amp;amp;\n CHIPS\t"), "fish & chips");
+        assert_eq!(lower("<b>&amp;amp;</b>"), "<b>&</b>");
+    }
+
+    #[test]
+    fn typography_becomes_plain_letters() {
+        assert_eq!(lower("“ﬁne” woman’s ＡＢＣ\u{3000}１"), "\"fine\" woman's abc 1");
+        assert_eq!(lower("e\u{301}t\u{e9}"), "\u{e9}t\u{e9}");
+        assert_eq!(lower("\u{1b}[1;31mred\u{1b}[0m\u{7}"), "red");
+    }
+
+    #[test]
+    fn cleaning_twice_changes_nothing_more() {
+        for text in ["A  cat", "ŉ day", "Ünïcödé ½", "x < y"] {
+            assert_eq!(lower(&lower(text)), lower(text));
+        }
+    }
+}
