@@ -20,7 +20,7 @@ const EMBEDDED: [&str; 1] = ["configs/models"];
 ///
 /// # Errors
 /// Whatever reading a folder or a file gives.
-pub fn compute(root: &Path, crates: &[&str]) -> io::Result<String> {
+pub(crate) fn compute(root: &Path, crates: &[&str]) -> io::Result<String> {
     let mut files = Vec::new();
     for input in inputs(root, crates) {
         collect(&input, &mut files)?;
@@ -43,7 +43,7 @@ pub fn compute(root: &Path, crates: &[&str]) -> io::Result<String> {
 }
 
 /// Returns the files and folders that [`compute`] reads, for `cargo:rerun-if-changed`.
-pub fn inputs(root: &Path, crates: &[&str]) -> Vec<PathBuf> {
+pub(crate) fn inputs(root: &Path, crates: &[&str]) -> Vec<PathBuf> {
     let of_crates =
         crates.iter().flat_map(|name| CRATE_PARTS.map(|part| root.join(name).join(part)));
     let of_root = ROOT_FILES.iter().chain(&EMBEDDED).map(|name| root.join(name));
