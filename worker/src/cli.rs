@@ -221,7 +221,7 @@ fn chain(error: &dyn Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         // Writing to a string cannot fail.
-        drop(write!(text, ": {error}"));
+        let _ = write!(text, ": {error}");
         cause = error.source();
     }
     text

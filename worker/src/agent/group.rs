@@ -18,9 +18,9 @@ const POLL: Duration = Duration::from_millis(5);
 pub(super) fn kill_session(leader: u32) {
     let group = pid(leader);
     // ESRCH: the group is empty already.
-    drop(killpg(group, Signal::SIGKILL));
+    let _ = killpg(group, Signal::SIGKILL);
     for member in members(leader) {
-        drop(kill(pid(member), Signal::SIGKILL));
+        let _ = kill(pid(member), Signal::SIGKILL);
     }
 }
 

@@ -127,9 +127,10 @@ fn is_plain_name(name: &str) -> bool {
 
 fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
     let pid = child.id();
-    let id = Id::Pid(Pid::from_raw(i32::try_from(pid).expect("process ids fit an i32")));
+    let leader = Pid::from_raw(i32::try_from(pid).expect("process ids fit an i32"));
     // Left a zombie on purpose: as long as it is one, nobody else can have its number.
-    while waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(leader), flags) == Err(Errno::EINTR) {}
     table.ending(key);
     let survivors = group::clear_session(pid);
     if survivors > 0 {

@@ -56,7 +56,9 @@ pub(super) struct Tails {
 
 /// Held as long as the rank lives; its drop makes the tail read to the end and stop.
 #[derive(Debug)]
-pub(super) struct Ended(#[expect(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
+pub(super) struct Ended(
+    #[expect(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>,
+);
 
 impl Tails {
     /// Follows `source` until the returned value is dropped, then to its end.
@@ -86,8 +88,7 @@ async fn tail(
     loop {
         loop {
             let count = file.read(&mut bytes).await?;
-            let texts =
-                if count > 0 { splitter.push(&bytes[..count]) } else { Vec::new() };
+            let texts = if count > 0 { splitter.push(&bytes[..count]) } else { Vec::new() };
             for text in texts {
                 if lines.send(source.line(text)).await.is_err() {
                     return Ok(());
@@ -185,7 +186,9 @@ async fn deliver(mut client: FleetClient<Channel>, batches: &[LogBatch]) {
                 return;
             }
             Ok(Err(status)) => tracing::debug!(error = %status.message(), "cannot ship logs yet"),
-            Err(_) => tracing::warn!(timeout = ?CALL_TIMEOUT, "the coordinator does not take log lines"),
+            Err(_) => {
+                tracing::warn!(timeout = ?CALL_TIMEOUT, "the coordinator does not take log lines")
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);

@@ -81,7 +81,12 @@ impl Options {
     ///
     /// # Errors
     /// [`Error::Executable`] when this binary's path is unknown.
-    pub fn new(coordinator: &str, node: &str, slots: u32, work_dir: PathBuf) -> Result<Self, Error> {
+    pub fn new(
+        coordinator: &str,
+        node: &str,
+        slots: u32,
+        work_dir: PathBuf,
+    ) -> Result<Self, Error> {
         let executable = std::env::current_exe().map_err(|source| Error::Executable { source })?;
         Ok(Self {
             coordinator: coordinator.to_owned(),

@@ -542,7 +542,11 @@ mod tests {
     fn a_rank_to_regenerate_that_does_not_run_is_reported_as_gone_in_the_new_generation() {
         let (table, _queue) = table(1);
         let generation = Generation::new(1, 4);
-        table.regenerate(Regenerate { job_id: "job".into(), rank: 2, generation: Some(generation) });
+        table.regenerate(Regenerate {
+            job_id: "job".into(),
+            rank: 2,
+            generation: Some(generation),
+        });
         let refusals = refusals(&table);
         assert_eq!((refusals[0].0, refusals[0].1), (2, generation));
         assert_eq!(table.registration().1, generation, "it was seen all the same");

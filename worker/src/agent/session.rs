@@ -24,8 +24,8 @@ use super::ranks::Table;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages that may wait for the network. More means that nothing gets through any more.
 const OUTBOX: usize = 64;
-/// How soon an exit without acknowledgement is sent again.
-const RESEND: Duration = Duration::from_secs(2);
+/// Heartbeats after which an exit without acknowledgement is sent again.
+const RESEND_HEARTBEATS: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Grace of ranks that are stopped because the coordinator stays away.
@@ -97,7 +97,11 @@ impl Service {
             if matches!(error, Error::Refused(_)) && !ever_registered {
                 return error;
             }
-            tracing::warn!(error = &error as &dyn std::error::Error, ?pause, "no session with the coordinator, trying again");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                ?pause,
+                "no session with the coordinator, trying again"
+            );
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);
             if lost_at.take_if(|at| at.elapsed() >= self.orphan_timeout).is_some() {
@@ -166,7 +170,7 @@ impl Service {
                 _ = ticks.tick() => outbox.send(Report::Heartbeat(self.table.heartbeat()))?,
                 () = self.table.news.notified() => {}
             }
-            for exit in self.table.exits.due(Instant::now(), RESEND) {
+            for exit in self.table.exits.due(Instant::now(), interval * RESEND_HEARTBEATS) {
                 outbox.send(Report::RankExited(exit))?;
             }
         }

@@ -296,7 +296,11 @@ mod tests {
                 rank: 3,
                 generation: Some(generation),
             }),
-            Wire::Stop(StopRank { graceful: true, reason: "cancelled".into(), ..StopRank::default() }),
+            Wire::Stop(StopRank {
+                graceful: true,
+                reason: "cancelled".into(),
+                ..StopRank::default()
+            }),
         ] {
             agent.write_all(&wire::encode(&AgentCommand { command: Some(command) })).unwrap();
         }
