@@ -1,1 +1,328 @@
-//! (under construction)
+//! The agent of a node: starts and stops ranks, heartbeats for them, ships their logs.
+//!
+//! Modules in reading order: `session` (the stream to the coordinator), `ranks` (the table of
+//! ranks: the agent's only shared state), `launcher` (exec and the wait for the end),
+//! `environment` (what a rank is told), `socket` and [`wire`] (the line to each rank), `exits`
+//! (kept until acknowledged), `logs`, `group` (nothing a rank started survives it), `parent`
+//! (the agent of `ringmaster train` ends with it).
+//!
+//! An agent that dies takes its ranks along: they end when its socket closes. So a restarted agent
+//! starts with none and says so when it registers.
+
+pub mod environment;
+mod exits;
+mod group;
+mod launcher;
+mod logs;
+mod parent;
+mod ranks;
+mod session;
+mod socket;
+pub mod wire;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringmaster_proto::v1::Register;
+use tokio::sync::mpsc;
+use tonic::transport::Endpoint;
+
+use self::exits::Exits;
+use self::launcher::Launcher;
+use self::ranks::{Key, Table};
+use self::socket::Socket;
+use crate::rank::client;
+
+/// Version and build id of this binary: `0.1.0 (build 0123456789abcdef)`.
+pub const VERSION: &str = env!("RINGMASTER_VERSION");
+/// Build id of this binary: a hash of its sources.
+pub const BUILD_ID: &str = env!("RINGMASTER_BUILD_ID");
+
+/// How often overdue and silent ranks are looked for.
+const ENFORCE_INTERVAL: Duration = Duration::from_millis(100);
+/// How long an ending agent waits for its ranks to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ending agent tries to deliver exits and log lines.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// URL of the coordinator's fleet listener.
+    pub coordinator: String,
+    /// Name of this node; stable over restarts.
+    pub node: String,
+    /// Ranks this node can run at once.
+    pub slots: u32,
+    /// "cpu" or "cuda".
+    pub accelerator: String,
+    /// Address at which other nodes' ranks reach this node's (no port).
+    pub address: String,
+    /// Folder for manifests, status files and logs of ranks.
+    pub work_dir: PathBuf,
+    /// Folder of run folders, told to ranks.
+    pub runs_dir: PathBuf,
+    /// Kill all ranks and end the process when stdin reaches its end.
+    pub parent_pipe: bool,
+    /// Program and first arguments of a rank.
+    pub rank_program: Vec<OsString>,
+    /// A connected rank that says nothing for this long is killed. Ranks speak every second.
+    pub silence: Duration,
+    /// After this long without a coordinator, ranks are asked to checkpoint and stop.
+    pub orphan_timeout: Duration,
+}
+
+impl Options {
+    /// Returns options with the defaults: CPU, loopback, this binary's `rank` as rank program,
+    /// 10 s of silence, an hour without coordinator.
+    ///
+    /// # Errors
+    /// [`Error::Executable`] when this binary's path is unknown.
+    pub fn new(
+        coordinator: &str,
+        node: &str,
+        slots: u32,
+        work_dir: PathBuf,
+    ) -> Result<Self, Error> {
+        let executable = std::env::current_exe().map_err(|source| Error::Executable { source })?;
+        Ok(Self {
+            coordinator: coordinator.to_owned(),
+            node: node.to_owned(),
+            slots,
+            accelerator: "cpu".to_owned(),
+            address: "127.0.0.1".to_owned(),
+            work_dir,
+            runs_dir: PathBuf::from("runs"),
+            parent_pipe: false,
+            rank_program: vec![executable.into(), "rank".into()],
+            silence: Duration::from_secs(10),
+            orphan_timeout: Duration::from_secs(3600),
+        })
+    }
+}
+
+/// Why an agent cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path of this binary is unknown.
+    #[error("cannot find out the path of this program, which it needs to start ranks")]
+    Executable {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The coordinator's address is no URL.
+    #[error("the coordinator's address {url:?} is no URL such as http://127.0.0.1:7071")]
+    Address {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// A folder cannot be made.
+    #[error("cannot make the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket for ranks cannot be bound, or broke.
+    #[error("cannot serve the Unix socket for ranks")]
+    Socket {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start thread {name}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The coordinator does not take this agent, for instance because it is of another build.
+    #[error("{message}")]
+    Refused {
+        /// What the coordinator says.
+        message: String,
+    },
+    /// A part of the agent ended that never should.
+    #[error("the agent's {part} ended unexpectedly")]
+    Ended {
+        /// Which.
+        part: &'static str,
+    },
+}
+
+/// An agent, ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    options: Options,
+    endpoint: Endpoint,
+    socket: Socket,
+    table: Arc<Table>,
+    launches: std::sync::mpsc::Receiver<Key>,
+}
+
+impl Agent {
+    /// Makes the folders and binds the socket. With `parent_pipe`, stdin is watched from here on.
+    ///
+    /// # Errors
+    /// [`Error`]: an address, folder, socket or thread that cannot be had.
+    pub fn build(mut options: Options) -> Result<Self, Error> {
+        let endpoint = client::endpoint(&options.coordinator)
+            .map_err(|source| Error::Address { url: options.coordinator.clone(), source })?;
+        options.work_dir = folder(&options.work_dir)?;
+        options.runs_dir = folder(&options.runs_dir)?;
+        let socket = Socket::bind().map_err(|source| Error::Socket { source })?;
+        let (sender, launches) = std::sync::mpsc::channel();
+        let slots = usize::try_from(options.slots).unwrap_or(usize::MAX);
+        let exits = Exits::new(life(&options.node));
+        let table = Arc::new(Table::new(slots, options.silence, exits, sender));
+        if options.parent_pipe {
+            parent::watch(Arc::clone(&table), socket.folder(), KILL_TIMEOUT)?;
+        }
+        Ok(Self { options, endpoint, socket, table, launches })
+    }
+
+    /// Runs until `shutdown` completes, then kills all ranks and delivers what is left to say.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the coordinator refuses the first registration, [`Error::Socket`],
+    /// [`Error::Thread`], [`Error::Ended`]; all ranks are dead then as well.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+        let Self { options, endpoint, socket, table, launches } = self;
+        let (line_sender, lines) = mpsc::channel(logs::QUEUE_LINES);
+        let tails = logs::Tails {
+            runtime: tokio::runtime::Handle::current(),
+            lines: line_sender.downgrade(),
+        };
+        let agent_socket = socket.path();
+        let launcher = launcher(&options, &table, agent_socket, tails);
+        std::thread::Builder::new()
+            .name("rank-launcher".into())
+            .spawn(move || launcher.run(&launches))
+            .map_err(|source| Error::Thread { name: "rank-launcher", source })?;
+
+        // A separate connection: logs must not take the heartbeats' window.
+        let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
+        let service = session::Service {
+            endpoint,
+            table: Arc::clone(&table),
+            identity: identity(&options),
+            orphan_timeout: options.orphan_timeout,
+        };
+        let mut session = tokio::spawn(service.run());
+        let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
+        let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
+
+        let outcome = tokio::select! {
+            () = shutdown => Ok(()),
+            ended = &mut session => Err(match ended {
+                Ok(error) => Error::Refused { message: error.to_string() },
+                Err(_) => Error::Ended { part: "session" },
+            }),
+            ended = &mut ranks => Err(match ended {
+                Ok(Err(source)) => Error::Socket { source },
+                Ok(Ok(())) | Err(_) => Error::Ended { part: "socket" },
+            }),
+        };
+        farewell(&table, line_sender, shipper, &session).await;
+        for task in [ranks.abort_handle(), session.abort_handle(), watchdog.abort_handle()] {
+            task.abort();
+        }
+        outcome
+    }
+}
+
+/// Kills all ranks, then gives exits and log lines a moment to reach the coordinator.
+async fn farewell<T>(
+    table: &Arc<Table>,
+    lines: mpsc::Sender<ringmaster_proto::v1::AgentLogLine>,
+    shipper: tokio::task::JoinHandle<()>,
+    session: &tokio::task::JoinHandle<T>,
+) {
+    table.kill_all("the agent ends");
+    let waiting = Arc::clone(table);
+    let empty = tokio::task::spawn_blocking(move || waiting.wait_until_empty(KILL_TIMEOUT));
+    if !empty.await.unwrap_or(false) {
+        tracing::error!(timeout = ?KILL_TIMEOUT, "some ranks are still there");
+    }
+    drop(lines);
+    let delivered = async {
+        drop(shipper.await);
+        while !session.is_finished() && !table.exits.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(FAREWELL_TIMEOUT, delivered).await.is_err() {
+        tracing::warn!("the coordinator did not take the last exits and log lines");
+    }
+}
+
+async fn enforce(table: Arc<Table>) {
+    let mut ticks = tokio::time::interval(ENFORCE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        table.enforce(Instant::now());
+    }
+}
+
+fn launcher(
+    options: &Options,
+    table: &Arc<Table>,
+    agent_socket: PathBuf,
+    tails: logs::Tails,
+) -> Launcher {
+    Launcher {
+        table: Arc::clone(table),
+        program: options.rank_program.clone(),
+        work_dir: options.work_dir.clone(),
+        node: environment::Node {
+            coordinator: options.coordinator.clone(),
+            agent_socket,
+            runs_dir: options.runs_dir.clone(),
+            address: options.address.clone(),
+            threads: (cpus() / options.slots.max(1)).max(1),
+        },
+        tails,
+    }
+}
+
+fn identity(options: &Options) -> Register {
+    Register {
+        node: options.node.clone(),
+        slots: options.slots,
+        accelerator: options.accelerator.clone(),
+        address: options.address.clone(),
+        pid: std::process::id(),
+        cpus: cpus(),
+        build_id: BUILD_ID.to_owned(),
+        ..Register::default()
+    }
+}
+
+fn cpus() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cpus).unwrap_or(u32::MAX)
+}
+
+/// Returns a name for this life of the agent, part of every exit's id.
+fn life(node: &str) -> String {
+    format!("{node}-{:016x}", rand::random::<u64>())
+}
+
+fn folder(path: &PathBuf) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Folder { path: path.clone(), source };
+    let path = std::path::absolute(path).map_err(failed)?;
+    std::fs::create_dir_all(&path).map_err(failed)?;
+    Ok(path)
+}

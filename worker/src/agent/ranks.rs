@@ -1,0 +1,583 @@
+//! The ranks of this node: what the coordinator asked for, what runs, what ended.
+//!
+//! [`Table`] is the agent's only shared state. Its methods are the critical sections: they take
+//! one lock, wait for nothing, and are called from the session, the sockets, the thread that
+//! starts ranks and the threads that wait for their ends.
+//!
+//! The life of an entry: `start` puts it in; `launch` runs exec under the lock, so that no process
+//! can appear after `kill_all`; `ending` says that the leader is a zombie and must not be signalled
+//! any more; `ended` removes it, when nothing of the rank is left, and either keeps its exit for
+//! the coordinator or starts the rank's next life.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::process::Child;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ringmaster_proto::v1::agent_command::Command;
+use ringmaster_proto::v1::{
+    AgentCommand, Generation, Heartbeat, Phase, RankExited, RankStatus, Regenerate, RunningRank,
+    StartRank, StepMetrics, StopRank,
+};
+use tokio::sync::{Notify, mpsc};
+
+use super::exits::Exits;
+use super::group;
+
+/// A job's rank: (job id, rank).
+pub(super) type Key = (String, u32);
+
+/// A pause between two looks at the ranks longer than this means that the agent itself stood
+/// still, so silence says nothing about the ranks.
+const OWN_STALL: Duration = Duration::from_secs(1);
+
+/// The ranks of this node.
+#[derive(Debug)]
+pub(super) struct Table {
+    inner: Mutex<Inner>,
+    emptied: Condvar,
+    /// Exits the coordinator has not acknowledged.
+    pub(super) exits: Exits,
+    /// Woken when there is an exit to send.
+    pub(super) news: Notify,
+    slots: usize,
+    silence: Duration,
+    launches: Sender<Key>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    closed: bool,
+    ranks: BTreeMap<Key, Entry>,
+    highest: Generation,
+    looked_at: Instant,
+}
+
+#[derive(Debug)]
+struct Entry {
+    start: StartRank,
+    // The newest generation this process was asked to be in, packed for the log tailer.
+    generation: Arc<AtomicU64>,
+    process: Process,
+    status: RankStatus,
+    metrics_sent: Option<StepMetrics>,
+    line: Line,
+    // When the rank last said anything; none until it has connected.
+    heard_at: Option<Instant>,
+    // When it is killed unless it ends before, and why.
+    kill_at: Option<(Instant, String)>,
+    killed_because: Option<String>,
+    // What to start in its place once nothing of it is left.
+    next: Option<StartRank>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    Queued,
+    Running(u32),
+    // A zombie or reaped: its number may belong to somebody else soon.
+    Ended(u32),
+}
+
+#[derive(Debug)]
+enum Line {
+    // Commands kept for a rank that has not connected yet.
+    Closed(Vec<AgentCommand>),
+    Open(mpsc::UnboundedSender<AgentCommand>),
+}
+
+/// How a process ended, as far as the operating system and the rank itself say.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    pub(super) code: Option<i32>,
+    pub(super) signal: Option<i32>,
+    pub(super) reason: String,
+    pub(super) retryable: bool,
+}
+
+/// What the thread that starts ranks needs of one.
+#[derive(Debug)]
+pub(super) struct Launch {
+    pub(super) start: StartRank,
+    pub(super) generation: Arc<AtomicU64>,
+}
+
+impl Table {
+    /// Starts empty. Ranks to launch go to `launches`; a connected rank silent for `silence` is
+    /// killed.
+    pub(super) fn new(
+        slots: usize,
+        silence: Duration,
+        exits: Exits,
+        launches: Sender<Key>,
+    ) -> Self {
+        let inner = Inner {
+            closed: false,
+            ranks: BTreeMap::new(),
+            highest: Generation::default(),
+            looked_at: Instant::now(),
+        };
+        Self {
+            inner: Mutex::new(inner),
+            emptied: Condvar::new(),
+            exits,
+            news: Notify::new(),
+            slots,
+            silence,
+            launches,
+        }
+    }
+
+    // --- what the coordinator asks ---
+
+    /// Starts a rank. One that already runs in this generation or a newer one is left alone; one
+    /// of an older generation is killed first.
+    pub(super) fn start(&self, start: StartRank) {
+        let mut inner = self.lock();
+        let generation = start.generation.unwrap_or_default();
+        inner.highest = inner.highest.max(generation);
+        if inner.closed {
+            return;
+        }
+        let key = (start.job_id.clone(), start.rank);
+        if let Some(entry) = inner.ranks.get_mut(&key) {
+            if entry.target() >= generation {
+                tracing::debug!(job_id = %key.0, rank = key.1, %generation, "runs already");
+                return;
+            }
+            tracing::info!(job_id = %key.0, rank = key.1, %generation, "replacing the running process");
+            entry.next = Some(start);
+            entry.kill("replaced by a newer generation");
+            return;
+        }
+        if inner.ranks.len() >= self.slots {
+            let reason = format!("all {} slots of this node are in use", self.slots);
+            drop(inner);
+            self.refuse(key, generation, reason);
+            return;
+        }
+        inner.ranks.insert(key.clone(), Entry::new(start));
+        // Fails only when the thread that starts ranks is gone, which `Agent::run` notices.
+        drop(self.launches.send(key));
+    }
+
+    /// Sends a rank into another generation.
+    pub(super) fn regenerate(&self, regenerate: Regenerate) {
+        let generation = regenerate.generation.unwrap_or_default();
+        let key = (regenerate.job_id.clone(), regenerate.rank);
+        let mut inner = self.lock();
+        inner.highest = inner.highest.max(generation);
+        let Some(entry) = inner.ranks.get_mut(&key) else {
+            drop(inner);
+            // Without this answer the coordinator would wait for a rank that is gone.
+            self.refuse(key, generation, "the rank does not run on this node".to_owned());
+            return;
+        };
+        if generation < entry.target() {
+            tracing::warn!(job_id = %key.0, rank = key.1, %generation, "a stale generation is ignored");
+            return;
+        }
+        entry.generation.store(pack(generation), Ordering::Relaxed);
+        entry.send(Command::Regenerate(regenerate));
+    }
+
+    /// Asks a rank to end and sets when it is killed.
+    pub(super) fn stop(&self, stop: StopRank) {
+        let mut inner = self.lock();
+        let key = (stop.job_id.clone(), stop.rank);
+        let Some(entry) = inner.ranks.get_mut(&key) else {
+            tracing::debug!(job_id = %key.0, rank = key.1, "a rank to stop is not running");
+            return;
+        };
+        let grace = Duration::from_millis(stop.grace_ms.into());
+        let because =
+            format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason);
+        let kill_at = Instant::now() + grace;
+        // A repeated stop may shorten the grace, never lengthen it.
+        if entry.kill_at.as_ref().is_none_or(|(earlier, _)| kill_at < *earlier) {
+            entry.kill_at = Some((kill_at, because));
+        }
+        entry.send(Command::Stop(stop));
+        drop(inner);
+        self.enforce(Instant::now());
+    }
+
+    /// Asks every rank to end gracefully: the coordinator has been away for too long.
+    pub(super) fn stop_all(&self, grace: Duration, reason: &str) {
+        let keys: Vec<Key> = self.lock().ranks.keys().cloned().collect();
+        for (job_id, rank) in keys {
+            self.stop(StopRank {
+                job_id,
+                rank,
+                graceful: true,
+                grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+
+    // --- what the session tells the coordinator ---
+
+    /// Returns the status of every rank; metrics only where they changed since the last call.
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        let mut inner = self.lock();
+        Heartbeat { ranks: inner.ranks.values_mut().filter_map(Entry::report).collect() }
+    }
+
+    /// Returns the ranks that run and the highest generation seen, for a registration; the next
+    /// heartbeat repeats metrics and every exit counts as not sent.
+    pub(super) fn registration(&self) -> (Vec<RunningRank>, Generation) {
+        self.exits.forget_sent();
+        let mut inner = self.lock();
+        let mut running = Vec::new();
+        for ((job_id, rank), entry) in &mut inner.ranks {
+            entry.metrics_sent = None;
+            running.push(RunningRank {
+                job_id: job_id.clone(),
+                generation: Some(entry.target()),
+                rank: *rank,
+                pid: entry.pid().unwrap_or(0),
+            });
+        }
+        (running, inner.highest)
+    }
+
+    // --- what ranks say on their sockets ---
+
+    /// Opens the line to the rank that process `pid` is, if it is one; commands go to `sender`.
+    pub(super) fn connected(
+        &self,
+        key: &Key,
+        pid: u32,
+        sender: mpsc::UnboundedSender<AgentCommand>,
+    ) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.ranks.get_mut(key).filter(|entry| entry.pid() == Some(pid)) else {
+            return false;
+        };
+        if let Line::Closed(waiting) = &mut entry.line {
+            for command in waiting.drain(..) {
+                drop(sender.send(command));
+            }
+        }
+        entry.line = Line::Open(sender);
+        entry.heard_at = Some(Instant::now());
+        true
+    }
+
+    /// Takes in what the rank says of itself.
+    pub(super) fn status(&self, key: &Key, pid: u32, status: RankStatus) {
+        let mut inner = self.lock();
+        if let Some(entry) = inner.ranks.get_mut(key).filter(|entry| entry.pid() == Some(pid)) {
+            entry.heard_at = Some(Instant::now());
+            // Which rank this is says the agent, not the process.
+            entry.status = RankStatus {
+                job_id: key.0.clone(),
+                rank: key.1,
+                pid,
+                generation: status.generation.or(entry.start.generation),
+                ..status
+            };
+        }
+    }
+
+    // --- the life of a process ---
+
+    /// Runs `exec` for a queued rank and notes the process. Returns none, with nothing started,
+    /// when the rank is no longer wanted.
+    ///
+    /// # Errors
+    /// What `exec` gives; the entry is gone then and its exit kept for the coordinator.
+    pub(super) fn launch(
+        &self,
+        key: &Key,
+        exec: impl FnOnce(&StartRank) -> io::Result<Child>,
+    ) -> Option<(Child, Launch)> {
+        let mut inner = self.lock();
+        if inner.closed {
+            inner.ranks.remove(key);
+            self.emptied.notify_all();
+            return None;
+        }
+        let entry = inner.ranks.get_mut(key)?;
+        if let Some(next) = entry.next.take() {
+            *entry = Entry::new(next);
+        }
+        match exec(&entry.start) {
+            Ok(child) => {
+                entry.process = Process::Running(child.id());
+                entry.status.pid = child.id();
+                let generation = Arc::clone(&entry.generation);
+                Some((child, Launch { start: entry.start.clone(), generation }))
+            }
+            Err(error) => {
+                let generation = entry.target();
+                inner.ranks.remove(key);
+                self.emptied.notify_all();
+                drop(inner);
+                self.refuse(key.clone(), generation, format!("cannot start the rank: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Notes that the leader is a zombie: from now on only its waiter touches what is left.
+    pub(super) fn ending(&self, key: &Key) {
+        if let Some(entry) = self.lock().ranks.get_mut(key) {
+            if let Process::Running(pid) = entry.process {
+                entry.process = Process::Ended(pid);
+            }
+        }
+    }
+
+    /// Returns why the agent killed this rank; none when it did not.
+    pub(super) fn killed_because(&self, key: &Key) -> Option<String> {
+        self.lock().ranks.get(key)?.killed_because.clone()
+    }
+
+    /// Removes a rank of which nothing is left.
+    pub(super) fn ended(&self, key: &Key, ending: Ending) {
+        let mut inner = self.lock();
+        let Some(entry) = inner.ranks.remove(key) else { return };
+        self.emptied.notify_all();
+        let next = entry.next.clone();
+        if next.is_none() || inner.closed {
+            self.exits.add(entry.exit(ending));
+            self.news.notify_one();
+        }
+        drop(inner);
+        // The coordinator asked for the replacement, so it needs no word of the old process.
+        if let Some(start) = next {
+            self.start(start);
+        }
+    }
+
+    // --- killing ---
+
+    /// Kills ranks whose grace is over and those that have said nothing for too long.
+    pub(super) fn enforce(&self, now: Instant) {
+        let mut inner = self.lock();
+        let stalled = now.saturating_duration_since(inner.looked_at) > OWN_STALL;
+        inner.looked_at = now;
+        for entry in inner.ranks.values_mut() {
+            if let Some((_, because)) = entry.kill_at.take_if(|(at, _)| *at <= now) {
+                entry.kill(&because);
+            }
+            let Some(heard_at) = &mut entry.heard_at else { continue };
+            if stalled {
+                *heard_at = now;
+            } else if now.saturating_duration_since(*heard_at) > self.silence {
+                entry.heard_at = None;
+                entry.kill(&format!("no sign of life for {} s", self.silence.as_secs_f64()));
+            }
+        }
+    }
+
+    /// Kills every rank and lets none start any more.
+    pub(super) fn kill_all(&self, because: &str) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        inner.ranks.retain(|_, entry| entry.process != Process::Queued);
+        for entry in inner.ranks.values_mut() {
+            entry.kill(because);
+        }
+        self.emptied.notify_all();
+    }
+
+    /// Waits until no rank is left. Returns false when some are after `timeout`.
+    pub(super) fn wait_until_empty(&self, timeout: Duration) -> bool {
+        let busy = |inner: &mut Inner| !inner.ranks.is_empty();
+        let waited = self.emptied.wait_timeout_while(self.lock(), timeout, busy);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ranks.is_empty()
+    }
+
+    /// Tells the coordinator that a rank it asked for does not run.
+    fn refuse(&self, (job_id, rank): Key, generation: Generation, reason: String) {
+        tracing::warn!(%job_id, rank, %generation, %reason, "cannot serve the rank");
+        self.exits.add(RankExited {
+            job_id,
+            rank,
+            generation: Some(generation),
+            reason,
+            retryable: true,
+            ..RankExited::default()
+        });
+        self.news.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // No method leaves the table half changed when it panics, and ranks must stay killable.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn new(start: StartRank) -> Self {
+        let generation = start.generation.unwrap_or_default();
+        let status = RankStatus {
+            job_id: start.job_id.clone(),
+            rank: start.rank,
+            generation: Some(generation),
+            phase: Phase::Start as i32,
+            ..RankStatus::default()
+        };
+        Self {
+            start,
+            generation: Arc::new(AtomicU64::new(pack(generation))),
+            process: Process::Queued,
+            status,
+            metrics_sent: None,
+            line: Line::Closed(Vec::new()),
+            heard_at: None,
+            kill_at: None,
+            killed_because: None,
+            next: None,
+        }
+    }
+
+    fn target(&self) -> Generation {
+        unpack(self.generation.load(Ordering::Relaxed))
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match self.process {
+            Process::Queued => None,
+            Process::Running(pid) | Process::Ended(pid) => Some(pid),
+        }
+    }
+
+    fn report(&mut self) -> Option<RankStatus> {
+        self.pid()?;
+        let mut status = self.status.clone();
+        if status.metrics == self.metrics_sent {
+            status.metrics = None;
+        } else {
+            self.metrics_sent = status.metrics;
+        }
+        Some(status)
+    }
+
+    fn send(&mut self, command: Command) {
+        let command = AgentCommand { command: Some(command) };
+        match &mut self.line {
+            Line::Closed(waiting) => waiting.push(command),
+            // Fails when the rank hung up: it is ending, and its exit will say so.
+            Line::Open(sender) => drop(sender.send(command)),
+        }
+    }
+
+    fn kill(&mut self, because: &str) {
+        if let Process::Running(pid) = self.process {
+            tracing::warn!(job_id = %self.start.job_id, rank = self.start.rank, pid, because, "killing the rank");
+            self.killed_because.get_or_insert_with(|| because.to_owned());
+            group::kill_session(pid);
+        }
+    }
+
+    fn exit(self, ending: Ending) -> RankExited {
+        RankExited {
+            exit_id: String::new(),
+            generation: Some(self.target()),
+            job_id: self.start.job_id,
+            rank: self.start.rank,
+            code: ending.code,
+            signal: ending.signal,
+            reason: ending.reason,
+            retryable: ending.retryable,
+            last_phase: self.status.phase,
+            last_step: self.status.step,
+        }
+    }
+}
+
+/// Returns a generation in one word, ordered as generations are.
+pub(super) fn pack(generation: Generation) -> u64 {
+    u64::from(generation.incarnation) << 32 | u64::from(generation.counter)
+}
+
+/// Returns the generation that [`pack`] made a word of.
+pub(super) fn unpack(word: u64) -> Generation {
+    Generation::new((word >> 32) as u32, word as u32)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+
+    fn table(slots: usize) -> (Table, Receiver<Key>) {
+        let (launches, queue) = std::sync::mpsc::channel();
+        (Table::new(slots, Duration::from_secs(10), Exits::new("n".into()), launches), queue)
+    }
+
+    fn start(rank: u32, counter: u32) -> StartRank {
+        let generation = Some(Generation::new(1, counter));
+        StartRank { job_id: "job".into(), rank, generation, ..StartRank::default() }
+    }
+
+    fn refusals(table: &Table) -> Vec<(u32, Generation, String)> {
+        let due = table.exits.due(Instant::now(), Duration::ZERO);
+        due.into_iter().map(|exit| (exit.rank, exit.generation.unwrap(), exit.reason)).collect()
+    }
+
+    #[test]
+    fn a_repeated_start_is_taken_once_and_one_beyond_the_slots_is_refused() {
+        let (table, queue) = table(1);
+        table.start(start(0, 1));
+        table.start(start(0, 1));
+        table.start(start(1, 1));
+        assert_eq!(queue.try_iter().collect::<Vec<_>>(), [("job".to_owned(), 0)]);
+        let refusals = refusals(&table);
+        assert_eq!(refusals.len(), 1);
+        assert_eq!((refusals[0].0, refusals[0].1), (1, Generation::new(1, 1)));
+        assert!(refusals[0].2.contains("all 1 slots"), "{}", refusals[0].2);
+    }
+
+    #[test]
+    fn a_rank_to_regenerate_that_does_not_run_is_reported_as_gone_in_the_new_generation() {
+        let (table, _queue) = table(1);
+        let generation = Generation::new(1, 4);
+        table.regenerate(Regenerate {
+            job_id: "job".into(),
+            rank: 2,
+            generation: Some(generation),
+        });
+        let refusals = refusals(&table);
+        assert_eq!((refusals[0].0, refusals[0].1), (2, generation));
+        assert_eq!(table.registration().1, generation, "it was seen all the same");
+    }
+
+    #[test]
+    fn nothing_is_launched_after_everything_was_killed() {
+        let (table, _queue) = table(2);
+        table.start(start(0, 1));
+        table.kill_all("test");
+        table.start(start(1, 1));
+        for rank in [0, 1] {
+            let exec = |_: &StartRank| -> io::Result<Child> { panic!("must not run") };
+            assert!(table.launch(&("job".to_owned(), rank), exec).is_none());
+        }
+        assert!(table.wait_until_empty(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
+        let (table, queue) = table(1);
+        table.start(start(0, 1));
+        table.start(start(0, 2));
+        assert_eq!(queue.try_iter().count(), 1);
+        let mut launched = None;
+        let exec = |start: &StartRank| {
+            launched = start.generation;
+            Err(io::Error::other("enough"))
+        };
+        assert!(table.launch(&("job".to_owned(), 0), exec).is_none());
+        assert_eq!(launched, Some(Generation::new(1, 2)));
+        assert_eq!(refusals(&table)[0].1, Generation::new(1, 2));
+    }
+}

@@ -1,0 +1,206 @@
+//! The stream between agent and coordinator: registration, heartbeats, assignments, exits.
+//!
+//! A broken stream is opened again for ever; ranks go on meanwhile. A new stream starts with a
+//! registration that names what runs here, so a coordinator that restarted finds its ranks again.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringmaster_proto::limits;
+use ringmaster_proto::v1::agent_message::Message as Report;
+use ringmaster_proto::v1::coordinator_message::Message as Order;
+use ringmaster_proto::v1::fleet_client::FleetClient;
+use ringmaster_proto::v1::{AgentMessage, CoordinatorMessage, Register, Registered};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+use super::ranks::Table;
+
+/// How long the coordinator may take to open the stream and to answer a registration.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages that may wait for the network. More means that nothing gets through any more.
+const OUTBOX: usize = 64;
+/// Heartbeats after which an exit without acknowledgement is sent again.
+const RESEND_HEARTBEATS: u32 = 2;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// Grace of ranks that are stopped because the coordinator stays away.
+const ORPHAN_GRACE: Duration = Duration::from_secs(60);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot connect to the coordinator")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("the coordinator did not answer the registration within {} s", ANSWER_TIMEOUT.as_secs())]
+    NoAnswer,
+    #[error("the stream broke: {}", .0.message())]
+    Broken(#[source] Box<Status>),
+    #[error("the coordinator closed the stream")]
+    Closed,
+    #[error("the coordinator reads nothing any more: {OUTBOX} messages wait")]
+    Stalled,
+    #[error("the coordinator refuses this agent: {}", .0.message())]
+    Refused(#[source] Box<Status>),
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        let refused = matches!(
+            status.code(),
+            Code::InvalidArgument
+                | Code::FailedPrecondition
+                | Code::PermissionDenied
+                | Code::Unauthenticated
+                | Code::Unimplemented
+        );
+        // Only a status without a source is the coordinator's own word.
+        if refused && status.source().is_none() {
+            return Self::Refused(Box::new(status));
+        }
+        Self::Broken(Box::new(status))
+    }
+}
+
+/// Keeps one session open.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) endpoint: Endpoint,
+    pub(super) table: Arc<Table>,
+    /// What a registration always says; ranks and highest generation are filled in each time.
+    pub(super) identity: Register,
+    /// After this long without a coordinator, ranks are asked to checkpoint and stop.
+    pub(super) orphan_timeout: Duration,
+}
+
+impl Service {
+    /// Runs until the coordinator refuses this agent's first registration.
+    pub(super) async fn run(self) -> Error {
+        let mut ever_registered = false;
+        let mut lost_at = Some(Instant::now());
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let mut registered = false;
+            let error = match self.open(&mut registered, &mut lost_at).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            if registered {
+                lost_at = Some(Instant::now());
+                pause = FIRST_PAUSE;
+            }
+            ever_registered |= registered;
+            if matches!(error, Error::Refused(_)) && !ever_registered {
+                return error;
+            }
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                ?pause,
+                "no session with the coordinator, trying again"
+            );
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+            if lost_at.take_if(|at| at.elapsed() >= self.orphan_timeout).is_some() {
+                self.table.stop_all(ORPHAN_GRACE, "the coordinator has been away for too long");
+            }
+        }
+    }
+
+    /// Opens a session and serves it to its end.
+    async fn open(
+        &self,
+        registered: &mut bool,
+        lost_at: &mut Option<Instant>,
+    ) -> Result<std::convert::Infallible, Error> {
+        let channel = self.endpoint.connect().await.map_err(Error::Connect)?;
+        let mut client = FleetClient::new(channel)
+            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        let outbox = Outbox(sender);
+        let (running, highest) = self.table.registration();
+        outbox.send(Report::Register(Register {
+            running,
+            highest_generation: Some(highest),
+            ..self.identity.clone()
+        }))?;
+        let answer = client.session(ReceiverStream::new(receiver));
+        let mut orders =
+            timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Error::NoAnswer)??.into_inner();
+        let terms = self.terms(&mut orders).await?;
+        *registered = true;
+        *lost_at = None;
+        tracing::info!(node = %self.identity.node, heartbeat_ms = terms.heartbeat_interval_ms, lease_ms = terms.lease_ms, "registered with the coordinator");
+        self.serve(&outbox, &mut orders, &terms).await
+    }
+
+    /// Waits for the answer to the registration.
+    async fn terms(&self, orders: &mut Streaming<CoordinatorMessage>) -> Result<Registered, Error> {
+        let wait = async {
+            loop {
+                match next(orders).await? {
+                    Some(Order::Registered(terms)) => return Ok(terms),
+                    // Nothing sent before it is lost.
+                    Some(order) => self.obey(order),
+                    None => {}
+                }
+            }
+        };
+        timeout(ANSWER_TIMEOUT, wait).await.map_err(|_| Error::NoAnswer)?
+    }
+
+    async fn serve(
+        &self,
+        outbox: &Outbox,
+        orders: &mut Streaming<CoordinatorMessage>,
+        terms: &Registered,
+    ) -> Result<std::convert::Infallible, Error> {
+        let interval = Duration::from_millis(terms.heartbeat_interval_ms.max(10).into());
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                order = next(orders) => if let Some(order) = order? {
+                    self.obey(order);
+                },
+                _ = ticks.tick() => outbox.send(Report::Heartbeat(self.table.heartbeat()))?,
+                () = self.table.news.notified() => {}
+            }
+            for exit in self.table.exits.due(Instant::now(), interval * RESEND_HEARTBEATS) {
+                outbox.send(Report::RankExited(exit))?;
+            }
+        }
+    }
+
+    fn obey(&self, order: Order) {
+        match order {
+            Order::StartRank(start) => self.table.start(start),
+            Order::Regenerate(regenerate) => self.table.regenerate(regenerate),
+            Order::StopRank(stop) => self.table.stop(stop),
+            Order::ExitAck(ack) => self.table.exits.acknowledge(&ack.exit_id),
+            Order::Registered(_) => tracing::warn!("the coordinator repeats its terms; ignored"),
+        }
+    }
+}
+
+/// Returns the next order; none for one that this build does not know.
+async fn next(orders: &mut Streaming<CoordinatorMessage>) -> Result<Option<Order>, Error> {
+    let message = orders.message().await?.ok_or(Error::Closed)?;
+    Ok(message.message)
+}
+
+struct Outbox(mpsc::Sender<AgentMessage>);
+
+impl Outbox {
+    /// Never waits: what cannot be queued shows that the session is of no use any more.
+    fn send(&self, report: Report) -> Result<(), Error> {
+        self.0.try_send(AgentMessage { message: Some(report) }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Stalled,
+            mpsc::error::TrySendError::Closed(_) => Error::Closed,
+        })
+    }
+}

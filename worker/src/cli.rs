@@ -1,0 +1,246 @@
+//! The command line of `ringmaster-worker`, its logs and its exit codes.
+//!
+//! Exit codes: 0 ended as asked; 1 failed; 2 the command line or a rank's environment is wrong;
+//! 75 a rank lost its agent; 78 trying again cannot help (the coordinator refuses this agent, a
+//! rank's manifest or data cannot work); 101 a panic.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringmaster_worker::agent::{self, Agent};
+use ringmaster_worker::rank::exit::{self, ExitStatus};
+use ringmaster_worker::rank::{self, RankEnv};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Agent and rank of Ringmaster: what touches tensors.
+#[derive(Debug, Parser)]
+#[command(name = "ringmaster-worker", version = agent::VERSION)]
+struct Cli {
+    /// How logs are written.
+    #[arg(long, global = true, env = agent::environment::LOG_FORMAT, default_value = "text")]
+    log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs this node's ranks for a coordinator, until SIGTERM or SIGINT.
+    Agent(AgentArgs),
+    /// Trains as one rank of a job. Started by an agent, which sets its environment.
+    Rank,
+}
+
+#[derive(Debug, Args)]
+struct AgentArgs {
+    /// URL of the coordinator's fleet listener, such as http://127.0.0.1:7071.
+    #[arg(long)]
+    coordinator: String,
+    /// Name of this node, stable over restarts; default: the host name.
+    #[arg(long)]
+    node: Option<String>,
+    /// Ranks this node can run at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    slots: u32,
+    /// Folder for manifests, status files and logs of ranks.
+    #[arg(long)]
+    work_dir: PathBuf,
+    /// Folder of run folders.
+    #[arg(long, default_value = "runs")]
+    runs_dir: PathBuf,
+    /// Device of this node's ranks.
+    #[arg(long, default_value = "cpu")]
+    accelerator: Accelerator,
+    /// Address at which other nodes' ranks reach this node's (no port).
+    #[arg(long, default_value = "127.0.0.1")]
+    address: String,
+    /// Kill all ranks and end when stdin reaches its end: the parent process is gone.
+    #[arg(long)]
+    parent_pipe: bool,
+    /// Seconds after which a rank that gives no sign of life is killed.
+    #[arg(long, default_value_t = 10.0, value_parser = seconds, value_name = "SECONDS")]
+    rank_silence: f64,
+    /// Seconds without a coordinator after which ranks checkpoint and stop.
+    #[arg(long, default_value_t = 3600.0, value_parser = seconds, value_name = "SECONDS")]
+    orphan_timeout: f64,
+    /// Program to run as rank instead of this one's `rank`, for tests.
+    #[arg(long, hide = true)]
+    rank_program: Option<OsString>,
+    /// An argument of --rank-program; may be repeated.
+    #[arg(long, hide = true, requires = "rank_program", allow_hyphen_values = true)]
+    rank_argument: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Accelerator {
+    Cpu,
+    Cuda,
+}
+
+/// Parses the command line, runs the command and returns its exit code.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(cli.log_format);
+    let code = match cli.command {
+        Command::Agent(args) => run_agent(args),
+        Command::Rank => run_rank(),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+/// Logs go to stderr: for a rank that is the file its agent follows.
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().flatten_event(true).init(),
+    }
+}
+
+fn run_agent(args: AgentArgs) -> i32 {
+    let parent_pipe = args.parent_pipe;
+    let agent = match options(args).and_then(Agent::build) {
+        Ok(agent) => agent,
+        Err(error) => return report(&error),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("agent")
+        .enable_all()
+        .build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            match shutdown(parent_pipe) {
+                Ok(shutdown) => agent.run(shutdown).await,
+                Err(source) => Err(agent::Error::Thread { name: "signals", source }),
+            }
+        }),
+        Err(source) => Err(agent::Error::Thread { name: "agent", source }),
+    };
+    match outcome {
+        Ok(()) => exit::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &agent::Error) -> i32 {
+    tracing::error!("{}", chain(error));
+    match error {
+        agent::Error::Address { .. } => exit::USAGE,
+        agent::Error::Refused { .. } => exit::HOPELESS,
+        _ => exit::FAILED,
+    }
+}
+
+fn options(args: AgentArgs) -> Result<agent::Options, agent::Error> {
+    let node = args.node.unwrap_or_else(host_name);
+    let mut options = agent::Options::new(&args.coordinator, &node, args.slots, args.work_dir)?;
+    options.runs_dir = args.runs_dir;
+    options.accelerator = match args.accelerator {
+        Accelerator::Cpu => "cpu".to_owned(),
+        Accelerator::Cuda => "cuda".to_owned(),
+    };
+    options.address = args.address;
+    options.parent_pipe = args.parent_pipe;
+    options.silence = Duration::from_secs_f64(args.rank_silence);
+    options.orphan_timeout = Duration::from_secs_f64(args.orphan_timeout);
+    if let Some(program) = args.rank_program {
+        options.rank_program = std::iter::once(program).chain(args.rank_argument).collect();
+    }
+    Ok(options)
+}
+
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if value > 0.0 && value <= 1e9 { Ok(value) } else { Err("must be above 0".to_owned()) }
+}
+
+/// Returns a future that completes at SIGTERM or SIGINT.
+///
+/// With a parent pipe SIGINT is taken and ignored: Ctrl-C reaches the whole foreground group, and
+/// it is the parent who turns it into a graceful cancellation.
+fn shutdown(parent_pipe: bool) -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => if !parent_pipe {
+                    return;
+                },
+            }
+        }
+    })
+}
+
+fn run_rank() -> i32 {
+    let env = match RankEnv::from_env() {
+        Ok(env) => env,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            return exit::USAGE;
+        }
+    };
+    exit::install_panic_hook(env.status_file.clone());
+    let status_file = env.status_file.clone();
+    let Err(error) = rank::run(env) else { return exit::SUCCESS };
+    let status = ExitStatus { reason: chain(&error), retryable: error.retryable() };
+    tracing::error!(retryable = status.retryable, "{}", status.reason);
+    if let Err(error) = exit::write_status(&status_file, &status) {
+        tracing::error!(%error, path = %status_file.display(), "cannot write the status file");
+    }
+    if status.retryable { exit::FAILED } else { exit::HOPELESS }
+}
+
+/// Returns an error with all its causes, each after a colon.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string cannot fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_version_names_the_build() {
+        let version = Cli::command().render_version();
+        assert!(version.starts_with("ringmaster-worker 0.1.0 (build "), "{version}");
+    }
+}

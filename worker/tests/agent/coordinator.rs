@@ -1,0 +1,301 @@
+//! A coordinator that decides nothing: it records what agents and ranks say and says what a test
+//! tells it to.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringmaster_proto::v1::agent_message::Message as Report;
+use ringmaster_proto::v1::coordinator_message::Message as Order;
+use ringmaster_proto::v1::fleet_server::{Fleet, FleetServer};
+use ringmaster_proto::v1::ranks_server::{Ranks, RanksServer};
+use ringmaster_proto::v1::*;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Nothing here takes longer; only a failing test waits so long.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const HEARTBEAT_MS: u32 = 50;
+
+/// What happened, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub reports: Vec<Report>,
+    pub lines: Vec<AgentLogLine>,
+    pub joins: Vec<JoinRequest>,
+}
+
+impl Seen {
+    pub fn registrations(&self) -> Vec<&Register> {
+        let registers = self.reports.iter().filter_map(|report| match report {
+            Report::Register(register) => Some(register),
+            _ => None,
+        });
+        registers.collect()
+    }
+
+    pub fn exits(&self) -> Vec<&RankExited> {
+        let exits = self.reports.iter().filter_map(|report| match report {
+            Report::RankExited(exit) => Some(exit),
+            _ => None,
+        });
+        exits.collect()
+    }
+
+    pub fn heartbeats(&self) -> usize {
+        self.reports.iter().filter(|report| matches!(report, Report::Heartbeat(_))).count()
+    }
+
+    /// The newest status of a rank.
+    pub fn status(&self, rank: u32) -> Option<&RankStatus> {
+        self.reports.iter().rev().find_map(|report| match report {
+            Report::Heartbeat(beat) => beat.ranks.iter().find(|status| status.rank == rank),
+            _ => None,
+        })
+    }
+
+    /// The rest of the first log line with this beginning.
+    pub fn line(&self, beginning: &str) -> Option<String> {
+        self.lines.iter().find_map(|line| Some(line.text.strip_prefix(beginning)?.to_owned()))
+    }
+}
+
+/// How the fake behaves; tests change it at will.
+#[derive(Debug, Default)]
+pub struct Manners {
+    pub withholds_acks: bool,
+    pub refuses_agents: Option<String>,
+    pub takes_no_logs: bool,
+    /// Answers by generation; a join of another generation waits.
+    pub joins: HashMap<Generation, Result<JoinReply, Status>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    seen: watch::Sender<Seen>,
+    manners: watch::Sender<Manners>,
+    session: Mutex<Option<mpsc::Sender<Result<CoordinatorMessage, Status>>>>,
+}
+
+/// The fake, serving; stops when dropped.
+#[derive(Debug)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    pub address: SocketAddr,
+    server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+impl Coordinator {
+    pub async fn start() -> Self {
+        let shared = Arc::new(Shared {
+            seen: watch::Sender::new(Seen::default()),
+            manners: watch::Sender::new(Manners::default()),
+            session: Mutex::new(None),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Some(serve(listener, Arc::clone(&shared)));
+        Self { shared, address, server }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends the server and every connection; `resume` serves the same address again.
+    pub async fn vanish(&mut self) {
+        let (stop, server) = self.server.take().unwrap();
+        self.hang_up();
+        drop(stop);
+        server.await.unwrap();
+    }
+
+    pub async fn resume(&mut self) {
+        let listener = TcpListener::bind(self.address).await.unwrap();
+        self.server = Some(serve(listener, Arc::clone(&self.shared)));
+    }
+
+    /// Ends the agent's session, nothing else.
+    pub fn hang_up(&self) {
+        self.shared.session.lock().unwrap().take();
+    }
+
+    pub fn behave(&self, change: impl FnOnce(&mut Manners)) {
+        self.shared.manners.send_modify(change);
+    }
+
+    pub async fn order(&self, order: Order) {
+        let session = self.shared.session.lock().unwrap().clone().unwrap();
+        session.send(Ok(CoordinatorMessage { message: Some(order) })).await.unwrap();
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.shared.seen.borrow().clone()
+    }
+
+    /// Waits until `find` finds what it looks for in what was seen.
+    pub async fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
+        let mut seen = self.shared.seen.subscribe();
+        let wait = async {
+            loop {
+                if let Some(found) = find(&seen.borrow_and_update()) {
+                    return found;
+                }
+                seen.changed().await.unwrap();
+            }
+        };
+        match tokio::time::timeout(DEADLINE, wait).await {
+            Ok(found) => found,
+            Err(_) => panic!("{what} did not happen; seen: {:#?}", self.seen()),
+        }
+    }
+
+    pub async fn wait_for_registrations(&self, count: usize) {
+        let find = |seen: &Seen| (seen.registrations().len() >= count).then_some(());
+        self.wait_for("a registration", find).await;
+    }
+
+    /// Waits for the first exit of a rank.
+    pub async fn wait_for_exit(&self, rank: u32) -> RankExited {
+        let find = |seen: &Seen| seen.exits().into_iter().find(|exit| exit.rank == rank).cloned();
+        self.wait_for("an exit", find).await
+    }
+
+    /// Waits until a rank's heartbeats satisfy `wanted`.
+    pub async fn wait_for_status(
+        &self,
+        rank: u32,
+        wanted: impl Fn(&RankStatus) -> bool,
+    ) -> RankStatus {
+        let find = |seen: &Seen| seen.status(rank).filter(|status| wanted(status)).cloned();
+        self.wait_for("a status", find).await
+    }
+
+    /// Waits for `count` more heartbeats: so long nothing else need have happened.
+    pub async fn wait_for_heartbeats(&self, count: usize) {
+        let before = self.seen().heartbeats();
+        let find = |seen: &Seen| (seen.heartbeats() >= before + count).then_some(());
+        self.wait_for("a heartbeat", find).await;
+    }
+}
+
+fn serve(listener: TcpListener, shared: Arc<Shared>) -> (oneshot::Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        let service = Service(shared);
+        let router = tonic::transport::Server::builder()
+            .add_service(FleetServer::new(service.clone()))
+            .add_service(RanksServer::new(service));
+        // Dropped, not shut down gracefully: a crash is what tests want.
+        tokio::select! {
+            served = router.serve_with_incoming(TcpListenerStream::new(listener)) => served.unwrap(),
+            _ = stopped => {}
+        }
+    });
+    (stop, server)
+}
+
+#[derive(Debug, Clone)]
+struct Service(Arc<Shared>);
+
+#[tonic::async_trait]
+impl Fleet for Service {
+    type SessionStream = ReceiverStream<Result<CoordinatorMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        if let Some(why) = self.0.manners.borrow().refuses_agents.clone() {
+            return Err(Status::failed_precondition(why));
+        }
+        let (sender, receiver) = mpsc::channel(64);
+        *self.0.session.lock().unwrap() = Some(sender.clone());
+        let weak = sender.downgrade();
+        let mut reports = request.into_inner();
+        let shared = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = reports.message().await {
+                let report = message.message.unwrap();
+                let answer = match &report {
+                    Report::Register(_) => Some(Order::Registered(Registered {
+                        heartbeat_interval_ms: HEARTBEAT_MS,
+                        lease_ms: 5 * HEARTBEAT_MS,
+                    })),
+                    Report::RankExited(exit) if !shared.manners.borrow().withholds_acks => {
+                        Some(Order::ExitAck(ExitAck { exit_id: exit.exit_id.clone() }))
+                    }
+                    _ => None,
+                };
+                // Hung up: this session ends.
+                let Some(sender) = weak.upgrade() else { return };
+                if let Some(order) = answer {
+                    drop(sender.send(Ok(CoordinatorMessage { message: Some(order) })).await);
+                }
+                shared.seen.send_modify(|seen| seen.reports.push(report));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn ship_logs(
+        &self,
+        request: Request<Streaming<LogBatch>>,
+    ) -> Result<Response<LogAck>, Status> {
+        let mut manners = self.0.manners.subscribe();
+        manners.wait_for(|manners| !manners.takes_no_logs).await.unwrap();
+        let mut batches = request.into_inner();
+        while let Some(batch) = batches.message().await? {
+            self.0.seen.send_modify(|seen| seen.lines.extend(batch.lines));
+        }
+        Ok(Response::new(LogAck {}))
+    }
+}
+
+#[tonic::async_trait]
+impl Ranks for Service {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        let request = request.into_inner();
+        let generation = request.generation.unwrap();
+        self.0.seen.send_modify(|seen| seen.joins.push(request));
+        let mut manners = self.0.manners.subscribe();
+        let manners =
+            manners.wait_for(|manners| manners.joins.contains_key(&generation)).await.unwrap();
+        manners.joins[&generation].clone().map(Response::new)
+    }
+
+    async fn report_shard(
+        &self,
+        _: Request<ReportShardRequest>,
+    ) -> Result<Response<ReportShardReply>, Status> {
+        Ok(Response::new(ReportShardReply {}))
+    }
+
+    async fn commit_checkpoint(
+        &self,
+        request: Request<CommitCheckpointRequest>,
+    ) -> Result<Response<CommitCheckpointReply>, Status> {
+        match request.into_inner().step {
+            0 => Err(Status::aborted("g1.9 is current")),
+            step => {
+                let object = StoredObject { name: "state.json".into(), size: step, sha256: vec![] };
+                Ok(Response::new(CommitCheckpointReply { objects: vec![object] }))
+            }
+        }
+    }
+
+    async fn checkpoint_published(
+        &self,
+        _: Request<CheckpointPublishedRequest>,
+    ) -> Result<Response<CheckpointPublishedReply>, Status> {
+        Ok(Response::new(CheckpointPublishedReply {}))
+    }
+
+    async fn finish(&self, _: Request<FinishRequest>) -> Result<Response<FinishReply>, Status> {
+        Err(Status::not_found("no job of this name"))
+    }
+}

@@ -1,0 +1,123 @@
+//! How ranks end, and what the coordinator hears of it.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ringmaster_proto::v1::{Generation, Phase};
+
+use super::coordinator::Seen;
+use super::harness::{Cluster, JOB, is_alive, signal, wait_until_gone};
+
+const FIRST: Generation = Generation::new(1, 1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_is_reported_once_when_it_is_acknowledged() {
+    let cluster = Cluster::start().await;
+    cluster.start_rank(0, FIRST, "exit 3").await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!((exit.job_id.as_str(), exit.generation), (JOB, Some(FIRST)));
+    assert_eq!((exit.code, exit.signal), (Some(3), None));
+    assert!(exit.reason.starts_with("exited with code 3"), "{}", exit.reason);
+    assert!(exit.retryable);
+    cluster.coordinator.wait_for_heartbeats(6).await;
+    assert_eq!(cluster.coordinator.seen().exits().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_is_repeated_under_the_same_id_until_it_is_acknowledged() {
+    let cluster = Cluster::start().await;
+    cluster.coordinator.behave(|manners| manners.withholds_acks = true);
+    cluster.start_rank(0, FIRST, "exit 0").await;
+    let twice = |seen: &Seen| (seen.exits().len() >= 2).then(|| seen.clone());
+    let seen = cluster.coordinator.wait_for("a repeated exit", twice).await;
+    assert_eq!(seen.exits()[0], seen.exits()[1]);
+
+    // A lost session does not lose it either.
+    let sent = seen.exits().len();
+    cluster.coordinator.hang_up();
+    cluster.coordinator.wait_for_registrations(2).await;
+    let again = |seen: &Seen| (seen.exits().len() > sent).then_some(());
+    cluster.coordinator.wait_for("the exit in the new session", again).await;
+
+    cluster.coordinator.behave(|manners| manners.withholds_acks = false);
+    cluster.coordinator.wait_for_heartbeats(6).await;
+    let sent = cluster.coordinator.seen().exits().len();
+    cluster.coordinator.wait_for_heartbeats(6).await;
+    assert_eq!(cluster.coordinator.seen().exits().len(), sent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_rank_is_reported_with_its_signal_and_where_it_was() {
+    let cluster = Cluster::start().await;
+    let pid = cluster.start_training(1, "train").await;
+    signal(pid, Signal::SIGKILL);
+    let exit = cluster.coordinator.wait_for_exit(1).await;
+    assert_eq!((exit.code, exit.signal), (None, Some(9)));
+    assert!(exit.reason.contains("SIGKILL") && exit.retryable, "{}", exit.reason);
+    assert_eq!((exit.last_phase(), exit.last_step), (Phase::Compute, 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_words_travel_from_the_status_file() {
+    let cluster = Cluster::start().await;
+    cluster.start_rank(0, FIRST, "words /data/emoji-00007.tar does not exist").await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!(exit.reason, "/data/emoji-00007.tar does not exist");
+    assert!(!exit.retryable);
+    assert_eq!(exit.code, Some(78));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_on_any_thread_ends_the_rank_with_its_message() {
+    let cluster = Cluster::start().await;
+    cluster.start_rank(0, FIRST, "panic").await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!(exit.code, Some(101));
+    assert!(exit.retryable);
+    for part in ["\"loader\"", "probe.rs", "the flywheel came off"] {
+        assert!(exit.reason.contains(part), "{}", exit.reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_a_rank_started_survives_it() {
+    let cluster = Cluster::start().await;
+    cluster.start_rank(0, FIRST, "abandon").await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!(exit.code, Some(0));
+    let child = cluster.coordinator.wait_for("the child's pid", |seen| seen.line("child ")).await;
+    // The exit is not known before everything is gone.
+    assert!(!is_alive(child.parse().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_cannot_be_started_is_reported_as_an_exit() {
+    let cluster =
+        Cluster::start_with(|options| options.rank_program = vec!["/nonexistent/rank".into()])
+            .await;
+    cluster.start_rank(0, FIRST, "exit 0").await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!((exit.code, exit.signal, exit.generation), (None, None, Some(FIRST)));
+    assert!(exit.reason.contains("cannot start the rank"), "{}", exit.reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_process_is_found_by_its_silence_and_killed() {
+    let silence = Duration::from_secs(3);
+    let cluster = Cluster::start_with(|options| options.silence = silence).await;
+    let pid = cluster.start_training(0, "family").await;
+    signal(pid, Signal::SIGSTOP);
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!(exit.signal, Some(9));
+    assert_eq!(exit.reason, "no sign of life for 3 s");
+    wait_until_gone(&[pid]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_ends_kills_its_ranks_and_says_so() {
+    let cluster = Cluster::start().await;
+    let pid = cluster.start_training(0, "train").await;
+    let coordinator = cluster.stop().await;
+    assert!(!is_alive(pid));
+    assert_eq!(coordinator.wait_for_exit(0).await.reason, "the agent ends");
+}

@@ -1,0 +1,136 @@
+//! A rank that does what its manifest says in a word: the test binary itself, started by the agent
+//! with a filter that selects the one test below.
+
+use std::path::Path;
+use std::process::Command as Process;
+use std::sync::mpsc::Receiver;
+
+use ringmaster_proto::v1::{JoinRequest, Phase};
+use ringmaster_worker::rank::client::{Error as JoinError, RanksClient};
+use ringmaster_worker::rank::control::{Command, Control};
+use ringmaster_worker::rank::exit::{self, ExitStatus};
+use ringmaster_worker::rank::{RankEnv, env};
+
+/// What selects the probe.
+pub const ARGUMENTS: [&str; 4] =
+    ["--exact", "probe::acts_as_a_rank_when_an_agent_starts_it", "--nocapture", "--test-threads=1"];
+
+#[test]
+fn acts_as_a_rank_when_an_agent_starts_it() {
+    if std::env::var_os(env::AGENT_SOCKET).is_none() {
+        return;
+    }
+    let env = RankEnv::from_env().unwrap();
+    let script = std::fs::read_to_string(&env.manifest_path).unwrap();
+    let (verb, rest) = script.split_once(' ').unwrap_or((&script, ""));
+    let code = match verb {
+        "exit" => rest.parse().unwrap(),
+        "words" => {
+            let status = ExitStatus { reason: rest.into(), retryable: false };
+            exit::write_status(&env.status_file, &status).unwrap();
+            exit::HOPELESS
+        }
+        "panic" => {
+            exit::install_panic_hook(env.status_file.clone());
+            let thread = std::thread::Builder::new().name("loader".into());
+            drop(thread.spawn(|| panic!("the flywheel came off")).unwrap().join());
+            unreachable!("the hook ends the process")
+        }
+        "print" => {
+            for line in 0..rest.parse().unwrap() {
+                say(&format!("line {line}"));
+            }
+            exit::SUCCESS
+        }
+        "abandon" => {
+            start_child();
+            exit::SUCCESS
+        }
+        "train" => train(&env, true),
+        "stubborn" => train(&env, false),
+        "family" => {
+            start_child();
+            train(&env, true)
+        }
+        "join" => join(&env),
+        other => panic!("unknown script {other:?}"),
+    };
+    std::process::exit(code);
+}
+
+fn start_child() {
+    let child = Process::new("/bin/sleep").arg("600").spawn().unwrap();
+    say(&format!("child {}", child.id()));
+}
+
+fn connect(
+    env: &RankEnv,
+    hook: impl Fn(&Command) + Send + 'static,
+) -> (Control, Receiver<Command>) {
+    let socket: &Path = &env.agent_socket;
+    Control::connect(socket, &env.job_id, env.rank, hook).unwrap()
+}
+
+/// Reports a step, then follows commands; a stubborn rank does not stop when asked.
+fn train(env: &RankEnv, obedient: bool) -> i32 {
+    let hook = |command: &Command| {
+        if let Command::Regenerate(generation) = command {
+            say(&format!("hook {generation}"));
+        }
+    };
+    let (control, commands) = connect(env, hook);
+    control.status(|status| {
+        status.generation = Some(env.generation);
+        status.phase = Phase::Compute as i32;
+        status.step = 5;
+    });
+    for command in commands {
+        match command {
+            Command::Regenerate(generation) => {
+                control.status(|status| status.generation = Some(generation));
+            }
+            Command::Stop { graceful, reason } => {
+                say(&format!("stop graceful={graceful} {reason}"));
+                if obedient {
+                    return exit::SUCCESS;
+                }
+            }
+        }
+    }
+    unreachable!("the line stays open")
+}
+
+/// Joins its generation until it is told another one by a command that interrupts the wait.
+fn join(env: &RankEnv) -> i32 {
+    let client = RanksClient::start(&env.coordinator).unwrap();
+    let interrupter = client.clone();
+    let (_control, commands) = connect(env, move |_| interrupter.interrupt());
+    let mut generation = env.generation;
+    loop {
+        let request = JoinRequest {
+            job_id: env.job_id.clone(),
+            rank: env.rank,
+            generation: Some(generation),
+            ..JoinRequest::default()
+        };
+        match client.join(request) {
+            Ok(reply) => {
+                say(&format!("joined {generation} of {}", reply.world_size));
+                return exit::SUCCESS;
+            }
+            Err(JoinError::Interrupted) => match commands.recv().unwrap() {
+                Command::Regenerate(newer) => generation = newer,
+                Command::Stop { .. } => return exit::SUCCESS,
+            },
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Writes a line to the rank's log; libtest's own `println!` would be captured in a thread.
+fn say(line: &str) {
+    use std::io::Write as _;
+    // A new line first: libtest leaves "test probe::… ..." without one.
+    let text = format!("\n{line}\n");
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+}

@@ -1,0 +1,148 @@
+//! The worker's binary as a process of its own: nothing of it is left behind.
+
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use ringmaster_proto::v1::coordinator_message::Message as Order;
+use ringmaster_proto::v1::{Generation, StopRank};
+use tempfile::TempDir;
+
+use super::coordinator::Coordinator;
+use super::harness::{JOB, is_alive, probe_program, signal, start_rank, wait_until_gone};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_ringmaster-worker");
+
+/// An agent process, killed if a test fails before it ends it.
+struct Process {
+    child: Child,
+    coordinator: Coordinator,
+    folder: TempDir,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Process {
+    async fn start(arguments: &[&str]) -> Self {
+        let coordinator = Coordinator::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let mut program = probe_program().into_iter();
+        let mut command = Command::new(WORKER);
+        command
+            .args(["agent", "--coordinator", &coordinator.url(), "--node", "node-a"])
+            .args(["--slots", "2"])
+            .arg("--work-dir")
+            .arg(folder.path().join("work"))
+            .arg("--runs-dir")
+            .arg(folder.path().join("runs"))
+            .arg("--rank-program")
+            .arg(program.next().unwrap())
+            .args(arguments);
+        for argument in program {
+            command.arg("--rank-argument").arg(argument);
+        }
+        // Its socket's folder goes below this one, so that tests see whether it is removed.
+        command.env("TMPDIR", folder.path()).stdin(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        let process = Self { child, coordinator, folder };
+        process.coordinator.wait_for_registrations(1).await;
+        process
+    }
+
+    /// Starts two ranks with a child each and returns the pids of all four.
+    async fn start_families(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        for rank in [0, 1] {
+            let start = start_rank(rank, Generation::new(1, 1), "family");
+            self.coordinator.order(Order::StartRank(start)).await;
+            pids.push(self.coordinator.wait_for_status(rank, |status| status.step == 5).await.pid);
+            let of_rank = |line: &&ringmaster_proto::v1::AgentLogLine| line.rank == rank;
+            let child = self
+                .coordinator
+                .wait_for("the child's pid", |seen| {
+                    let mut lines = seen.lines.iter().filter(of_rank);
+                    lines.find_map(|line| line.text.strip_prefix("child ")?.parse().ok())
+                })
+                .await;
+            pids.push(child);
+        }
+        assert!(pids.iter().all(|&pid| is_alive(pid)), "{pids:?}");
+        pids
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_parent_pipe_closes_leaves_no_process_and_no_socket_behind() {
+    let mut agent = Process::start(&["--parent-pipe"]).await;
+    let pids = agent.start_families().await;
+    // Ctrl-C in the parent's terminal reaches the agent too and must change nothing.
+    signal(agent.child.id(), Signal::SIGINT);
+    agent.coordinator.wait_for_heartbeats(3).await;
+    assert!(pids.iter().all(|&pid| is_alive(pid)));
+
+    drop(agent.child.stdin.take());
+    wait_until_gone(&pids).await;
+    assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+    let left: Vec<_> = std::fs::read_dir(agent.folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != "work" && name != "runs")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_an_agent_with_all_it_started() {
+    let mut agent = Process::start(&[]).await;
+    let pids = agent.start_families().await;
+    signal(agent.child.id(), Signal::SIGTERM);
+    wait_until_gone(&pids).await;
+    assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+    assert_eq!(agent.coordinator.seen().exits().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_of_a_killed_agent_end_by_themselves() {
+    let agent = Process::start(&[]).await;
+    let start = start_rank(0, Generation::new(1, 1), "train");
+    agent.coordinator.order(Order::StartRank(start)).await;
+    let pid = agent.coordinator.wait_for_status(0, |status| status.step == 5).await.pid;
+    signal(agent.child.id(), Signal::SIGKILL);
+    wait_until_gone(&[pid]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_process_serves_orders_like_any_other() {
+    let agent = Process::start(&["--log-format", "json"]).await;
+    let pids = agent.start_families().await;
+    for rank in [0, 1] {
+        let stop = StopRank {
+            job_id: JOB.into(),
+            rank,
+            graceful: true,
+            grace_ms: 30_000,
+            reason: "done".into(),
+        };
+        agent.coordinator.order(Order::StopRank(stop)).await;
+        assert_eq!(agent.coordinator.wait_for_exit(rank).await.code, Some(0));
+    }
+    assert!(pids.iter().all(|&pid| !is_alive(pid)), "an exit is told when all is gone");
+}
+
+#[test]
+fn the_version_names_the_build_and_a_rank_without_its_environment_says_what_is_missing() {
+    let version = Command::new(WORKER).arg("--version").output().unwrap();
+    let text = String::from_utf8(version.stdout).unwrap();
+    let expected =
+        format!("ringmaster-worker 0.1.0 (build {})\n", ringmaster_worker::agent::BUILD_ID);
+    assert_eq!(text, expected);
+
+    let rank = Command::new(WORKER).arg("rank").env_remove("WORLD_SIZE").output().unwrap();
+    assert_eq!(rank.status.code(), Some(2));
+    let text = String::from_utf8(rank.stderr).unwrap();
+    assert!(text.contains("WORLD_SIZE is not set"), "{text}");
+}
