@@ -127,3 +127,64 @@ pub enum TextPool {
     /// The position of the largest token id: end-of-text in CLIP's vocabulary.
     Argmax,
 }
+
+impl ModelConfig {
+    /// Checks that the numbers go together.
+    ///
+    /// # Errors
+    /// The first field that does not, its value, and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { vision_cfg: vision, text_cfg: text, .. } = self;
+        for (field, value) in [
+            ("embed_dim", self.embed_dim),
+            ("vision_cfg.layers", vision.layers),
+            ("vision_cfg.width", vision.width),
+            ("vision_cfg.head_width", vision.head_width),
+            ("vision_cfg.patch_size", vision.patch_size),
+            ("vision_cfg.image_size", vision.image_size),
+            ("text_cfg.context_length", text.context_length),
+            ("text_cfg.vocab_size", text.vocab_size),
+            ("text_cfg.width", text.width),
+            ("text_cfg.heads", text.heads),
+            ("text_cfg.layers", text.layers),
+        ] {
+            if value < 1 {
+                return Err(format!("{field} is {value}; expected a whole number of at least 1"));
+            }
+        }
+        for (field, value, of, divisor) in [
+            ("vision_cfg.width", vision.width, "vision_cfg.head_width", vision.head_width),
+            ("text_cfg.width", text.width, "text_cfg.heads", text.heads),
+        ] {
+            if value % divisor != 0 {
+                return Err(format!("{field} is {value}; expected a multiple of {of}, {divisor}"));
+            }
+        }
+        if vision.image_size < vision.patch_size {
+            let (side, patch) = (vision.image_size, vision.patch_size);
+            return Err(format!(
+                "vision_cfg.image_size is {side}; expected at least vision_cfg.patch_size, {patch}"
+            ));
+        }
+        if text.context_length < 2 {
+            let length = text.context_length;
+            return Err(format!(
+                "text_cfg.context_length is {length}; expected at least 2, for start and end"
+            ));
+        }
+        for (field, value) in
+            [("vision_cfg.mlp_ratio", vision.mlp_ratio), ("text_cfg.mlp_ratio", text.mlp_ratio)]
+        {
+            if !(value.is_finite() && value > 0.0) {
+                return Err(format!("{field} is {value}; expected a number above 0"));
+            }
+        }
+        if !(0.0..1.0).contains(&vision.patch_dropout) {
+            let share = vision.patch_dropout;
+            return Err(format!(
+                "vision_cfg.patch_dropout is {share}; expected at least 0 and below 1"
+            ));
+        }
+        Ok(())
+    }
+}

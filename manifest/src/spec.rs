@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A validated `TrainJob` manifest with every default filled in and every derived quantity computed.
@@ -53,7 +54,7 @@ pub struct Resources {
 }
 
 /// `spec.resources.accelerator`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
     /// libtorch on the CPU, tcp collective.
@@ -76,7 +77,7 @@ pub struct Model {
 }
 
 /// `spec.model.precision`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
     /// Everything in f32.
@@ -164,7 +165,7 @@ pub struct Loss {
 }
 
 /// `spec.loss.kind`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LossKind {
     /// Pairwise sigmoid loss round the ring (arXiv:2303.15343).
@@ -202,7 +203,7 @@ pub struct Schedule {
 }
 
 /// `spec.schedule.kind`, as OpenCLIP's `--lr-scheduler`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
     /// Half a cosine down to zero.
@@ -250,7 +251,7 @@ pub struct EvalSet {
 }
 
 /// `spec.report_to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ReportTo {
     /// Event files in the run folder.

@@ -1,0 +1,154 @@
+//! Model configurations by name.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+use crate::model_config::ModelConfig;
+use crate::nearest;
+
+mod builtin {
+    include!(concat!(env!("OUT_DIR"), "/builtin_models.rs"));
+}
+
+/// Environment variable that names a folder of further configurations.
+pub const FOLDER_VARIABLE: &str = "RINGMASTER_MODELS";
+
+/// The models that a manifest may name.
+#[derive(Debug, Clone, Default)]
+pub struct ModelCatalogue {
+    models: BTreeMap<String, ModelConfig>,
+}
+
+/// A model configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder or file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not a model configuration in `OpenCLIP`'s format.
+    #[error("{} is not a model configuration", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A configuration whose numbers do not go together.
+    #[error("{}: {reason}", path.display())]
+    Inconsistent {
+        /// The file.
+        path: PathBuf,
+        /// Which field, its value, and what is allowed.
+        reason: String,
+    },
+}
+
+impl ModelCatalogue {
+    /// Returns the configurations this build embeds from `configs/models`.
+    pub fn builtin() -> Self {
+        let models = builtin::BUILTIN
+            .iter()
+            .map(|(name, text)| {
+                let config = serde_json::from_str(text)
+                    .unwrap_or_else(|error| panic!("embedded model {name} is invalid: {error}"));
+                ((*name).to_owned(), config)
+            })
+            .collect();
+        Self { models }
+    }
+
+    /// Returns the embedded configurations and those of the folder that `RINGMASTER_MODELS` names.
+    ///
+    /// # Errors
+    /// As [`Self::with_folder`].
+    pub fn from_env() -> Result<Self, Error> {
+        match env::var_os(FOLDER_VARIABLE) {
+            Some(folder) if !folder.is_empty() => Self::builtin().with_folder(Path::new(&folder)),
+            _ => Ok(Self::builtin()),
+        }
+    }
+
+    /// Adds every `*.json` of `folder` under its file name without the ending; a name that is
+    /// already there is replaced.
+    ///
+    /// # Errors
+    /// A folder or file that cannot be read, or a file that is no usable configuration.
+    pub fn with_folder(mut self, folder: &Path) -> Result<Self, Error> {
+        let read = |source| Error::Read { path: folder.to_owned(), source };
+        for entry in fs::read_dir(folder).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
+            self.models.insert(name.to_owned(), load(&path)?);
+        }
+        Ok(self)
+    }
+
+    /// Returns the configuration of this name.
+    pub fn get(&self, name: &str) -> Option<&ModelConfig> {
+        self.models.get(name)
+    }
+
+    /// Returns all names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
+    /// Returns up to three names that look like `name`.
+    pub fn nearest(&self, name: &str) -> Vec<&str> {
+        nearest::names(name, self.names(), 3)
+    }
+}
+
+fn load(path: &Path) -> Result<ModelConfig, Error> {
+    let text =
+        fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let config: ModelConfig = serde_json::from_str(&text)
+        .map_err(|source| Error::Format { path: path.to_owned(), source })?;
+    config.check().map_err(|reason| Error::Inconsistent { path: path.to_owned(), reason })?;
+    Ok(config)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_embedded_model_is_consistent() {
+        let catalogue = ModelCatalogue::builtin();
+        for name in ["ViT-B-16", "ViT-B-32", "ViT-L-14"] {
+            assert!(catalogue.get(name).is_some(), "{name}");
+        }
+        for (name, config) in &catalogue.models {
+            assert_eq!(config.check(), Ok(()), "{name}");
+        }
+        assert_eq!(catalogue.get("ViT-L-14").unwrap().text_cfg.heads, 12);
+        assert_eq!(catalogue.nearest("vit-b/16")[0], "ViT-B-16");
+    }
+
+    #[test]
+    fn a_folder_adds_models_and_a_bad_file_names_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        write("mine.json", r#"{"embed_dim": 8, "vision_cfg": {"width": 64}, "text_cfg": {}}"#);
+        let catalogue = ModelCatalogue::default().with_folder(folder.path()).unwrap();
+        assert_eq!(catalogue.get("mine").unwrap().embed_dim, 8);
+
+        write("odd.json", r#"{"embed_dim": 8, "vision_cfg": {"width": 65}, "text_cfg": {}}"#);
+        let error = ModelCatalogue::default().with_folder(folder.path()).unwrap_err();
+        let expected = "odd.json: vision_cfg.width is 65; expected a multiple of \
+                        vision_cfg.head_width, 64";
+        assert!(error.to_string().ends_with(expected), "{error}");
+    }
+}

@@ -1,0 +1,147 @@
+//! What must hold between the fields of a [`TrainJob`], whoever made it.
+//!
+//! [`crate::parse`] places each violation in the user's file; [`crate::from_validated_json`] uses
+//! the same list against what arrives over the wire.
+
+use crate::spec::{LossKind, TrainJob};
+
+/// ln 100: what t' is clamped to, as in `OpenCLIP`.
+pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
+
+/// A field that does not go with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    /// The field to blame, dotted.
+    pub(crate) field: &'static str,
+    /// The other fields it is held against.
+    pub(crate) others: &'static [&'static str],
+    /// Why, and what is allowed.
+    pub(crate) reason: String,
+}
+
+/// Returns everything about `job` that cannot be, in the order of the specification.
+pub(crate) fn violations(job: &TrainJob) -> Vec<Violation> {
+    let mut found = Vec::new();
+    resources(job, &mut found);
+    batch(job, &mut found);
+    augmentation(job, &mut found);
+    loss(job, &mut found);
+    schedule(job, &mut found);
+    eval(job, &mut found);
+    found
+}
+
+fn resources(job: &TrainJob, found: &mut Vec<Violation>) {
+    let ranks = job.resources.ranks;
+    if job.resources.min_ranks > ranks {
+        found.push(Violation {
+            field: "spec.resources.min_ranks",
+            others: &["spec.resources.ranks"],
+            reason: format!("fewer ranks than this are wanted at all; at most ranks, {ranks}"),
+        });
+    }
+    let lanes = job.data.lanes;
+    if ranks > lanes {
+        found.push(Violation {
+            field: "spec.resources.ranks",
+            others: &["spec.data.lanes"],
+            reason: format!(
+                "every rank owns whole lanes of the data order; at most data.lanes, {lanes}"
+            ),
+        });
+    }
+}
+
+fn batch(job: &TrainJob, found: &mut Vec<Violation>) {
+    let (global, lanes, ranks) = (job.batch.global, job.data.lanes, job.resources.ranks);
+    if global < ranks {
+        found.push(Violation {
+            field: "spec.batch.global",
+            others: &["spec.resources.ranks"],
+            reason: format!("every rank needs at least one sample; at least ranks, {ranks}"),
+        });
+    } else if !global.is_multiple_of(lanes) {
+        let below = global / lanes * lanes;
+        let above = below.saturating_add(lanes);
+        let nearest = match below {
+            0 => format!("{above}, or set data.lanes to a divisor of {global}"),
+            below => format!("{below} or {above}, or set data.lanes to a divisor of {global}"),
+        };
+        found.push(Violation {
+            field: "spec.batch.global",
+            others: &["spec.data.lanes"],
+            reason: format!(
+                "a step takes equally many samples of every lane; expected a multiple of \
+                 data.lanes, {lanes}: {nearest}"
+            ),
+        });
+    }
+}
+
+fn augmentation(job: &TrainJob, found: &mut Vec<Violation>) {
+    let augmentation = &job.data.aug_cfg;
+    let zoom = augmentation.affine.as_ref().map_or([1.0, 1.0], |affine| affine.zoom);
+    for (field, [low, high]) in [
+        ("spec.data.aug_cfg.scale", augmentation.scale),
+        ("spec.data.aug_cfg.ratio", augmentation.ratio),
+        ("spec.data.aug_cfg.affine.zoom", zoom),
+    ] {
+        if low > high {
+            let reason = format!("a range starts at its smaller end; expected [{high}, {low}]");
+            found.push(Violation { field, others: &[], reason });
+        }
+    }
+}
+
+fn loss(job: &TrainJob, found: &mut Vec<Violation>) {
+    if job.loss.kind == LossKind::Infonce && job.loss.init_logit_bias.is_some() {
+        found.push(Violation {
+            field: "spec.loss.init_logit_bias",
+            others: &["spec.loss.kind"],
+            reason: "infonce has no bias; remove it, or set loss.kind to siglip".to_owned(),
+        });
+    }
+    let outside = |scale: f64| !(0.0..=MAX_LOGIT_SCALE).contains(&scale);
+    if job.loss.clamp_logit_scale && job.loss.init_logit_scale.is_some_and(outside) {
+        found.push(Violation {
+            field: "spec.loss.init_logit_scale",
+            others: &["spec.loss.clamp_logit_scale"],
+            reason: "this is the logarithm of the scale, and it is clamped to [0, ln 100] after \
+                     each step; expected 0 to 4.605, or set loss.clamp_logit_scale to false"
+                .to_owned(),
+        });
+    }
+}
+
+fn schedule(job: &TrainJob, found: &mut Vec<Violation>) {
+    let global = u64::from(job.batch.global);
+    let (warmup, total) = (job.schedule.warmup_steps, job.schedule.total_steps);
+    if total == 0 {
+        found.push(Violation {
+            field: "spec.schedule.total_steps",
+            others: &["spec.batch.global"],
+            reason: format!("the run has no whole step; at least one global batch, {global}"),
+        });
+    } else if warmup > total {
+        let of = |steps: u64| format!("{steps} steps ({} samples)", steps.saturating_mul(global));
+        found.push(Violation {
+            field: "spec.schedule.warmup_steps",
+            others: &["spec.schedule.total_steps", "spec.batch.global"],
+            reason: format!(
+                "a warm-up of {} is longer than the run of {}; expected at most the run's length",
+                of(warmup),
+                of(total)
+            ),
+        });
+    }
+}
+
+fn eval(job: &TrainJob, found: &mut Vec<Violation>) {
+    if job.eval.every_steps.is_some() && job.eval.zero_shot.is_empty() {
+        found.push(Violation {
+            field: "spec.eval.every_steps",
+            others: &["spec.eval.zero_shot"],
+            reason: "there is nothing to evaluate; list a set under eval.zero_shot".to_owned(),
+        });
+    }
+}

@@ -1,0 +1,258 @@
+//! Numbers as people write them: `20M` samples, `256Ki` rows, `512MiB`.
+
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+
+/// Suffixes of counts: powers of 1000, and powers of 1024 with an `i`.
+const COUNT_SUFFIXES: &[(&str, u64)] = &[
+    ("Ki", 1 << 10),
+    ("Mi", 1 << 20),
+    ("Gi", 1 << 30),
+    ("Ti", 1 << 40),
+    ("K", 1_000),
+    ("k", 1_000),
+    ("M", 1_000_000),
+    ("B", 1_000_000_000),
+    ("G", 1_000_000_000),
+    ("T", 1_000_000_000_000),
+];
+
+/// Suffixes of byte sizes. A lone `B` is left out: it means a billion in a count.
+const BYTES_SUFFIXES: &[(&str, u64)] = &[
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+    ("KB", 1_000),
+    ("kB", 1_000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+];
+
+/// What the text of a count may look like, for messages.
+pub(crate) const COUNT_FORM: &str =
+    "a whole number, with K, M, B or T for powers of 1000 or Ki, Mi, Gi for powers of 1024";
+
+/// What the text of a size may look like, for messages.
+pub(crate) const BYTES_FORM: &str = "bytes as a whole number, or with KB, MB, GB, KiB, MiB or GiB";
+
+/// A count of samples or steps: an integer, or text such as `20M`, `1.5B` or `256Ki`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count(pub(crate) u64);
+
+/// A size in bytes: an integer, or text such as `256MiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+/// Returns the count that `text` stands for, or none where it is not one or does not fit 64 bits.
+pub(crate) fn parse_count(text: &str) -> Option<u64> {
+    parse_with(text, COUNT_SUFFIXES)
+}
+
+/// Returns the number of bytes that `text` stands for.
+pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
+    parse_with(text, BYTES_SUFFIXES)
+}
+
+/// Decimal digits are exact: `1.1M` is 1 100 000, and `1.0005K` is refused for not being whole.
+fn parse_with(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
+    let (digits, factor) = suffixes
+        .iter()
+        .find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))
+        .unwrap_or((text, 1));
+    let digits = digits.trim_end();
+    let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<u32>().ok()?),
+        None => (digits, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if whole.is_empty() || !whole.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
+
+    let mut value: u128 = 0;
+    for character in whole.chars().chain(fraction.chars()).filter(|c| *c != '_') {
+        let digit = character.to_digit(10)?;
+        value = value.checked_mul(10)?.checked_add(u128::from(digit))?;
+    }
+    let scale = 10_u128.checked_pow(exponent)?.checked_mul(u128::from(factor))?;
+    let divisor = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let scaled = value.checked_mul(scale)?;
+    if scaled % divisor != 0 {
+        return None;
+    }
+    u64::try_from(scaled / divisor).ok()
+}
+
+/// Reads an integer, a whole float (`1e6` is a float to YAML) or suffixed text.
+struct NumberVisitor {
+    form: &'static str,
+    parse: fn(&str) -> Option<u64>,
+}
+
+impl Visitor<'_> for NumberVisitor {
+    type Value = u64;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.form)
+    }
+
+    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<u64, E> {
+        Ok(value)
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<u64, E> {
+        u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<u64, E> {
+        whole(value).ok_or_else(|| E::invalid_value(Unexpected::Float(value), &self))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<u64, E> {
+        (self.parse)(value).ok_or_else(|| E::invalid_value(Unexpected::Str(value), &self))
+    }
+}
+
+/// Returns the integer that a float is exactly, where it is one below 2^53.
+pub(crate) fn whole(value: f64) -> Option<u64> {
+    let fits = (0.0..9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0;
+    fits.then_some(value as u64)
+}
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = NumberVisitor { form: COUNT_FORM, parse: parse_count };
+        deserializer.deserialize_any(visitor).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let visitor = NumberVisitor { form: BYTES_FORM, parse: parse_bytes };
+        deserializer.deserialize_any(visitor).map(Self)
+    }
+}
+
+/// A number above 0.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub(crate) struct Positive(pub(crate) f64);
+
+/// A share above 0 and at most 1.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub(crate) struct Share(pub(crate) f64);
+
+impl JsonSchema for Positive {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Positive".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "exclusiveMinimum": 0 })
+    }
+}
+
+impl JsonSchema for Share {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Share".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 })
+    }
+}
+
+impl JsonSchema for Count {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Count".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["integer", "string"],
+            "format": "count",
+            "minimum": 0,
+            "pattern": r"^[0-9][0-9_]*(\.[0-9]+)?([eE][0-9]+)? *(Ki|Mi|Gi|Ti|K|k|M|B|G|T)?$",
+        })
+    }
+}
+
+impl JsonSchema for ByteSize {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "ByteSize".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["integer", "string"],
+            "format": "bytes",
+            "minimum": 0,
+            "pattern": r"^[0-9][0-9_]*(\.[0-9]+)?([eE][0-9]+)? *(KiB|MiB|GiB|TiB|KB|kB|MB|GB|TB)?$",
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_multiply_exactly() {
+        for (text, value) in [
+            ("0", 0),
+            ("1_000", 1_000),
+            ("20M", 20_000_000),
+            ("3B", 3_000_000_000),
+            ("1.1M", 1_100_000),
+            ("256Ki", 262_144),
+            ("2 Gi", 2_147_483_648),
+            ("12.8e6", 12_800_000),
+        ] {
+            assert_eq!(parse_count(text), Some(value), "{text}");
+        }
+        assert_eq!(parse_bytes("256MiB"), Some(268_435_456));
+        assert_eq!(parse_bytes("1.5GB"), Some(1_500_000_000));
+    }
+
+    #[test]
+    fn what_is_not_a_whole_number_is_refused() {
+        for text in ["", "M", "-3", "1.0005K", "3 apples", "1e99", "99999T99", ".5M", "20MB", "_1"]
+        {
+            assert_eq!(parse_count(text), None, "{text}");
+        }
+        for text in ["3B", "20M", "1.5"] {
+            assert_eq!(parse_bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn yaml_gives_counts_as_integers_floats_and_text() {
+        let read = |text| serde_yaml::from_str::<Count>(text).map(|count| count.0);
+        assert_eq!(read("7").unwrap(), 7);
+        assert_eq!(read("1e6").unwrap(), 1_000_000);
+        assert_eq!(read("20M").unwrap(), 20_000_000);
+        assert!(read("-1").is_err());
+        assert!(read("0.5").is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! Where data and checkpoints are: brace lists, `::` joins, absolute paths, URLs.
+
+use std::path::{Component, Path, PathBuf};
+
+use url::Url;
+
+/// Shards one list may expand to.
+const MAX_EXPANDED: usize = 1_000_000;
+
+/// Schemes of object stores that this format will take once the worker is built with them.
+const LATER_SCHEMES: &[&str] = &["s3", "gs", "az", "http", "https"];
+
+/// Returns the absolute paths that `text` names, in order.
+///
+/// `::` joins lists; `{000..127}`, `{0..10..2}` and `{a,b}` expand as webdataset expands them.
+/// A relative path starts at `base_dir`; a `file://` URL becomes its path.
+///
+/// # Errors
+/// What is wrong with the text, as the end of "… is X; expected …".
+pub(crate) fn expand(text: &str, base_dir: &Path) -> Result<Vec<String>, String> {
+    let mut all = Vec::new();
+    for part in text.split("::") {
+        if part.trim().is_empty() {
+            return Err("a path or URL on each side of ::".to_owned());
+        }
+        expand_braces(part, &mut all)?;
+    }
+    all.into_iter().map(|one| local_path(&one, base_dir)).collect()
+}
+
+/// Returns the `file://` URL of the folder that `text`, a path or URL, names.
+///
+/// # Errors
+/// As [`expand`].
+pub(crate) fn folder_url(text: &str, base_dir: &Path) -> Result<String, String> {
+    let path = local_path(text, base_dir)?;
+    Url::from_file_path(&path)
+        .map(|url| url.as_str().trim_end_matches('/').to_owned())
+        .map_err(|()| "an absolute path".to_owned())
+}
+
+fn local_path(text: &str, base_dir: &Path) -> Result<String, String> {
+    let path = match text.split_once("://") {
+        Some(("file", _)) => Url::parse(text)
+            .ok()
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or("a file URL with an absolute path, as in file:///data/00000.tar")?,
+        Some((scheme, _)) if LATER_SCHEMES.contains(&scheme) => {
+            return Err(format!(
+                "a path or a file:// URL: this build does not read or write {scheme}:// yet"
+            ));
+        }
+        Some(_) => return Err("a path or a file:// URL".to_owned()),
+        None if text.starts_with("pipe:") => {
+            return Err("a path or a file:// URL: a manifest runs no commands".to_owned());
+        }
+        None if text.starts_with('~') => {
+            return Err("a path without ~, which only a shell expands".to_owned());
+        }
+        None => base_dir.join(text),
+    };
+    let path = std::path::absolute(&path).map_err(|error| format!("a usable path ({error})"))?;
+    normal(&path).into_os_string().into_string().map_err(|_| "a path in UTF-8".to_owned())
+}
+
+/// Removes `.` and `..` without looking at the file system.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                normal.pop();
+            }
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+fn expand_braces(text: &str, out: &mut Vec<String>) -> Result<(), String> {
+    let Some((before, inside, after)) = first_braces(text)? else {
+        if out.len() >= MAX_EXPANDED {
+            return Err(format!("at most {MAX_EXPANDED} shards"));
+        }
+        out.push(text.to_owned());
+        return Ok(());
+    };
+    for choice in choices(inside)? {
+        expand_braces(&format!("{before}{choice}{after}"), out)?;
+    }
+    Ok(())
+}
+
+/// Splits at the first outermost pair of braces.
+fn first_braces(text: &str) -> Result<Option<(&str, &str, &str)>, String> {
+    let Some(start) = text.find('{') else {
+        return if text.contains('}') { Err(unbalanced()) } else { Ok(None) };
+    };
+    let mut depth = 0_usize;
+    for (offset, character) in text[start..].char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            let end = start + offset;
+            return Ok(Some((&text[..start], &text[start + 1..end], &text[end + 1..])));
+        }
+    }
+    Err(unbalanced())
+}
+
+fn unbalanced() -> String {
+    "a closing brace for every opening one".to_owned()
+}
+
+fn choices(inside: &str) -> Result<Vec<String>, String> {
+    if let Some(range) = range(inside) {
+        return range;
+    }
+    let mut parts = vec![String::new()];
+    let mut depth = 0_usize;
+    for character in inside.chars() {
+        match character {
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        parts.last_mut().expect("it starts with one part").push(character);
+    }
+    if parts.len() < 2 {
+        return Err("a list {a,b} or a range {000..127} inside braces".to_owned());
+    }
+    Ok(parts)
+}
+
+/// Returns the numbers of `first..last` or `first..last..step`, padded as the ends are.
+fn range(inside: &str) -> Option<Result<Vec<String>, String>> {
+    let ends: Vec<&str> = inside.split("..").collect();
+    let (first, last, step) = match ends[..] {
+        [first, last] => (first, last, "1"),
+        [first, last, step] => (first, last, step),
+        _ => return None,
+    };
+    let number = |text: &str| text.parse::<i64>().ok();
+    let (low, high, step) = (number(first)?, number(last)?, number(step)?.unsigned_abs().max(1));
+    let padded = |text: &str| text.trim_start_matches('-').starts_with('0') && text.len() > 1;
+    let width = if padded(first) || padded(last) { first.len().max(last.len()) } else { 0 };
+    let count = low.abs_diff(high) / step + 1;
+    if count > MAX_EXPANDED as u64 {
+        return Some(Err(format!("at most {MAX_EXPANDED} shards")));
+    }
+    let sign = if high >= low { 1 } else { -1 };
+    let nth = |n: u64| low + sign * (n * step) as i64;
+    Some(Ok((0..count).map(|n| format!("{:0width$}", nth(n))).collect()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn expanded(text: &str) -> Vec<String> {
+        expand(text, Path::new("/base")).unwrap()
+    }
+
+    #[test]
+    fn brace_lists_and_joins_expand_in_order() {
+        assert_eq!(
+            expanded("/d/{098..101}.tar"),
+            ["/d/098.tar", "/d/099.tar", "/d/100.tar", "/d/101.tar"]
+        );
+        assert_eq!(
+            expanded("{a,b{1,2}}.tar::c"),
+            ["/base/a.tar", "/base/b1.tar", "/base/b2.tar", "/base/c"]
+        );
+        assert_eq!(expanded("/{4..0..2}"), ["/4", "/2", "/0"]);
+        assert_eq!(expanded("/{a,b}/{0..1}").len(), 4);
+    }
+
+    #[test]
+    fn paths_become_absolute_without_touching_the_file_system() {
+        assert_eq!(expanded("../x/./y.tar"), ["/x/y.tar"]);
+        assert_eq!(expanded("file:///a/b%20c.tar"), ["/a/b c.tar"]);
+        assert_eq!(
+            folder_url("runs/my job", Path::new("/base")).unwrap(),
+            "file:///base/runs/my%20job"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_what_can() {
+        let refused = |text| expand(text, Path::new("/base")).unwrap_err();
+        assert_eq!(
+            refused("s3://b/k"),
+            "a path or a file:// URL: this build does not read or write s3:// yet"
+        );
+        assert_eq!(refused("pipe:curl x"), "a path or a file:// URL: a manifest runs no commands");
+        assert_eq!(refused("~/x"), "a path without ~, which only a shell expands");
+        assert_eq!(refused("a{0..3"), "a closing brace for every opening one");
+        assert_eq!(refused("a{x}"), "a list {a,b} or a range {000..127} inside braces");
+        assert_eq!(refused("{0..9999999}"), "at most 1000000 shards");
+        assert_eq!(refused("a::"), "a path or URL on each side of ::");
+    }
+}
