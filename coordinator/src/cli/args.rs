@@ -1,0 +1,233 @@
+//! The command line, as clap reads it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the job failed or something broke; 2 the command \
+line, the manifest or its data is wrong and nothing was started; 3 the coordinator cannot be \
+reached; 4 no such job; 130 cancelled or interrupted.";
+
+/// Trains CLIP and SigLIP models on a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "ringmaster", version = super::version(), after_help = EXIT_CODES)]
+#[command(disable_help_subcommand = false, propagate_version = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a job here: coordinator, agent and ranks on this machine, progress in the terminal
+    Train(Train),
+    /// Run the coordinator of a cluster
+    Coordinator(Coordinator),
+    /// Hand a job to the coordinator
+    Submit(Submit),
+    /// List jobs
+    #[command(visible_alias = "list")]
+    Ls(Ls),
+    /// Show everything known about a job
+    Describe(Describe),
+    /// Print the log lines of a job's ranks
+    Logs(Logs),
+    /// Print the history of a job
+    Events(Events),
+    /// Ask a job to save its state and stop
+    Cancel(Cancel),
+    /// List the nodes of the cluster
+    Nodes(Nodes),
+    /// Check manifests without running anything
+    Validate(Validate),
+    /// Print the JSON Schema of manifests
+    Schema,
+}
+
+/// Where the coordinator is.
+#[derive(Debug, Args)]
+pub(crate) struct Remote {
+    /// URL of the coordinator
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "RINGMASTER_COORDINATOR",
+        default_value = "http://127.0.0.1:7070"
+    )]
+    pub(crate) coordinator: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// Manifest of the job
+    #[arg(value_name = "JOB.yaml")]
+    pub(crate) manifest: PathBuf,
+    /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or a URL
+    #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
+    pub(crate) resume: Option<String>,
+    /// Ranks to train with, instead of the manifest's spec.resources.ranks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) ranks: Option<u32>,
+    /// Folder that holds one run folder per job, and a link `latest` to the newest
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    pub(crate) runs_dir: PathBuf,
+    /// Keep the embedded coordinator's database and logs here [default: a temporary folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Seconds between log lines when the output is not a terminal
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) log_interval: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Coordinator {
+    /// Database, logs and the addresses.json that names the listeners
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: PathBuf,
+    /// Listener for people and their tools (Jobs, reflection, health)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub(crate) listen: SocketAddr,
+    /// Listener for agents and ranks (Fleet, Ranks, health)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
+    pub(crate) fleet_listen: SocketAddr,
+    /// Listener for probes (health only)
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072")]
+    pub(crate) health_listen: SocketAddr,
+    /// Allow listeners that are not on the loopback interface, although there is no TLS
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Log as JSON lines
+    #[arg(long)]
+    pub(crate) log_json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// Manifest of the job
+    #[arg(value_name = "JOB.yaml")]
+    pub(crate) manifest: PathBuf,
+    /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or a URL
+    #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
+    pub(crate) resume: Option<String>,
+    /// Stay and show progress until the job ends (Ctrl-C leaves the job running)
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Seconds between log lines when the output is not a terminal
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) log_interval: u64,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ls {
+    /// Jobs that ended, too
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// Id of the job
+    pub(crate) job: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Id of the job
+    pub(crate) job: String,
+    /// Keep printing until the job ends
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Only this rank
+    #[arg(long, value_name = "N")]
+    pub(crate) rank: Option<u32>,
+    /// Only the newest N lines
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    pub(crate) tail: u64,
+    /// Print JSON lines
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Id of the job
+    pub(crate) job: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// Id of the job
+    pub(crate) job: String,
+    /// Why, for the job's history
+    #[arg(long, default_value = "cancelled from the command line")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Validate {
+    /// Manifests to check
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) manifests: Vec<PathBuf>,
+    /// Check that the local data files are there, too
+    #[arg(long)]
+    pub(crate) data: bool,
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn resume_without_a_value_means_latest() {
+        let parse = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Command::Train(train) => train,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(parse(&["ringmaster", "train", "a.yaml", "--resume"]).resume.unwrap(), "latest");
+        assert_eq!(
+            parse(&["ringmaster", "train", "a.yaml", "--resume", "emoji-abc234"]).resume.unwrap(),
+            "emoji-abc234"
+        );
+        assert_eq!(parse(&["ringmaster", "train", "a.yaml"]).resume, None);
+    }
+}

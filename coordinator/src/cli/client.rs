@@ -1,0 +1,97 @@
+//! The command line's connection to a coordinator.
+
+use ringmaster_proto::limits;
+use ringmaster_proto::v1::{
+    self, CancelRequest, EventsRequest, GetRequest, Job, ListRequest, LogsRequest, NodesRequest,
+    SubmitRequest, WatchRequest, jobs_client::JobsClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+use super::error::Error;
+
+/// A client of the `Jobs` service. Connects on first use; clones share one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    url: String,
+    jobs: JobsClient<Channel>,
+}
+
+impl Client {
+    /// Returns a client of the coordinator at `url`, without connecting yet.
+    pub(crate) fn new(url: &str) -> Result<Self, Error> {
+        let channel = Endpoint::from_shared(url.to_owned())
+            .map_err(|source| Error::CoordinatorUrl { url: url.to_owned(), source })?
+            .connect_timeout(limits::CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_lazy();
+        let jobs = JobsClient::new(channel)
+            .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
+        Ok(Self { url: url.to_owned(), jobs })
+    }
+
+    /// Hands in a job and returns its id.
+    pub(crate) async fn submit(&self, request: SubmitRequest) -> Result<String, Error> {
+        let reply = self.jobs.clone().submit(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner().job_id)
+    }
+
+    /// Returns one job.
+    pub(crate) async fn get(&self, job_id: &str) -> Result<Job, Error> {
+        let request = GetRequest { job_id: job_id.to_owned() };
+        let reply = self.jobs.clone().get(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner())
+    }
+
+    /// Returns all live jobs, and the ended ones if asked for.
+    pub(crate) async fn list(&self, include_ended: bool) -> Result<Vec<Job>, Error> {
+        let request = ListRequest { include_ended };
+        let reply = self.jobs.clone().list(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner().jobs)
+    }
+
+    /// Opens the stream of a job's changes.
+    pub(crate) async fn watch(
+        &self,
+        job_id: &str,
+    ) -> Result<tonic::Streaming<v1::JobUpdate>, tonic::Status> {
+        let request = WatchRequest { job_id: job_id.to_owned() };
+        Ok(self.jobs.clone().watch(request).await?.into_inner())
+    }
+
+    /// Asks a job to save its state and stop.
+    pub(crate) async fn cancel(&self, job_id: &str, reason: &str) -> Result<Job, Error> {
+        let request = CancelRequest { job_id: job_id.to_owned(), reason: reason.to_owned() };
+        let reply = self.jobs.clone().cancel(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner())
+    }
+
+    /// Opens the stream of a job's log lines.
+    pub(crate) async fn logs(
+        &self,
+        request: LogsRequest,
+    ) -> Result<tonic::Streaming<v1::LogLine>, Error> {
+        let reply = self.jobs.clone().logs(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner())
+    }
+
+    /// Returns a job's history.
+    pub(crate) async fn events(&self, job_id: &str) -> Result<Vec<v1::Event>, Error> {
+        let request = EventsRequest { job_id: job_id.to_owned() };
+        let reply = self.jobs.clone().events(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner().events)
+    }
+
+    /// Returns the nodes of the cluster.
+    pub(crate) async fn nodes(&self) -> Result<Vec<v1::Node>, Error> {
+        let reply = self.jobs.clone().nodes(NodesRequest {}).await;
+        Ok(reply.map_err(|status| self.error(status))?.into_inner().nodes)
+    }
+
+    /// Maps the coordinator's answer to the error a person reads.
+    pub(crate) fn error(&self, status: tonic::Status) -> Error {
+        Error::from_status(&self.url, status)
+    }
+}

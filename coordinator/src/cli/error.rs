@@ -1,0 +1,181 @@
+//! What can go wrong in a command, and the exit code each failure gets.
+
+use std::path::PathBuf;
+
+/// Exit codes of the `ringmaster` command, as documented in `ringmaster help`.
+pub(crate) mod exit_code {
+    /// The job failed, or something unforeseen happened.
+    pub(crate) const FAILED: u8 = 1;
+    /// The command line, the manifest or the data it names is wrong; nothing was started.
+    pub(crate) const REFUSED: u8 = 2;
+    /// The coordinator cannot be reached.
+    pub(crate) const UNREACHABLE: u8 = 3;
+    /// The coordinator knows no such job.
+    pub(crate) const NOT_FOUND: u8 = 4;
+    /// The job was cancelled, or the user interrupted the command.
+    pub(crate) const CANCELLED: u8 = 130;
+}
+
+/// A command that did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The manifest file cannot be read.
+    #[error("cannot read the manifest {}", path.display())]
+    ReadManifest { path: PathBuf, source: std::io::Error },
+    /// The manifest has mistakes; the source lists all of them with their places.
+    #[error("the manifest {} is refused; nothing was started\n{mistakes}", path.display())]
+    Manifest { path: PathBuf, mistakes: String },
+    /// The folder of further model configurations is not usable.
+    #[error("the models that RINGMASTER_MODELS names cannot be used")]
+    Models(#[source] ringmaster_manifest::catalogue::Error),
+    /// A flag's value does not fit the job.
+    #[error("{flag} {value} does not fit: {constraint}; {remedy}")]
+    Flag { flag: &'static str, value: String, constraint: String, remedy: String },
+    /// Files that the manifest names are not there.
+    #[error("{}", missing_data(.missing))]
+    MissingData { missing: Vec<MissingFile> },
+    /// `--resume` names nothing that could be resumed.
+    #[error("cannot resume from {wanted:?}: {reason}; {remedy}")]
+    Resume { wanted: String, reason: String, remedy: String },
+    /// A listener would be open to a network without TLS.
+    #[error(
+        "{flag} {address} is not a loopback address, and this version has no TLS: whoever reaches \
+         it could run jobs and read logs; listen on 127.0.0.1, or pass --insecure on an isolated \
+         network"
+    )]
+    Insecure { flag: &'static str, address: std::net::SocketAddr },
+    /// The coordinator's address is not a URL.
+    #[error("--coordinator {url:?} is not a URL; write http://HOST:PORT")]
+    CoordinatorUrl { url: String, source: tonic::transport::Error },
+    /// No coordinator answers.
+    #[error(
+        "no coordinator answers at {url}; start one with `ringmaster coordinator`, or name \
+         another by --coordinator or RINGMASTER_COORDINATOR"
+    )]
+    Unreachable { url: String, source: tonic::Status },
+    /// The coordinator does not know what was asked for.
+    #[error("{message}; `ringmaster ls --all` lists every job")]
+    NotFound { message: String },
+    /// The coordinator refused a request.
+    #[error("the coordinator refused the request ({code}): {message}")]
+    Refused { code: tonic::Code, message: String },
+    /// The worker binary was not found.
+    #[error(
+        "cannot find ringmaster-worker beside {}; build it with `cargo build -p ringmaster-worker`, \
+         or name it by RINGMASTER_WORKER", beside.display()
+    )]
+    WorkerMissing { beside: PathBuf },
+    /// `RINGMASTER_WORKER` names something that is not a file.
+    #[error("RINGMASTER_WORKER={} is not a file", path.display())]
+    WorkerNotAFile { path: PathBuf },
+    /// The embedded agent ended before its job.
+    #[error("the embedded agent ended early ({status}); its last words:\n{log}")]
+    AgentEnded { status: String, log: String },
+    /// The coordinator could not start or stop.
+    #[error("the coordinator cannot serve from {}", state_dir.display())]
+    Server { state_dir: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    /// An operation of the host failed.
+    #[error("cannot {doing}")]
+    Io { doing: String, source: std::io::Error },
+    /// The job ended without success.
+    #[error("job {job_id} failed: {reason}")]
+    JobFailed { job_id: String, reason: String },
+    /// The job was cancelled.
+    #[error("job {job_id} was cancelled: {reason}")]
+    JobCancelled { job_id: String, reason: String },
+    /// The user asked twice to stop.
+    #[error("interrupted; the ranks of job {job_id} were killed without a last checkpoint")]
+    Interrupted { job_id: String },
+}
+
+/// One data file that is not there, and the manifest field that names it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct MissingFile {
+    /// Path in the manifest, as in `spec.data.train`.
+    pub(crate) field: String,
+    /// The file.
+    pub(crate) path: PathBuf,
+}
+
+impl Error {
+    /// Returns an `Io` error for an operation named by an infinitive ("create x").
+    pub(crate) fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Io { doing: doing.into(), source }
+    }
+
+    /// Maps the coordinator's answer to the error a person reads.
+    pub(crate) fn from_status(url: &str, status: tonic::Status) -> Self {
+        match status.code() {
+            tonic::Code::Unavailable => {
+                Self::Unreachable { url: url.to_owned(), source: status }
+            }
+            tonic::Code::NotFound => Self::NotFound { message: status.message().to_owned() },
+            code => Self::Refused { code, message: status.message().to_owned() },
+        }
+    }
+
+    /// Returns the exit code for this error.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::ReadManifest { .. }
+            | Self::Manifest { .. }
+            | Self::Models(_)
+            | Self::Flag { .. }
+            | Self::MissingData { .. }
+            | Self::Resume { .. }
+            | Self::Insecure { .. }
+            | Self::CoordinatorUrl { .. } => exit_code::REFUSED,
+            Self::Refused { code: tonic::Code::InvalidArgument, .. } => exit_code::REFUSED,
+            Self::Unreachable { .. } => exit_code::UNREACHABLE,
+            Self::NotFound { .. } => exit_code::NOT_FOUND,
+            Self::JobCancelled { .. } | Self::Interrupted { .. } => exit_code::CANCELLED,
+            _ => exit_code::FAILED,
+        }
+    }
+}
+
+const MISSING_SHOWN: usize = 5;
+
+fn missing_data(missing: &[MissingFile]) -> String {
+    let mut text = format!("{} data file(s) are missing; nothing was started", missing.len());
+    for file in missing.iter().take(MISSING_SHOWN) {
+        text.push_str(&format!("\n  {}: {}", file.field, file.path.display()));
+    }
+    if missing.len() > MISSING_SHOWN {
+        text.push_str(&format!("\n  … and {} more", missing.len() - MISSING_SHOWN));
+    }
+    text.push_str(
+        "\ncorrect the paths in the manifest (relative ones start at the manifest's folder), or \
+         make the files; `cargo xtask setup` makes those of the examples",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_files_are_named_with_their_field_and_the_rest_is_counted() {
+        let missing = (0..7)
+            .map(|n| MissingFile {
+                field: "spec.data.train".to_owned(),
+                path: PathBuf::from(format!("/data/{n:05}.tar")),
+            })
+            .collect();
+        let text = Error::MissingData { missing }.to_string();
+        assert!(text.contains("spec.data.train: /data/00000.tar"), "{text}");
+        assert!(text.contains("and 2 more"), "{text}");
+        assert!(!text.contains("00005"), "{text}");
+    }
+
+    #[test]
+    fn a_status_becomes_the_error_and_exit_code_a_script_can_tell_apart() {
+        let url = "http://127.0.0.1:7070";
+        let code = |status| Error::from_status(url, status).exit_code();
+        assert_eq!(code(tonic::Status::unavailable("refused")), exit_code::UNREACHABLE);
+        assert_eq!(code(tonic::Status::not_found("no job x")), exit_code::NOT_FOUND);
+        assert_eq!(code(tonic::Status::invalid_argument("bad")), exit_code::REFUSED);
+        assert_eq!(code(tonic::Status::internal("oops")), exit_code::FAILED);
+    }
+}

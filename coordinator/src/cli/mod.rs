@@ -1,0 +1,166 @@
+//! The `ringmaster` command line.
+//!
+//! Files in reading order: [`args`] (what can be asked), [`run`] here (who answers), [`train`]
+//! (a whole cluster in one command) with [`agent_process`], [`coordinator`]; [`job_file`] and
+//! [`resume`] (from a manifest to a request); [`client`], [`watch`] and [`progress`] (following a
+//! job); [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`text`],
+//! [`output`] and [`error`].
+
+mod agent_process;
+mod args;
+mod client;
+mod coordinator;
+mod error;
+mod job_file;
+mod json;
+mod listing;
+mod logs;
+mod output;
+mod progress;
+mod resume;
+mod summary;
+mod text;
+mod train;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command};
+use error::Error;
+
+/// Returns the version that `--version` prints: of the package, and of the build.
+pub(crate) fn version() -> String {
+    let package = env!("CARGO_PKG_VERSION");
+    match option_env!("RINGMASTER_BUILD_ID") {
+        Some(build) => format!("{package} (build {build})"),
+        None => package.to_owned(),
+    }
+}
+
+/// Parses the command line, does what it asks and returns the exit code.
+pub(crate) async fn run() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(&cli.command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error_chain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+async fn dispatch(command: &Command) -> Result<(), Error> {
+    match command {
+        Command::Train(args) => Box::pin(train::run(args)).await,
+        Command::Coordinator(args) => Box::pin(coordinator::run(args)).await,
+        Command::Submit(args) => submit(args).await,
+        Command::Ls(args) => listing::ls(args).await,
+        Command::Describe(args) => listing::describe(args).await,
+        Command::Logs(args) => logs::logs(args).await,
+        Command::Events(args) => logs::events(args).await,
+        Command::Cancel(args) => cancel(args).await,
+        Command::Nodes(args) => listing::nodes(args).await,
+        Command::Validate(args) => validate(&args.manifests, args.data),
+        Command::Schema => schema(),
+    }
+}
+
+/// Hands in a job, and follows it with `--wait`.
+async fn submit(args: &args::Submit) -> Result<(), Error> {
+    let file = job_file::JobFile::read(&args.manifest)?;
+    file.check_data()?;
+    let resume_from = match &args.resume {
+        Some(wanted) => resume::resolve(wanted, &file.job)?,
+        None => String::new(),
+    };
+    let client = client::Client::new(&args.remote.coordinator)?;
+    let job_id = client.submit(file.submit_request(resume_from)).await?;
+    output::print(&job_id)?;
+    if !args.wait {
+        return Ok(());
+    }
+    let mut progress = progress::Progress::new(Duration::from_secs(args.log_interval));
+    progress.line(&file.headline());
+    let followed = watch::follow(&client, &job_id, &mut progress).await;
+    progress.finish(followed.as_ref().ok());
+    let job = followed?;
+    watch::outcome(&job)?;
+    if let Some(summary) = summary::Summary::from_json(&job.summary_json) {
+        output::print(&summary.training_line())?;
+        if let Some(table) = summary.table() {
+            output::print(&table)?;
+        }
+    }
+    Ok(())
+}
+
+async fn cancel(args: &args::Cancel) -> Result<(), Error> {
+    let client = client::Client::new(&args.remote.coordinator)?;
+    let job = client.cancel(&args.job, &args.reason).await?;
+    let state = text::state_word(job.state());
+    output::print(&if text::is_final(job.state()) {
+        format!("{} has already {}", job.job_id, ended_word(state))
+    } else {
+        format!("{} ({state}) saves its state and stops", job.job_id)
+    })
+}
+
+fn ended_word(state: &str) -> String {
+    if state == "cancelled" { "been cancelled".to_owned() } else { state.to_owned() }
+}
+
+/// Checks every manifest, and says what is wrong with each.
+fn validate(manifests: &[PathBuf], data: bool) -> Result<(), Error> {
+    let mut first_error = None;
+    for path in manifests {
+        let checked = job_file::JobFile::read(path).and_then(|file| {
+            if data {
+                file.check_data()?;
+            }
+            Ok(file)
+        });
+        match checked {
+            Ok(file) => output::print(&format!("{}: ok: {}", path.display(), file.headline()))?,
+            Err(error) => {
+                if let Some(earlier) = first_error.replace(error) {
+                    output::error_chain(&earlier);
+                }
+            }
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn schema() -> Result<(), Error> {
+    let schema = serde_json::to_value(ringmaster_manifest::json_schema())
+        .expect("a JSON Schema is JSON");
+    output::print_json(&schema)
+}
+
+/// Sends log lines to standard error, at `info` unless RUST_LOG says otherwise.
+fn log_to_stderr(json: bool) {
+    let builder = tracing_subscriber::fmt().with_env_filter(filter()).with_writer(std::io::stderr);
+    if json { builder.json().init() } else { builder.init() }
+}
+
+/// Sends log lines to a file, so that they do not tear the progress bar.
+fn log_to_file(path: &Path) -> Result<(), Error> {
+    let file = std::fs::File::create(path)
+        .map_err(|source| Error::io(format!("create {}", path.display()), source))?;
+    let writer = std::sync::Mutex::new(file);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_ansi(false)
+        .with_writer(writer)
+        .init();
+    Ok(())
+}
+
+fn filter() -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
+}
