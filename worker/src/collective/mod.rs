@@ -10,6 +10,8 @@ mod solo;
 #[doc(hidden)]
 pub mod testing;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -87,10 +87,10 @@ fn parse_one(text: &str) -> Result<Fault, String> {
     let (mut rank, mut step, mut at, mut marker) = (None, None, None, None);
     for pair in text.trim().split(',') {
         let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
-        let number = || value.parse().map_err(|_| format!("{key}={value} is not a number"));
+        let number = || value.parse::<u32>().map_err(|_| format!("{key}={value} is not a number"));
         match key {
-            "rank" => rank = Some(u32::try_from(number()?).map_err(|e| e.to_string())?),
-            "step" => step = Some(number()?),
+            "rank" => rank = Some(number()?),
+            "step" => step = Some(u64::from(number()?)),
             "at" => at = Some(value.parse()?),
             "marker" => marker = Some(PathBuf::from(value)),
             other => return Err(format!("{other:?} is none of rank, step, at, marker")),

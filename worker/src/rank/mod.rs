@@ -1,34 +1,25 @@
 //! A rank of a training job.
 //!
-//! Modules in reading order: [`env`] (what the agent tells it at exec), [`control`] (the line to
-//! its agent), [`client`] (its calls to the coordinator), [`exit`] (how it ends).
+//! Modules in reading order: [`env`] (what the agent tells it at exec), [`train`] (its life and
+//! the training loop), `step` (a batch to reduced gradients), `replica` (the state every rank
+//! holds), `saving` (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to
+//! the coordinator), `switch` (how orders reach a busy rank), `plan` (what fixes the last bit),
+//! `faults` (deaths on demand, for tests), [`exit`] and [`error`] (how it ends).
 
+//mod bytes;
 pub mod client;
 pub mod control;
 pub mod env;
+//pub mod error;
 pub mod exit;
+mod faults;
+mod plan;
+//mod replica;
+//mod saving;
+//mod step;
+mod switch;
+//pub mod train;
 
 pub use env::RankEnv;
-
-/// Why a rank ended before its job did.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The training loop is not part of this build.
-    #[error("this build of ringmaster-worker cannot train: it has no training loop")]
-    NoTrainingLoop,
-}
-
-impl Error {
-    /// Returns whether another attempt may succeed.
-    pub fn retryable(&self) -> bool {
-        false
-    }
-}
-
-/// Trains as the rank that `env` describes.
-///
-/// # Errors
-/// [`Error::NoTrainingLoop`].
-pub fn run(_env: RankEnv) -> Result<(), Error> {
-    Err(Error::NoTrainingLoop)
-}
+//pub use error::{Error, chain};
+//pub use train::run;

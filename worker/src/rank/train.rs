@@ -436,7 +436,7 @@ impl Rank {
             comm_share,
             generation: Some(generation),
             substituted: self.replica.substitutions.len() as u64,
-            order_digest: format!("{:016x}", ready.order_digest),
+            order_digest: ready.order_digest,
         };
         if let Some(run) = &mut self.run {
             run.step(&metrics)?;
