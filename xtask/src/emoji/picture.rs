@@ -1,6 +1,6 @@
 //! A vendor's file to an RGB PNG of 64 × 64 pixels on white.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::codecs::png::{CompressionType, FilterType as PngFilter, PngEncoder};
@@ -31,7 +31,7 @@ pub(super) fn draw(format: Format, file: &[u8]) -> Result<Vec<u8>> {
         Format::Webp => decode(file, ImageFormat::WebP)?,
         Format::Svg => rasterise(file)?,
     };
-    encode(&shrink(picture)?)
+    encode(&shrink(square(picture))?)
 }
 
 /// Decodes a bitmap of any colour type and composites it on white.
@@ -69,14 +69,24 @@ fn rasterise(file: &[u8]) -> Result<Rgb> {
     Ok(Rgb { width: RASTER_SIDE, height: RASTER_SIDE, pixels: pixels.collect() })
 }
 
+/// Adds white on both sides of the shorter dimension.
+fn square(picture: Rgb) -> Rgb {
+    let side = picture.width.max(picture.height);
+    if picture.width == picture.height {
+        return picture;
+    }
+    let mut pixels = vec![255; (side * side * 3) as usize];
+    let row = (picture.width * 3) as usize;
+    let (left, top) = ((side - picture.width) / 2, (side - picture.height) / 2);
+    for (y, source) in picture.pixels.chunks_exact(row).enumerate() {
+        let start = ((top as usize + y) * side as usize + left as usize) * 3;
+        pixels[start..start + row].copy_from_slice(source);
+    }
+    Rgb { width: side, height: side, pixels }
+}
+
 /// Scales down to [`SIDE`] with a Lanczos filter; a picture of that size stays as it is.
 fn shrink(picture: Rgb) -> Result<Rgb> {
-    ensure!(
-        picture.width == picture.height,
-        "the drawing is {} × {} pixels, expected a square",
-        picture.width,
-        picture.height
-    );
     if picture.width == SIDE {
         return Ok(picture);
     }
@@ -138,6 +148,16 @@ mod tests {
     fn the_same_file_gives_the_same_bytes() {
         let draw = || draw(Format::Svg, SVG.as_bytes()).unwrap();
         assert_eq!(draw(), draw());
+    }
+
+    #[test]
+    fn a_drawing_that_is_no_square_is_centred_on_white() {
+        let mut png = Vec::new();
+        let black = [0; 128 * 64 * 3];
+        PngEncoder::new(&mut png).write_image(&black, 128, 64, ExtendedColorType::Rgb8).unwrap();
+        let pixels = pixels(&draw(Format::Png, &png).unwrap()).unwrap();
+        let column: Vec<_> = [4, 32, 60].map(|y| pixel(&pixels, 32, y)[0]).into();
+        assert_eq!(column, [255, 0, 255]);
     }
 
     #[test]
