@@ -1,2 +1,132 @@
-//! x
-fn main(){}
+//! Developer commands of the Ringmaster repository: `cargo xtask <command>`.
+//!
+//! This crate must stay quick to compile, because it is what a fresh clone builds first: no libtorch,
+//! no async runtime, no crate of the workspace.
+//!
+//! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
+//! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
+//! [`setup`] (all of these), [`stages`] (the test run), [`console`] (what is printed).
+
+mod console;
+mod emoji;
+mod fetch;
+mod libtorch;
+mod setup;
+mod stages;
+mod tools;
+mod workspace;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::workspace::Workspace;
+
+/// The job that `cargo xtask quickstart` runs, relative to the root of the workspace.
+const QUICKSTART_JOB: &str = "configs/jobs/emoji-siglip.yaml";
+
+/// Developer commands of the Ringmaster repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Download libtorch and build the emoji data set; does nothing where both are there already.
+    Setup {
+        /// Read every installed file again and compare its checksum.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Print shell lines that let plain `cargo build` and `cargo test` find libtorch:
+    /// eval "$(cargo xtask env)".
+    Env,
+    /// Set up, then build all binaries.
+    Build,
+    /// Set up, build, and train the emoji model: the main job from end to end.
+    Quickstart {
+        /// Further arguments of `ringmaster train`.
+        #[arg(last = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Set up, then check format, lints, tests, documentation and dependencies.
+    Test(stages::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            console::error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let workspace = Workspace::locate()?;
+    match command {
+        Command::Setup { verify } => {
+            setup::run(&workspace, verify)?;
+            console::note(
+                "next: `cargo xtask quickstart` trains the emoji model; `cargo xtask test` runs every test",
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Env => {
+            console::out(&workspace.shell_exports());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Build => {
+            setup::run(&workspace, false)?;
+            Ok(exit_code(build(&workspace)?))
+        }
+        Command::Quickstart { arguments } => quickstart(&workspace, &arguments),
+        Command::Test(options) => {
+            setup::run(&workspace, false)?;
+            stages::run(&workspace, &options)
+        }
+    }
+}
+
+/// Builds all binaries of the workspace.
+///
+/// The whole workspace rather than two packages: cargo chooses the features of shared dependencies
+/// per selection, and a second selection would compile many of them a second time for
+/// `cargo xtask test`.
+fn build(workspace: &Workspace) -> Result<bool> {
+    console::step("building the coordinator and the worker (a first build takes a few minutes)");
+    let status = workspace
+        .cargo()
+        .args(["build", "--workspace", "--bins"])
+        .status()
+        .context("cannot start cargo")?;
+    Ok(status.success())
+}
+
+/// Becomes `ringmaster train`, so that its exit code and the terminal's signals are its own.
+fn quickstart(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+    setup::run(workspace, false)?;
+    if !build(workspace)? {
+        return Ok(ExitCode::FAILURE);
+    }
+    let program = workspace.target_directory()?.join("debug/ringmaster");
+    console::step(&format!("ringmaster train {QUICKSTART_JOB}"));
+    let error = workspace
+        .command(&program)
+        .args(["train", QUICKSTART_JOB])
+        .args(arguments)
+        .current_dir(workspace.root())
+        .exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn exit_code(success: bool) -> ExitCode {
+    if success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,264 @@
+//! The packages the set is made from, and the files in them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+use flate2::read::GzDecoder;
+use tar::Archive;
+
+use super::catalogue::Emoji;
+use crate::fetch::{Artifact, Registry};
+
+const GOOGLE: Artifact = Artifact {
+    package: "emoji-datasource-google",
+    version: "16.0.0",
+    registry: Registry::Npm,
+    file: "emoji-datasource-google-16.0.0.tgz",
+    bytes: 74_344_091,
+    sha256: "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+};
+
+const TWITTER: Artifact = Artifact {
+    package: "emoji-datasource-twitter",
+    version: "16.0.0",
+    registry: Registry::Npm,
+    file: "emoji-datasource-twitter-16.0.0.tgz",
+    bytes: 61_683_754,
+    sha256: "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+};
+
+const OPENMOJI: Artifact = Artifact {
+    package: "openmoji",
+    version: "17.0.0",
+    registry: Registry::Npm,
+    file: "openmoji-17.0.0.tgz",
+    bytes: 4_339_458,
+    sha256: "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+};
+
+const FLUENT_3D: Artifact = Artifact {
+    package: "@lobehub/fluent-emoji-3d",
+    version: "1.1.0",
+    registry: Registry::Npm,
+    file: "lobehub-fluent-emoji-3d-1.1.0.tgz",
+    bytes: 15_792_027,
+    sha256: "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+};
+
+const FLUENT_FLAT: Artifact = Artifact {
+    package: "@lobehub/fluent-emoji-flat",
+    version: "1.1.0",
+    registry: Registry::Npm,
+    file: "lobehub-fluent-emoji-flat-1.1.0.tgz",
+    bytes: 7_607_263,
+    sha256: "8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147",
+};
+
+const EMOJIBASE: Artifact = Artifact {
+    package: "emojibase-data",
+    version: "17.0.0",
+    registry: Registry::Npm,
+    file: "emojibase-data-17.0.0.tgz",
+    bytes: 6_711_091,
+    sha256: "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
+};
+
+/// Everything that is downloaded for the set.
+pub(super) const PACKAGES: [Artifact; 6] =
+    [GOOGLE, TWITTER, OPENMOJI, FLUENT_3D, FLUENT_FLAT, EMOJIBASE];
+
+/// How a vendor's drawings are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    Png,
+    Svg,
+    Webp,
+}
+
+impl Format {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Png => ".png",
+            Self::Svg => ".svg",
+            Self::Webp => ".webp",
+        }
+    }
+}
+
+/// One drawing style.
+#[derive(Debug)]
+pub(super) struct Vendor {
+    /// First part of its samples' keys.
+    pub(super) name: &'static str,
+    /// Whether its drawings are kept for evaluation.
+    pub(super) held_out: bool,
+    pub(super) format: Format,
+    package: Artifact,
+    /// Folder of the drawings in the package, named by code points.
+    folder: &'static str,
+}
+
+/// All drawing styles; Apple's and Facebook's are left out because they are not openly licensed.
+pub(super) const VENDORS: [Vendor; 5] = [
+    Vendor {
+        name: "google",
+        held_out: false,
+        format: Format::Png,
+        package: GOOGLE,
+        folder: "package/img/google/64/",
+    },
+    Vendor {
+        name: "openmoji",
+        held_out: false,
+        format: Format::Svg,
+        package: OPENMOJI,
+        folder: "package/color/svg/",
+    },
+    Vendor {
+        name: "fluent-3d",
+        held_out: false,
+        format: Format::Webp,
+        package: FLUENT_3D,
+        folder: "package/assets/",
+    },
+    Vendor {
+        name: "fluent-flat",
+        held_out: false,
+        format: Format::Svg,
+        package: FLUENT_FLAT,
+        folder: "package/assets/",
+    },
+    Vendor {
+        name: "twitter",
+        held_out: true,
+        format: Format::Png,
+        package: TWITTER,
+        folder: "package/img/twitter/64/",
+    },
+];
+
+const EMOJI_LIST: &str = "package/emoji.json";
+const NAMES: &str = "package/en/data.json";
+
+/// File name of each package to its pinned digest.
+pub(super) fn digests() -> BTreeMap<String, String> {
+    PACKAGES.iter().map(|p| (p.file.to_owned(), p.sha256.to_owned())).collect()
+}
+
+/// What is used of the packages, in memory.
+pub(super) struct Sources {
+    /// `emoji.json` of the held-out vendor's package: all emoji with their code points.
+    pub(super) emoji_list: Vec<u8>,
+    /// `en/data.json` of emojibase: names and keywords.
+    pub(super) names: Vec<u8>,
+    /// For each of [`VENDORS`]: [`code_points`] to file.
+    drawings: Vec<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Sources {
+    /// Unpacks what is used of the downloaded packages, in parallel.
+    pub(super) fn read(downloads: &Path) -> Result<Self> {
+        thread::scope(|scope| {
+            let vendors = VENDORS.each_ref().map(|vendor| {
+                scope.spawn(|| read_drawings(&downloads.join(vendor.package.file), vendor))
+            });
+            let emoji_list = read_member(&downloads.join(TWITTER.file), EMOJI_LIST)?;
+            let names = read_member(&downloads.join(EMOJIBASE.file), NAMES)?;
+            let mut drawings = Vec::new();
+            for vendor in vendors {
+                drawings.push(vendor.join().expect("unpacking does not panic")?);
+            }
+            Ok(Self { emoji_list, names, drawings })
+        })
+    }
+
+    /// A vendor's file for an emoji, if the vendor has one.
+    pub(super) fn drawing(&self, vendor: &Vendor, emoji: &Emoji) -> Option<&[u8]> {
+        let index = VENDORS.iter().position(|other| other.name == vendor.name)?;
+        self.drawings[index].get(&code_points(&emoji.unified)).map(Vec::as_slice)
+    }
+
+    /// How many files a vendor's package has.
+    pub(super) fn files_of(&self, vendor: &Vendor) -> usize {
+        let index = VENDORS.iter().position(|other| other.name == vendor.name);
+        index.map_or(0, |index| self.drawings[index].len())
+    }
+}
+
+/// The code points of a hyphenated hexadecimal sequence without the variation selector FE0F, in
+/// upper case: vendors disagree about where the selector belongs, and no two emoji differ by it.
+pub(super) fn code_points(sequence: &str) -> String {
+    let upper = sequence.to_uppercase();
+    upper.split('-').filter(|point| *point != "FE0F").collect::<Vec<_>>().join("-")
+}
+
+fn read_drawings(path: &Path, vendor: &Vendor) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut drawings = BTreeMap::new();
+    for_each_member(path, |name, content| {
+        let file = name.strip_prefix(vendor.folder);
+        let stem = file.and_then(|file| file.strip_suffix(vendor.format.extension()));
+        if let Some(stem) = stem.filter(|stem| !stem.contains('/')) {
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes)?;
+            drawings.insert(code_points(stem), bytes);
+        }
+        Ok(true)
+    })?;
+    if drawings.is_empty() {
+        bail!("{} has no {} files in {}", path.display(), vendor.format.extension(), vendor.folder);
+    }
+    Ok(drawings)
+}
+
+fn read_member(path: &Path, wanted: &str) -> Result<Vec<u8>> {
+    let mut found = None;
+    for_each_member(path, |name, content| {
+        if name == wanted {
+            let mut bytes = Vec::new();
+            content.read_to_end(&mut bytes)?;
+            found = Some(bytes);
+        }
+        Ok(found.is_none())
+    })?;
+    found.with_context(|| format!("{} has no member {wanted}", path.display()))
+}
+
+/// Calls `visit` for each member of a package until it answers false.
+fn for_each_member(
+    path: &Path,
+    mut visit: impl FnMut(&str, &mut dyn Read) -> Result<bool>,
+) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut archive = Archive::new(GzDecoder::new(BufReader::new(file)));
+    let damaged = || format!("cannot read {}", path.display());
+    for entry in archive.entries().with_context(damaged)? {
+        let mut entry = entry.with_context(damaged)?;
+        let name = entry.path().with_context(damaged)?.to_string_lossy().into_owned();
+        if !visit(&name, &mut entry).with_context(damaged)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vendors_agree_on_code_points_once_the_variation_selector_is_gone() {
+        assert_eq!(code_points("0023-fe0f-20e3"), "0023-20E3");
+        assert_eq!(code_points("1F441-FE0F-200D-1F5E8-FE0F"), "1F441-200D-1F5E8");
+        assert_eq!(code_points("1f600"), "1F600");
+    }
+
+    #[test]
+    fn exactly_twitter_is_held_out() {
+        let held_out: Vec<_> = VENDORS.iter().filter(|v| v.held_out).map(|v| v.name).collect();
+        assert_eq!(held_out, ["twitter"]);
+    }
+}
