@@ -1,1 +1,10 @@
-//! x
+//! What the end-to-end tests share: binaries of the current sources, tiny data sets, tiny jobs.
+//!
+//! Modules in reading order: [`binaries`] (built first, build id compared), [`tiny`] (shards and a
+//! model that train in seconds), [`job`] (a manifest, its runs and what they left behind),
+//! [`processes`] (who is still alive).
+
+pub mod binaries;
+pub mod job;
+pub mod processes;
+pub mod tiny;

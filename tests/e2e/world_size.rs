@@ -1,0 +1,79 @@
+//! World size, micro-batching and restarts do not change training.
+
+use ringmaster_tests::job::Job;
+
+fn assert_same_curve(a: &[(u64, f64, String)], b: &[(u64, f64, String)], tolerance: f64) {
+    assert_eq!(a.len(), b.len());
+    for ((step, loss, order), (other_step, other_loss, other_order)) in a.iter().zip(b) {
+        assert_eq!(step, other_step);
+        assert!(!order.is_empty());
+        assert_eq!(order, other_order, "step {step} saw other samples or another order");
+        let difference = (loss - other_loss).abs() / loss.abs();
+        assert!(difference <= tolerance, "step {step}: loss {loss} and {other_loss}");
+    }
+}
+
+#[test]
+fn twenty_steps_with_one_two_and_three_ranks_have_the_same_losses_and_sample_order() {
+    let mut job = Job::new();
+    job.ranks = 1;
+    let one = job.train(&[]).curve();
+    assert_eq!(one.len(), 20);
+    assert!(one.last().unwrap().1 < one[0].1, "training lowers the loss: {one:?}");
+    for ranks in [2, 3] {
+        job.ranks = ranks;
+        let run = job.train(&[]);
+        assert_eq!(run.summary()["world_size"], ranks);
+        assert_same_curve(&one, &run.curve(), 1e-4);
+    }
+}
+
+#[test]
+fn infonce_trains_the_same_with_one_and_with_three_ranks() {
+    let mut job = Job::new();
+    (job.loss, job.ranks, job.steps) = ("infonce", 1, 8);
+    let one = job.train(&[]).curve();
+    job.ranks = 3;
+    assert_same_curve(&one, &job.train(&[]).curve(), 1e-4);
+}
+
+#[test]
+fn micro_batches_do_not_change_training() {
+    let mut job = Job::new();
+    job.steps = 8;
+    let whole = job.train(&[]).curve();
+    job.micro = Some(7);
+    assert_same_curve(&whole, &job.train(&[]).curve(), 1e-4);
+}
+
+#[test]
+fn the_same_job_twice_has_the_same_bits() {
+    let mut job = Job::new();
+    job.steps = 6;
+    let first = job.train(&[]).final_state();
+    let second = job.train(&[]).final_state();
+    assert!(first == second, "two undisturbed runs differ");
+}
+
+#[test]
+fn a_resumed_run_continues_exactly_and_may_change_its_world_size() {
+    let mut job = Job::new();
+    job.checkpoint_every = 5;
+    let whole = job.train(&[]);
+    // The same schedule, cut short by asking for fewer steps is another schedule: resume from the
+    // checkpoint of step 10 instead.
+    let step_10 = std::fs::read_dir(job.folder().join("checkpoints"))
+        .unwrap()
+        .flat_map(|job| std::fs::read_dir(job.unwrap().path()).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.file_name().unwrap().to_string_lossy().starts_with("step-0000000010."))
+        .unwrap();
+    let resumed = job.train(&["--resume", &format!("file://{}", step_10.display())]);
+    assert_eq!(resumed.curve().first().unwrap().0, 11);
+    assert_same_curve(&whole.curve()[10..], &resumed.curve(), 0.0);
+    assert!(whole.final_state() == resumed.final_state(), "resuming changed the final weights");
+
+    job.ranks = 3;
+    let wider = job.train(&["--resume", &format!("file://{}", step_10.display())]);
+    assert_same_curve(&whole.curve()[10..], &wider.curve(), 1e-4);
+}

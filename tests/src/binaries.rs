@@ -1,0 +1,60 @@
+//! The product's binaries, built from the sources as they are now.
+
+#[path = "../../proto/build_id.rs"]
+mod build_id;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Paths of the two binaries.
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    /// `ringmaster`: command line and coordinator.
+    pub ringmaster: PathBuf,
+    /// `ringmaster-worker`: agent and rank.
+    pub worker: PathBuf,
+}
+
+/// Returns the binaries, after building them once per test process.
+///
+/// # Panics
+/// When the build fails, or a binary was not made from the sources beside this crate.
+pub fn binaries() -> &'static Binaries {
+    static BUILT: OnceLock<Binaries> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let root = root();
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--workspace", "--bins"])
+            .current_dir(&root)
+            .status()
+            .expect("cargo starts");
+        assert!(status.success(), "cargo build failed: {status}");
+        // This test runs from <target>/<profile>/deps.
+        let test = std::env::current_exe().expect("a running test has a path");
+        let folder = test.parent().and_then(Path::parent).expect("deps lies in a profile folder");
+        let binaries = Binaries {
+            ringmaster: folder.join("ringmaster"),
+            worker: folder.join("ringmaster-worker"),
+        };
+        check(&root, &binaries.ringmaster, "coordinator");
+        check(&root, &binaries.worker, "worker");
+        binaries
+    })
+}
+
+/// Returns the root of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the workspace").to_owned()
+}
+
+fn check(root: &Path, binary: &Path, crate_name: &str) {
+    let output = Command::new(binary).arg("--version").output().expect("the binary starts");
+    let version = String::from_utf8_lossy(&output.stdout).into_owned();
+    let id = build_id::compute(root, &["proto", "manifest", crate_name]).expect("sources are read");
+    assert!(
+        version.contains(&id),
+        "{} is stale: it says {version:?}, the sources have build id {id}",
+        binary.display()
+    );
+}

@@ -1,0 +1,207 @@
+//! One manifest in a folder of its own, the commands that run it, and what they leave behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::binaries::binaries;
+use crate::tiny;
+
+/// A tiny job and its folder.
+#[derive(Debug)]
+pub struct Job {
+    folder: TempDir,
+    /// Ranks.
+    pub ranks: u32,
+    /// Steps.
+    pub steps: u64,
+    /// Steps between checkpoints.
+    pub checkpoint_every: u64,
+    /// `siglip` or `infonce`.
+    pub loss: &'static str,
+    /// `micro_per_rank`, if any.
+    pub micro: Option<u32>,
+    /// Shard pattern of the training data.
+    pub train: String,
+    /// Shard pattern of held-out data; empty for none.
+    pub held_out: String,
+    /// `max_corrupt`.
+    pub max_corrupt: f64,
+    /// Variables for the command.
+    pub env: BTreeMap<String, String>,
+}
+
+impl Default for Job {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Job {
+    /// Returns a job of 20 steps on two ranks over 480 fresh samples.
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let train = tiny::write_shards(&folder.path().join("train"), 12, &[]);
+        let models = tiny::write_models(folder.path());
+        let env = [("RINGMASTER_MODELS".to_owned(), models.display().to_string())].into();
+        Self {
+            folder,
+            ranks: 2,
+            steps: 20,
+            checkpoint_every: 1000,
+            loss: "siglip",
+            micro: None,
+            train,
+            held_out: String::new(),
+            max_corrupt: 0.01,
+            env,
+        }
+    }
+
+    /// Returns the job's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Returns the manifest's text.
+    pub fn manifest(&self) -> String {
+        let micro = self.micro.map_or_else(String::new, |m| format!(", micro_per_rank: {m}"));
+        let eval = match self.held_out.as_str() {
+            "" => "{}".to_owned(),
+            data => format!("{{zero_shot: [{{name: shapes, data: \"{data}\"}}]}}"),
+        };
+        format!(
+            "apiVersion: ringmaster/v1\n\
+             kind: TrainJob\n\
+             metadata: {{name: tiny}}\n\
+             spec:\n  \
+               resources: {{ranks: {ranks}, threads_per_rank: 1}}\n  \
+               model: {{name: {model}}}\n  \
+               data: {{train: \"{train}\", seed: 3, lanes: 16, max_corrupt: {max_corrupt}, \
+                       aug_cfg: {{scale: [0.6, 1.0], hflip_prob: 0.5}}}}\n  \
+               loss: {{kind: {loss}}}\n  \
+               optimizer: {{lr: 2.0e-3, grad_clip_norm: 1.0}}\n  \
+               schedule: {{warmup_steps: 4, steps: {steps}}}\n  \
+               batch: {{global: 48{micro}}}\n  \
+               checkpoint: {{uri: \"{uri}\", every_steps: {every}}}\n  \
+               eval: {eval}\n  \
+               report_to: [tensorboard]\n",
+            ranks = self.ranks,
+            model = tiny::MODEL,
+            train = self.train,
+            max_corrupt = self.max_corrupt,
+            loss = self.loss,
+            steps = self.steps,
+            uri = self.folder().join("checkpoints").display(),
+            every = self.checkpoint_every,
+        )
+    }
+
+    /// Writes the manifest and returns its path.
+    pub fn write_manifest(&self) -> PathBuf {
+        let path = self.folder().join("job.yaml");
+        std::fs::write(&path, self.manifest()).expect("a temporary folder is writable");
+        path
+    }
+
+    /// Returns `ringmaster train JOB.yaml …`, not yet started.
+    pub fn train_command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(&binaries().ringmaster);
+        command
+            .arg("train")
+            .arg(self.write_manifest())
+            .arg("--runs-dir")
+            .arg(self.folder().join("runs"))
+            .args(["--log-interval", "1"])
+            .args(more)
+            .envs(&self.env)
+            .current_dir(self.folder())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Trains to the end and returns what the run left.
+    ///
+    /// # Panics
+    /// When the command fails; with everything it and its ranks said.
+    pub fn train(&self, more: &[&str]) -> Run {
+        let output = self.train_command(more).output().expect("ringmaster starts");
+        assert!(output.status.success(), "{}", self.transcript(&output));
+        self.latest_run()
+    }
+
+    /// Everything a command printed.
+    pub fn transcript(&self, output: &Output) -> String {
+        format!(
+            "{}\n--- stdout\n{}\n--- stderr\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )
+    }
+
+    /// Returns what the newest run left behind.
+    pub fn latest_run(&self) -> Run {
+        let folder = std::fs::canonicalize(self.folder().join("runs/latest"))
+            .expect("a run leaves runs/latest");
+        Run { folder }
+    }
+}
+
+/// A run folder.
+#[derive(Debug)]
+pub struct Run {
+    /// Its path.
+    pub folder: PathBuf,
+}
+
+impl Run {
+    /// Returns `summary.json`.
+    pub fn summary(&self) -> Value {
+        let text = std::fs::read_to_string(self.folder.join("summary.json"));
+        serde_json::from_str(&text.expect("summary.json exists")).expect("summary.json is JSON")
+    }
+
+    /// Returns the lines of `metrics.jsonl` that carry training metrics, in order.
+    pub fn metrics(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.join("metrics.jsonl"))
+            .expect("metrics.jsonl exists");
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"))
+            .filter(|line| line.get("train/loss").is_some())
+            .collect()
+    }
+
+    /// Returns (step, loss, digest of the samples and their order) of every step.
+    pub fn curve(&self) -> Vec<(u64, f64, String)> {
+        let metrics = self.metrics();
+        let text = |line: &Value| line["order_digest"].as_str().unwrap_or_default().to_owned();
+        metrics
+            .iter()
+            .map(|line| {
+                let step = line["step"].as_u64().expect("a step is a number");
+                (step, line["train/loss"].as_f64().expect("a loss is a number"), text(line))
+            })
+            .collect()
+    }
+
+    /// Returns the bytes of every tensor of the final checkpoint, weights and optimizer.
+    pub fn final_state(&self) -> BTreeMap<String, Vec<u8>> {
+        let summary = self.summary();
+        let url = summary["checkpoint"].as_str().expect("a finished run has a checkpoint");
+        let folder = PathBuf::from(url.strip_prefix("file://").unwrap_or(url));
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(&folder).expect("the checkpoint's folder exists") {
+            let path = entry.expect("a readable folder").path();
+            let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+            if name.ends_with(".safetensors") {
+                files.insert(name, std::fs::read(&path).expect("a readable file"));
+            }
+        }
+        assert!(files.contains_key("model.safetensors"), "{folder:?} holds {:?}", files.keys());
+        files
+    }
+}
