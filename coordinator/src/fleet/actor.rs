@@ -1,0 +1,99 @@
+//! The task: batches in, durable changes, effects out.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::Config;
+use super::cluster::Cluster;
+use super::handle::{Command, Handle};
+use super::ledger::Now;
+use crate::logs::Book;
+use crate::state::{self, Loaded, Store};
+
+/// Commands that may wait before a caller has to.
+const QUEUE: usize = 1024;
+/// Commands that share one flush at most.
+const BATCH: usize = 512;
+
+/// The fleet's task, running on the current runtime.
+#[derive(Debug)]
+pub struct Task {
+    join: tokio::task::JoinHandle<Result<(), state::Error>>,
+}
+
+impl Task {
+    /// Waits for its end: after `stop`, or because the database failed, after which nothing more
+    /// may be acknowledged and only a restart helps.
+    ///
+    /// # Errors
+    /// When the database failed.
+    pub async fn ended(&mut self) -> Result<(), state::Error> {
+        match (&mut self.join).await {
+            Ok(result) => result,
+            Err(panic) => {
+                tracing::error!(%panic, "the fleet's task panicked");
+                Err(state::Error::Closed)
+            }
+        }
+    }
+}
+
+/// Starts the task; it ends when `stop` turns true or its sender is dropped. Ending drops every
+/// session, watcher and waiting call.
+pub fn start(
+    config: Config,
+    store: Store,
+    loaded: Loaded,
+    book: Book,
+    stop: watch::Receiver<bool>,
+) -> (Handle, Task) {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let tick = (config.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(250));
+    let cluster = Cluster::new(config, loaded, Now::read());
+    let join = tokio::spawn(run(cluster, store, book, commands, tick, stop));
+    (Handle::new(sender), Task { join })
+}
+
+async fn run(
+    mut cluster: Cluster,
+    store: Store,
+    book: Book,
+    mut commands: mpsc::Receiver<Command>,
+    tick: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), state::Error> {
+    let mut ticks = tokio::time::interval(tick);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // ---- A batch: whatever waits, or nothing but the passing of time
+        let mut batch = Vec::new();
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            received = commands.recv_many(&mut batch, BATCH) => {
+                if received == 0 {
+                    return Ok(());
+                }
+            }
+            _ = ticks.tick() => {}
+        }
+
+        // ---- Decide, without IO
+        cluster.begin(Now::read());
+        for command in batch {
+            cluster.apply(command);
+        }
+        cluster.settle();
+
+        // ---- Durable first, told afterwards
+        let (changes, effects) = cluster.flush();
+        if !changes.is_empty() {
+            store.write(changes).await?;
+        }
+        for effect in effects {
+            effect(&book);
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Granting checkpoints: the fence against ranks of an attempt that is over.
+//!
+//! A checkpoint may be published once every rank has reported its upload and the grant is durable,
+//! and only by the current generation. Reports are durable too, so that a restart of the coordinator
+//! between two of them leaves nobody waiting.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::v1::{self, StoredObject};
+
+use super::Error;
+use super::cluster::Cluster;
+use super::handle::Reply;
+use super::job::Job;
+use super::ledger::Ledger;
+use super::membership::check_rank;
+use crate::state::{Change, CheckpointGrant, ShardRecord, objects_to_json};
+
+/// Checkpoints of the current generation, by step.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    steps: BTreeMap<u64, Step>,
+}
+
+#[derive(Debug, Default)]
+struct Step {
+    /// Uploaded objects by rank.
+    shards: BTreeMap<u32, Vec<StoredObject>>,
+    /// Who asked for the grant and waits for the shards.
+    waiting: Option<(u64, Reply<Vec<StoredObject>>)>,
+    granted: bool,
+}
+
+impl Checkpoints {
+    /// Forgets everything; returns those that waited for a grant.
+    pub(super) fn clear(&mut self) -> Vec<Reply<Vec<StoredObject>>> {
+        let steps = std::mem::take(&mut self.steps).into_values();
+        steps.filter_map(|step| step.waiting).map(|(_, reply)| reply).collect()
+    }
+
+    /// Takes in what a rank uploaded.
+    pub(super) fn add_shard(&mut self, step: u64, rank: u32, objects: Vec<StoredObject>) {
+        self.steps.entry(step).or_default().shards.insert(rank, objects);
+    }
+}
+
+impl Cluster {
+    pub(super) fn report_shard(&mut self, request: v1::ReportShardRequest) -> Result<(), Error> {
+        let v1::ReportShardRequest { job_id, generation, rank, step, objects } = request;
+        let generation = generation.unwrap_or_default();
+        let job = self.live(&job_id, generation)?;
+        check_rank(job, rank)?;
+        if step <= job.record.checkpoint_step && !job.checkpoints.steps.contains_key(&step) {
+            // Published already; the report is a repeated one.
+            return Ok(());
+        }
+        job.checkpoints.add_shard(step, rank, objects.clone());
+        let shard = ShardRecord { job_id: job_id.clone(), generation, step, rank, objects };
+        self.ledger.change(Change::Shard(Box::new(shard)));
+        let job = self.jobs.get_mut(&job_id).expect("it is live");
+        self.ledger.grant_if_complete(job, step);
+        Ok(())
+    }
+
+    pub(super) fn commit(
+        &mut self,
+        request: &v1::CommitCheckpointRequest,
+        reply: Reply<Vec<StoredObject>>,
+    ) {
+        let generation = request.generation.unwrap_or_default();
+        if let Err(error) = self.live(&request.job_id, generation) {
+            return self.ledger.reply(reply, Err(error));
+        }
+        let job = self.jobs.get_mut(&request.job_id).expect("it is live");
+        let step = job.checkpoints.steps.entry(request.step).or_default();
+        if let Some((_, replaced)) = step.waiting.replace((request.digest, reply)) {
+            let job_id = request.job_id.clone();
+            self.ledger.reply(replaced, Err(Error::Replaced { job_id, rank: 0 }));
+        }
+        self.ledger.grant_if_complete(job, request.step);
+    }
+
+    pub(super) fn published(
+        &mut self,
+        request: v1::CheckpointPublishedRequest,
+    ) -> Result<(), Error> {
+        let v1::CheckpointPublishedRequest { job_id, generation, step, url } = request;
+        let generation = generation.unwrap_or_default();
+        let unknown = || Error::UnknownJob { job_id: job_id.clone() };
+        let job = self.jobs.get_mut(&job_id).ok_or_else(unknown)?;
+        if job.record.generation != Some(generation) {
+            let current = job.generation();
+            return Err(Error::Stale { job_id, given: generation, current });
+        }
+        if job.record.checkpoint_url == url {
+            return Ok(());
+        }
+        job.record.checkpoint_step = step;
+        job.record.checkpoint_url.clone_from(&url);
+        job.checkpoints.steps.retain(|at, _| *at > step);
+        self.ledger.event(job, "checkpoint", format!("step {step} is published at {url}"));
+        self.ledger.change(Change::ForgetShards { job_id: job_id.clone(), up_to_step: step });
+        self.ledger.change(Change::Published { job_id, generation, step, url });
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self, request: v1::FinishRequest) -> Result<(), Error> {
+        let given = request.generation.unwrap_or_default();
+        let grace = self.config.grace;
+        let job = self.live(&request.job_id, given)?;
+        if job.is_finished() {
+            return Ok(());
+        }
+        if request.summary_json.is_empty() {
+            return Err(Error::Invalid {
+                field: "summary_json",
+                value: "empty".to_owned(),
+                constraint: "a finished run hands in its summary".to_owned(),
+            });
+        }
+        let job = self.jobs.get_mut(&request.job_id).expect("it is live");
+        job.record.summary_json = request.summary_json;
+        job.kill_at = Some(self.ledger.now.at + grace);
+        self.ledger.event(job, "finished", "rank 0 handed in the summary".to_owned());
+        Ok(())
+    }
+}
+
+impl Ledger {
+    /// Grants a checkpoint whose shards are all there and whose grant somebody waits for.
+    fn grant_if_complete(&mut self, job: &mut Job, at: u64) {
+        let generation = job.generation();
+        let Some(step) = job.checkpoints.steps.get_mut(&at) else { return };
+        if step.shards.len() < job.record.world_size as usize {
+            return;
+        }
+        let Some((digest, reply)) = step.waiting.take() else { return };
+        let objects: Vec<StoredObject> = step.shards.values().flatten().cloned().collect();
+        if !step.granted {
+            step.granted = true;
+            self.change(Change::Grant(Box::new(CheckpointGrant {
+                job_id: job.record.job_id.clone(),
+                generation,
+                step: at,
+                digest,
+                at_ms: self.now.unix_ms,
+                objects_json: objects_to_json(&objects),
+            })));
+        }
+        self.reply(reply, Ok(objects));
+    }
+}

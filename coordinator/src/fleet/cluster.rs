@@ -1,0 +1,161 @@
+//! Everything the coordinator knows, as a plain value: no IO, and time only as it is told.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::handle::Command;
+use super::job::Job;
+use super::ledger::{Effect, Ledger, Now};
+use super::node::Node;
+use super::wants::Wants;
+use super::{Config, Error};
+use crate::state::{Change, Loaded, State};
+
+/// Jobs, nodes, and the ledger of the batch that is being worked on.
+pub(super) struct Cluster {
+    pub(super) config: Config,
+    /// By job id.
+    pub(super) jobs: BTreeMap<String, Job>,
+    /// Job ids by the request that made them.
+    pub(super) requests: BTreeMap<String, String>,
+    /// By name.
+    pub(super) nodes: BTreeMap<String, Node>,
+    /// Node names by open session.
+    pub(super) sessions: BTreeMap<u64, String>,
+    pub(super) last_session: u64,
+    pub(super) last_sequence: u64,
+    pub(super) last_batch: Instant,
+    pub(super) ledger: Ledger,
+}
+
+impl Cluster {
+    /// Takes up what the database holds. Jobs that were placed go to Recovering, and their agents
+    /// get two leases' time to bring their ranks back before any of them counts as lost.
+    pub(super) fn new(config: Config, loaded: Loaded, now: Now) -> Self {
+        let ledger = Ledger::new(loaded.incarnation, loaded.counter, loaded.last_event, now);
+        let mut cluster = Self {
+            config,
+            jobs: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+            last_sequence: 0,
+            last_batch: now.at,
+            ledger,
+        };
+        for record in loaded.jobs {
+            cluster.take_up(record);
+        }
+        for shard in loaded.shards {
+            if let Some(job) = cluster.jobs.get_mut(&shard.job_id) {
+                if job.record.generation == Some(shard.generation) {
+                    job.checkpoints.add_shard(shard.step, shard.rank, shard.objects);
+                }
+            }
+        }
+        cluster
+    }
+
+    fn take_up(&mut self, record: crate::state::JobRecord) {
+        let job_id = record.job_id.clone();
+        self.last_sequence = self.last_sequence.max(record.sequence);
+        self.requests.insert(record.request_id.clone(), job_id.clone());
+        let ended = record.state.is_ended();
+        let announced = job_id.clone();
+        self.ledger.effect(move |book| book.announce(&announced, ended));
+
+        let placed = record.state.is_placed();
+        let (wants, unreadable) = match Wants::read(&record.manifest) {
+            Ok(wants) => (wants, None),
+            Err(error) => (Wants::of_record(&record), Some(error)),
+        };
+        let mut job = Job::new(record, wants);
+        if let Some(error) = unreadable.filter(|_| !ended) {
+            let reason = format!("this coordinator cannot read the job's stored manifest: {error}");
+            self.ledger.fail(&mut job, &reason);
+        } else if placed {
+            job.attach_until = Some(self.ledger.now.at + 2 * self.config.lease);
+            job.record.state = State::Recovering;
+            let reason = "the coordinator restarted; waiting for the job's ranks to come back";
+            job.record.reason = reason.to_owned();
+            self.ledger.event(&mut job, "reattaching", reason.to_owned());
+        }
+        self.jobs.insert(job_id, job);
+    }
+
+    /// Starts a batch. If the coordinator itself stood still, nobody could renew a lease, so all
+    /// start afresh.
+    pub(super) fn begin(&mut self, now: Now) {
+        let stood_still = now.at.saturating_duration_since(self.last_batch) > self.config.lease / 2;
+        if stood_still {
+            tracing::warn!("the coordinator stood still; all leases start afresh");
+            for node in self.nodes.values_mut() {
+                node.lease.renew(now.at);
+            }
+        }
+        self.last_batch = now.at;
+        self.ledger.now = now;
+    }
+
+    /// Takes in one command.
+    pub(super) fn apply(&mut self, command: Command) {
+        match command {
+            Command::Submit(submission, reply) => {
+                let answer = self.submit(*submission);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Get(job_id, reply) => {
+                let answer = self.job(&job_id).map(|job| super::view::job(job));
+                self.ledger.reply(reply, answer);
+            }
+            Command::List { include_ended, reply } => {
+                let answer = self.list(include_ended);
+                self.ledger.reply(reply, Ok(answer));
+            }
+            Command::Watch(job_id, reply) => {
+                let answer = self.watch(&job_id);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Cancel { job_id, reason, reply } => {
+                let answer = self.cancel(&job_id, reason);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Nodes(reply) => {
+                let answer = self.list_nodes();
+                self.ledger.reply(reply, Ok(answer));
+            }
+            Command::Open(register, outbound, reply) => {
+                let answer = self.open(*register, outbound);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Heartbeat(session, heartbeat) => self.heartbeat(session, heartbeat),
+            Command::Exited(session, exited) => self.exited(session, *exited),
+            Command::Close(session) => self.close(session),
+            Command::Join(request, reply) => self.join(*request, reply),
+            Command::ReportShard(request, reply) => {
+                let answer = self.report_shard(*request);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Commit(request, reply) => self.commit(&request, reply),
+            Command::Published(request, reply) => {
+                let answer = self.published(request);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Finish(request, reply) => {
+                let answer = self.finish(request);
+                self.ledger.reply(reply, answer);
+            }
+        }
+    }
+
+    /// Ends a batch: what must be durable before the effects may happen.
+    pub(super) fn flush(&mut self) -> (Vec<Change>, Vec<Effect>) {
+        self.ledger.take(self.jobs.values_mut())
+    }
+
+    pub(super) fn job(&mut self, job_id: &str) -> Result<&mut Job, Error> {
+        let unknown = || Error::UnknownJob { job_id: job_id.to_owned() };
+        self.jobs.get_mut(job_id).ok_or_else(unknown)
+    }
+}

@@ -1,0 +1,52 @@
+//! Leases: in memory only, with the clock as an argument.
+
+use std::time::{Duration, Instant};
+
+/// Says how long somebody counts as alive without being heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    length: Duration,
+    renewed: Instant,
+}
+
+impl Lease {
+    /// Returns a lease that starts now.
+    pub fn new(length: Duration, now: Instant) -> Self {
+        Self { length, renewed: now }
+    }
+
+    /// Starts it afresh. A clock value from before the last renewal changes nothing.
+    pub fn renew(&mut self, now: Instant) {
+        self.renewed = self.renewed.max(now);
+    }
+
+    /// True once the whole length has passed without renewal.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.renewed) >= self.length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_lasts_its_length_from_the_last_renewal() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut lease = Lease::new(5 * second, start);
+        assert!(!lease.is_expired(start + 4 * second));
+        lease.renew(start + 4 * second);
+        assert!(!lease.is_expired(start + 8 * second));
+        assert!(lease.is_expired(start + 9 * second));
+    }
+
+    #[test]
+    fn time_that_seems_to_run_backwards_neither_ends_nor_shortens_a_lease() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let mut lease = Lease::new(Duration::from_secs(5), start);
+        lease.renew(start - Duration::from_secs(50));
+        assert!(!lease.is_expired(start - Duration::from_secs(90)));
+        assert!(!lease.is_expired(start + Duration::from_secs(4)));
+    }
+}

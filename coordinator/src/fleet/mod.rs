@@ -1,0 +1,147 @@
+//! The one task that owns jobs, nodes and generations.
+//!
+//! Everything the coordinator knows lives in `Cluster`, a plain value without IO and without a
+//! clock of its own. The task in `actor` feeds it what arrives (in batches), lets it settle (a
+//! level-triggered comparison of what should run with what is seen to run), makes all changes
+//! durable in one flush, and only then sends messages and answers. So nobody ever hears of a
+//! transition that a crash could undo, and a request may be repeated at any time.
+//!
+//! Modules in reading order: `handle` (the commands), `actor` (the task), `cluster` (what is known),
+//! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
+//! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
+//! `membership` (forming a ring), `checkpoints` (granting), `lifecycle` (losing, recovering,
+//! ending), `reconcile` (desired, observed, difference), `view` (what people see).
+
+mod actor;
+mod checkpoints;
+mod cluster;
+mod handle;
+mod job;
+mod lease;
+mod ledger;
+mod lifecycle;
+mod membership;
+mod node;
+mod reconcile;
+mod requests;
+mod sessions;
+mod view;
+mod wants;
+
+pub use actor::{Task, start};
+pub use handle::{Handle, Submission};
+pub use lease::Lease;
+pub(crate) use view::event as event_view;
+
+use std::time::Duration;
+
+use ringmaster_proto::v1::Generation;
+
+/// Intervals the fleet lives by.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How often agents are asked to report.
+    pub heartbeat: Duration,
+    /// A node unheard of for this long is lost.
+    pub lease: Duration,
+    /// Time ranks get to checkpoint and stop before they are killed.
+    pub grace: Duration,
+    /// Build id that agents must have; absent to take any.
+    pub build_id: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(1),
+            lease: Duration::from_secs(5),
+            grace: Duration::from_secs(30),
+            build_id: None,
+        }
+    }
+}
+
+/// Why a request was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such job.
+    #[error("there is no job {job_id}")]
+    UnknownJob {
+        /// The id asked for.
+        job_id: String,
+    },
+    /// The request belongs to an attempt that is over.
+    #[error("generation {given} of job {job_id} has been superseded by {current}")]
+    Stale {
+        /// The job.
+        job_id: String,
+        /// What the caller believes in.
+        given: Generation,
+        /// What holds.
+        current: Generation,
+    },
+    /// The job has ended or is being stopped.
+    #[error("job {job_id} is {state}: {reason}")]
+    NotLive {
+        /// The job.
+        job_id: String,
+        /// Its state, or "stopping".
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The same rank called again while it still waited.
+    #[error("a newer call of rank {rank} of job {job_id} replaced this one")]
+    Replaced {
+        /// The job.
+        job_id: String,
+        /// Who called.
+        rank: u32,
+    },
+    /// A value makes no sense.
+    #[error("{field} is {value}; {constraint}")]
+    Invalid {
+        /// Which field of the request.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it must be and what to do.
+        constraint: String,
+    },
+    /// The manifest in a submission is not a `TrainJob`.
+    #[error(
+        "the manifest {file_name} is not a validated TrainJob; submit it with this build's client"
+    )]
+    Manifest {
+        /// Name of the file.
+        file_name: String,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An agent of another build.
+    #[error(
+        "agent {node} is of build {found}, this coordinator needs {wanted}; install the same build on both"
+    )]
+    WrongBuild {
+        /// Which agent.
+        node: String,
+        /// Its build.
+        found: String,
+        /// The build that is wanted.
+        wanted: String,
+    },
+    /// The agent's session was replaced or given up.
+    #[error("this session is over; register again")]
+    SessionOver,
+    /// A job that was stored cannot be read.
+    #[error("the coordinator cannot read its database")]
+    State {
+        /// Why not.
+        #[source]
+        source: crate::state::Error,
+    },
+    /// The coordinator is ending.
+    #[error("the coordinator is shutting down")]
+    Stopped,
+}

@@ -1,0 +1,378 @@
+//! Desired, observed, difference: run after every batch and every tick, and harmless to repeat.
+//!
+//! Phases, in order: (1) what has silently gone becomes a loss; (2) every job that lost ranks
+//! recovers or fails, and every job whose ranks have all ended ends; (3) ranks without a seat are
+//! placed; (4) agents are told what differs from what they run.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::v1;
+use ringmaster_proto::v1::coordinator_message::Message;
+
+use super::cluster::Cluster;
+use super::job::Job;
+use super::node::{Presence, Process, RankKey, Stop};
+use crate::scheduler::{self, Gang, Problem, solve};
+use crate::state::State;
+
+impl Cluster {
+    /// Brings everything as far as it can come without further news.
+    pub(super) fn settle(&mut self) {
+        self.expire_leases();
+        self.expire_missing();
+        self.reattach();
+        for job in self.jobs.values_mut().filter(|job| !job.lost.is_empty()) {
+            self.ledger.recover(job);
+        }
+        self.end_jobs();
+        self.place();
+        self.stop_what_is_not_wanted();
+        self.start_and_regenerate();
+    }
+
+    // ---- 1. What has silently gone
+
+    /// Gives up nodes that were not heard of for a lease, and sessions that do not take messages.
+    fn expire_leases(&mut self) {
+        let now = self.ledger.now.at;
+        for (name, node) in &mut self.nodes {
+            let stuck = node.session.as_ref().is_some_and(|session| {
+                session.outbound.is_closed() || session.outbound.capacity() == 0
+            });
+            let expired = node.lease.is_expired(now);
+            if stuck || expired {
+                if let Some(session) = node.session.take() {
+                    tracing::warn!(node = %name, expired, "an agent's session is given up");
+                    self.sessions.remove(&session.id);
+                }
+            }
+            if !expired {
+                continue;
+            }
+            for ((job_id, rank), process) in std::mem::take(&mut node.processes) {
+                let Some(job) = self.jobs.get_mut(&job_id) else { continue };
+                if job.sits(rank, name) && !job.is_done(rank) {
+                    let counts = process.generation == job.generation();
+                    let how = format!(
+                        "its node was not heard of for {:.1} s",
+                        self.config.lease.as_secs_f64()
+                    );
+                    self.ledger.lose(job, rank, how, counts);
+                }
+            }
+        }
+    }
+
+    /// Gives up processes that an agent came back without, once their exits had time to arrive. One
+    /// that was never seen was probably never started, and simply is again.
+    fn expire_missing(&mut self) {
+        let now = self.ledger.now.at;
+        let lease = self.config.lease;
+        for (name, node) in &mut self.nodes {
+            let overdue: Vec<(RankKey, bool)> = node
+                .processes
+                .iter()
+                .filter_map(|(key, process)| match process.presence {
+                    Presence::Missing { since, seen } if now >= since + lease => {
+                        Some((key.clone(), seen))
+                    }
+                    _ => None,
+                })
+                .collect();
+            for (key, seen) in overdue {
+                let process = node.processes.remove(&key).expect("the key was just read");
+                let Some(job) = self.jobs.get_mut(&key.0) else { continue };
+                if seen && job.sits(key.1, name) && !job.is_done(key.1) {
+                    let counts = process.generation == job.generation();
+                    let how = "its agent came back without it".to_owned();
+                    self.ledger.lose(job, key.1, how, counts);
+                }
+            }
+        }
+    }
+
+    /// After a restart of the coordinator: a job goes on once all its ranks are back, and those that
+    /// are not back in time are lost.
+    fn reattach(&mut self) {
+        let now = self.ledger.now.at;
+        for (job_id, job) in &mut self.jobs {
+            let Some(until) = job.attach_until else { continue };
+            let absent: Vec<u32> = job
+                .ranks()
+                .filter(|rank| !job.is_done(*rank))
+                .filter(|rank| {
+                    let key = (job_id.clone(), *rank);
+                    let node = job.seat(*rank).and_then(|name| self.nodes.get(name));
+                    !node.is_some_and(|node| node.processes.contains_key(&key))
+                })
+                .collect();
+            if absent.is_empty() {
+                job.attach_until = None;
+                if job.record.formed && job.record.state == State::Recovering {
+                    job.record.state = State::Running;
+                    job.record.reason = format!("all {} ranks train", job.record.world_size);
+                    let message = format!("all ranks came back in {}", job.generation());
+                    self.ledger.event(job, "reattached", message);
+                }
+            } else if now >= until {
+                job.attach_until = None;
+                for rank in absent {
+                    let how = "it did not come back after the coordinator's restart".to_owned();
+                    self.ledger.lose(job, rank, how, true);
+                }
+            }
+        }
+    }
+
+    // ---- 2. Jobs whose ranks have all ended
+
+    fn end_jobs(&mut self) {
+        let mut alive: BTreeMap<&str, usize> = BTreeMap::new();
+        for (job_id, _) in self.nodes.values().flat_map(|node| node.processes.keys()) {
+            *alive.entry(job_id).or_default() += 1;
+        }
+        let alive: BTreeMap<String, usize> =
+            alive.into_iter().map(|(job_id, count)| (job_id.to_owned(), count)).collect();
+        for (job_id, job) in &mut self.jobs {
+            if !job.record.state.is_placed() || job.attach_until.is_some() {
+                continue;
+            }
+            let alive = alive.get(job_id).copied().unwrap_or(0);
+            let all_done = job.record.done.iter().all(|done| *done);
+            if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
+                self.ledger.end(job, State::Cancelled, &reason);
+            } else if all_done && job.is_finished() {
+                self.ledger.end(job, State::Succeeded, "the run reached its end");
+            } else if all_done && !job.is_stopping() {
+                let reason = "all ranks ended without handing in a summary; see the job's logs";
+                self.ledger.fail(job, reason);
+            }
+        }
+    }
+
+    // ---- 3. Placement
+
+    fn place(&mut self) {
+        let problem = self.problem();
+        if problem.gangs.iter().all(|gang| gang.seats.iter().all(Option::is_some)) {
+            return;
+        }
+        let solution = solve(&problem);
+        for (job_id, seats) in solution.placed {
+            let threads = self.threads(&job_id, &seats);
+            let job = self.jobs.get_mut(&job_id).expect("gangs are jobs");
+            let complete = job.record.seats.iter().all(Option::is_some);
+            if !complete {
+                self.ledger.seat(job, seats, threads);
+            }
+        }
+        for (job_id, reason) in solution.waiting {
+            let job = self.jobs.get_mut(&job_id).expect("gangs are jobs");
+            let reason = reason.to_string();
+            if job.record.reason != reason {
+                job.record.reason = reason;
+                job.dirty = true;
+            }
+        }
+    }
+
+    fn problem(&self) -> Problem {
+        let now = self.ledger.now.at;
+        let nodes = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.session.is_some() && !node.lease.is_expired(now))
+            .map(|(name, node)| scheduler::Node {
+                name: name.clone(),
+                slots: node.slots.saturating_sub(self.strays_on(name)),
+                accelerator: node.accelerator.clone(),
+            });
+        let gangs =
+            self.jobs.iter().filter(|(_, job)| self.wants_slots(job)).map(|(job_id, job)| Gang {
+                job_id: job_id.clone(),
+                priority: job.record.priority,
+                sequence: job.record.sequence,
+                accelerator: job.wants.accelerator.clone(),
+                seats: job.record.seats.clone(),
+                preferred: job.preferred.clone(),
+            });
+        Problem { nodes: nodes.collect(), gangs: gangs.collect() }
+    }
+
+    /// True for a job whose seats the scheduler has to know of. One that is being stopped, or waits
+    /// for its agents, gets no new ones.
+    fn wants_slots(&self, job: &Job) -> bool {
+        let complete = job.record.seats.iter().all(Option::is_some);
+        match job.record.state {
+            State::Queued => !job.is_stopping(),
+            state if state.is_placed() => {
+                complete || (!job.is_stopping() && job.attach_until.is_none())
+            }
+            _ => false,
+        }
+    }
+
+    /// Ranks on a node whose job does not have its seat there, or has none to the scheduler's
+    /// knowledge: they end soon, but take a slot until then.
+    pub(super) fn strays_on(&self, name: &str) -> u32 {
+        let Some(node) = self.nodes.get(name) else { return 0 };
+        let strays = node.processes.keys().filter(|(job_id, rank)| {
+            !self.jobs.get(job_id).is_some_and(|job| self.wants_slots(job) && job.sits(*rank, name))
+        });
+        u32::try_from(strays.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Seats on a node that the scheduler knows of.
+    pub(super) fn seats_on(&self, name: &str) -> u32 {
+        let jobs = self.jobs.values().filter(|job| self.wants_slots(job));
+        let seats = jobs.flat_map(|job| job.record.seats.iter().flatten());
+        u32::try_from(seats.filter(|seat| *seat == name).count()).unwrap_or(u32::MAX)
+    }
+
+    /// libtorch threads per rank: what the manifest says, else what the tightest node has.
+    fn threads(&self, job_id: &str, seats: &[String]) -> u32 {
+        let wanted = self.jobs.get(job_id).and_then(|job| job.wants.threads_per_rank);
+        let tightest = || {
+            let nodes = seats.iter().filter_map(|name| self.nodes.get(name));
+            nodes.map(super::node::Node::threads_per_slot).min()
+        };
+        wanted.or_else(tightest).unwrap_or(1)
+    }
+
+    // ---- 4. Telling the agents
+
+    /// Stops every process no job wants, and those of jobs that are to end.
+    fn stop_what_is_not_wanted(&mut self) {
+        let now = self.ledger.now.at;
+        let grace_ms = u32::try_from(self.config.grace.as_millis()).unwrap_or(u32::MAX);
+        for (name, node) in &mut self.nodes {
+            let Some(session) = &node.session else { continue };
+            for ((job_id, rank), process) in &mut node.processes {
+                let job = self.jobs.get(job_id);
+                let Some((stop, reason)) = stop_for(job, *rank, name, now) else { continue };
+                let told = process.stopped;
+                if told.is_some_and(|(id, before)| id == session.id && before >= stop) {
+                    continue;
+                }
+                process.stopped = Some((session.id, stop));
+                let message = v1::StopRank {
+                    job_id: job_id.clone(),
+                    rank: *rank,
+                    graceful: stop == Stop::Graceful,
+                    grace_ms: if stop == Stop::Graceful { grace_ms } else { 0 },
+                    reason,
+                };
+                self.ledger.send(&session.outbound, Message::StopRank(message));
+            }
+        }
+    }
+
+    /// Starts ranks that have a seat and no process, and tells survivors of their new generation.
+    fn start_and_regenerate(&mut self) {
+        for (job_id, job) in &mut self.jobs {
+            let live = job.record.state.is_placed() && !job.is_stopping() && !job.is_finished();
+            if !live {
+                continue;
+            }
+            for rank in job.ranks() {
+                if job.is_done(rank) {
+                    continue;
+                }
+                let Some(node) = job.seat(rank).and_then(|name| self.nodes.get_mut(name)) else {
+                    continue;
+                };
+                let Some(session) = &node.session else { continue };
+                let generation = job.generation();
+                let key = (job_id.clone(), rank);
+                if let Some(process) = node.processes.get_mut(&key) {
+                    let told = Some((session.id, generation));
+                    if process.generation < generation && process.told != told {
+                        process.told = told;
+                        let message = v1::Regenerate {
+                            job_id: job_id.clone(),
+                            rank,
+                            generation: Some(generation),
+                        };
+                        self.ledger.send(&session.outbound, Message::Regenerate(message));
+                    }
+                } else if job.attach_until.is_none() {
+                    node.processes.insert(key, Process::requested(generation));
+                    self.ledger.send(&session.outbound, Message::StartRank(start(job, rank)));
+                }
+            }
+        }
+    }
+}
+
+impl super::ledger::Ledger {
+    /// Gives every rank of a job its seat; a job's first placement opens its first generation.
+    fn seat(&mut self, job: &mut Job, seats: Vec<String>, threads: u32) {
+        if job.record.threads == 0 {
+            job.record.threads = threads;
+        }
+        let mut nodes = seats.clone();
+        nodes.dedup();
+        let nodes = nodes.join(", ");
+        job.record.seats = seats.into_iter().map(Some).collect();
+        job.dirty = true;
+        if job.record.state != State::Queued {
+            let generation = job.generation();
+            job.record.reason = format!("forming generation {generation} on {nodes}");
+            return self.event(job, "placed", format!("its lost ranks have seats again ({nodes})"));
+        }
+        let generation = self.open_generation(job, "first placement");
+        job.record.state = State::Starting;
+        job.record.reason = format!("forming generation {generation} on {nodes}");
+        let ranks = job.record.world_size;
+        self.event(job, "placed", format!("{ranks} ranks on {nodes}, generation {generation}"));
+    }
+}
+
+/// Says how a process is to be stopped and why; nothing for one that is wanted.
+fn stop_for(
+    job: Option<&Job>,
+    rank: u32,
+    node: &str,
+    now: std::time::Instant,
+) -> Option<(Stop, String)> {
+    let Some(job) = job else { return Some((Stop::Kill, "the job is not known".to_owned())) };
+    let record = &job.record;
+    if !record.state.is_placed() {
+        return Some((
+            Stop::Kill,
+            format!("the job is {}: {}", record.state.word(), record.reason),
+        ));
+    }
+    if !job.sits(rank, node) {
+        return Some((Stop::Kill, "another process has its place".to_owned()));
+    }
+    let overdue = job.kill_at.is_some_and(|at| now >= at);
+    if let Some(reason) = &record.cancel_reason {
+        // Ranks that do not form a ring have no common step at which to checkpoint.
+        let graceful = record.formed && !overdue;
+        let stop = if graceful { Stop::Graceful } else { Stop::Kill };
+        return Some((stop, reason.clone()));
+    }
+    let lingers = job.is_finished() && overdue;
+    lingers.then(|| (Stop::Kill, "the run is finished, but the rank does not end".to_owned()))
+}
+
+/// What an agent needs to start a rank.
+fn start(job: &Job, rank: u32) -> v1::StartRank {
+    let record = &job.record;
+    let mine = job.seat(rank);
+    let neighbours: Vec<u32> = job.ranks().filter(|other| job.seat(*other) == mine).collect();
+    let local_rank = neighbours.iter().take_while(|other| **other < rank).count();
+    let count = |value: usize| u32::try_from(value).expect("world sizes fit u32");
+    v1::StartRank {
+        job_id: record.job_id.clone(),
+        generation: record.generation,
+        rank,
+        world_size: record.world_size,
+        local_rank: count(local_rank),
+        local_world_size: count(neighbours.len()),
+        manifest: record.manifest.clone(),
+        resume_from: record.resume_from.clone(),
+        threads: record.threads,
+    }
+}

@@ -1,0 +1,69 @@
+//! What people see of jobs, events and nodes.
+
+use std::time::Instant;
+
+use ringmaster_proto::v1;
+
+use super::job::Job;
+use super::node::Node;
+use crate::state::EventRecord;
+
+/// A job as the wire shows it.
+pub(super) fn job(job: &Job) -> v1::Job {
+    let record = &job.record;
+    let ranks = job.ranks().map(|rank| {
+        let status = job.statuses[rank as usize].as_ref();
+        v1::RankInfo {
+            rank,
+            node: job.seat(rank).unwrap_or_default().to_owned(),
+            pid: status.map_or(0, |status| status.pid),
+            phase: status.map_or(0, |status| status.phase),
+            step: status.map_or(0, |status| status.step),
+        }
+    });
+    v1::Job {
+        job_id: record.job_id.clone(),
+        name: record.name.clone(),
+        state: record.state.to_proto().into(),
+        reason: record.reason.clone(),
+        generation: record.generation,
+        world_size: record.world_size,
+        submitted_at_ms: record.submitted_at_ms,
+        started_at_ms: record.started_at_ms,
+        ended_at_ms: record.ended_at_ms,
+        metrics: job.metrics.clone(),
+        ranks: ranks.collect(),
+        recoveries: record.recoveries,
+        summary_json: record.summary_json.clone(),
+        manifest_yaml: record.manifest_yaml.clone(),
+        resume_from: record.resume_from.clone(),
+        checkpoint_step: record.checkpoint_step,
+        checkpoint_url: record.checkpoint_url.clone(),
+        labels: record.labels.clone().into_iter().collect(),
+        priority: record.priority,
+    }
+}
+
+/// An event as the wire shows it.
+pub(crate) fn event(event: &EventRecord) -> v1::Event {
+    v1::Event {
+        id: event.id,
+        at_ms: event.at_ms,
+        job_id: event.job_id.clone(),
+        kind: event.kind.clone(),
+        message: event.message.clone(),
+    }
+}
+
+/// A node as the wire shows it. `used` slots are seats and strays together.
+pub(super) fn node(name: &str, node: &Node, used: u32, now: Instant) -> v1::Node {
+    v1::Node {
+        node: name.to_owned(),
+        slots: node.slots,
+        free_slots: node.slots.saturating_sub(used),
+        accelerator: node.accelerator.clone(),
+        connected: node.session.is_some() && !node.lease.is_expired(now),
+        address: node.address.clone(),
+        last_heartbeat_ms: node.last_heartbeat_ms,
+    }
+}

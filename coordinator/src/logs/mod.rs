@@ -1,0 +1,39 @@
+//! What the ranks printed: a bounded ring per job in memory, and everything in a file per job.
+//!
+//! Every line of a job has a number, which is its place in the file. A reader asks for lines from a
+//! number on; what the ring no longer has comes from the file. So a slow follower loses nothing and
+//! costs nothing but its own reads.
+//!
+//! Modules in reading order: `line` (the text form), `job` (ring and file of one job), `book`
+//! (all jobs).
+
+mod book;
+mod job;
+mod line;
+
+pub use book::{Book, Follow};
+pub use line::Line;
+
+use std::path::PathBuf;
+
+/// What can go wrong with logs.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be used.
+    #[error("{action} failed for the log {path}", path = path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nobody announced this job.
+    #[error("there is no job {job_id}")]
+    UnknownJob {
+        /// The id asked for.
+        job_id: String,
+    },
+}

@@ -1,0 +1,122 @@
+//! Who may run where: a pure function of the nodes, the gangs that want slots and where they sit.
+//!
+//! A job is a gang: all its ranks get a slot or none does. Higher priority goes first, then
+//! whoever was submitted first. Seats that are taken stay taken, so that solving again without a
+//! change moves nobody. A gang that waits although the cluster could hold it blocks those behind
+//! it, because a stream of small jobs would otherwise starve it; one the cluster cannot hold at all
+//! blocks nobody.
+
+mod solve;
+
+pub use solve::solve;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A node that may take ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Unique and stable.
+    pub name: String,
+    /// Ranks it can run at once, less those that run there and belong to no gang of the problem.
+    pub slots: u32,
+    /// "cpu" or "cuda".
+    pub accelerator: String,
+}
+
+/// A job that runs or wants to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gang {
+    /// Its job.
+    pub job_id: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Order of submission.
+    pub sequence: u64,
+    /// What its nodes must have.
+    pub accelerator: String,
+    /// Node of every rank by rank, absent where one must be found.
+    pub seats: Vec<Option<String>>,
+    /// Where a rank that needs a seat would best go: the node it was on.
+    pub preferred: Vec<Option<String>>,
+}
+
+impl Gang {
+    /// True when at least one rank sits already: a job that lost some of its ranks.
+    fn is_seated(&self) -> bool {
+        self.seats.iter().any(Option::is_some)
+    }
+
+    /// Ranks without a seat.
+    fn missing(&self) -> u32 {
+        let missing = self.seats.iter().filter(|seat| seat.is_none()).count();
+        u32::try_from(missing).expect("world sizes fit u32")
+    }
+}
+
+/// Everything a decision depends on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Problem {
+    /// Nodes that answer.
+    pub nodes: Vec<Node>,
+    /// Jobs that have not ended.
+    pub gangs: Vec<Gang>,
+}
+
+/// Who sits where and why the others wait, by job id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Solution {
+    /// Node of every rank, by rank.
+    pub placed: BTreeMap<String, Vec<String>>,
+    /// Why a gang has to wait; its taken seats stay taken.
+    pub waiting: BTreeMap<String, Reason>,
+}
+
+/// Why a gang waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// No connected node has the accelerator.
+    NoNode {
+        /// What is wanted.
+        accelerator: String,
+    },
+    /// All nodes together are too small.
+    TooLarge {
+        /// Slots the job needs in all.
+        wanted: u32,
+        /// Slots of all nodes that fit.
+        slots: u32,
+        /// What is wanted.
+        accelerator: String,
+    },
+    /// Others hold the slots.
+    Full {
+        /// Slots the job still needs.
+        wanted: u32,
+        /// Slots that are free.
+        free: u32,
+    },
+    /// Slots are free, but somebody else is first.
+    Behind {
+        /// Who.
+        job_id: String,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoNode { accelerator } => {
+                write!(f, "waits for a node with accelerator {accelerator}; none is connected")
+            }
+            Self::TooLarge { wanted, slots, accelerator } => write!(
+                f,
+                "needs {wanted} {accelerator} slots; the connected nodes have {slots} in all"
+            ),
+            Self::Full { wanted, free } => {
+                write!(f, "waits for free slots: {wanted} needed, {free} free")
+            }
+            Self::Behind { job_id } => write!(f, "waits behind job {job_id}"),
+        }
+    }
+}

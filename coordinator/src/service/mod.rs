@@ -1,0 +1,13 @@
+//! gRPC in and out: requests become calls of the fleet's handle, domain errors become statuses.
+//!
+//! Modules in reading order: `status` (the one mapping of errors), `jobs`, `fleet`, `ranks`.
+
+mod fleet;
+mod jobs;
+mod ranks;
+mod status;
+
+pub use fleet::FleetService;
+pub use jobs::JobsService;
+pub use ranks::RanksService;
+pub use status::{log_status, to_status};

@@ -1,0 +1,138 @@
+//! Reading back what was stored.
+
+use ringmaster_proto::v1::Generation;
+use rusqlite::{Connection, Row, params};
+
+use super::record::{EventRecord, JobRecord, ShardRecord, State};
+use super::{Error, objects, sql};
+
+/// Returns one of the coordinator's counters.
+pub(super) fn meta(connection: &Connection, key: &str) -> Result<u32, Error> {
+    connection
+        .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
+        .map_err(sql("reading a counter"))
+}
+
+/// Returns the id of the newest event, or zero.
+pub(super) fn last_event(connection: &Connection) -> Result<u64, Error> {
+    connection
+        .query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))
+        .map_err(sql("reading the newest event"))
+}
+
+/// Returns every job in the order of submission.
+pub(super) fn jobs(connection: &Connection) -> Result<Vec<JobRecord>, Error> {
+    let mut statement = connection
+        .prepare(
+            "SELECT jobs.*, numeric_plans.plan FROM jobs LEFT JOIN numeric_plans USING (job_id)
+             ORDER BY sequence",
+        )
+        .map_err(sql("preparing to read jobs"))?;
+    let mut rows = statement.query([]).map_err(sql("reading jobs"))?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next().map_err(sql("reading jobs"))? {
+        jobs.push(job(row)?);
+    }
+    Ok(jobs)
+}
+
+fn job(row: &Row<'_>) -> Result<JobRecord, Error> {
+    let job_id: String = column(row, "job_id")?;
+    let word: String = column(row, "state")?;
+    let Some(state) = State::from_word(&word) else {
+        return Err(Error::Corrupt { column: "state", key: job_id, value: word });
+    };
+    let incarnation: Option<u32> = column(row, "incarnation")?;
+    let counter: Option<u32> = column(row, "counter")?;
+    Ok(JobRecord {
+        sequence: column(row, "sequence")?,
+        name: column(row, "name")?,
+        state,
+        reason: column(row, "reason")?,
+        request_id: column(row, "request_id")?,
+        manifest: column(row, "manifest")?,
+        manifest_yaml: column(row, "manifest_yaml")?,
+        file_name: column(row, "file_name")?,
+        resume_from: column(row, "resume_from")?,
+        priority: column(row, "priority")?,
+        labels: json(row, "labels", &job_id)?,
+        world_size: column(row, "world_size")?,
+        submitted_at_ms: column(row, "submitted_at_ms")?,
+        started_at_ms: column(row, "started_at_ms")?,
+        ended_at_ms: column(row, "ended_at_ms")?,
+        generation: incarnation
+            .zip(counter)
+            .map(|(incarnation, counter)| Generation::new(incarnation, counter)),
+        formed: column(row, "formed")?,
+        recoveries: column(row, "recoveries")?,
+        without_progress: column(row, "without_progress")?,
+        high_step: column(row, "high_step")?,
+        cancel_reason: column(row, "cancel_reason")?,
+        summary_json: column(row, "summary_json")?,
+        checkpoint_step: column(row, "checkpoint_step")?,
+        checkpoint_url: column(row, "checkpoint_url")?,
+        numeric_plan: column(row, "plan")?,
+        threads: column(row, "threads")?,
+        seats: json(row, "seats", &job_id)?,
+        done: json(row, "done", &job_id)?,
+        job_id,
+    })
+}
+
+fn column<T: rusqlite::types::FromSql>(row: &Row<'_>, name: &'static str) -> Result<T, Error> {
+    row.get(name).map_err(sql(name))
+}
+
+fn json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    name: &'static str,
+    key: &str,
+) -> Result<T, Error> {
+    let text: String = column(row, name)?;
+    serde_json::from_str(&text).map_err(|_| Error::Corrupt {
+        column: name,
+        key: key.to_owned(),
+        value: text,
+    })
+}
+
+/// Returns the shards of every checkpoint that was not published.
+pub(super) fn shards(connection: &Connection) -> Result<Vec<ShardRecord>, Error> {
+    let mut statement = connection
+        .prepare("SELECT * FROM checkpoint_shards")
+        .map_err(sql("preparing to read shards"))?;
+    let mut rows = statement.query([]).map_err(sql("reading shards"))?;
+    let mut shards = Vec::new();
+    while let Some(row) = rows.next().map_err(sql("reading shards"))? {
+        let job_id: String = column(row, "job_id")?;
+        let text: String = column(row, "objects")?;
+        let Ok(objects) = objects::decode(&text) else {
+            return Err(Error::Corrupt { column: "objects", key: job_id, value: text });
+        };
+        let generation = Generation::new(column(row, "incarnation")?, column(row, "counter")?);
+        let (step, rank) = (column(row, "step")?, column(row, "rank")?);
+        shards.push(ShardRecord { job_id, generation, step, rank, objects });
+    }
+    Ok(shards)
+}
+
+/// Returns a job's history, oldest first.
+pub(super) fn events(connection: &Connection, job_id: &str) -> Result<Vec<EventRecord>, Error> {
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT id, at_ms, job_id, kind, message FROM events WHERE job_id = ?1 ORDER BY id",
+        )
+        .map_err(sql("preparing to read events"))?;
+    let rows = statement
+        .query_map(params![job_id], |row| {
+            Ok(EventRecord {
+                id: row.get(0)?,
+                at_ms: row.get(1)?,
+                job_id: row.get(2)?,
+                kind: row.get(3)?,
+                message: row.get(4)?,
+            })
+        })
+        .map_err(sql("reading events"))?;
+    rows.collect::<Result<_, _>>().map_err(sql("reading events"))
+}

@@ -1,0 +1,220 @@
+//! What is stored of a job, and the changes that may happen to it.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::v1::{Generation, JobState, StoredObject};
+
+/// State of a job as the database spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waits for free slots.
+    Queued,
+    /// Its ranks are being started or are joining their ring.
+    Starting,
+    /// Every rank has joined and trains.
+    Running,
+    /// A rank was lost, or the coordinator restarted; the next generation is being formed.
+    Recovering,
+    /// Ended with a summary.
+    Succeeded,
+    /// Ended without.
+    Failed,
+    /// Ended because somebody asked for it.
+    Cancelled,
+}
+
+impl State {
+    const ALL: [(Self, &'static str, JobState); 7] = [
+        (Self::Queued, "queued", JobState::Queued),
+        (Self::Starting, "starting", JobState::Starting),
+        (Self::Running, "running", JobState::Running),
+        (Self::Recovering, "recovering", JobState::Recovering),
+        (Self::Succeeded, "succeeded", JobState::Succeeded),
+        (Self::Failed, "failed", JobState::Failed),
+        (Self::Cancelled, "cancelled", JobState::Cancelled),
+    ];
+
+    fn row(self) -> (Self, &'static str, JobState) {
+        Self::ALL.into_iter().find(|(state, _, _)| *state == self).expect("ALL lists every state")
+    }
+
+    /// Returns the word used in the database, in events and in logs.
+    pub fn word(self) -> &'static str {
+        self.row().1
+    }
+
+    /// Returns the state with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, name, _)| *name == word).map(|(state, _, _)| state)
+    }
+
+    /// Returns the wire's spelling.
+    pub fn to_proto(self) -> JobState {
+        self.row().2
+    }
+
+    /// True for a state that nothing leaves.
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// True for a job that holds, or is about to hold, slots.
+    pub fn is_placed(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Recovering)
+    }
+}
+
+/// Everything durable about a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JobRecord {
+    /// `<metadata.name>-<6 random characters>`.
+    pub job_id: String,
+    /// Order of submission, from 1; FIFO within a priority goes by it.
+    pub sequence: u64,
+    /// `metadata.name`.
+    pub name: String,
+    /// Where the job stands.
+    pub state: State,
+    /// Why it stands there, in a sentence.
+    pub reason: String,
+    /// Chosen by the submitting client; unique.
+    pub request_id: String,
+    /// The validated `TrainJob` as JSON.
+    pub manifest: String,
+    /// The file as the user wrote it.
+    pub manifest_yaml: String,
+    /// Name of that file.
+    pub file_name: String,
+    /// Checkpoint URL to start from, or empty.
+    pub resume_from: String,
+    /// Higher runs first.
+    pub priority: i32,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// Ranks.
+    pub world_size: u32,
+    /// Unix milliseconds.
+    pub submitted_at_ms: i64,
+    /// Unix milliseconds of the first time all ranks trained; zero before.
+    pub started_at_ms: i64,
+    /// Unix milliseconds; zero before.
+    pub ended_at_ms: i64,
+    /// The current attempt; absent before the first placement.
+    pub generation: Option<Generation>,
+    /// All ranks of `generation` have joined and were told the same plan.
+    pub formed: bool,
+    /// Generations opened because a rank was lost.
+    pub recoveries: u32,
+    /// Recoveries since the last new step.
+    pub without_progress: u32,
+    /// Most steps any rank has applied, as of the last change of state.
+    pub high_step: u64,
+    /// Why somebody asked for the job to end; absent when nobody did.
+    pub cancel_reason: Option<String>,
+    /// `summary.json` as rank 0 handed it in; empty before.
+    pub summary_json: String,
+    /// Step of the newest published checkpoint; zero before.
+    pub checkpoint_step: u64,
+    /// URL of the newest published checkpoint; empty before.
+    pub checkpoint_url: String,
+    /// Opaque JSON that the job's first generation fixed; absent before.
+    pub numeric_plan: Option<String>,
+    /// libtorch threads per rank, fixed at the first placement; zero before.
+    pub threads: u32,
+    /// Node of every rank by rank; an absent one waits for a slot.
+    pub seats: Vec<Option<String>>,
+    /// Ranks that ended well in the current generation.
+    pub done: Vec<bool>,
+}
+
+/// One line of a job's history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Counts up per database, from 1.
+    pub id: u64,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    /// Whose history.
+    pub job_id: String,
+    /// A short word.
+    pub kind: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Permission to publish one checkpoint, given once all shards were uploaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointGrant {
+    /// Whose checkpoint.
+    pub job_id: String,
+    /// The generation that wrote it.
+    pub generation: Generation,
+    /// Steps applied.
+    pub step: u64,
+    /// Digest of the state that was saved.
+    pub digest: u64,
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    /// Every uploaded object as JSON.
+    pub objects_json: String,
+}
+
+/// What one rank uploaded of a checkpoint. Kept until the checkpoint is published, because a rank
+/// reports once and the coordinator may restart before the others have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardRecord {
+    /// Whose checkpoint.
+    pub job_id: String,
+    /// The generation that writes it.
+    pub generation: Generation,
+    /// Steps applied.
+    pub step: u64,
+    /// Who uploaded.
+    pub rank: u32,
+    /// The objects.
+    pub objects: Vec<StoredObject>,
+}
+
+/// One durable fact; several may be written together, all or none.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A new job, or the new state of an old one.
+    Job(Box<JobRecord>),
+    /// A line of history.
+    Event(EventRecord),
+    /// A generation was opened. Never twice the same.
+    Generation {
+        /// The attempt.
+        generation: Generation,
+        /// For this job.
+        job_id: String,
+        /// Unix milliseconds.
+        at_ms: i64,
+        /// Why, in a sentence.
+        reason: String,
+    },
+    /// The incarnation was raised above what an agent reported.
+    Incarnation(u32),
+    /// A rank's part of a checkpoint is uploaded.
+    Shard(Box<ShardRecord>),
+    /// A job's reported shards up to this step, of any generation, are no longer needed.
+    ForgetShards {
+        /// Whose.
+        job_id: String,
+        /// Steps applied, inclusive.
+        up_to_step: u64,
+    },
+    /// A checkpoint may be published.
+    Grant(Box<CheckpointGrant>),
+    /// A granted checkpoint is in place.
+    Published {
+        /// Whose checkpoint.
+        job_id: String,
+        /// The generation that wrote it.
+        generation: Generation,
+        /// Steps applied.
+        step: u64,
+        /// Where it lies.
+        url: String,
+    },
+}

@@ -1,0 +1,304 @@
+//! The writer thread with group commit, and the reader beside it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, oneshot};
+
+use super::record::{Change, EventRecord, JobRecord, ShardRecord};
+use super::{Error, apply, load, migrations, sql};
+
+/// Writes that may wait before a caller has to.
+const QUEUE: usize = 256;
+/// Writes that share one flush at most.
+const GROUP: usize = 256;
+
+/// A handle to the database; clones share the writer.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: mpsc::Sender<Request>,
+    reader: Arc<Mutex<Connection>>,
+}
+
+/// What the coordinator knows when it starts.
+#[derive(Debug)]
+pub struct Loaded {
+    /// This start's number, durable already.
+    pub incarnation: u32,
+    /// Newest counter any generation had.
+    pub counter: u32,
+    /// Id of the newest event, or zero.
+    pub last_event: u64,
+    /// Every job, in the order of submission.
+    pub jobs: Vec<JobRecord>,
+    /// Shards of checkpoints that were not published.
+    pub shards: Vec<ShardRecord>,
+}
+
+#[derive(Debug)]
+struct Request {
+    changes: Vec<Change>,
+    done: oneshot::Sender<Result<(), Error>>,
+}
+
+impl Store {
+    /// Opens or creates the database, brings its schema up to date, counts this start durably and
+    /// starts the writer thread. The thread ends when the last clone of the store is dropped, or
+    /// after a write failed.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is of a newer coordinator, or holds what none ever wrote.
+    pub fn open(path: &Path) -> Result<(Self, Loaded), Error> {
+        let mut connection = connect(path)?;
+        migrations::migrate(&mut connection)?;
+        let incarnation = load::meta(&connection, "incarnation")? + 1;
+        apply::set_meta(&connection, "incarnation", incarnation)?;
+        let loaded = Loaded {
+            incarnation,
+            counter: load::meta(&connection, "counter")?,
+            last_event: load::last_event(&connection)?,
+            jobs: load::jobs(&connection)?,
+            shards: load::shards(&connection)?,
+        };
+
+        let reader = Arc::new(Mutex::new(connect(path)?));
+        let (writer, requests) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("state-writer".to_owned())
+            .spawn(move || run(connection, requests))
+            .map_err(|source| Error::Thread { source })?;
+        Ok((Self { writer, reader }, loaded))
+    }
+
+    /// Makes all changes durable, or none, and returns when they are.
+    ///
+    /// # Errors
+    /// After an error the writer has stopped: whether the changes are durable is then unknown, and
+    /// only a restart, which reads the database, can tell.
+    pub async fn write(&self, changes: Vec<Change>) -> Result<(), Error> {
+        let (done, answer) = oneshot::channel();
+        let request = Request { changes, done };
+        self.writer.send(request).await.map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Returns a job's history, oldest first. Blocks for the time of one query.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn events(&self, job_id: &str) -> Result<Vec<EventRecord>, Error> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        load::events(&reader, job_id)
+    }
+}
+
+fn connect(path: &Path) -> Result<Connection, Error> {
+    let open = |source| Error::Open { path: PathBuf::from(path), source };
+    let connection = Connection::open(path).map_err(open)?;
+    connection.busy_timeout(Duration::from_secs(10)).map_err(open)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(open)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(open)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(open)?;
+    Ok(connection)
+}
+
+fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
+    while let Some(first) = requests.blocking_recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP {
+            let Ok(next) = requests.try_recv() else { break };
+            group.push(next);
+        }
+        match commit(&mut connection, &group) {
+            Ok(()) => {
+                for request in group {
+                    // A caller that has gone no longer needs the answer.
+                    let _ = request.done.send(Ok(()));
+                }
+            }
+            Err(error) => return fail(group, error),
+        }
+    }
+}
+
+fn commit(connection: &mut Connection, group: &[Request]) -> Result<(), Error> {
+    let transaction = connection.transaction().map_err(sql("starting a transaction"))?;
+    for request in group {
+        for change in &request.changes {
+            apply::apply(&transaction, change)?;
+        }
+    }
+    transaction.commit().map_err(sql("committing"))
+}
+
+/// Tells one caller why and lets the others see the closed channel; the thread ends, because what
+/// memory and disk hold may differ from here on.
+fn fail(group: Vec<Request>, error: Error) {
+    tracing::error!(%error, source = ?std::error::Error::source(&error), "the database failed");
+    if let Some(first) = group.into_iter().next() {
+        let _ = first.done.send(Err(error));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ringmaster_proto::v1::{Generation, StoredObject};
+
+    use super::super::record::{CheckpointGrant, State};
+    use super::*;
+
+    fn record(job_id: &str, sequence: u64) -> JobRecord {
+        JobRecord {
+            job_id: job_id.to_owned(),
+            sequence,
+            name: "a".to_owned(),
+            state: State::Running,
+            reason: "all ranks train".to_owned(),
+            request_id: format!("request-{sequence}"),
+            manifest: "{}".to_owned(),
+            manifest_yaml: "kind: TrainJob".to_owned(),
+            file_name: "job.yaml".to_owned(),
+            resume_from: String::new(),
+            priority: -3,
+            labels: BTreeMap::from([("team".to_owned(), "vision".to_owned())]),
+            world_size: 2,
+            submitted_at_ms: 1,
+            started_at_ms: 2,
+            ended_at_ms: 0,
+            generation: Some(Generation::new(1, 4)),
+            formed: true,
+            recoveries: 1,
+            without_progress: 1,
+            high_step: 77,
+            cancel_reason: None,
+            summary_json: String::new(),
+            checkpoint_step: 50,
+            checkpoint_url: "file:///runs/a/step-50".to_owned(),
+            numeric_plan: Some("{\"threads\":1}".to_owned()),
+            threads: 1,
+            seats: vec![Some("n0".to_owned()), None],
+            done: vec![true, false],
+        }
+    }
+
+    fn event(id: u64, job_id: &str) -> Change {
+        Change::Event(EventRecord {
+            id,
+            at_ms: 9,
+            job_id: job_id.to_owned(),
+            kind: "submitted".to_owned(),
+            message: "queued".to_owned(),
+        })
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_there_after_a_restart_and_the_incarnation_rises() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let job = record("a-000001", 1);
+        {
+            let (store, loaded) = Store::open(&path).unwrap();
+            assert_eq!((loaded.incarnation, loaded.counter, loaded.last_event), (1, 0, 0));
+            let generation = Generation::new(1, 4);
+            let opened = Change::Generation {
+                generation,
+                job_id: job.job_id.clone(),
+                at_ms: 3,
+                reason: "placed".to_owned(),
+            };
+            let grant = CheckpointGrant {
+                job_id: job.job_id.clone(),
+                generation,
+                step: 50,
+                digest: u64::MAX - 1,
+                at_ms: 5,
+                objects_json: "[]".to_owned(),
+            };
+            let changes = vec![
+                Change::Job(Box::new(job.clone())),
+                event(1, &job.job_id),
+                opened,
+                Change::Grant(Box::new(grant)),
+            ];
+            store.write(changes).await.unwrap();
+        }
+        let (store, loaded) = Store::open(&path).unwrap();
+        assert_eq!((loaded.incarnation, loaded.counter, loaded.last_event), (2, 4, 1));
+        assert_eq!(loaded.jobs, [job]);
+        assert_eq!(store.events("a-000001").unwrap().len(), 1);
+        assert_eq!(store.events("b").unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn reported_shards_outlive_a_restart_until_they_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let object = StoredObject { name: "m".to_owned(), size: 3, sha256: vec!["ab".to_owned()] };
+        let shard = |step| ShardRecord {
+            job_id: "a".to_owned(),
+            generation: Generation::new(1, 1),
+            step,
+            rank: 1,
+            objects: vec![object.clone()],
+        };
+        {
+            let (store, _) = Store::open(&path).unwrap();
+            let changes = [10, 20].map(|step| Change::Shard(Box::new(shard(step))));
+            store.write(changes.to_vec()).await.unwrap();
+            let forget = Change::ForgetShards { job_id: "a".to_owned(), up_to_step: 10 };
+            store.write(vec![forget]).await.unwrap();
+        }
+        let (_store, loaded) = Store::open(&path).unwrap();
+        assert_eq!(loaded.shards, [shard(20)]);
+    }
+
+    #[tokio::test]
+    async fn many_writers_at_once_are_all_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let (store, _) = Store::open(&path).unwrap();
+        let writes = (1..=100).map(|id| store.write(vec![event(id, "a")]));
+        for result in futures::future::join_all(writes).await {
+            result.unwrap();
+        }
+        assert_eq!(store.events("a").unwrap().len(), 100);
+    }
+
+    #[tokio::test]
+    async fn a_generation_is_never_opened_twice_and_a_failed_write_stops_the_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let (store, _) = Store::open(&path).unwrap();
+        let opened = Change::Generation {
+            generation: Generation::new(1, 1),
+            job_id: "a".to_owned(),
+            at_ms: 0,
+            reason: String::new(),
+        };
+        store.write(vec![opened.clone()]).await.unwrap();
+        let error = store.write(vec![event(1, "a"), opened]).await.unwrap_err();
+        assert!(matches!(error, Error::Sql { .. }), "{error}");
+        assert_eq!(store.events("a").unwrap(), [], "all or none");
+        assert!(matches!(store.write(vec![event(2, "a")]).await, Err(Error::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_numeric_plan_stays_as_the_first_generation_fixed_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        {
+            let (store, _) = Store::open(&path).unwrap();
+            let mut job = record("a", 1);
+            store.write(vec![Change::Job(Box::new(job.clone()))]).await.unwrap();
+            job.numeric_plan = Some("another".to_owned());
+            store.write(vec![Change::Job(Box::new(job))]).await.unwrap();
+        }
+        let (_store, loaded) = Store::open(&path).unwrap();
+        assert_eq!(loaded.jobs[0].numeric_plan.as_deref(), Some("{\"threads\":1}"));
+    }
+}
