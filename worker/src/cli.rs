@@ -107,6 +107,9 @@ fn start_logging(format: LogFormat) {
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would complain on stderr about a broken stderr, and panic: a parent or terminal that
+        // is gone must not keep the agent from ending its ranks.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Text => logs.init(),

@@ -21,7 +21,7 @@ use crate::rank::exit;
 pub(super) fn watch(table: Arc<Table>, folder: PathBuf, timeout: Duration) -> Result<(), Error> {
     let wait = move || {
         wait_for_end(io::stdin().lock());
-        tracing::info!("the parent process is gone: ending all ranks");
+        // Nothing goes before the kill, a log line to a dead terminal least of all.
         table.kill_all("the parent process is gone");
         if !table.wait_until_empty(timeout) {
             tracing::error!(?timeout, "some ranks are still there");

@@ -455,7 +455,7 @@ impl Entry {
         if status.metrics == self.metrics_sent {
             status.metrics = None;
         } else {
-            self.metrics_sent = status.metrics;
+            self.metrics_sent.clone_from(&status.metrics);
         }
         Some(status)
     }

@@ -226,7 +226,9 @@ mod tests {
             let update = Update { step, ..UPDATE };
             host_state.apply(&host_param, &grad, &[(0..n as usize, true)], update).unwrap();
             let whole = 0..n as usize;
-            device_state.update_device(&device_param, &grad, &whole, Factors::new(update)).unwrap();
+            device_state
+                .update_device(&device_param, &grad, &whole, Factors::new(update))
+                .unwrap();
         }
         let difference = largest_difference(&host_param, &device_param.to_kind(Kind::Double));
         assert!(difference < 1e-6, "{difference:e}");

@@ -59,7 +59,7 @@ async fn a_join_outlives_the_coordinator_it_was_sent_to() {
     let client = RanksClient::start(&coordinator.url()).unwrap();
     let waiting = join(&client);
     wait_for_joins(&coordinator, 1).await;
-    coordinator.vanish().await;
+    coordinator.crash();
     coordinator.resume().await;
     wait_for_joins(&coordinator, 2).await;
     let reply = JoinReply { world_size: 2, token: vec![7; 32], ..JoinReply::default() };

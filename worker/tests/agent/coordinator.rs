@@ -12,8 +12,8 @@ use ringmaster_proto::v1::fleet_server::{Fleet, FleetServer};
 use ringmaster_proto::v1::ranks_server::{Ranks, RanksServer};
 use ringmaster_proto::v1::*;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -86,7 +86,14 @@ struct Shared {
 pub struct Coordinator {
     shared: Arc<Shared>,
     pub address: SocketAddr,
-    server: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    // A runtime of its own: shut down, it takes every connection along, as a crash does.
+    server: Option<Runtime>,
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.crash();
+    }
 }
 
 impl Coordinator {
@@ -107,15 +114,24 @@ impl Coordinator {
     }
 
     /// Ends the server and every connection; `resume` serves the same address again.
-    pub async fn vanish(&mut self) {
-        let (stop, server) = self.server.take().unwrap();
+    pub fn crash(&mut self) {
+        if let Some(runtime) = self.server.take() {
+            runtime.shutdown_background();
+        }
         self.hang_up();
-        drop(stop);
-        server.await.unwrap();
     }
 
     pub async fn resume(&mut self) {
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let bind = async {
+            loop {
+                // The crashed server's socket closes a moment after the crash.
+                match TcpListener::bind(self.address).await {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let listener = tokio::time::timeout(DEADLINE, bind).await.unwrap();
         self.server = Some(serve(listener, Arc::clone(&self.shared)));
     }
 
@@ -183,20 +199,23 @@ impl Coordinator {
     }
 }
 
-fn serve(listener: TcpListener, shared: Arc<Shared>) -> (oneshot::Sender<()>, JoinHandle<()>) {
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(async move {
+fn serve(listener: TcpListener, shared: Arc<Shared>) -> Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("fake-coordinator")
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = listener.into_std().unwrap();
+    runtime.spawn(async move {
+        let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
         let service = Service(shared);
         let router = tonic::transport::Server::builder()
             .add_service(FleetServer::new(service.clone()))
             .add_service(RanksServer::new(service));
-        // Dropped, not shut down gracefully: a crash is what tests want.
-        tokio::select! {
-            served = router.serve_with_incoming(TcpListenerStream::new(listener)) => served.unwrap(),
-            _ = stopped => {}
-        }
+        router.serve_with_incoming(incoming).await.unwrap();
     });
-    (stop, server)
+    runtime
 }
 
 #[derive(Debug, Clone)]

@@ -46,8 +46,10 @@ impl Process {
             command.arg("--rank-argument").arg(argument);
         }
         // Its socket's folder goes below this one, so that tests see whether it is removed.
-        command.env("TMPDIR", folder.path()).stdin(Stdio::piped()).stderr(Stdio::null());
-        let child = command.spawn().unwrap();
+        command.env("TMPDIR", folder.path()).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        // Nobody reads its log, as when the terminal or parent it wrote to is gone.
+        drop(child.stderr.take());
         let process = Self { child, coordinator, folder };
         process.coordinator.wait_for_registrations(1).await;
         process

@@ -22,7 +22,7 @@ async fn an_agent_registers_what_it_is() {
 async fn a_new_session_names_the_ranks_that_still_run() {
     let mut cluster = Cluster::start().await;
     let pid = cluster.start_training(1, "train").await;
-    cluster.coordinator.vanish().await;
+    cluster.coordinator.crash();
     cluster.coordinator.resume().await;
     cluster.coordinator.wait_for_registrations(2).await;
     let seen = cluster.coordinator.seen();
