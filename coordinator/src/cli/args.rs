@@ -11,7 +11,7 @@ reached; 4 no such job; 130 cancelled or interrupted.";
 
 /// Trains CLIP and SigLIP models on a cluster.
 #[derive(Debug, Parser)]
-#[command(name = "ringmaster", version = super::version(), after_help = EXIT_CODES)]
+#[command(name = "ringmaster", version = super::VERSION, after_help = EXIT_CODES)]
 #[command(disable_help_subcommand = false, propagate_version = true)]
 pub(crate) struct Cli {
     /// What to do.

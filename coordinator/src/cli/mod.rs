@@ -33,14 +33,11 @@ use tracing_subscriber::EnvFilter;
 use args::{Cli, Command};
 use error::Error;
 
-/// Returns the version that `--version` prints: of the package, and of the build.
-pub(crate) fn version() -> String {
-    let package = env!("CARGO_PKG_VERSION");
-    match option_env!("RINGMASTER_BUILD_ID") {
-        Some(build) => format!("{package} (build {build})"),
-        None => package.to_owned(),
-    }
-}
+/// What `--version` prints: the package's version and the build's id.
+pub(crate) const VERSION: &str = match option_env!("RINGMASTER_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
 
 /// Parses the command line, does what it asks and returns the exit code.
 pub(crate) async fn run() -> ExitCode {

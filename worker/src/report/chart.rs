@@ -3,12 +3,12 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 58.0;
-const RIGHT: f64 = 16.0;
-const TOP: f64 = 14.0;
-const BOTTOM: f64 = 40.0;
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 220.0;
+const LEFT: f64 = 50.0;
+const RIGHT: f64 = 18.0;
+const TOP: f64 = 16.0;
+const BOTTOM: f64 = 38.0;
 /// Points drawn at most; more are merged, keeping the extremes.
 const MAX_POINTS: usize = 800;
 /// Largest over smallest value from which a logarithmic axis reads better.
@@ -168,8 +168,10 @@ impl Axis {
         }
         let size = tick.abs().max(if self.log { 0.0 } else { self.high.abs() * 0.1 });
         if size < 1e-2 {
-            let mantissa_digits = if self.log { 0 } else { digits_after_point(self.step / 10_f64.powf(tick.abs().log10().floor())) };
-            return format!("{tick:.mantissa_digits$e}").replace("e-", "e−");
+            let text = format!("{tick:.2e}");
+            let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+            let mantissa = mantissa.trim_end_matches('0').trim_end_matches('.');
+            return format!("{mantissa}e{}", exponent.replace('-', "−"));
         }
         if size >= 1e6 {
             return format!("{}M", trimmed(tick / 1e6, 2));
@@ -240,17 +242,22 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     kept
 }
 
-/// Returns an exponential moving average over about a 40th of the run, corrected for its start.
+/// Returns the mean over a window of about a 40th of the run, centred so that it does not lag
+/// behind a steep start; towards both ends the window shrinks.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let window = (points.len() as f64 / 40.0).max(4.0);
-    let keep = 1.0 - 1.0 / window;
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let average = |&(step, value): &(f64, f64)| {
-        sum = keep * sum + value;
-        weight = keep * weight + 1.0;
-        (step, sum / weight)
+    let half = (points.len() / 80).max(2);
+    let mut sums = Vec::with_capacity(points.len() + 1); // sums[i] = Σ of the first i values
+    sums.push(0.0);
+    for &(_, value) in points {
+        sums.push(sums[sums.len() - 1] + value);
+    }
+    let last = points.len().saturating_sub(1);
+    let mean = |(place, &(step, _)): (usize, &(f64, f64))| {
+        let reach = half.min(place).min(last - place);
+        let (from, to) = (place - reach, place + reach + 1);
+        (step, (sums[to] - sums[from]) / (to - from) as f64)
     };
-    points.iter().map(average).collect()
+    points.iter().enumerate().map(mean).collect()
 }
 
 #[cfg(test)]

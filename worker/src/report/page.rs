@@ -81,20 +81,16 @@ fn tiles(page: &mut String, summary: &Summary) {
         tile("Zero-shot top-5", percent(zero_shot.top5, 1), chance(5.0), "main");
     }
     if let Some(retrieval) = &summary.retrieval {
-        let note = format!("text → image {}", percent(retrieval.text_to_image.r1, 1));
-        tile("R@1 image → text", percent(retrieval.image_to_text.r1, 1), note, "main");
+        let note = format!("from text {}", percent(retrieval.text_to_image.r1, 1));
+        tile("Retrieval R@1", percent(retrieval.image_to_text.r1, 1), note, "main");
     }
     let samples = thousands(summary.samples);
-    tile("Samples per second", speed(summary.samples_per_second), format!("{samples} samples"), "");
+    tile("Samples / s", speed(summary.samples_per_second), format!("{samples} samples"), "");
     let steps = format!("{} steps", thousands(summary.steps));
     tile("Training time", duration(summary.training_seconds), steps, "");
     let loss = summary.final_loss.map_or_else(|| "–".to_owned(), significant);
     tile("World size", summary.world_size.to_string(), format!("final loss {loss}"), "");
-    let replaced = match summary.substituted {
-        0 => "no corrupt sample".to_owned(),
-        1 => "1 corrupt sample replaced".to_owned(),
-        n => format!("{} corrupt samples replaced", thousands(n)),
-    };
+    let replaced = format!("corrupt samples: {}", thousands(summary.substituted));
     tile("Recoveries", summary.recoveries.to_string(), replaced, "");
     page.push_str("</section>\n");
 }
@@ -166,8 +162,8 @@ fn results(page: &mut String, scores: &Scores, set: &SetScores) {
     let _ = write!(
         page,
         "<h3>What the model took them for</h3>\n<p class=\"sub\">Its first choice under every \
-         image: <span class=\"ok\">✓ right</span>, or what the image really is beneath. \
-         {right} of the {} shown, which were picked evenly over the set, are right.</p>\n\
+         image: <span class=\"ok\">✓ right</span>, or beneath it what the image really is and the \
+         place the model gave that. {right} of the {} shown, which were picked evenly over the set, are right.</p>\n\
          <div class=\"grid\">\n",
         scores.predictions.len()
     );
@@ -214,7 +210,7 @@ fn card(page: &mut String, prediction: &Prediction) {
     } else {
         let _ = write!(
             page,
-            "<figcaption><b>{}</b><small>{}<span class=\"place\">choice {}</span></small>\
+            "<figcaption><b>{}</b><small>{}<span class=\"place\">place {}</span></small>\
              </figcaption>",
             escape(chosen),
             escape(&prediction.caption),
@@ -288,9 +284,9 @@ fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     let (hours, minutes, rest) = (whole / 3600, whole / 60 % 60, whole % 60);
     match (hours, minutes) {
-        (0, 0) => format!("{rest}\u{202f}s"),
-        (0, _) => format!("{minutes}\u{202f}min {rest:02}\u{202f}s"),
-        _ => format!("{hours}\u{202f}h {minutes:02}\u{202f}min"),
+        (0, 0) => format!("{rest}s"),
+        (0, _) => format!("{minutes}m {rest:02}s"),
+        _ => format!("{hours}h {minutes:02}m"),
     }
 }
 

@@ -8,7 +8,7 @@ fn dates_and_durations_are_those_of_the_calendar() {
     assert_eq!(utc(951_782_400.0), "2000-02-29 00:00");
     assert_eq!(
         [duration(7.4), duration(331.5), duration(11_000.0)],
-        ["7\u{202f}s", "5\u{202f}min 32\u{202f}s", "3\u{202f}h 03\u{202f}min"]
+        ["7s", "5m 32s", "3h 03m"]
     );
 }
 
