@@ -104,12 +104,12 @@ impl Params {
         Self { flat, grad, entries, leaves, grads, by_name }
     }
 
-    /// Returns all parameter values, gaps included, without autograd. Shape: [P].
+    /// Returns all parameter values, gaps included, without autograd. Shape: `[P]`.
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// Returns the gradients in the layout of [`Self::flat`]. Shape: [P].
+    /// Returns the gradients in the layout of [`Self::flat`]. Shape: `[P]`.
     pub fn grad(&self) -> &Tensor {
         &self.grad
     }
