@@ -1,15 +1,15 @@
 //! CLIP models: an image tower, a text tower and the two numbers that scale their products.
 //!
 //! [`Clip`] is built from a configuration in OpenCLIP's format and has OpenCLIP's parameter names,
-//! shapes and initial values ([`shapes`], [`init`]); [`Params`] keeps the parameters in one flat
-//! buffer. [`vision`] and [`text`] are the towers, [`layers`] what they share.
+//! shapes and initial values (`shapes`, `init`); [`Params`] keeps the parameters in one flat
+//! buffer. `vision` and `text` are the towers, `layers` what they share.
 //!
 //! The forward pass computes OpenCLIP's function with less work, none of which changes a value
 //! beyond rounding:
 //! * tokens behind the one that is pooled cannot influence it under a causal mask, so captions are
-//!   cut there and packed without padding ([`packing`]);
+//!   cut there and packed without padding (`packing`);
 //! * the last block computes queries, output and MLP of the pooled token only;
-//! * dropped patches are dropped before they are embedded ([`patches`]);
+//! * dropped patches are dropped before they are embedded (`patches`);
 //! * the token table's gradient is a list of rows, not a matrix as large as the table.
 
 mod clip;

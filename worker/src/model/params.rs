@@ -104,12 +104,12 @@ impl Params {
         Self { flat, grad, entries, leaves, grads, by_name }
     }
 
-    /// Returns all parameter values, gaps included, without autograd. Shape: [P].
+    /// Returns all parameter values, gaps included, without autograd. Shape: `[P]`.
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
 
-    /// Returns the gradients in the layout of [`Self::flat`]. Shape: [P].
+    /// Returns the gradients in the layout of [`Self::flat`]. Shape: `[P]`.
     pub fn grad(&self) -> &Tensor {
         &self.grad
     }
@@ -190,24 +190,7 @@ impl Params {
         let found = Tensor::f_run_backward(&[surrogate], &leaves, false, false)
             .map_err(|source| Error::Backward { tower, source })?;
         for (&index, found) in members.iter().zip(&found) {
-            let mut grad = self.grads[index].shallow_clone();
-            if !found.defined() || (found.is_sparse() && !accumulate) {
-                if !accumulate {
-                    let _ = grad.zero_();
-                }
-            }
-            if !found.defined() {
-                continue;
-            }
-            if found.is_sparse() {
-                // A row per looked-up token; rows of the same token are added in their order.
-                let rows = found.internal_indices().select(0, 0);
-                let _ = grad.index_add_(0, &rows, &found.internal_values());
-            } else if accumulate {
-                let _ = grad.g_add_(found);
-            } else {
-                grad.copy_(found);
-            }
+            store(found, self.grads[index].shallow_clone(), accumulate);
         }
         Ok(())
     }
@@ -224,4 +207,24 @@ impl Params {
 /// Cuts `entry` out of a flat buffer, in its shape.
 fn view(flat: &Tensor, entry: &Entry) -> Tensor {
     flat.narrow(0, entry.offset as i64, entry.len as i64).view(entry.shape.as_slice())
+}
+
+/// Puts what autograd found for one parameter into its slice of the flat gradient.
+fn store(found: &Tensor, mut grad: Tensor, accumulate: bool) {
+    let overwrites = found.defined() && !found.is_sparse();
+    if !accumulate && !overwrites {
+        let _ = grad.zero_();
+    }
+    if !found.defined() {
+        return;
+    }
+    if found.is_sparse() {
+        // A row per looked-up token; rows of the same token are added in their order.
+        let rows = found.internal_indices().select(0, 0);
+        let _ = grad.index_add_(0, &rows, &found.internal_values());
+    } else if accumulate {
+        let _ = grad.g_add_(found);
+    } else {
+        grad.copy_(found);
+    }
 }

@@ -1,7 +1,7 @@
 //! The image tower: OpenCLIP's `VisionTransformer`.
 
 use ringmaster_manifest::model_config::{ModelConfig, VisionConfig, VisionPool};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::clip::Mode;
 use super::layers::{Block, Compute, LayerNorm, parameter, pooled_by_last};
@@ -78,21 +78,12 @@ impl ImageTower {
                 embedded + self.positional_embedding.narrow(0, 1, patches)
             }
             Some(kept) => {
-                let places = |offset: &dyn Fn(i64) -> i64| {
-                    let numbered = kept.iter().zip(0..);
-                    let places: Vec<i64> = numbered
-                        .flat_map(|(kept, image)| kept.iter().map(move |k| (k, image)))
-                        .map(|(k, image)| k + offset(image))
-                        .collect();
-                    Tensor::from_slice(&places).to_device(compute.device)
-                };
-                let rows = rows.index_select(0, &places(&|image| image * patches));
-                let positions = places(&|_| 1); // position 0 is the class token's
-                let embedded = compute.linear(&rows, &filters, None);
+                let (rows_kept, positions) = places(kept, patches, compute.device);
+                let embedded = compute.linear(&rows.index_select(0, &rows_kept), &filters, None);
                 let embedded = embedded + look_up(&self.positional_embedding, &positions, false);
-                embedded.view([batch, kept.first().map_or(0, Vec::len) as i64, width])
+                embedded.view([batch, rows_kept.size()[0] / batch, width])
             }
-        };
+        }; // [N, kept, W]
         let class = &self.class_embedding + self.positional_embedding.select(0, 0); // [W]
         let class = class.expand([batch, 1, width], false);
         let tokens = Tensor::cat(&[class, embedded], 1); // [N, T, W]
@@ -126,6 +117,18 @@ impl ImageTower {
             }
         }
     }
+}
+
+/// Returns, for each kept patch, its row among all patches of the batch and its position, where
+/// position 0 is the class token's. Shapes: two of [N·kept] i64.
+fn places(kept: &[Vec<i64>], patches: i64, device: Device) -> (Tensor, Tensor) {
+    let (mut rows, mut positions) = (Vec::new(), Vec::new());
+    for (numbers, image) in kept.iter().zip(0..) {
+        rows.extend(numbers.iter().map(|number| image * patches + number));
+        positions.extend(numbers.iter().map(|number| number + 1));
+    }
+    let tensor = |places: &[i64]| Tensor::from_slice(places).to_device(device);
+    (tensor(&rows), tensor(&positions))
 }
 
 /// Returns the rows of `table` at `places`. With `sparse`, the table's gradient lists rows.
