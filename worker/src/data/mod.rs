@@ -1,1 +1,122 @@
-//! (under construction)
+//! Training data: which sample stands where, and how it gets there.
+//!
+//! Modules in reading order: [`order`] (a pure function from step and row to sample), [`dataset`]
+//! (webdataset shards behind an index) with [`store`] (files and object stores) and [`index`]
+//! (what is where in a tar), [`loader`] (decodes ahead of the training step).
+//!
+//! Nothing here calls ATen, so reader threads may.
+
+pub mod dataset;
+pub mod index;
+pub mod loader;
+pub mod order;
+pub mod store;
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+pub use dataset::{Dataset, Options, RawSample, SampleError};
+pub use loader::{Batch, Loader, LoaderOptions};
+pub use order::{Order, OrderOptions, SampleId};
+
+/// A slot of the order whose sample was corrupt, and the sample that took its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Substitution {
+    /// 0-based global batch.
+    pub step: u64,
+    /// Row of the global batch.
+    pub row: u64,
+    /// Index of the corrupt sample in the data set.
+    pub sample: u64,
+    /// Index of the sample that replaced it.
+    pub replacement: u64,
+    /// Where the corrupt sample is and what is wrong with it.
+    pub reason: String,
+}
+
+/// Why training data cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A URL whose scheme no store serves.
+    #[error("{url}: {reason}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A shard that is not there.
+    #[error("shard {url} does not exist; check data.train in the manifest")]
+    Missing {
+        /// The shard.
+        url: String,
+    },
+    /// A store that fails for longer than the retries last.
+    #[error("cannot read {url}")]
+    Store {
+        /// The object.
+        url: String,
+        /// What the store says.
+        source: object_store::Error,
+    },
+    /// A shard that holds no sample.
+    #[error("shard {url} holds no sample: {reason}")]
+    Empty {
+        /// The shard.
+        url: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// Too few samples for one global batch in every lane.
+    #[error(
+        "the data set has {samples} samples, too few for a global batch of {global_batch} over \
+         {lanes} lanes; add shards or lower batch.global"
+    )]
+    TooSmall {
+        /// Samples found.
+        samples: u64,
+        /// `batch.global`.
+        global_batch: u32,
+        /// `data.lanes`.
+        lanes: u32,
+    },
+    /// More corrupt samples than the manifest accepts.
+    #[error(
+        "{count} corrupt samples, more than the {limit} that data.max_corrupt accepts; repair the \
+         shards or raise it. Found: {list}"
+    )]
+    TooManyCorrupt {
+        /// Corrupt samples so far.
+        count: usize,
+        /// Accepted.
+        limit: u64,
+        /// The samples and what is wrong with them.
+        list: String,
+    },
+    /// A thread that could not be started, or ended.
+    #[error("reader thread: {reason}")]
+    Reader {
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// Whether another attempt may do better.
+    pub fn retryable(&self) -> bool {
+        matches!(self, Self::Store { .. } | Self::Reader { .. })
+    }
+}
+
+/// Returns the contiguous lanes that `rank` reads: as even as possible, the first ranks one more.
+pub fn share(lanes: u32, rank: usize, world_size: usize) -> Range<u32> {
+    let start = |rank: usize| {
+        let (lanes, world_size) = (lanes as usize, world_size.max(1));
+        (rank * (lanes / world_size) + rank.min(lanes % world_size)) as u32
+    };
+    start(rank)..start(rank + 1)
+}

@@ -54,7 +54,10 @@ pub struct Applied {
 impl Replica {
     /// Returns the state at step 0, the same on every rank.
     pub fn new(job: &TrainJob, device: Device) -> Result<Self, Error> {
-        let config = &job.model.config;
+        let mut config = job.model.config.clone();
+        if let Some(patch_dropout) = job.model.force_patch_dropout {
+            config.vision_cfg.patch_dropout = patch_dropout;
+        }
         let default_scale = match job.loss.kind {
             spec::LossKind::Siglip => 10_f64.ln(),
             spec::LossKind::Infonce => (1.0_f64 / 0.07).ln(),
@@ -67,7 +70,7 @@ impl Replica {
             spec::LossKind::Infonce => None,
         };
         let init = LogitInit { scale, bias };
-        let clip = Clip::new(config, job.model.precision, device, job.data.seed, init)?;
+        let clip = Clip::new(&config, job.model.precision, device, job.data.seed, init)?;
         let adamw = AdamW::new(clip.params().flat().numel(), device);
         let decay = clip.params().decay_ranges();
         Ok(Self {
