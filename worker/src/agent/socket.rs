@@ -133,7 +133,7 @@ impl Inbox {
     async fn next(&mut self, reader: &mut OwnedReadHalf) -> Result<Option<Message>, Error> {
         let mut bytes = [0; 4096];
         loop {
-            while let Some(message) = self.decoder.next::<RankMessage>()? {
+            while let Some(message) = self.decoder.decode::<RankMessage>()? {
                 // A message this build does not know is passed over.
                 if let Some(message) = message.message {
                     return Ok(Some(message));
