@@ -326,10 +326,10 @@ impl Table {
 
     /// Notes that the leader is a zombie: from now on only its waiter touches what is left.
     pub(super) fn ending(&self, key: &Key) {
-        if let Some(entry) = self.lock().ranks.get_mut(key) {
-            if let Process::Running(pid) = entry.process {
-                entry.process = Process::Ended(pid);
-            }
+        if let Some(entry) = self.lock().ranks.get_mut(key)
+            && let Process::Running(pid) = entry.process
+        {
+            entry.process = Process::Ended(pid);
         }
     }
 

@@ -4,7 +4,9 @@
 //! process at the other end: a connection counts only if it comes from a process that this agent
 //! started as the rank it says it is.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,7 +40,11 @@ impl Socket {
         // The folder's own name takes about 20 bytes.
         let fits = wanted.as_os_str().len() + NAME.len() + 24 < MAX_PATH_BYTES;
         let parent = if fits { wanted.as_path() } else { Path::new("/tmp") };
-        let folder = tempfile::Builder::new().prefix("ringmaster-").tempdir_in(parent)?;
+        let folder = tempfile::Builder::new()
+            .prefix("ringmaster-")
+            // By default the umask decides, and usually lets everybody in.
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(parent)?;
         let listener = StdListener::bind(folder.path().join(NAME))?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener, folder })
@@ -127,7 +133,7 @@ impl Inbox {
     async fn next(&mut self, reader: &mut OwnedReadHalf) -> Result<Option<Message>, Error> {
         let mut bytes = [0; 4096];
         loop {
-            while let Some(message) = self.decoder.next::<RankMessage>()? {
+            while let Some(message) = self.decoder.decode::<RankMessage>()? {
                 // A message this build does not know is passed over.
                 if let Some(message) = message.message {
                     return Ok(Some(message));

@@ -45,7 +45,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`Error`]; the stream cannot be used after one.
-    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
+    pub fn decode<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
         let mut view = &self.buffer[..];
         let Ok(length) = prost::decode_length_delimiter(&mut view) else {
             let incomplete = self.buffer.len() < MAX_PREFIX_BYTES;
@@ -82,7 +82,7 @@ mod tests {
             let mut seen = Vec::new();
             for chunk in bytes.chunks(piece) {
                 decoder.push(chunk);
-                while let Some(message) = decoder.next::<RankHello>().unwrap() {
+                while let Some(message) = decoder.decode::<RankHello>().unwrap() {
                     seen.push(message);
                 }
             }
@@ -94,9 +94,9 @@ mod tests {
     fn an_endless_length_and_an_enormous_one_are_refused() {
         let mut decoder = Decoder::default();
         decoder.push(&[0xff; 12]);
-        assert!(matches!(decoder.next::<ExitAck>(), Err(Error::Length)));
+        assert!(matches!(decoder.decode::<ExitAck>(), Err(Error::Length)));
         let mut decoder = Decoder::default();
         decoder.push(&[0xff, 0xff, 0xff, 0x7f]);
-        assert!(matches!(decoder.next::<ExitAck>(), Err(Error::Length)));
+        assert!(matches!(decoder.decode::<ExitAck>(), Err(Error::Length)));
     }
 }

@@ -206,7 +206,7 @@ fn read_commands(
         };
         decoder.push(&bytes[..count]);
         loop {
-            match decoder.next::<AgentCommand>() {
+            match decoder.decode::<AgentCommand>() {
                 Ok(Some(message)) => {
                     if let Some(command) = command_of(message) {
                         tracing::info!(?command, "the agent asks");
@@ -251,7 +251,7 @@ mod tests {
     ) -> Report {
         let mut bytes = [0; 4096];
         loop {
-            while let Some(message) = decoder.next::<RankMessage>().unwrap() {
+            while let Some(message) = decoder.decode::<RankMessage>().unwrap() {
                 let report = message.message.unwrap();
                 if wanted(&report) {
                     return report;

@@ -18,19 +18,19 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Nothing here takes longer; only a failing test waits so long.
-pub const DEADLINE: Duration = Duration::from_secs(30);
-pub const HEARTBEAT_MS: u32 = 50;
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const HEARTBEAT_MS: u32 = 50;
 
 /// What happened, in order.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
-    pub reports: Vec<Report>,
-    pub lines: Vec<AgentLogLine>,
-    pub joins: Vec<JoinRequest>,
+pub(crate) struct Seen {
+    pub(crate) reports: Vec<Report>,
+    pub(crate) lines: Vec<AgentLogLine>,
+    pub(crate) joins: Vec<JoinRequest>,
 }
 
 impl Seen {
-    pub fn registrations(&self) -> Vec<&Register> {
+    pub(crate) fn registrations(&self) -> Vec<&Register> {
         let registers = self.reports.iter().filter_map(|report| match report {
             Report::Register(register) => Some(register),
             _ => None,
@@ -38,7 +38,7 @@ impl Seen {
         registers.collect()
     }
 
-    pub fn exits(&self) -> Vec<&RankExited> {
+    pub(crate) fn exits(&self) -> Vec<&RankExited> {
         let exits = self.reports.iter().filter_map(|report| match report {
             Report::RankExited(exit) => Some(exit),
             _ => None,
@@ -46,12 +46,12 @@ impl Seen {
         exits.collect()
     }
 
-    pub fn heartbeats(&self) -> usize {
+    pub(crate) fn heartbeats(&self) -> usize {
         self.reports.iter().filter(|report| matches!(report, Report::Heartbeat(_))).count()
     }
 
     /// The newest status of a rank.
-    pub fn status(&self, rank: u32) -> Option<&RankStatus> {
+    pub(crate) fn status(&self, rank: u32) -> Option<&RankStatus> {
         self.reports.iter().rev().find_map(|report| match report {
             Report::Heartbeat(beat) => beat.ranks.iter().find(|status| status.rank == rank),
             _ => None,
@@ -59,19 +59,19 @@ impl Seen {
     }
 
     /// The rest of the first log line with this beginning.
-    pub fn line(&self, beginning: &str) -> Option<String> {
+    pub(crate) fn line(&self, beginning: &str) -> Option<String> {
         self.lines.iter().find_map(|line| Some(line.text.strip_prefix(beginning)?.to_owned()))
     }
 }
 
 /// How the fake behaves; tests change it at will.
 #[derive(Debug, Default)]
-pub struct Manners {
-    pub withholds_acks: bool,
-    pub refuses_agents: Option<String>,
-    pub takes_no_logs: bool,
+pub(crate) struct Manners {
+    pub(crate) withholds_acks: bool,
+    pub(crate) refuses_agents: Option<String>,
+    pub(crate) takes_no_logs: bool,
     /// Answers by generation; a join of another generation waits.
-    pub joins: HashMap<Generation, Result<JoinReply, Status>>,
+    pub(crate) joins: HashMap<Generation, Result<JoinReply, Status>>,
 }
 
 #[derive(Debug)]
@@ -83,9 +83,9 @@ struct Shared {
 
 /// The fake, serving; stops when dropped.
 #[derive(Debug)]
-pub struct Coordinator {
+pub(crate) struct Coordinator {
     shared: Arc<Shared>,
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     // A runtime of its own: shut down, it takes every connection along, as a crash does.
     server: Option<Runtime>,
 }
@@ -97,7 +97,7 @@ impl Drop for Coordinator {
 }
 
 impl Coordinator {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let shared = Arc::new(Shared {
             seen: watch::Sender::new(Seen::default()),
             manners: watch::Sender::new(Manners::default()),
@@ -109,19 +109,19 @@ impl Coordinator {
         Self { shared, address, server }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Ends the server and every connection; `resume` serves the same address again.
-    pub fn crash(&mut self) {
+    pub(crate) fn crash(&mut self) {
         if let Some(runtime) = self.server.take() {
             runtime.shutdown_background();
         }
         self.hang_up();
     }
 
-    pub async fn resume(&mut self) {
+    pub(crate) async fn resume(&mut self) {
         let bind = async {
             loop {
                 // The crashed server's socket closes a moment after the crash.
@@ -136,25 +136,29 @@ impl Coordinator {
     }
 
     /// Ends the agent's session, nothing else.
-    pub fn hang_up(&self) {
+    pub(crate) fn hang_up(&self) {
         self.shared.session.lock().unwrap().take();
     }
 
-    pub fn behave(&self, change: impl FnOnce(&mut Manners)) {
+    pub(crate) fn behave(&self, change: impl FnOnce(&mut Manners)) {
         self.shared.manners.send_modify(change);
     }
 
-    pub async fn order(&self, order: Order) {
+    pub(crate) async fn order(&self, order: Order) {
         let session = self.shared.session.lock().unwrap().clone().unwrap();
         session.send(Ok(CoordinatorMessage { message: Some(order) })).await.unwrap();
     }
 
-    pub fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> Seen {
         self.shared.seen.borrow().clone()
     }
 
     /// Waits until `find` finds what it looks for in what was seen.
-    pub async fn wait_for<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
+    pub(crate) async fn wait_for<T>(
+        &self,
+        what: &str,
+        mut find: impl FnMut(&Seen) -> Option<T>,
+    ) -> T {
         let mut seen = self.shared.seen.subscribe();
         let wait = async {
             loop {
@@ -170,19 +174,19 @@ impl Coordinator {
         }
     }
 
-    pub async fn wait_for_registrations(&self, count: usize) {
+    pub(crate) async fn wait_for_registrations(&self, count: usize) {
         let find = |seen: &Seen| (seen.registrations().len() >= count).then_some(());
         self.wait_for("a registration", find).await;
     }
 
     /// Waits for the first exit of a rank.
-    pub async fn wait_for_exit(&self, rank: u32) -> RankExited {
+    pub(crate) async fn wait_for_exit(&self, rank: u32) -> RankExited {
         let find = |seen: &Seen| seen.exits().into_iter().find(|exit| exit.rank == rank).cloned();
         self.wait_for("an exit", find).await
     }
 
     /// Waits until a rank's heartbeats satisfy `wanted`.
-    pub async fn wait_for_status(
+    pub(crate) async fn wait_for_status(
         &self,
         rank: u32,
         wanted: impl Fn(&RankStatus) -> bool,
@@ -192,7 +196,7 @@ impl Coordinator {
     }
 
     /// Waits for `count` more heartbeats: so long nothing else need have happened.
-    pub async fn wait_for_heartbeats(&self, count: usize) {
+    pub(crate) async fn wait_for_heartbeats(&self, count: usize) {
         let before = self.seen().heartbeats();
         let find = |seen: &Seen| (seen.heartbeats() >= before + count).then_some(());
         self.wait_for("a heartbeat", find).await;

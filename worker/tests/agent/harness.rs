@@ -14,21 +14,22 @@ use tokio::task::JoinHandle;
 use super::coordinator::{Coordinator, DEADLINE};
 use super::probe;
 
-pub const JOB: &str = "emoji-test01";
+pub(crate) const JOB: &str = "emoji-test01";
 
 /// An agent registered with a fake coordinator.
-pub struct Cluster {
-    pub coordinator: Coordinator,
-    pub folder: TempDir,
+pub(crate) struct Cluster {
+    pub(crate) coordinator: Coordinator,
+    // Removed with the cluster.
+    _folder: TempDir,
     agent: (oneshot::Sender<()>, JoinHandle<Result<(), Error>>),
 }
 
 impl Cluster {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
         let coordinator = Coordinator::start().await;
         let folder = tempfile::tempdir().unwrap();
         let mut options = options(&coordinator, &folder);
@@ -39,21 +40,21 @@ impl Cluster {
             drop(stopped.await);
         }));
         coordinator.wait_for_registrations(1).await;
-        Self { coordinator, folder, agent: (stop, running) }
+        Self { coordinator, _folder: folder, agent: (stop, running) }
     }
 
-    pub async fn start_rank(&self, rank: u32, generation: Generation, script: &str) {
+    pub(crate) async fn start_rank(&self, rank: u32, generation: Generation, script: &str) {
         self.coordinator.order(Order::StartRank(start_rank(rank, generation, script))).await;
     }
 
     /// Starts a rank of generation g1.1 and waits for its first own status.
-    pub async fn start_training(&self, rank: u32, script: &str) -> u32 {
+    pub(crate) async fn start_training(&self, rank: u32, script: &str) -> u32 {
         self.start_rank(rank, Generation::new(1, 1), script).await;
         self.coordinator.wait_for_status(rank, |status| status.step == 5).await.pid
     }
 
     /// Ends the agent as a signal would.
-    pub async fn stop(self) -> Coordinator {
+    pub(crate) async fn stop(self) -> Coordinator {
         let (stop, agent) = self.agent;
         drop(stop);
         tokio::time::timeout(DEADLINE, agent).await.unwrap().unwrap().unwrap();
@@ -61,7 +62,7 @@ impl Cluster {
     }
 }
 
-pub fn options(coordinator: &Coordinator, folder: &TempDir) -> Options {
+pub(crate) fn options(coordinator: &Coordinator, folder: &TempDir) -> Options {
     let work_dir = folder.path().join("work");
     let mut options = Options::new(&coordinator.url(), "node-a", 2, work_dir).unwrap();
     options.runs_dir = folder.path().join("runs");
@@ -69,12 +70,12 @@ pub fn options(coordinator: &Coordinator, folder: &TempDir) -> Options {
     options
 }
 
-pub fn probe_program() -> Vec<OsString> {
+pub(crate) fn probe_program() -> Vec<OsString> {
     let program: PathBuf = std::env::current_exe().unwrap();
     std::iter::once(program.into()).chain(probe::ARGUMENTS.map(OsString::from)).collect()
 }
 
-pub fn start_rank(rank: u32, generation: Generation, script: &str) -> StartRank {
+pub(crate) fn start_rank(rank: u32, generation: Generation, script: &str) -> StartRank {
     StartRank {
         job_id: JOB.into(),
         generation: Some(generation),
@@ -89,14 +90,14 @@ pub fn start_rank(rank: u32, generation: Generation, script: &str) -> StartRank 
 }
 
 /// True unless the process is gone or only waits to be reaped.
-pub fn is_alive(pid: u32) -> bool {
+pub(crate) fn is_alive(pid: u32) -> bool {
     let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
     !matches!(state, None | Some("Z" | "X"))
 }
 
 /// Waits until no process of `pids` is left.
-pub async fn wait_until_gone(pids: &[u32]) {
+pub(crate) async fn wait_until_gone(pids: &[u32]) {
     let started = Instant::now();
     while pids.iter().any(|&pid| is_alive(pid)) {
         assert!(started.elapsed() < DEADLINE, "still there: {pids:?}");
@@ -104,7 +105,7 @@ pub async fn wait_until_gone(pids: &[u32]) {
     }
 }
 
-pub fn signal(pid: u32, signal: nix::sys::signal::Signal) {
+pub(crate) fn signal(pid: u32, signal: nix::sys::signal::Signal) {
     let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
     nix::sys::signal::kill(pid, signal).unwrap();
 }

@@ -12,7 +12,7 @@ use ringmaster_worker::rank::exit::{self, ExitStatus};
 use ringmaster_worker::rank::{RankEnv, env};
 
 /// What selects the probe.
-pub const ARGUMENTS: [&str; 4] =
+pub(crate) const ARGUMENTS: [&str; 4] =
     ["--exact", "probe::acts_as_a_rank_when_an_agent_starts_it", "--nocapture", "--test-threads=1"];
 
 #[test]
@@ -58,6 +58,7 @@ fn acts_as_a_rank_when_an_agent_starts_it() {
     std::process::exit(code);
 }
 
+#[expect(clippy::zombie_processes, reason = "what a rank leaves behind is the agent's to end")]
 fn start_child() {
     let child = Process::new("/bin/sleep").arg("600").spawn().unwrap();
     say(&format!("child {}", child.id()));
