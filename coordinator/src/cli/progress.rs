@@ -357,6 +357,7 @@ mod tests {
             comm_share: 0.129,
             generation: None,
             substituted: 12_345,
+            ..StepMetrics::default()
         }
     }
 

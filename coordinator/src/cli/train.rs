@@ -37,10 +37,15 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     let folders = Folders::create(args)?;
     super::log_to_file(&folders.state_dir.join("coordinator.log"))?;
 
-    let server = start_server(&folders.state_dir).await?;
-    let addresses = server.addresses().clone();
+    let options = ServerOptions::loopback(folders.state_dir.clone());
+    let server_error = |source| Error::Server {
+        state_dir: folders.state_dir.clone(),
+        source: Box::new(source),
+    };
+    let mut server = Server::start(options).await.map_err(server_error)?;
+    let client = Client::new(&format!("http://{}", server.addresses.people))?;
     let agent = AgentProcess::start(&agent_process::Options {
-        fleet_url: format!("http://{}", addresses.fleet),
+        fleet_url: format!("http://{}", server.addresses.fleet),
         slots: file.job.resources.ranks,
         work_dir: &folders.work_dir,
         runs_dir: &folders.runs_dir,
@@ -48,15 +53,17 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     });
     let result = match agent {
         Ok(mut agent) => {
-            let client = Client::new(&format!("http://{}", addresses.people))?;
-            let result = train(args, &client, &file, resume_from, &mut agent, &folders).await;
+            let result = tokio::select! {
+                result = train(args, &client, &file, resume_from, &mut agent, &folders) => result,
+                Err(source) = server.failed() => Err(server_error(source)),
+            };
             agent.stop().await;
             result
         }
         Err(error) => Err(error),
     };
-    let stopped = server.shutdown().await;
-    result.and(stopped.map_err(|source| server_error(&folders.state_dir, source)))
+    server.shutdown().await;
+    result
 }
 
 /// Submits the job, follows it to its end and prints what people want to know.
@@ -178,19 +185,6 @@ impl Folders {
         }
         Ok(Self { state_dir, work_dir, runs_dir, _temporary: temporary })
     }
-}
-
-async fn start_server(state_dir: &Path) -> Result<Server, Error> {
-    let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = ServerOptions::new(state_dir, any_port, any_port, any_port);
-    Server::start(options).await.map_err(|source| server_error(state_dir, source))
-}
-
-fn server_error(
-    state_dir: &Path,
-    source: impl std::error::Error + Send + Sync + 'static,
-) -> Error {
-    Error::Server { state_dir: state_dir.to_owned(), source: Box::new(source) }
 }
 
 fn accelerator_word(accelerator: Accelerator) -> &'static str {
