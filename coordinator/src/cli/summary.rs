@@ -83,8 +83,8 @@ impl Summary {
         let zero_shot = self.zero_shot.as_ref()?;
         let mut table = new_table();
         let held_out = self.eval_set.as_deref().unwrap_or("held-out images");
-        table.set_header(header([held_out, "top-1 / R@1", "top-5 / R@5", "R@10", "mean rank", "median"]));
-        let classes = format!("zero-shot, {} captions", thousands(zero_shot.classes));
+        table.set_header(header([held_out, "top-1, R@1", "top-5, R@5", "R@10", "mean rank", "median"]));
+        let classes = format!("zero-shot among {}", thousands(zero_shot.classes));
         table.add_row(row([
             classes,
             percent(zero_shot.top1),
