@@ -38,10 +38,8 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     super::log_to_file(&folders.state_dir.join("coordinator.log"))?;
 
     let options = ServerOptions::loopback(folders.state_dir.clone());
-    let server_error = |source| Error::Server {
-        state_dir: folders.state_dir.clone(),
-        source: Box::new(source),
-    };
+    let server_error =
+        |source| Error::Server { state_dir: folders.state_dir.clone(), source: Box::new(source) };
     let mut server = Server::start(options).await.map_err(server_error)?;
     let client = Client::new(&format!("http://{}", server.addresses.people))?;
     let agent = AgentProcess::start(&agent_process::Options {
@@ -173,7 +171,8 @@ impl Folders {
             Some(folder) => (absolute(folder)?, None),
             None => {
                 let folder = tempfile::Builder::new().prefix("ringmaster-").tempdir();
-                let folder = folder.map_err(|source| Error::io("make a temporary folder", source))?;
+                let folder =
+                    folder.map_err(|source| Error::io("make a temporary folder", source))?;
                 (folder.path().to_owned(), Some(folder))
             }
         };
@@ -205,11 +204,8 @@ async fn save_logs(client: &Client, job_id: &str, run_folder: &Path) -> Option<P
 }
 
 async fn last_log_lines(client: &Client, job_id: &str) -> String {
-    let request = LogsRequest {
-        job_id: job_id.to_owned(),
-        tail: SHOWN_LOG_LINES,
-        ..LogsRequest::default()
-    };
+    let request =
+        LogsRequest { job_id: job_id.to_owned(), tail: SHOWN_LOG_LINES, ..LogsRequest::default() };
     let lines = tokio::time::timeout(LOG_DEADLINE, collect_logs(client, request)).await;
     let lines = lines.ok().flatten().unwrap_or_default();
     lines.trim_end().to_owned()
