@@ -21,26 +21,31 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
 
-    let options =
-        ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
+    let options = ServerOptions {
+        people: args.listen,
+        fleet: args.fleet_listen,
+        health: args.health_listen,
+        insecure: args.insecure,
+        ..ServerOptions::loopback(args.state_dir.clone())
+    };
     let server_error = |source: ringmaster::server::Error| Error::Server {
         state_dir: args.state_dir.clone(),
         source: Box::new(source),
     };
-    let server = Server::start(options).await.map_err(server_error)?;
-    let addresses = server.addresses();
-    tracing::info!(
-        people = %addresses.people,
-        fleet = %addresses.fleet,
-        health = %addresses.health,
-        state_dir = %args.state_dir.display(),
-        "serving"
-    );
-    tokio::select! {
-        _ = interrupt.recv() => tracing::info!("interrupted; jobs go on without a coordinator"),
-        _ = terminate.recv() => tracing::info!("told to stop; jobs go on without a coordinator"),
-    }
-    server.shutdown().await.map_err(server_error)
+    let mut server = Server::start(options).await.map_err(server_error)?;
+    let ended = tokio::select! {
+        _ = interrupt.recv() => {
+            tracing::info!("interrupted; jobs go on without a coordinator");
+            Ok(())
+        }
+        _ = terminate.recv() => {
+            tracing::info!("told to stop; jobs go on without a coordinator");
+            Ok(())
+        }
+        failed = server.failed() => failed.map_err(server_error),
+    };
+    server.shutdown().await;
+    ended
 }
 
 /// Refuses listeners that other machines could reach, as there is no TLS yet.

@@ -37,10 +37,13 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     let folders = Folders::create(args)?;
     super::log_to_file(&folders.state_dir.join("coordinator.log"))?;
 
-    let server = start_server(&folders.state_dir).await?;
-    let addresses = server.addresses().clone();
+    let options = ServerOptions::loopback(folders.state_dir.clone());
+    let server_error =
+        |source| Error::Server { state_dir: folders.state_dir.clone(), source: Box::new(source) };
+    let mut server = Server::start(options).await.map_err(server_error)?;
+    let client = Client::new(&format!("http://{}", server.addresses.people))?;
     let agent = AgentProcess::start(&agent_process::Options {
-        fleet_url: format!("http://{}", addresses.fleet),
+        fleet_url: format!("http://{}", server.addresses.fleet),
         slots: file.job.resources.ranks,
         work_dir: &folders.work_dir,
         runs_dir: &folders.runs_dir,
@@ -48,15 +51,17 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     });
     let result = match agent {
         Ok(mut agent) => {
-            let client = Client::new(&format!("http://{}", addresses.people))?;
-            let result = train(args, &client, &file, resume_from, &mut agent, &folders).await;
+            let result = tokio::select! {
+                result = train(args, &client, &file, resume_from, &mut agent, &folders) => result,
+                Err(source) = server.failed() => Err(server_error(source)),
+            };
             agent.stop().await;
             result
         }
         Err(error) => Err(error),
     };
-    let stopped = server.shutdown().await;
-    result.and(stopped.map_err(|source| server_error(&folders.state_dir, source)))
+    server.shutdown().await;
+    result
 }
 
 /// Submits the job, follows it to its end and prints what people want to know.
@@ -166,7 +171,8 @@ impl Folders {
             Some(folder) => (absolute(folder)?, None),
             None => {
                 let folder = tempfile::Builder::new().prefix("ringmaster-").tempdir();
-                let folder = folder.map_err(|source| Error::io("make a temporary folder", source))?;
+                let folder =
+                    folder.map_err(|source| Error::io("make a temporary folder", source))?;
                 (folder.path().to_owned(), Some(folder))
             }
         };
@@ -178,19 +184,6 @@ impl Folders {
         }
         Ok(Self { state_dir, work_dir, runs_dir, _temporary: temporary })
     }
-}
-
-async fn start_server(state_dir: &Path) -> Result<Server, Error> {
-    let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = ServerOptions::new(state_dir, any_port, any_port, any_port);
-    Server::start(options).await.map_err(|source| server_error(state_dir, source))
-}
-
-fn server_error(
-    state_dir: &Path,
-    source: impl std::error::Error + Send + Sync + 'static,
-) -> Error {
-    Error::Server { state_dir: state_dir.to_owned(), source: Box::new(source) }
 }
 
 fn accelerator_word(accelerator: Accelerator) -> &'static str {
@@ -211,11 +204,8 @@ async fn save_logs(client: &Client, job_id: &str, run_folder: &Path) -> Option<P
 }
 
 async fn last_log_lines(client: &Client, job_id: &str) -> String {
-    let request = LogsRequest {
-        job_id: job_id.to_owned(),
-        tail: SHOWN_LOG_LINES,
-        ..LogsRequest::default()
-    };
+    let request =
+        LogsRequest { job_id: job_id.to_owned(), tail: SHOWN_LOG_LINES, ..LogsRequest::default() };
     let lines = tokio::time::timeout(LOG_DEADLINE, collect_logs(client, request)).await;
     let lines = lines.ok().flatten().unwrap_or_default();
     lines.trim_end().to_owned()

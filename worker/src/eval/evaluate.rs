@@ -191,8 +191,7 @@ fn embed_captions(
     let device = clip.params().flat().device();
     let mut embeddings = vec![no_rows(clip)];
     for chunk in captions.chunks(BATCH) {
-        let tokens: Vec<i64> =
-            chunk.iter().flat_map(|caption| tokenizer.encode(caption)).collect();
+        let tokens: Vec<i64> = chunk.iter().flat_map(|caption| tokenizer.encode(caption)).collect();
         let tokens = Tensor::from_slice(&tokens).reshape([chunk.len() as i64, -1]); // [n, L]
         let failed = |source| Error::Model { set: set.to_owned(), what: "captions", source };
         let rows = clip.encode_text(&tokens.to_device(device), &Mode::Eval).map_err(failed)?;

@@ -37,7 +37,8 @@ pub struct Ranks {
 impl Ranks {
     /// Summarises ranks that count from 0. No query at all gives zeros.
     pub fn from_zero_based(ranks: &[u64]) -> Self {
-        let share_below = |k: u64| share(ranks.iter().filter(|&&rank| rank < k).count(), ranks.len());
+        let share_below =
+            |k: u64| share(ranks.iter().filter(|&&rank| rank < k).count(), ranks.len());
         let mut sorted = ranks.to_vec();
         sorted.sort_unstable();
         let median = match sorted.len() {
@@ -147,8 +148,8 @@ impl Classes {
     pub fn count_before(&self, image: usize, row: &[f32], own: &[f32], before: &mut [i64]) {
         for text in 0..self.of_text.len() {
             let value = row[self.of_text[text]];
-            let is_before = ranks_above(value, own[text])
-                || (image < text && !ranks_above(own[text], value));
+            let is_before =
+                ranks_above(value, own[text]) || (image < text && !ranks_above(own[text], value));
             before[text] += i64::from(is_before);
         }
     }

@@ -192,11 +192,7 @@ fn count_images_before(
 
 impl Scored {
     /// Returns all ranks' results, in rank order.
-    fn gather(
-        &self,
-        collective: &dyn Collective,
-        counts: &[usize],
-    ) -> Result<Self, Error> {
+    fn gather(&self, collective: &dyn Collective, counts: &[usize]) -> Result<Self, Error> {
         let integers = |values: &[i64], width: usize| -> Result<Vec<i64>, Error> {
             let own = Tensor::from_slice(values).reshape([-1, width as i64]); // [n, width]
             gather::integers(&gather::rows(collective, &own, counts)?)

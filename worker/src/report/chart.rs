@@ -143,8 +143,7 @@ impl Axis {
     fn log(smallest: f64, largest: f64) -> Self {
         let (low, high) = (smallest / 1.1, largest * 1.1);
         let decades = low.log10().floor() as i32..=high.log10().ceil() as i32;
-        let factors: &[f64] =
-            if (high / low).log10() < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
+        let factors: &[f64] = if (high / low).log10() < 3.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let ticks = decades
             .flat_map(|decade| factors.iter().map(move |factor| factor * 10_f64.powi(decade)))
             .filter(|tick| (low..=high).contains(tick))
@@ -179,7 +178,11 @@ impl Axis {
         if size >= 1e4 {
             return format!("{}k", trimmed(tick / 1e3, 2));
         }
-        if self.log { trimmed(tick, 3) } else { format!("{tick:.*}", digits_after_point(self.step)) }
+        if self.log {
+            trimmed(tick, 3)
+        } else {
+            format!("{tick:.*}", digits_after_point(self.step))
+        }
     }
 }
 
@@ -229,7 +232,8 @@ fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let mut kept = Vec::with_capacity(MAX_POINTS);
     for chunk in points.chunks(run) {
         let by_value = |a: &&(f64, f64), b: &&(f64, f64)| a.1.total_cmp(&b.1);
-        let (Some(low), Some(high)) = (chunk.iter().min_by(by_value), chunk.iter().max_by(by_value))
+        let (Some(low), Some(high)) =
+            (chunk.iter().min_by(by_value), chunk.iter().max_by(by_value))
         else {
             continue;
         };

@@ -106,8 +106,7 @@ fn curves(page: &mut String, content: &Content<'_>) {
         ("Gradient norm", "train/grad_norm", true, true, false),
     ] {
         let points = content.records.series(key);
-        let chart =
-            Chart { title, points: &points, marks: &marks, smooth, may_be_log, from_zero };
+        let chart = Chart { title, points: &points, marks: &marks, smooth, may_be_log, from_zero };
         let last = points.last().map_or_else(String::new, |point| significant(point.1));
         let _ = writeln!(
             page,

@@ -6,10 +6,7 @@ use super::*;
 fn dates_and_durations_are_those_of_the_calendar() {
     assert_eq!(utc(1_795_464_252.0), "2026-11-23 20:04");
     assert_eq!(utc(951_782_400.0), "2000-02-29 00:00");
-    assert_eq!(
-        [duration(7.4), duration(331.5), duration(11_000.0)],
-        ["7s", "5m 32s", "3h 03m"]
-    );
+    assert_eq!([duration(7.4), duration(331.5), duration(11_000.0)], ["7s", "5m 32s", "3h 03m"]);
 }
 
 #[test]

@@ -107,7 +107,9 @@ impl Records {
     /// When the file is there and cannot be read.
     pub fn read(path: &Path) -> std::io::Result<Self> {
         let text = match std::fs::read(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
             result => result?,
         };
         let mut records = Self::default();

@@ -10,10 +10,10 @@ use ringmaster_manifest::spec::{LossKind, ReportTo, TrainJob};
 use ringmaster_proto::v1::{Generation, StepMetrics};
 use serde::{Deserialize, Serialize};
 
+use super::page;
 use super::records::{self, Line, Records};
 use super::summary::{SetScores, Summary};
 use super::tensorboard::EventWriter;
-use super::page;
 use crate::eval::Scores;
 
 /// What a run folder needs to know to be opened.

@@ -56,8 +56,7 @@ fn metrics(step: u64, loss: f64) -> StepMetrics {
 }
 
 fn scores() -> Scores {
-    let ranks =
-        Ranks { r1: 0.15, r5: 0.35, r10: 0.46, mean_rank: 101.25, median_rank: 14.0 };
+    let ranks = Ranks { r1: 0.15, r5: 0.35, r10: 0.46, mean_rank: 101.25, median_rank: 14.0 };
     let prediction = Prediction {
         index: 3,
         caption: "red apple".to_owned(),

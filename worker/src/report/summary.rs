@@ -75,11 +75,7 @@ impl From<&Scores> for SetScores {
             name: scores.name.clone(),
             images: scores.images,
             skipped: scores.skipped,
-            zero_shot: ZeroShot {
-                classes: scores.classes,
-                top1: scores.top1,
-                top5: scores.top5,
-            },
+            zero_shot: ZeroShot { classes: scores.classes, top1: scores.top1, top5: scores.top5 },
             retrieval: scores.retrieval.clone(),
         }
     }
