@@ -80,10 +80,10 @@ fn download(artifact: &Artifact, staging: &Path, tools: &Tools) -> Result<()> {
     if !success {
         drop(progress);
         bail!(
-            "cannot download {label}: {command:?} failed:\n{}\n\
-             check the network and the registry settings of {}, then run the same command again",
-            indent(&output),
-            if artifact.registry == Registry::Pip { "pip" } else { "npm" }
+            "cannot download {label}, {} says:\n{}\n\
+             check the network and the registry settings of {0}, then run the same command again",
+            if artifact.registry == Registry::Pip { "pip" } else { "npm" },
+            indent(&output)
         );
     }
     progress.done();
@@ -108,7 +108,7 @@ fn pip(artifact: &Artifact, staging: &Path, program: &[String]) -> Command {
 
 fn npm(artifact: &Artifact, staging: &Path, program: &[String]) -> Command {
     let mut command = Command::new(&program[0]);
-    command.args(&program[1..]).args(["pack", "--silent", "--ignore-scripts"]);
+    command.args(&program[1..]).args(["pack", "--loglevel=error", "--ignore-scripts"]);
     command.arg("--pack-destination").arg(staging);
     command.arg("--cache").arg(staging.join("npm-cache"));
     command.arg(format!("{}@{}", artifact.package, artifact.version));
