@@ -1,7 +1,7 @@
 //! What can end a rank, and what another attempt may mend.
 
 use super::{client, control};
-use crate::{checkpoint, collective, data, eval, loss, model, report, text};
+use crate::{checkpoint, collective, data, eval, loss, model, report};
 
 /// Why a rank, or one of its attempts, ended.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +44,6 @@ pub enum Error {
     /// A model that cannot be built or run.
     #[error("model")]
     Model(#[from] model::Error),
-    /// No tokenizer.
-    #[error("tokenizer")]
-    Text(#[from] text::Error),
     /// The loss failed in libtorch.
     #[error("loss")]
     Loss(#[from] loss::Error),
@@ -107,7 +104,7 @@ impl Error {
     pub fn regroups(&self) -> bool {
         match self {
             Self::Collective(_) | Self::Superseded { .. } => true,
-            Self::Eval(error) => error.collective().is_some(),
+            Self::Eval(eval::Error::Collective { .. }) => true,
             _ => false,
         }
     }
@@ -118,7 +115,6 @@ impl Error {
             self,
             Self::Environment { .. }
                 | Self::Model(_)
-                | Self::Text(_)
                 | Self::Checkpoint { .. }
                 | Self::NotFinite { .. }
         ) && !matches!(self, Self::Data(error) if !error.retryable())

@@ -6,20 +6,20 @@
 //! the coordinator), `switch` (how orders reach a busy rank), `plan` (what fixes the last bit),
 //! `faults` (deaths on demand, for tests), [`exit`] and [`error`] (how it ends).
 
-//mod bytes;
+mod bytes;
 pub mod client;
 pub mod control;
 pub mod env;
-//pub mod error;
+pub mod error;
 pub mod exit;
 mod faults;
 mod plan;
-//mod replica;
-//mod saving;
-//mod step;
+mod replica;
+mod saving;
+mod step;
 mod switch;
-//pub mod train;
+pub mod train;
 
 pub use env::RankEnv;
-//pub use error::{Error, chain};
-//pub use train::run;
+pub use error::{Error, chain};
+pub use train::run;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringmaster_manifest::spec::{EvalSet, TrainJob};
+use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{
     FinishRequest, Generation, HeldState, JoinReply, JoinRequest, Phase, StateSource, StepMetrics,
 };
@@ -75,6 +75,7 @@ struct Rank {
     dataset: Arc<Dataset>,
     order: Arc<Order>,
     replica: Replica,
+    eval_sets: Vec<eval::EvalSet>,
     /// Open on rank 0 once it has trained.
     run: Option<Run>,
     /// Samples a resumed job had consumed before this one.
@@ -108,8 +109,10 @@ impl Rank {
         let device = ffi::cuda::device(job.resources.accelerator, env.local_rank)
             .map_err(|what| Error::Environment { what })?;
         let text = &job.model.config.text_cfg;
-        let tokenizer = Arc::new(Tokenizer::clip(text.context_length as usize)?);
+        let tokenizer = Arc::new(Tokenizer::clip(text.context_length as usize));
         let dataset = Arc::new(Dataset::open(data::Options::of(&job.data))?);
+        let open_set = |set| eval::EvalSet::open(set, &job.data);
+        let eval_sets = job.eval.zero_shot.iter().map(open_set).collect::<Result<_, _>>()?;
         let order = Arc::new(Order::new(dataset.shard_sizes(), OrderOptions::of(&job))?);
         let replica = Replica::new(&job, device)?;
         tracing::info!(
@@ -133,6 +136,7 @@ impl Rank {
             dataset,
             order,
             replica,
+            eval_sets,
             run: None,
             resumed_samples: 0,
             saving: None,
@@ -365,7 +369,7 @@ impl Rank {
             }
             let step = self.replica.applied;
             if step % self.job.checkpoint.every_steps == 0 && step < total {
-                self.save(collective)?;
+                self.save()?;
             }
             if self.job.eval.every_steps.is_some_and(|every| step % every == 0) && step < total {
                 self.evaluate(collective)?;
@@ -377,14 +381,13 @@ impl Rank {
     fn start_loader(&self, collective: &dyn Collective) -> Result<Loader, Error> {
         let per_lane = u64::from(self.job.batch.global / self.job.data.lanes);
         let lanes = data::share(self.job.data.lanes, collective.rank(), collective.world_size());
-        let preprocess = Preprocess::of(&self.job.model.config);
         Ok(Loader::start(LoaderOptions {
             dataset: Arc::clone(&self.dataset),
             order: Arc::clone(&self.order),
             rows: u64::from(lanes.start) * per_lane..u64::from(lanes.end) * per_lane,
             first_step: self.replica.applied,
             last_step: self.job.schedule.total_steps,
-            preprocess,
+            preprocess: preprocess(&self.job),
             tokenizer: Arc::clone(&self.tokenizer),
             aug: self.job.data.aug_cfg.clone(),
             seed: self.job.data.seed,
@@ -457,24 +460,19 @@ impl Rank {
         Ok(())
     }
 
-    fn save(&mut self, collective: &dyn Collective) -> Result<(), Error> {
+    fn save(&mut self) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Save.into());
         let saving = self.saving.as_mut().expect("every attempt starts a writer");
-        saving.save(&self.replica, collective);
+        saving.save(&self.replica, &self.job);
         Ok(())
     }
 
     fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Eval.into());
-        let sets: Vec<EvalSet> = self.job.eval.zero_shot.clone();
-        for set in &sets {
-            let scores = eval::evaluate(
-                &self.replica.clip,
-                &self.tokenizer,
-                collective,
-                set,
-                &self.job.data,
-            )?;
+        let preprocess = preprocess(&self.job);
+        for set in &self.eval_sets {
+            let clip = &self.replica.clip;
+            let scores = eval::evaluate(clip, &self.tokenizer, collective, set, &preprocess)?;
             if let Some(run) = &mut self.run {
                 run.eval(self.replica.applied, &scores)?;
             }
@@ -489,7 +487,7 @@ impl Rank {
         generation: Generation,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        self.save(collective)?;
+        self.save()?;
         self.evaluate(collective)?;
         self.control.status(|status| status.phase = Phase::Save.into());
         let checkpoint = self.saving.take().and_then(Saving::finish);
@@ -516,13 +514,17 @@ impl Rank {
     /// Asked to stop: one last checkpoint at this step boundary.
     fn stop(&mut self, collective: &dyn Collective) -> Result<(), Error> {
         tracing::info!(step = self.replica.applied, "stopping as asked, after a checkpoint");
-        self.save(collective)?;
+        self.save()?;
         if let Some(saving) = self.saving.take() {
             saving.finish();
         }
         collective.barrier()?;
         Ok(())
     }
+}
+
+fn preprocess(job: &TrainJob) -> Preprocess {
+    Preprocess::clip(job.model.config.vision_cfg.image_size as u32)
 }
 
 fn read_manifest(path: &Path) -> Result<TrainJob, Error> {
@@ -556,7 +558,7 @@ fn log_line(m: &StepMetrics) {
 impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
         match error {
-            client::Error::Superseded { .. } | client::Error::Interrupted => {
+            client::Error::Superseded(_) | client::Error::Interrupted => {
                 Self::Superseded { what: error.to_string() }
             }
             source => Self::Coordinator { source },

@@ -22,6 +22,10 @@ pub struct Line {
     pub generation: String,
     /// Seconds since 1970.
     pub time: f64,
+    /// Hash (16 hex digits) of which sample stood in which row of the global batch; the same for
+    /// any number of ranks. Absent on lines of evaluations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_digest: Option<String>,
     /// Metrics by OpenCLIP's key. A value that is no number (NaN, infinite) is null in the file.
     #[serde(flatten)]
     pub metrics: BTreeMap<String, Option<f64>>,

@@ -1,0 +1,349 @@
+//! Decodes ahead of the training step, on threads of its own, with bounded memory.
+//!
+//! Work is cut into units of a few rows of one global batch. Readers take units in order and may
+//! finish them in any; a batch is handed out once all its units are there, so its contents do not
+//! depend on the number of readers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use ringmaster_manifest::spec::AugCfg;
+
+use super::{Dataset, Error, Order, SampleError, Substitution};
+use crate::image::{Augment, Preprocess, Scratch, decode};
+use crate::rng::{Site, Stream};
+use crate::text::Tokenizer;
+
+/// Rows per unit of work.
+const UNIT_ROWS: u64 = 16;
+/// Replacements tried for one slot before the data set counts as unusable.
+const SUBSTITUTES: u64 = 64;
+
+/// What a loader needs.
+#[derive(Debug)]
+pub struct LoaderOptions {
+    /// The shards.
+    pub dataset: Arc<Dataset>,
+    /// Which sample stands where.
+    pub order: Arc<Order>,
+    /// This rank's rows of every global batch.
+    pub rows: Range<u64>,
+    /// First global batch, 0-based.
+    pub first_step: u64,
+    /// One past the last global batch.
+    pub last_step: u64,
+    /// Size and normalisation of the images.
+    pub preprocess: Preprocess,
+    /// Turns captions into ids.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Augmentation.
+    pub aug: AugCfg,
+    /// Seed of augmentation and caption choice.
+    pub seed: u64,
+    /// Threads.
+    pub readers: usize,
+    /// Batches kept ready or in the making beyond the one in use.
+    pub prefetch: u64,
+    /// Replacements made earlier in this run, by any rank: they are made again.
+    pub substitutions: Vec<Substitution>,
+    /// Largest share of the data set that may be corrupt.
+    pub max_corrupt: f64,
+}
+
+/// One rank's rows of a global batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The global batch, 0-based.
+    pub step: u64,
+    /// The rows.
+    pub rows: Range<u64>,
+    /// Normalised pixels. Shape `[n, 3, S, S]`.
+    pub images: Vec<f32>,
+    /// Token ids. Shape `[n, L]`.
+    pub tokens: Vec<i64>,
+    /// Index in the data set of every row's sample, replacements included.
+    pub sample_ids: Vec<u64>,
+    /// Replacements made in these rows.
+    pub substitutions: Vec<Substitution>,
+}
+
+/// The reading side of one generation.
+#[derive(Debug)]
+pub struct Loader {
+    shared: Arc<Shared>,
+    readers: Vec<JoinHandle<()>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: LoaderOptions,
+    augment: Augment,
+    /// (step, row) → what stands there instead.
+    known: HashMap<(u64, u64), Substitution>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Next unit to be taken, counting from `first_step`.
+    next_unit: u64,
+    /// The batch the trainer waits for or works on.
+    wanted: u64,
+    /// Finished units by step and unit within the step.
+    units: BTreeMap<(u64, u64), Unit>,
+    /// Corrupt samples met, with the reason.
+    corrupt: BTreeMap<u64, String>,
+    error: Option<Error>,
+    stop: bool,
+}
+
+/// A few decoded rows.
+#[derive(Debug, Default)]
+struct Unit {
+    images: Vec<f32>,
+    tokens: Vec<i64>,
+    sample_ids: Vec<u64>,
+    substitutions: Vec<Substitution>,
+}
+
+impl Loader {
+    /// Starts the readers.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub fn start(options: LoaderOptions) -> Result<Self, Error> {
+        let (first_step, readers) = (options.first_step, options.readers.max(1));
+        let augment = Augment::new(options.aug.clone(), options.preprocess);
+        let substitutions = options.substitutions.iter();
+        let known = substitutions.map(|s| ((s.step, s.row), s.clone())).collect();
+        let corrupt =
+            options.substitutions.iter().map(|s| (s.sample, s.reason.clone())).collect();
+        let state = State { wanted: first_step, corrupt, ..State::default() };
+        let changed = Condvar::new();
+        let shared =
+            Arc::new(Shared { options, augment, known, state: Mutex::new(state), changed });
+        let mut loader = Self { shared, readers: Vec::new(), next: first_step };
+        for reader in 0..readers {
+            let shared = Arc::clone(&loader.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("reader-{reader}"))
+                .spawn(move || shared.run())
+                .map_err(|e| Error::Reader { reason: e.to_string() })?;
+            loader.readers.push(thread);
+        }
+        Ok(loader)
+    }
+
+    /// Returns the next global batch's rows, in step order; waits until they are decoded.
+    ///
+    /// # Errors
+    /// Whatever stopped a reader: a store that fails, or too many corrupt samples.
+    pub fn next(&mut self) -> Result<Batch, Error> {
+        let step = self.next;
+        let units = self.shared.units_per_step();
+        let mut state = self.shared.lock();
+        state.wanted = step;
+        self.shared.changed.notify_all();
+        loop {
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            if (0..units).all(|unit| state.units.contains_key(&(step, unit))) {
+                break;
+            }
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let parts: Vec<Unit> =
+            (0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect();
+        drop(state);
+        self.next += 1;
+        Ok(assemble(step, self.shared.options.rows.clone(), parts))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+fn assemble(step: u64, rows: Range<u64>, parts: Vec<Unit>) -> Batch {
+    let mut batch = Batch {
+        step,
+        rows,
+        images: Vec::with_capacity(parts.iter().map(|p| p.images.len()).sum()),
+        tokens: Vec::new(),
+        sample_ids: Vec::new(),
+        substitutions: Vec::new(),
+    };
+    for part in parts {
+        batch.images.extend(part.images);
+        batch.tokens.extend(part.tokens);
+        batch.sample_ids.extend(part.sample_ids);
+        batch.substitutions.extend(part.substitutions);
+    }
+    batch
+}
+
+impl Shared {
+    fn units_per_step(&self) -> u64 {
+        let rows = &self.options.rows;
+        (rows.end - rows.start).div_ceil(UNIT_ROWS)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A reader's life.
+    fn run(&self) {
+        let mut scratch = Scratch::default();
+        while let Some((step, unit)) = self.take() {
+            let start = self.options.rows.start + unit * UNIT_ROWS;
+            let rows = start..self.options.rows.end.min(start + UNIT_ROWS);
+            let result = self.load(step, rows, &mut scratch);
+            let mut state = self.lock();
+            match result {
+                Ok(done) => {
+                    state.units.insert((step, unit), done);
+                }
+                Err(error) => {
+                    state.error.get_or_insert(error);
+                    state.stop = true;
+                }
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Returns the next unit of work once there is room for it; none at the end.
+    fn take(&self) -> Option<(u64, u64)> {
+        let units = self.units_per_step();
+        let mut state = self.lock();
+        loop {
+            let step = self.options.first_step + state.next_unit.checked_div(units)?;
+            if state.stop || step >= self.options.last_step {
+                return None;
+            }
+            if step <= state.wanted + self.options.prefetch {
+                let unit = state.next_unit % units;
+                state.next_unit += 1;
+                return Some((step, unit));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn load(&self, step: u64, rows: Range<u64>, scratch: &mut Scratch) -> Result<Unit, Error> {
+        let mut unit = Unit::default();
+        for row in rows {
+            self.load_row(step, row, scratch, &mut unit)?;
+        }
+        Ok(unit)
+    }
+
+    /// Loads the sample of a row, or what replaces it.
+    fn load_row(
+        &self,
+        step: u64,
+        row: u64,
+        scratch: &mut Scratch,
+        unit: &mut Unit,
+    ) -> Result<(), Error> {
+        let original = self.options.order.sample(step, row).index;
+        if let Some(known) = self.known.get(&(step, row)) {
+            // The ledger is law even if the sample has been repaired since.
+            let result = self.append(step, row, known.replacement, scratch, unit)?;
+            if result.is_none() {
+                return Ok(());
+            }
+        }
+        let Some(reason) = self.append(step, row, original, scratch, unit)? else { return Ok(()) };
+        self.note_corrupt(original, &reason)?;
+        for attempt in 0..SUBSTITUTES {
+            let replacement = self.options.order.substitute(step, row, attempt);
+            match self.append(step, row, replacement, scratch, unit)? {
+                None => {
+                    tracing::warn!(step, row, %reason, replacement, "corrupt sample replaced");
+                    let sample = original;
+                    unit.substitutions.push(Substitution { step, row, sample, replacement, reason });
+                    return Ok(());
+                }
+                Some(reason) => self.note_corrupt(replacement, &reason)?,
+            }
+        }
+        Err(self.too_many())
+    }
+
+    /// Decodes one sample into `unit`; returns why not when it is corrupt.
+    fn append(
+        &self,
+        step: u64,
+        row: u64,
+        index: u64,
+        scratch: &mut Scratch,
+        unit: &mut Unit,
+    ) -> Result<Option<String>, Error> {
+        let options = &self.options;
+        let sample = match options.dataset.read(index) {
+            Ok(sample) => sample,
+            Err(SampleError::Store(error)) => return Err(error),
+            Err(corrupt) => return Ok(Some(corrupt.to_string())),
+        };
+        let start = unit.images.len();
+        unit.images.resize(start + options.preprocess.values(), 0.0);
+        let mut stream = Stream::new(options.seed, Site::Augment, &[step, row]);
+        let pixels = decode(&sample.image).and_then(|image| {
+            self.augment.apply(&image, &mut stream, scratch, &mut unit.images[start..])
+        });
+        if let Err(error) = pixels {
+            unit.images.truncate(start);
+            return Ok(Some(format!("{}: {}", sample.key, crate::rank::chain(&error))));
+        }
+        let choice = match sample.captions.len() {
+            1 => 0,
+            n => Stream::new(options.seed, Site::Caption, &[step, row]).below(n as u64) as usize,
+        };
+        unit.tokens.extend(options.tokenizer.encode(&sample.captions[choice]));
+        unit.sample_ids.push(index);
+        Ok(None)
+    }
+
+    fn note_corrupt(&self, index: u64, reason: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        state.corrupt.insert(index, reason.to_owned());
+        let too_many = state.corrupt.len() as u64 > self.limit();
+        drop(state);
+        match too_many {
+            true => Err(self.too_many()),
+            false => Ok(()),
+        }
+    }
+
+    /// At least one, unless none is accepted: a share of a small data set must not round to zero.
+    fn limit(&self) -> u64 {
+        match self.options.max_corrupt {
+            share if share > 0.0 => ((self.options.dataset.len() as f64 * share) as u64).max(1),
+            _ => 0,
+        }
+    }
+
+    fn too_many(&self) -> Error {
+        let state = self.lock();
+        let list: Vec<&str> = state.corrupt.values().take(20).map(String::as_str).collect();
+        Error::TooManyCorrupt {
+            count: state.corrupt.len(),
+            limit: self.limit(),
+            list: list.join("; "),
+        }
+    }
+}
