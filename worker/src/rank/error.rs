@@ -104,20 +104,27 @@ impl Error {
     pub fn regroups(&self) -> bool {
         match self {
             Self::Collective(_) | Self::Superseded { .. } => true,
-            Self::Eval(eval::Error::Collective { .. }) => true,
+            Self::Eval(eval::Error::Collective(_)) => true,
             _ => false,
         }
     }
 
     /// Whether another process may do better; false for mistakes every attempt would meet.
     pub fn retryable(&self) -> bool {
+        match self {
+            Self::Data(error) | Self::Eval(eval::Error::Open { source: error, .. }) => {
+                return error.retryable();
+            }
+            _ => {}
+        }
         !matches!(
             self,
             Self::Environment { .. }
                 | Self::Model(_)
                 | Self::Checkpoint { .. }
                 | Self::NotFinite { .. }
-        ) && !matches!(self, Self::Data(error) if !error.retryable())
+                | Self::Eval(eval::Error::Empty { .. })
+        )
     }
 }
 

@@ -118,3 +118,40 @@ struct CoordinatorGrant {
     generation: Generation,
     rank: u32,
 }
+
+impl checkpoint::Grant for CoordinatorGrant {
+    fn report_shard(&self, step: u64, objects: Vec<StoredObject>) -> Result<(), GrantError> {
+        let request = ReportShardRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            rank: self.rank,
+            step,
+            objects,
+        };
+        self.client.report_shard(request).map(|_| ()).map_err(refused)
+    }
+
+    fn commit(&self, step: u64, digest: u64) -> Result<Vec<StoredObject>, GrantError> {
+        let request = CommitCheckpointRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            step,
+            digest,
+        };
+        self.client.commit_checkpoint(request).map(|reply| reply.objects).map_err(refused)
+    }
+
+    fn published(&self, step: u64, url: &str) -> Result<(), GrantError> {
+        let request = CheckpointPublishedRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            step,
+            url: url.to_owned(),
+        };
+        self.client.checkpoint_published(request).map(|_| ()).map_err(refused)
+    }
+}
+
+fn refused(error: super::client::Error) -> GrantError {
+    GrantError { reason: super::chain(&error) }
+}

@@ -161,6 +161,7 @@ mod tests {
             samples: step * 8,
             generation: generation.to_owned(),
             time: 0.0,
+            order_digest: None,
             metrics: [(key.to_owned(), Some(value))].into(),
         }
     }

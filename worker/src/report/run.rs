@@ -156,7 +156,8 @@ impl Run {
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
         self.last = Some(metrics.clone());
         let values = records::step_metrics(metrics, self.world_size);
-        self.append(metrics.step, metrics.samples, values)
+        let order = format!("{:016x}", metrics.order_digest);
+        self.append(metrics.step, metrics.samples, Some(order), values)
     }
 
     /// Appends the scores of an evaluation after `step`.
@@ -166,7 +167,7 @@ impl Run {
     pub fn eval(&mut self, step: u64, scores: &Scores) -> Result<(), Error> {
         let only_set = self.record.manifest.eval.zero_shot.len() <= 1;
         let samples = step * u64::from(self.record.manifest.batch.global);
-        self.append(step, samples, records::eval_metrics(scores, only_set))?;
+        self.append(step, samples, None, records::eval_metrics(scores, only_set))?;
         match self.scores.iter_mut().find(|known| known.name == scores.name) {
             Some(known) => *known = scores.clone(),
             None => self.scores.push(scores.clone()),
@@ -232,10 +233,11 @@ impl Run {
         &mut self,
         step: u64,
         samples: u64,
+        order_digest: Option<String>,
         metrics: BTreeMap<String, Option<f64>>,
     ) -> Result<(), Error> {
         let generation = self.record.generations.last().cloned().unwrap_or_default();
-        let line = Line { step, samples, generation, time: now(), metrics };
+        let line = Line { step, samples, generation, time: now(), order_digest, metrics };
         let mut text = serde_json::to_string(&line).expect("a line has finite numbers only");
         text.push('\n');
         // One write per line: a killed process leaves at most one torn line, at the end.

@@ -1,0 +1,314 @@
+//! Order, shards and loader together, on tars built on the fly.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use ::image::{ImageFormat, Rgb, RgbImage};
+use proptest::prelude::*;
+use ringmaster_manifest::spec::AugCfg;
+
+use super::*;
+use crate::image::Preprocess;
+use crate::text::Tokenizer;
+
+const SIDE: u32 = 8;
+
+fn options(global_batch: u32, lanes: u32) -> OrderOptions {
+    OrderOptions { seed: 5, lanes, block_samples: None, shuffle_window: 16, global_batch }
+}
+
+/// Every sample of one epoch, in order of step and row.
+fn epoch(order: &Order, number: u64, global_batch: u64) -> Vec<u64> {
+    let steps = order.steps_per_epoch();
+    (number * steps..(number + 1) * steps)
+        .flat_map(|step| (0..global_batch).map(move |row| (step, row)))
+        .map(|(step, row)| order.sample(step, row).index)
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn an_epoch_holds_each_sample_at_most_once_and_loses_only_the_stated_remainder(
+        sizes in prop::collection::vec(1_u64..90, 1..12),
+        lanes in 1_u32..9,
+        per_lane in 1_u32..4,
+        block in prop::option::of(1_u32..20),
+        window in 1_u32..40,
+    ) {
+        let global_batch = lanes * per_lane;
+        let samples: u64 = sizes.iter().sum();
+        let options =
+            OrderOptions { seed: 1, lanes, block_samples: block, shuffle_window: window, global_batch };
+        let Ok(order) = Order::new(&sizes, options) else {
+            prop_assert!(samples / u64::from(lanes) < u64::from(per_lane));
+            return Ok(());
+        };
+        for number in 0..2 {
+            let seen = epoch(&order, number, u64::from(global_batch));
+            let distinct: HashSet<u64> = seen.iter().copied().collect();
+            prop_assert_eq!(distinct.len(), seen.len(), "a sample twice in epoch {}", number);
+            prop_assert!(seen.iter().all(|&index| index < samples));
+            // Lost: what does not fill the lanes, and each lane's last unfilled batch.
+            let lost = samples - seen.len() as u64;
+            prop_assert!(lost < u64::from(lanes) + u64::from(global_batch));
+        }
+    }
+
+    #[test]
+    fn lanes_are_shared_out_whole_whatever_the_world_size(lanes in 1_u32..100, world in 1_usize..20) {
+        let mut next = 0;
+        for rank in 0..world {
+            let share = share(lanes, rank, world);
+            prop_assert_eq!(share.start, next);
+            next = share.end;
+        }
+        prop_assert_eq!(next, lanes);
+    }
+}
+
+#[test]
+fn epochs_differ_and_a_seed_repeats_itself() {
+    let order = |seed| Order::new(&[300, 200], OrderOptions { seed, ..options(40, 8) }).unwrap();
+    let (first, second) = (epoch(&order(1), 0, 40), epoch(&order(1), 1, 40));
+    assert_ne!(first, second);
+    assert_eq!(first, epoch(&order(1), 0, 40));
+    assert_ne!(first, epoch(&order(2), 0, 40));
+    // Any entry alone, in any sequence of questions, is the same: nothing is carried along.
+    let asked_backwards = order(1);
+    for (place, &index) in first.iter().enumerate().rev() {
+        assert_eq!(asked_backwards.sample(place as u64 / 40, place as u64 % 40).index, index);
+    }
+}
+
+#[test]
+fn too_small_a_data_set_is_refused_with_both_numbers() {
+    let error = Order::new(&[10, 5], options(64, 64)).unwrap_err().to_string();
+    assert!(error.contains("15 samples") && error.contains("global batch of 64"), "{error}");
+}
+
+fn png(value: u8) -> Vec<u8> {
+    let image = RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([value, x as u8 * 9, y as u8 * 9]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+/// Writes shards of `per_shard` samples; `damage` may change a member's bytes or drop it.
+fn write_shards(
+    folder: &Path,
+    shards: usize,
+    per_shard: usize,
+    damage: impl Fn(usize, usize, &str, Vec<u8>) -> Option<Vec<u8>>,
+) -> Vec<String> {
+    (0..shards)
+        .map(|shard| {
+            let path = folder.join(format!("{shard:02}.tar"));
+            let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+            for sample in 0..per_shard {
+                let caption = format!("caption {shard} {sample}");
+                let members = [("png", png((shard * 7 + sample) as u8)), ("txt", caption.into())];
+                for (extension, bytes) in members {
+                    let Some(bytes) = damage(shard, sample, extension, bytes) else { continue };
+                    let mut header = tar::Header::new_gnu();
+                    header.set_size(bytes.len() as u64);
+                    header.set_mode(0o644);
+                    header.set_cksum();
+                    let name = format!("s{sample:04}.{extension}");
+                    tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
+                }
+            }
+            tar.finish().unwrap();
+            path.display().to_string()
+        })
+        .collect()
+}
+
+fn keep(_: usize, _: usize, _: &str, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    Some(bytes)
+}
+
+fn open(urls: Vec<String>) -> Result<Dataset, Error> {
+    Dataset::open(Options {
+        urls,
+        image_key: vec!["png".into()],
+        text_key: "txt".into(),
+        json_text_key: None,
+    })
+}
+
+fn augmentation() -> AugCfg {
+    AugCfg {
+        scale: [0.5, 1.0],
+        ratio: [0.75, 1.33],
+        color_jitter: [0.2, 0.2, 0.2, 0.05],
+        color_jitter_prob: 0.8,
+        gray_scale_prob: 0.1,
+        hflip_prob: 0.5,
+        affine: None,
+        re_prob: 0.0,
+    }
+}
+
+/// Loads steps `steps` of `rows` and returns the batches.
+fn load(
+    dataset: &Arc<Dataset>,
+    rows: Range<u64>,
+    steps: Range<u64>,
+    readers: usize,
+    substitutions: Vec<Substitution>,
+) -> Result<Vec<Batch>, Error> {
+    let order = Arc::new(Order::new(dataset.shard_sizes(), options(24, 8)).unwrap());
+    let count = steps.end - steps.start;
+    let mut loader = Loader::start(LoaderOptions {
+        dataset: Arc::clone(dataset),
+        order,
+        rows,
+        first_step: steps.start,
+        last_step: steps.end,
+        preprocess: Preprocess::clip(SIDE),
+        tokenizer: Arc::new(Tokenizer::clip(8)),
+        aug: augmentation(),
+        seed: 5,
+        readers,
+        prefetch: 2,
+        substitutions,
+        max_corrupt: 0.05,
+    })?;
+    (0..count).map(|_| loader.next()).collect()
+}
+
+#[test]
+fn batches_are_the_same_for_any_number_of_readers_any_split_of_rows_and_any_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Arc::new(open(write_shards(folder.path(), 5, 30, keep)).unwrap());
+    assert_eq!(dataset.len(), 150);
+    let whole = load(&dataset, 0..24, 0..14, 1, Vec::new()).unwrap();
+    assert_eq!(whole, load(&dataset, 0..24, 0..14, 3, Vec::new()).unwrap());
+    assert_eq!(whole[5..], load(&dataset, 0..24, 5..14, 2, Vec::new()).unwrap());
+    let first = load(&dataset, 0..9, 0..14, 2, Vec::new()).unwrap();
+    let second = load(&dataset, 9..24, 0..14, 1, Vec::new()).unwrap();
+    for ((whole, first), second) in whole.iter().zip(first).zip(second) {
+        assert_eq!(whole.images, [first.images, second.images].concat());
+        assert_eq!(whole.tokens, [first.tokens, second.tokens].concat());
+        assert_eq!(whole.sample_ids, [first.sample_ids, second.sample_ids].concat());
+    }
+}
+
+#[test]
+fn corrupt_samples_are_replaced_counted_and_replayed_and_nothing_else_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clean, bad) = (folder.path().join("clean"), folder.path().join("bad"));
+    std::fs::create_dir_all(&clean).unwrap();
+    std::fs::create_dir_all(&bad).unwrap();
+    let clean = Arc::new(open(write_shards(&clean, 5, 30, keep)).unwrap());
+    let damage = |shard, sample, extension: &str, bytes: Vec<u8>| match (shard, sample) {
+        (1, 4) if extension == "png" => Some(bytes[..bytes.len() / 2].to_vec()),
+        (3, 9) if extension == "txt" => None,
+        _ => Some(bytes),
+    };
+    let bad = Arc::new(open(write_shards(&bad, 5, 30, damage)).unwrap());
+    let expected = load(&clean, 0..24, 0..6, 2, Vec::new()).unwrap();
+    let actual = load(&bad, 0..24, 0..6, 2, Vec::new()).unwrap();
+    let made: Vec<Substitution> =
+        actual.iter().flat_map(|batch| batch.substitutions.clone()).collect();
+    let slots: HashMap<(u64, u64), &Substitution> =
+        made.iter().map(|s| ((s.step, s.row), s)).collect();
+    assert!((1..=2).contains(&made.len()), "{made:?}");
+    for (expected, actual) in expected.iter().zip(&actual) {
+        for (row, (before, after)) in
+            expected.sample_ids.iter().zip(&actual.sample_ids).enumerate()
+        {
+            match slots.get(&(expected.step, row as u64)) {
+                None => assert_eq!(before, after),
+                Some(s) => assert_eq!((*before, *after), (s.sample, s.replacement)),
+            }
+        }
+    }
+    // The ledger holds even after the shard was repaired.
+    let replayed = load(&clean, 0..24, 0..6, 1, made).unwrap();
+    for (actual, replayed) in actual.iter().zip(&replayed) {
+        assert_eq!(actual.sample_ids, replayed.sample_ids);
+        assert_eq!(actual.images, replayed.images);
+    }
+}
+
+#[test]
+fn too_many_corrupt_samples_end_the_loader_with_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let damage = |_, sample: usize, extension: &str, bytes: Vec<u8>| match extension {
+        "png" if sample % 3 == 0 => Some(bytes[..20].to_vec()),
+        _ => Some(bytes),
+    };
+    let dataset = Arc::new(open(write_shards(folder.path(), 5, 30, damage)).unwrap());
+    let error = load(&dataset, 0..24, 0..6, 2, Vec::new()).unwrap_err();
+    assert!(matches!(&error, Error::TooManyCorrupt { limit: 7, .. }), "{error}");
+    assert!(error.to_string().contains(".tar/s00"), "{error}");
+    assert!(!error.retryable());
+}
+
+#[test]
+fn a_tar_that_breaks_off_keeps_the_samples_before_the_break() {
+    let folder = tempfile::tempdir().unwrap();
+    let urls = write_shards(folder.path(), 2, 20, keep);
+    let bytes = std::fs::read(&urls[1]).unwrap();
+    // Inside the header of some member in the middle.
+    std::fs::write(&urls[1], &bytes[..bytes.len() / 2 / 512 * 512 + 100]).unwrap();
+    let counted = open(urls.clone()).unwrap();
+    assert!((21..40).contains(&counted.len()), "{}", counted.len());
+    // Declared counts keep the order: what is lost is corrupt, not absent.
+    let sizes = serde_json::json!({"00.tar": 20, "01.tar": 20}).to_string();
+    std::fs::write(folder.path().join("sizes.json"), sizes).unwrap();
+    let declared = open(urls).unwrap();
+    assert_eq!(declared.len(), 40);
+    let error = declared.read(39).unwrap_err().to_string();
+    assert!(error.contains("01.tar, sample #19"), "{error}");
+    assert!(declared.read(20).is_ok());
+}
+
+#[test]
+fn a_missing_shard_and_an_unknown_scheme_name_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut urls = write_shards(folder.path(), 1, 3, keep);
+    urls.push(folder.path().join("07.tar").display().to_string());
+    let error = open(urls).unwrap_err();
+    assert!(matches!(&error, Error::Missing { url } if url.ends_with("07.tar")), "{error}");
+    let error = open(vec!["ftp://host/a.tar".into()]).unwrap_err().to_string();
+    assert!(error.contains("no store for ftp://"), "{error}");
+}
+
+#[test]
+fn json_captions_are_chosen_by_position_and_wrong_fields_are_corrupt() {
+    let folder = tempfile::tempdir().unwrap();
+    let damage = |_, sample: usize, extension: &str, bytes: Vec<u8>| match (extension, sample) {
+        ("txt", _) => None,
+        _ => Some(bytes),
+    };
+    let mut urls = write_shards(folder.path(), 1, 1, damage);
+    // A shard whose only sample has a json member.
+    let path = folder.path().join("json.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    let json = serde_json::json!({"captions": ["a", "b", "c"], "number": 3}).to_string();
+    for (name, bytes) in [("x.png", png(3)), ("x.json", json.into_bytes())] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    tar.finish().unwrap();
+    urls[0] = path.display().to_string();
+    let with_field = |field: &str| {
+        Dataset::open(Options {
+            urls: urls.clone(),
+            image_key: vec!["png".into()],
+            text_key: "txt".into(),
+            json_text_key: Some(field.into()),
+        })
+        .unwrap()
+        .read(0)
+    };
+    assert_eq!(with_field("captions").unwrap().captions, ["a", "b", "c"]);
+    let error = with_field("number").unwrap_err().to_string();
+    assert!(error.contains("field \"number\" holds no caption"), "{error}");
+}
