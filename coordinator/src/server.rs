@@ -59,14 +59,18 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
-    /// Returns options for a coordinator on free loopback ports, with the default intervals.
-    pub fn loopback(state_dir: PathBuf) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    /// Returns options with the default intervals, for loopback addresses only.
+    pub fn new(
+        state_dir: &Path,
+        people: SocketAddr,
+        fleet: SocketAddr,
+        health: SocketAddr,
+    ) -> Self {
         Self {
-            state_dir,
-            people: any,
-            fleet: any,
-            health: any,
+            state_dir: state_dir.to_owned(),
+            people,
+            fleet,
+            health,
             insecure: false,
             intervals: fleet::Config::default(),
         }
@@ -143,8 +147,7 @@ pub enum Error {
 /// A coordinator that serves. Dropping it without [`Server::shutdown`] stops it at once.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
-    pub addresses: Addresses,
+    addresses: Addresses,
     stop: watch::Sender<bool>,
     task: fleet::Task,
     listeners: Vec<JoinHandle<()>>,
@@ -197,6 +200,11 @@ impl Server {
         Ok(server)
     }
 
+    /// Returns where it listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
     /// Waits until the coordinator cannot go on. While all is well it never returns.
     ///
     /// # Errors
@@ -207,7 +215,10 @@ impl Server {
 
     /// Ends sessions and calls, waits for them briefly, and releases the state directory. Ranks go
     /// on without a coordinator.
-    pub async fn shutdown(mut self) {
+    ///
+    /// # Errors
+    /// When the database failed before or while it ended.
+    pub async fn shutdown(mut self) -> Result<(), Error> {
         self.stop.send_replace(true);
         let deadline = tokio::time::Instant::now() + SHUTDOWN;
         for listener in &mut self.listeners {
@@ -215,8 +226,13 @@ impl Server {
                 listener.abort();
             }
         }
-        // Only an error that `failed` has reported already could come of it.
-        let _ = tokio::time::timeout_at(deadline, self.task.ended()).await;
+        match tokio::time::timeout_at(deadline, self.task.ended()).await {
+            Ok(ended) => Ok(ended?),
+            Err(_) => {
+                tracing::warn!("the fleet's task still waits for the database; leaving it behind");
+                Ok(())
+            }
+        }
     }
 
     fn write_addresses(&self) -> Result<(), Error> {

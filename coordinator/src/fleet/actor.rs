@@ -20,17 +20,21 @@ const BATCH: usize = 512;
 /// The fleet's task, running on the current runtime.
 #[derive(Debug)]
 pub struct Task {
-    join: tokio::task::JoinHandle<Result<(), state::Error>>,
+    /// Absent once its result was taken.
+    join: Option<tokio::task::JoinHandle<Result<(), state::Error>>>,
 }
 
 impl Task {
     /// Waits for its end: after `stop`, or because the database failed, after which nothing more
-    /// may be acknowledged and only a restart helps.
+    /// may be acknowledged and only a restart helps. Once it has said so, it returns at once.
     ///
     /// # Errors
     /// When the database failed.
     pub async fn ended(&mut self) -> Result<(), state::Error> {
-        match (&mut self.join).await {
+        let Some(join) = &mut self.join else { return Ok(()) };
+        let result = join.await;
+        self.join = None;
+        match result {
             Ok(result) => result,
             Err(panic) => {
                 tracing::error!(%panic, "the fleet's task panicked");
@@ -53,7 +57,7 @@ pub fn start(
     let tick = (config.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(250));
     let cluster = Cluster::new(config, loaded, Now::read());
     let join = tokio::spawn(run(cluster, store, book, commands, tick, stop));
-    (Handle::new(sender), Task { join })
+    (Handle::new(sender), Task { join: Some(join) })
 }
 
 async fn run(

@@ -184,7 +184,8 @@ impl Cluster {
             .filter(|(_, node)| node.session.is_some() && !node.lease.is_expired(now))
             .map(|(name, node)| scheduler::Node {
                 name: name.clone(),
-                slots: node.slots.saturating_sub(self.strays_on(name)),
+                slots: node.slots,
+                strays: self.strays_on(name),
                 accelerator: node.accelerator.clone(),
             });
         let gangs =

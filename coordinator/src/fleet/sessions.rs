@@ -83,7 +83,9 @@ impl Cluster {
             let waits = job.record.seats.get(index).is_some_and(Option::is_none);
             if job.record.state.is_placed() && waits && generation <= job.generation() {
                 job.record.seats[index] = Some(register.node.clone());
-                job.dirty = true;
+                let message = format!("rank {} is back on {}", running.rank, register.node);
+                job.record.reason.clone_from(&message);
+                self.ledger.event(job, "rank_back", message);
             }
         }
 

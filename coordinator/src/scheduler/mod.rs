@@ -18,8 +18,10 @@ use std::fmt;
 pub struct Node {
     /// Unique and stable.
     pub name: String,
-    /// Ranks it can run at once, less those that run there and belong to no gang of the problem.
+    /// Ranks it can run at once.
     pub slots: u32,
+    /// Ranks that still run there and belong to no gang of the problem; they end soon.
+    pub strays: u32,
     /// "cpu" or "cuda".
     pub accelerator: String,
 }

@@ -50,8 +50,9 @@ struct Free<'a> {
 
 impl<'a> Free<'a> {
     fn new(problem: &'a Problem) -> Self {
+        let free = |node: &Node| node.slots.saturating_sub(node.strays);
         let mut nodes: BTreeMap<_, _> =
-            problem.nodes.iter().map(|node| (node.name.as_str(), (node, node.slots))).collect();
+            problem.nodes.iter().map(|node| (node.name.as_str(), (node, free(node)))).collect();
         for seat in problem.gangs.iter().flat_map(|gang| gang.seats.iter().flatten()) {
             if let Some((_, slots)) = nodes.get_mut(seat.as_str()) {
                 *slots = slots.saturating_sub(1);
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
 
     fn node(name: &str, slots: u32) -> Node {
-        Node { name: name.to_owned(), slots, accelerator: "cpu".to_owned() }
+        Node { name: name.to_owned(), slots, strays: 0, accelerator: "cpu".to_owned() }
     }
 
     fn gang(job_id: &str, priority: i32, sequence: u64, ranks: usize) -> Gang {
@@ -220,6 +221,14 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_whose_last_rank_is_still_ending_is_waited_for() {
+        let mut node = node("a", 2);
+        node.strays = 1;
+        let solution = solve(&Problem { nodes: vec![node], gangs: vec![gang("j", 0, 1, 2)] });
+        assert_eq!(solution.waiting["j"], Reason::Full { wanted: 2, free: 1 });
+    }
+
+    #[test]
     fn a_lost_rank_goes_back_to_its_node_and_before_new_jobs() {
         let mut hurt = gang("hurt", 0, 9, 2);
         hurt.seats = vec![Some("a".to_owned()), None];
@@ -249,6 +258,7 @@ mod tests {
             let nodes = nodes.into_iter().enumerate().map(|(index, (slots, cuda))| Node {
                 name: format!("n{index}"),
                 slots,
+                strays: slots / 3,
                 accelerator: accelerator(cuda),
             });
             let gangs =
@@ -294,7 +304,8 @@ mod tests {
             }
         }
         for node in &problem.nodes {
-            prop_assert!(used.get(node.name.as_str()).copied().unwrap_or(0) <= node.slots);
+            let used = used.get(node.name.as_str()).copied().unwrap_or(0);
+            prop_assert!(used + node.strays <= node.slots);
         }
         Ok(())
     }

@@ -123,15 +123,16 @@ impl Session {
     }
 
     async fn relay(
-        &mut self,
+        &self,
         id: u64,
         mut inbound: Streaming<v1::AgentMessage>,
         outbound: mpsc::Receiver<v1::CoordinatorMessage>,
     ) -> Result<(), Status> {
         let mut outbound = ReceiverStream::new(outbound);
+        let mut stop = self.stop.clone();
         loop {
             tokio::select! {
-                _ = self.stop.wait_for(|stop| *stop) => return Err(stopping()),
+                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
                 message = outbound.next() => {
                     let over = || to_status(crate::fleet::Error::SessionOver);
                     let message = message.ok_or_else(over)?;

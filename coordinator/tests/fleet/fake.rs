@@ -1,0 +1,357 @@
+//! A coordinator on free ports, fake agents, fake ranks.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ringmaster::fleet::Config;
+use ringmaster::server::{Server, ServerOptions};
+use ringmaster_proto::v1;
+use ringmaster_proto::v1::agent_message::Message as FromAgent;
+use ringmaster_proto::v1::coordinator_message::Message as ToAgent;
+use ringmaster_proto::v1::fleet_client::FleetClient;
+use ringmaster_proto::v1::jobs_client::JobsClient;
+use ringmaster_proto::v1::ranks_client::RanksClient;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+/// Longer than anything here takes on a machine that works.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {DEADLINE:?}"),
+    }
+}
+
+/// Intervals under which only a test's own doing ends a lease.
+pub(crate) fn patient() -> Config {
+    Config { heartbeat: Duration::from_millis(50), lease: DEADLINE * 4, ..Config::default() }
+}
+
+/// Intervals under which a silent agent is soon lost.
+pub(crate) fn hasty() -> Config {
+    Config { heartbeat: Duration::from_millis(50), lease: Duration::from_secs(1), ..patient() }
+}
+
+pub(crate) struct Coordinator {
+    pub(crate) server: Server,
+    pub(crate) jobs: JobsClient<Channel>,
+}
+
+impl Coordinator {
+    pub(crate) async fn start(state_dir: &Path, intervals: Config) -> Self {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let options = ServerOptions { intervals, ..ServerOptions::new(state_dir, any, any, any) };
+        let server = Server::start(options).await.unwrap();
+        let jobs =
+            JobsClient::connect(format!("http://{}", server.addresses().people)).await.unwrap();
+        Self { server, jobs }
+    }
+
+    pub(crate) fn fleet_url(&self) -> String {
+        format!("http://{}", self.server.addresses().fleet)
+    }
+
+    pub(crate) async fn submit(&mut self, manifest: String) -> String {
+        let request = v1::SubmitRequest {
+            request_id: format!("{:032x}", rand::random::<u128>()),
+            manifest,
+            file_name: "job.yaml".to_owned(),
+            ..Default::default()
+        };
+        self.jobs.submit(request).await.unwrap().into_inner().job_id
+    }
+
+    pub(crate) async fn get(&mut self, job_id: &str) -> v1::Job {
+        self.jobs.get(v1::GetRequest { job_id: job_id.to_owned() }).await.unwrap().into_inner()
+    }
+
+    /// Waits until the job is as wanted; returns it.
+    pub(crate) async fn until(
+        &mut self,
+        job_id: &str,
+        what: &str,
+        wanted: impl Fn(&v1::Job) -> bool,
+    ) -> v1::Job {
+        let request = v1::WatchRequest { job_id: job_id.to_owned() };
+        let mut updates = self.jobs.watch(request).await.unwrap().into_inner();
+        let mut last = None;
+        let found = async {
+            while let Some(update) = updates.message().await.unwrap() {
+                let job = update.job.unwrap();
+                if wanted(&job) {
+                    return job;
+                }
+                last = Some(job);
+            }
+            panic!("{job_id} ended before {what}: {last:?}");
+        };
+        within(what, found).await
+    }
+
+    pub(crate) async fn until_state(&mut self, job_id: &str, state: v1::JobState) -> v1::Job {
+        self.until(job_id, state.as_str_name(), |job| job.state() == state).await
+    }
+
+    pub(crate) async fn kinds(&mut self, job_id: &str) -> Vec<String> {
+        let request = v1::EventsRequest { job_id: job_id.to_owned() };
+        let events = self.jobs.events(request).await.unwrap().into_inner().events;
+        events.into_iter().map(|event| event.kind).collect()
+    }
+
+    pub(crate) async fn cancel(&mut self, job_id: &str) -> v1::Job {
+        let request = v1::CancelRequest { job_id: job_id.to_owned(), reason: "enough".to_owned() };
+        self.jobs.cancel(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn ranks(&self) -> Rank {
+        let client = RanksClient::connect(self.fleet_url()).await.unwrap();
+        Rank { client }
+    }
+}
+
+/// A validated manifest for `ranks` ranks.
+pub(crate) fn manifest(name: &str, ranks: u32) -> String {
+    let text = include_str!("job.json");
+    let mut job: serde_json::Value = serde_json::from_str(text).unwrap();
+    job["name"] = name.into();
+    job["resources"]["ranks"] = ranks.into();
+    job["resources"]["min_ranks"] = ranks.into();
+    job.to_string()
+}
+
+/// The same with another value at a JSON pointer.
+pub(crate) fn with(manifest: &str, pointer: &str, value: impl Into<serde_json::Value>) -> String {
+    let mut job: serde_json::Value = serde_json::from_str(manifest).unwrap();
+    *job.pointer_mut(pointer).unwrap() = value.into();
+    job.to_string()
+}
+
+/// An agent that heartbeats by itself and otherwise does what the test says.
+pub(crate) struct Agent {
+    sender: mpsc::Sender<v1::AgentMessage>,
+    inbound: Streaming<v1::CoordinatorMessage>,
+    ranks: Arc<Mutex<Vec<v1::RankStatus>>>,
+    beat: JoinHandle<()>,
+    pub(crate) registered: v1::Registered,
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.beat.abort();
+    }
+}
+
+pub(crate) fn register(node: &str, slots: u32) -> v1::Register {
+    v1::Register {
+        node: node.to_owned(),
+        slots,
+        accelerator: "cpu".to_owned(),
+        address: "127.0.0.1".to_owned(),
+        pid: 100,
+        cpus: slots * 2,
+        ..Default::default()
+    }
+}
+
+impl Agent {
+    pub(crate) async fn connect(coordinator: &Coordinator, node: &str, slots: u32) -> Self {
+        Self::register(coordinator, register(node, slots)).await
+    }
+
+    pub(crate) async fn register(coordinator: &Coordinator, register: v1::Register) -> Self {
+        let mut client = FleetClient::connect(coordinator.fleet_url()).await.unwrap();
+        let (sender, outbound) = mpsc::channel(64);
+        let first = v1::AgentMessage { message: Some(FromAgent::Register(register)) };
+        sender.send(first).await.unwrap();
+        let response = client.session(ReceiverStream::new(outbound)).await.unwrap();
+        let mut inbound = response.into_inner();
+        let answer = within("registration", inbound.message()).await.unwrap().unwrap();
+        let Some(ToAgent::Registered(registered)) = answer.message else {
+            panic!("the first message is not Registered: {answer:?}");
+        };
+        let ranks = Arc::<Mutex<Vec<v1::RankStatus>>>::default();
+        let beat = tokio::spawn(beat(sender.clone(), Arc::clone(&ranks)));
+        Self { sender, inbound, ranks, beat, registered }
+    }
+
+    /// Reports these ranks from now on.
+    pub(crate) fn report(&self, ranks: Vec<v1::RankStatus>) {
+        *self.ranks.lock().unwrap() = ranks;
+    }
+
+    /// The next message, whatever it is.
+    pub(crate) async fn next(&mut self) -> ToAgent {
+        let message = within("a message to the agent", self.inbound.message()).await;
+        message.unwrap().expect("the session is open").message.unwrap()
+    }
+
+    pub(crate) async fn start_rank(&mut self) -> v1::StartRank {
+        match self.next().await {
+            ToAgent::StartRank(start) => start,
+            other => panic!("not StartRank: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn regenerate(&mut self) -> v1::Regenerate {
+        match self.next().await {
+            ToAgent::Regenerate(regenerate) => regenerate,
+            other => panic!("not Regenerate: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn stop_rank(&mut self) -> v1::StopRank {
+        match self.next().await {
+            ToAgent::StopRank(stop) => stop,
+            other => panic!("not StopRank: {other:?}"),
+        }
+    }
+
+    /// Reports an exit and waits for its acknowledgement; returns what else came before it.
+    pub(crate) async fn exit(&mut self, exited: v1::RankExited) -> Vec<ToAgent> {
+        let message = v1::AgentMessage { message: Some(FromAgent::RankExited(exited.clone())) };
+        self.sender.send(message).await.unwrap();
+        let mut others = Vec::new();
+        loop {
+            match self.next().await {
+                ToAgent::ExitAck(ack) if ack.exit_id == exited.exit_id => return others,
+                other => others.push(other),
+            }
+        }
+    }
+
+    /// Stops heartbeats while the connection stays up, as a stopped process would.
+    pub(crate) fn fall_silent(&self) {
+        self.beat.abort();
+    }
+
+    /// The status with which the coordinator ends the session.
+    pub(crate) async fn ended(&mut self) -> Status {
+        loop {
+            match within("the end of the session", self.inbound.message()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return Status::ok("closed"),
+                Err(status) => return status,
+            }
+        }
+    }
+}
+
+async fn beat(sender: mpsc::Sender<v1::AgentMessage>, ranks: Arc<Mutex<Vec<v1::RankStatus>>>) {
+    let mut interval = tokio::time::interval(Duration::from_millis(50));
+    loop {
+        interval.tick().await;
+        let ranks = ranks.lock().unwrap().clone();
+        let message = FromAgent::Heartbeat(v1::Heartbeat { ranks });
+        if sender.send(v1::AgentMessage { message: Some(message) }).await.is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn status(start: &v1::StartRank, step: u64) -> v1::RankStatus {
+    v1::RankStatus {
+        job_id: start.job_id.clone(),
+        generation: start.generation,
+        rank: start.rank,
+        pid: 1000 + start.rank,
+        step,
+        phase: v1::Phase::Compute.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn exited(start: &v1::StartRank, code: i32) -> v1::RankExited {
+    v1::RankExited {
+        exit_id: format!("{}-{}-{:?}", start.job_id, start.rank, start.generation),
+        job_id: start.job_id.clone(),
+        generation: start.generation,
+        rank: start.rank,
+        code: Some(code),
+        retryable: true,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn killed(start: &v1::StartRank) -> v1::RankExited {
+    v1::RankExited { code: None, signal: Some(9), ..exited(start, 0) }
+}
+
+/// What ranks call.
+#[derive(Clone)]
+pub(crate) struct Rank {
+    pub(crate) client: RanksClient<Channel>,
+}
+
+impl Rank {
+    /// Starts to join; the reply comes once all have.
+    pub(crate) fn join(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        rank: u32,
+        held: Option<v1::HeldState>,
+    ) -> JoinHandle<Result<v1::JoinReply, Status>> {
+        let mut client = self.client.clone();
+        let request = v1::JoinRequest {
+            job_id: job_id.to_owned(),
+            generation: Some(generation),
+            rank,
+            data_address: format!("127.0.0.1:{}", 9000 + rank),
+            held,
+            numeric_plan: format!("{{\"of\":\"rank {rank} in {generation}\"}}"),
+        };
+        tokio::spawn(async move { Ok(client.join(request).await?.into_inner()) })
+    }
+
+    pub(crate) async fn finish(&self, job_id: &str, generation: v1::Generation) {
+        let request = v1::FinishRequest {
+            job_id: job_id.to_owned(),
+            generation: Some(generation),
+            summary_json: "{\"steps\":3}".to_owned(),
+        };
+        self.client.clone().finish(request).await.unwrap();
+    }
+}
+
+pub(crate) async fn joined(join: JoinHandle<Result<v1::JoinReply, Status>>) -> v1::JoinReply {
+    within("joining", join).await.unwrap().unwrap()
+}
+
+pub(crate) async fn refused(join: JoinHandle<Result<v1::JoinReply, Status>>) -> Status {
+    within("the refusal", join).await.unwrap().unwrap_err()
+}
+
+/// Brings a job of two ranks on one agent to Running.
+pub(crate) struct Running {
+    pub(crate) job_id: String,
+    pub(crate) generation: v1::Generation,
+    pub(crate) starts: [v1::StartRank; 2],
+    pub(crate) replies: [v1::JoinReply; 2],
+}
+
+pub(crate) async fn run_two(coordinator: &mut Coordinator, agent: &mut Agent) -> Running {
+    let job_id = coordinator.submit(manifest("two", 2)).await;
+    run_submitted(coordinator, agent, job_id).await
+}
+
+pub(crate) async fn run_submitted(
+    coordinator: &mut Coordinator,
+    agent: &mut Agent,
+    job_id: String,
+) -> Running {
+    let starts = [agent.start_rank().await, agent.start_rank().await];
+    agent.report(starts.iter().map(|start| status(start, 0)).collect());
+    let generation = starts[0].generation.unwrap();
+    let ranks = coordinator.ranks().await;
+    let joins = [0, 1].map(|rank| ranks.join(&job_id, generation, rank, None));
+    let [first, second] = joins;
+    let replies = [joined(first).await, joined(second).await];
+    coordinator.until_state(&job_id, v1::JobState::Running).await;
+    Running { job_id, generation, starts, replies }
+}
