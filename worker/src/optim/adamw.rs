@@ -84,11 +84,11 @@ impl AdamW {
         let grad = part(grad) * f64::from(f.grad_factor);
         let (mut params, mut m, mut v) =
             (part(params), part(&self.exp_avg), part(&self.exp_avg_sq));
-        m.f_mul_scalar_(f64::from(f.beta1))?.f_add_(&(&grad * f64::from(f.one_minus_beta1)))?;
-        v.f_mul_scalar_(f64::from(f.beta2))?
+        let _ = m.f_mul_scalar_(f64::from(f.beta1))?.f_add_(&(&grad * f64::from(f.one_minus_beta1)))?;
+        let _ = v.f_mul_scalar_(f64::from(f.beta2))?
             .f_add_(&(grad.square() * f64::from(f.one_minus_beta2)))?;
         let denominator = v.f_sqrt()? * f64::from(f.inverse_root_correction2) + f64::from(f.eps);
-        params
+        let _ = params
             .f_mul_scalar_(f64::from(f.keep))?
             .f_sub_(&(m.f_div(&denominator)? * f64::from(f.step_size)))?;
         Ok(())

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 /// A place in a training step where a fault can strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// Gradients computed, their reduction not started.
     BeforeReduce,
     /// *Ready* passed, gradients not applied.
@@ -49,7 +49,7 @@ struct Fault {
 
 /// The faults of this process; usually none.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub(super) struct Faults {
     faults: Vec<Fault>,
     rank: u32,
 }
@@ -59,7 +59,7 @@ impl Faults {
     ///
     /// # Errors
     /// Text of another form, with what is expected.
-    pub fn parse(text: Option<&str>, rank: u32) -> Result<Self, String> {
+    pub(super) fn parse(text: Option<&str>, rank: u32) -> Result<Self, String> {
         let faults = text
             .unwrap_or_default()
             .split(';')
@@ -71,7 +71,7 @@ impl Faults {
     }
 
     /// Dies here if a fault says so.
-    pub fn strike(&self, step: u64, at: Place) {
+    pub(super) fn strike(&self, step: u64, at: Place) {
         for fault in &self.faults {
             if (fault.rank, fault.step, fault.at) != (self.rank, step, at) {
                 continue;

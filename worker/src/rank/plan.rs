@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The plan of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NumericPlan {
+pub(super) struct NumericPlan {
     /// Ranks; it decides shares and the order of reductions.
     pub world_size: usize,
     /// libtorch threads of every rank; matrix products split by them.
@@ -30,7 +30,7 @@ pub struct NumericPlan {
 
 impl NumericPlan {
     /// Returns the plan this process would use.
-    pub fn propose(job: &TrainJob, world_size: usize, threads: usize) -> Self {
+    pub(super) fn propose(job: &TrainJob, world_size: usize, threads: usize) -> Self {
         Self {
             world_size,
             threads,
@@ -44,7 +44,7 @@ impl NumericPlan {
     }
 
     /// Says in words where `self` departs from the plan `fixed` earlier.
-    pub fn departures(&self, fixed: &Self) -> Vec<String> {
+    pub(super) fn departures(&self, fixed: &Self) -> Vec<String> {
         let mut departures = Vec::new();
         let mut compare = |name: &str, now: String, then: String| {
             if now != then {

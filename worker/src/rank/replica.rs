@@ -23,7 +23,7 @@ const MAX_LOG_SCALE: f64 = 4.605_170_185_988_092;
 
 /// One rank's copy of the training state.
 #[derive(Debug)]
-pub struct Replica {
+pub(super) struct Replica {
     pub clip: Clip,
     adamw: AdamW,
     decay: Vec<(Range<usize>, bool)>,
@@ -46,14 +46,14 @@ struct Header {
 
 /// What applying a step tells.
 #[derive(Debug, Clone, Copy)]
-pub struct Applied {
+pub(super) struct Applied {
     pub lr: f64,
     pub grad_norm: f64,
 }
 
 impl Replica {
     /// Returns the state at step 0, the same on every rank.
-    pub fn new(job: &TrainJob, device: Device) -> Result<Self, Error> {
+    pub(super) fn new(job: &TrainJob, device: Device) -> Result<Self, Error> {
         let mut config = job.model.config.clone();
         if let Some(patch_dropout) = job.model.force_patch_dropout {
             config.vision_cfg.patch_dropout = patch_dropout;
@@ -86,7 +86,7 @@ impl Replica {
 
     /// Applies the reduced gradients it holds. No collective, no abort: whoever passed *ready*
     /// may do this alone and all replicas stay equal.
-    pub fn apply(&mut self, job: &TrainJob) -> Result<Applied, Error> {
+    pub(super) fn apply(&mut self, job: &TrainJob) -> Result<Applied, Error> {
         let grad_norm = squared_norm(self.clip.params().grad()).sqrt();
         let lr = learning_rate(&job.schedule, job.optimizer.lr, self.applied);
         let update = Update {
@@ -111,7 +111,7 @@ impl Replica {
     }
 
     /// Returns a digest of parameters and optimizer state: equal on replicas that agree.
-    pub fn digest(&self) -> u64 {
+    pub(super) fn digest(&self) -> u64 {
         let mut hasher = Xxh3::new();
         hasher.update(&self.applied.to_le_bytes());
         for buffer in self.buffers() {
@@ -127,7 +127,7 @@ impl Replica {
     }
 
     /// Hands the state of `source` to every rank. A receiver that fails half-way holds nothing.
-    pub fn receive(&mut self, source: usize, collective: &dyn Collective) -> Result<(), Error> {
+    pub(super) fn receive(&mut self, source: usize, collective: &dyn Collective) -> Result<(), Error> {
         let header = Header { applied: self.applied, substitutions: self.substitutions.clone() };
         let text = serde_json::to_vec(&header).expect("plain data serialises");
         let text = super::bytes::broadcast(&text, source, collective)?;
@@ -147,7 +147,7 @@ impl Replica {
     }
 
     /// Takes over a checkpoint.
-    pub fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
+    pub(super) fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
         self.complete = false;
         for entry in self.clip.params().entries() {
             let missing = |what: &str| Error::Checkpoint {
@@ -178,7 +178,7 @@ impl Replica {
     }
 
     /// Copies the parameters for a checkpoint, by OpenCLIP's names.
-    pub fn model_copy(&self) -> Vec<checkpoint::NamedTensor> {
+    pub(super) fn model_copy(&self) -> Vec<checkpoint::NamedTensor> {
         let params = self.clip.params();
         params
             .entries()
@@ -192,7 +192,7 @@ impl Replica {
     }
 
     /// Copies this rank's slice of the optimizer state, by parameter name.
-    pub fn optimizer_copy(&self, rank: usize, world_size: usize) -> Vec<checkpoint::OptimSlice> {
+    pub(super) fn optimizer_copy(&self, rank: usize, world_size: usize) -> Vec<checkpoint::OptimSlice> {
         let params = self.clip.params();
         let total = params.flat().numel();
         let slice = total * rank / world_size..total * (rank + 1) / world_size;
@@ -213,7 +213,7 @@ impl Replica {
     }
 
     /// Sets the gradients of t′ and β, which every rank knows in full without a reduction.
-    pub fn set_logit_gradients(&self, log_scale: f64, bias: f64) {
+    pub(super) fn set_logit_gradients(&self, log_scale: f64, bias: f64) {
         let params = self.clip.params();
         let range = params.range(Tower::Head);
         let _ = params.grad().narrow(0, range.start as i64, range.len() as i64).zero_();

@@ -16,7 +16,7 @@ use crate::collective::Collective;
 use crate::data::Dataset;
 
 /// This rank's part in writing checkpoints of one generation.
-pub struct Saving {
+pub(super) struct Saving {
     writer: Writer,
     rank: usize,
     world_size: usize,
@@ -27,7 +27,7 @@ pub struct Saving {
 
 impl Saving {
     /// Starts the writer of `generation`.
-    pub fn start(
+    pub(super) fn start(
         job: &TrainJob,
         env: &RankEnv,
         generation: Generation,
@@ -56,7 +56,7 @@ impl Saving {
 
     /// Copies the state and starts writing it; skipped, with a warning, while the last one is
     /// still being written.
-    pub fn save(&mut self, replica: &Replica, job: &TrainJob) {
+    pub(super) fn save(&mut self, replica: &Replica, job: &TrainJob) {
         self.collect();
         let state = self.state.clone().map(|mut state| {
             state.step = replica.applied;
@@ -81,7 +81,7 @@ impl Saving {
     }
 
     /// Waits for the checkpoint in flight and returns the URL of the newest published one.
-    pub fn finish(mut self) -> Option<String> {
+    pub(super) fn finish(mut self) -> Option<String> {
         self.collect();
         match self.writer.finish() {
             Ok(Some(published)) => Some(published.url),

@@ -17,7 +17,7 @@ use crate::model::{Clip, Mode, Tower, normalize};
 use crate::rng::{Site, key};
 
 /// What every step of a generation shares.
-pub struct Context<'a> {
+pub(super) struct Context<'a> {
     pub job: &'a TrainJob,
     pub collective: &'a dyn Collective,
     pub control: &'a Control,
@@ -29,7 +29,7 @@ pub struct Context<'a> {
 
 /// What the ranks know of a step once all of them hold its reduced gradients.
 #[derive(Debug, Clone, Copy)]
-pub struct Ready {
+pub(super) struct Ready {
     /// Of the global batch.
     pub loss: f64,
     /// Depends on which sample stood in which row of the global batch, on nothing else.
@@ -46,7 +46,7 @@ pub struct Ready {
 /// them alone. The order, and what is in flight meanwhile: towers forward; loss over the ring;
 /// image tower backward; text tower backward while the image gradients are reduced; text gradients
 /// reduced; *ready*.
-pub fn run(
+pub(super) fn run(
     context: &Context<'_>,
     replica: &mut Replica,
     batch: &Batch,
@@ -266,7 +266,7 @@ impl<'a> Share<'a> {
 
 /// Clock of one reporting interval: where the compute thread's time went.
 #[derive(Debug)]
-pub struct Clock {
+pub(super) struct Clock {
     start: Instant,
     /// Waiting for the loader.
     pub data: f64,
@@ -276,18 +276,18 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         crate::collective::take_waited();
         Self { start: Instant::now(), data: 0.0, comm: 0.0, samples: 0 }
     }
 
-    pub fn elapsed(&self) -> f64 {
+    pub(super) fn elapsed(&self) -> f64 {
         self.start.elapsed().as_secs_f64().max(1e-9)
     }
 }
 
 /// Rows of the global batch every rank holds when whole lanes are split over the ranks.
-pub fn row_counts(job: &TrainJob, world_size: usize) -> Vec<usize> {
+pub(super) fn row_counts(job: &TrainJob, world_size: usize) -> Vec<usize> {
     let per_lane = (job.batch.global / job.data.lanes) as usize;
     (0..world_size)
         .map(|rank| data::share(job.data.lanes, rank, world_size).len() * per_lane)

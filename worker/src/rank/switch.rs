@@ -13,7 +13,7 @@ use crate::collective::tcp::AbortFlag;
 
 /// Shared by the control thread, which gives orders, and the compute thread, which follows them.
 #[derive(Debug)]
-pub struct Switch {
+pub(super) struct Switch {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
@@ -30,13 +30,13 @@ struct State {
 
 impl Switch {
     /// Returns the switch of a rank that was started for `generation`.
-    pub fn new(generation: Generation, client: RanksClient) -> Self {
+    pub(super) fn new(generation: Generation, client: RanksClient) -> Self {
         let state = State { newest: generation, flag: AbortFlag::new(), ring: None };
         Self { state: Mutex::new(state), changed: Condvar::new(), stop: AtomicBool::new(false), client }
     }
 
     /// Carries out an order, on the control thread.
-    pub fn obey(&self, command: &Command) {
+    pub(super) fn obey(&self, command: &Command) {
         match command {
             Command::Regenerate(generation) => self.regenerate(*generation),
             Command::Stop { graceful: true, .. } => self.stop.store(true, Ordering::SeqCst),
@@ -63,12 +63,12 @@ impl Switch {
     }
 
     /// Whether the job should stop at the next step boundary.
-    pub fn stop_requested(&self) -> bool {
+    pub(super) fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
     }
 
     /// Returns the flag that ends the attempt `generation`; already set if that is stale.
-    pub fn arm(&self, generation: Generation) -> AbortFlag {
+    pub(super) fn arm(&self, generation: Generation) -> AbortFlag {
         let mut state = self.lock();
         state.flag = AbortFlag::new();
         state.ring = None;
@@ -79,7 +79,7 @@ impl Switch {
     }
 
     /// Lets the control thread end this ring's collectives.
-    pub fn attach(&self, ring: Aborter) {
+    pub(super) fn attach(&self, ring: Aborter) {
         let mut state = self.lock();
         match state.flag.get() {
             Some(reason) => ring.abort(&reason),
@@ -88,7 +88,7 @@ impl Switch {
     }
 
     /// Waits for an order to join a generation above `current`; none when `patience` runs out.
-    pub fn next_generation(&self, current: Generation, patience: Duration) -> Option<Generation> {
+    pub(super) fn next_generation(&self, current: Generation, patience: Duration) -> Option<Generation> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         while state.newest <= current {
