@@ -106,9 +106,7 @@ impl Error {
     /// Maps the coordinator's answer to the error a person reads.
     pub(crate) fn from_status(url: &str, status: tonic::Status) -> Self {
         match status.code() {
-            tonic::Code::Unavailable => {
-                Self::Unreachable { url: url.to_owned(), source: status }
-            }
+            tonic::Code::Unavailable => Self::Unreachable { url: url.to_owned(), source: status },
             tonic::Code::NotFound => Self::NotFound { message: status.message().to_owned() },
             code => Self::Refused { code, message: status.message().to_owned() },
         }

@@ -120,9 +120,10 @@ fn percent_decoded(path: &str, is_url: bool) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = tail.get(..2).filter(|_| byte == b'%').and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
-        });
+        let escaped = tail
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
         bytes.push(escaped.unwrap_or(byte));
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }

@@ -25,7 +25,8 @@ pub(crate) async fn ls(args: &args::Ls) -> Result<(), Error> {
 }
 
 fn job_table(jobs: &[Job], now_ms: i64) -> String {
-    let mut table = plain_table(["JOB", "STATE", "RANKS", "STEP", "LOSS", "SAMPLES/S", "SUBMITTED"]);
+    let mut table =
+        plain_table(["JOB", "STATE", "RANKS", "STEP", "LOSS", "SAMPLES/S", "SUBMITTED"]);
     for job in jobs {
         let metrics = job.metrics.as_ref();
         table.add_row([
@@ -178,7 +179,12 @@ mod tests {
                 samples_per_second: 931.0,
                 ..StepMetrics::default()
             }),
-            ranks: vec![RankInfo { rank: 1, node: "n1".to_owned(), pid: 77, ..RankInfo::default() }],
+            ranks: vec![RankInfo {
+                rank: 1,
+                node: "n1".to_owned(),
+                pid: 77,
+                ..RankInfo::default()
+            }],
             summary_json: crate::cli::summary::tests::EXAMPLE.to_owned(),
             ..Job::default()
         };

@@ -134,8 +134,8 @@ fn validate(manifests: &[PathBuf], data: bool) -> Result<(), Error> {
 }
 
 fn schema() -> Result<(), Error> {
-    let schema = serde_json::to_value(ringmaster_manifest::json_schema())
-        .expect("a JSON Schema is JSON");
+    let schema =
+        serde_json::to_value(ringmaster_manifest::json_schema()).expect("a JSON Schema is JSON");
     output::print_json(&schema)
 }
 
@@ -150,11 +150,7 @@ fn log_to_file(path: &Path) -> Result<(), Error> {
     let file = std::fs::File::create(path)
         .map_err(|source| Error::io(format!("create {}", path.display()), source))?;
     let writer = std::sync::Mutex::new(file);
-    tracing_subscriber::fmt()
-        .with_env_filter(filter())
-        .with_ansi(false)
-        .with_writer(writer)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(filter()).with_ansi(false).with_writer(writer).init();
     Ok(())
 }
 

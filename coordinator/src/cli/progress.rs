@@ -248,11 +248,9 @@ fn loss_text(loss: f64) -> String {
 }
 
 fn running_style() -> ProgressStyle {
-    ProgressStyle::with_template(
-        "{bar:26.cyan/238} {percent:>3}%  {prefix}\n{msg:.dim}",
-    )
-    .expect("the template is a constant that indicatif accepts; a test draws it")
-    .progress_chars("━╸─")
+    ProgressStyle::with_template("{bar:26.cyan/238} {percent:>3}%  {prefix}\n{msg:.dim}")
+        .expect("the template is a constant that indicatif accepts; a test draws it")
+        .progress_chars("━╸─")
 }
 
 fn waiting_style() -> ProgressStyle {
@@ -387,9 +385,14 @@ mod tests {
     #[test]
     fn the_log_line_has_speed_per_rank_and_the_three_shares() {
         let line = log_line(&metrics(), 2);
-        for part in
-            ["step=123456/987654", "loss=12.3457", "logit_bias=-10.000", "lr=1.000e-3", "samples/s/rank=61728.0", "comm=13%"]
-        {
+        for part in [
+            "step=123456/987654",
+            "loss=12.3457",
+            "logit_bias=-10.000",
+            "lr=1.000e-3",
+            "samples/s/rank=61728.0",
+            "comm=13%",
+        ] {
             assert!(line.contains(part), "{part} in {line}");
         }
     }

@@ -83,7 +83,14 @@ impl Summary {
         let zero_shot = self.zero_shot.as_ref()?;
         let mut table = new_table();
         let held_out = self.eval_set.as_deref().unwrap_or("held-out images");
-        table.set_header(header([held_out, "top-1 / R@1", "top-5 / R@5", "R@10", "mean rank", "median"]));
+        table.set_header(header([
+            held_out,
+            "top-1 / R@1",
+            "top-5 / R@5",
+            "R@10",
+            "mean rank",
+            "median",
+        ]));
         let classes = format!("zero-shot, {} captions", thousands(zero_shot.classes));
         table.add_row(row([
             classes,
@@ -94,9 +101,10 @@ impl Summary {
             String::new(),
         ]));
         if let Some(retrieval) = &self.retrieval {
-            for (name, way) in
-                [("image → text", &retrieval.image_to_text), ("text → image", &retrieval.text_to_image)]
-            {
+            for (name, way) in [
+                ("image → text", &retrieval.image_to_text),
+                ("text → image", &retrieval.text_to_image),
+            ] {
                 table.add_row(row([
                     name.to_owned(),
                     percent(way.r1),
@@ -160,6 +168,9 @@ pub(crate) mod tests {
             "world_size":1,"zero_shot":null,"retrieval":null,"checkpoint":null}"#;
         let summary = Summary::from_json(text).unwrap();
         assert_eq!(summary.table(), None);
-        assert_eq!(summary.training_line(), "1 steps · 2 samples in 0:01 · 2.00 samples/s on 1 rank");
+        assert_eq!(
+            summary.training_line(),
+            "1 steps · 2 samples in 0:01 · 2.00 samples/s on 1 rank"
+        );
     }
 }

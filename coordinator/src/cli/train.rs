@@ -166,7 +166,8 @@ impl Folders {
             Some(folder) => (absolute(folder)?, None),
             None => {
                 let folder = tempfile::Builder::new().prefix("ringmaster-").tempdir();
-                let folder = folder.map_err(|source| Error::io("make a temporary folder", source))?;
+                let folder =
+                    folder.map_err(|source| Error::io("make a temporary folder", source))?;
                 (folder.path().to_owned(), Some(folder))
             }
         };
@@ -186,10 +187,7 @@ async fn start_server(state_dir: &Path) -> Result<Server, Error> {
     Server::start(options).await.map_err(|source| server_error(state_dir, source))
 }
 
-fn server_error(
-    state_dir: &Path,
-    source: impl std::error::Error + Send + Sync + 'static,
-) -> Error {
+fn server_error(state_dir: &Path, source: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::Server { state_dir: state_dir.to_owned(), source: Box::new(source) }
 }
 
@@ -211,11 +209,8 @@ async fn save_logs(client: &Client, job_id: &str, run_folder: &Path) -> Option<P
 }
 
 async fn last_log_lines(client: &Client, job_id: &str) -> String {
-    let request = LogsRequest {
-        job_id: job_id.to_owned(),
-        tail: SHOWN_LOG_LINES,
-        ..LogsRequest::default()
-    };
+    let request =
+        LogsRequest { job_id: job_id.to_owned(), tail: SHOWN_LOG_LINES, ..LogsRequest::default() };
     let lines = tokio::time::timeout(LOG_DEADLINE, collect_logs(client, request)).await;
     let lines = lines.ok().flatten().unwrap_or_default();
     lines.trim_end().to_owned()
