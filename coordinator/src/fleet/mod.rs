@@ -117,7 +117,7 @@ pub enum Error {
         file_name: String,
         /// What is wrong.
         #[source]
-        source: serde_json::Error,
+        source: ringmaster_manifest::SpecError,
     },
     /// An agent of another build.
     #[error(

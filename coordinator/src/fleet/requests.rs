@@ -113,19 +113,17 @@ impl Cluster {
     }
 }
 
+/// The name becomes part of ids, files and URLs, so it is checked again here.
 fn check(wants: &Wants) -> Result<(), Error> {
-    let invalid = |field, value: &dyn std::fmt::Display, constraint: &str| {
-        Err(Error::Invalid { field, value: value.to_string(), constraint: constraint.to_owned() })
-    };
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if wants.name.is_empty() || wants.name.len() > 63 || !wants.name.chars().all(plain) {
-        let constraint = "use 1 to 63 lower-case letters, digits and dashes";
-        return invalid("metadata.name", &format!("{:?}", wants.name), constraint);
+    if (1..=63).contains(&wants.name.len()) && wants.name.chars().all(plain) {
+        return Ok(());
     }
-    if wants.ranks == 0 {
-        return invalid("resources.ranks", &wants.ranks, "a job needs at least one rank");
-    }
-    Ok(())
+    Err(Error::Invalid {
+        field: "metadata.name",
+        value: format!("{:?}", wants.name),
+        constraint: "use 1 to 63 lower-case letters, digits and dashes".to_owned(),
+    })
 }
 
 fn new_record(

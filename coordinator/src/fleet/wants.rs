@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ringmaster_manifest::spec::{Accelerator, TrainJob};
+use ringmaster_manifest::SpecError;
+use ringmaster_manifest::spec::Accelerator;
 
 use crate::state::JobRecord;
 
@@ -21,8 +22,8 @@ pub(super) struct Wants {
 
 impl Wants {
     /// Reads a validated manifest.
-    pub(super) fn read(manifest: &str) -> Result<Self, serde_json::Error> {
-        let job: TrainJob = serde_json::from_str(manifest)?;
+    pub(super) fn read(manifest: &str) -> Result<Self, SpecError> {
+        let job = ringmaster_manifest::from_validated_json(manifest)?;
         let accelerator = match job.resources.accelerator {
             Accelerator::Cpu => "cpu",
             Accelerator::Cuda => "cuda",

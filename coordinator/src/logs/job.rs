@@ -37,7 +37,8 @@ impl JobLog {
     }
 
     /// Number of the next line.
-    pub(super) fn next(&self) -> u64 {
+    #[cfg(test)]
+    fn next(&self) -> u64 {
         self.first + self.ring.len() as u64
     }
 

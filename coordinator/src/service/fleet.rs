@@ -10,7 +10,7 @@ use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::to_status;
+use super::{stopped, to_status};
 use crate::fleet::Handle;
 use crate::logs::{Book, Line};
 
@@ -55,7 +55,7 @@ impl Fleet for FleetService {
         let mut stop = self.stop.clone();
         loop {
             let batch = tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
+                () = stopped(&mut stop) => return Err(stopping()),
                 batch = batches.message() => batch?,
             };
             let Some(batch) = batch else { return Ok(Response::new(v1::LogAck {})) };
@@ -108,7 +108,7 @@ impl Session {
 
     async fn talk(mut self, mut inbound: Streaming<v1::AgentMessage>) -> Result<(), Status> {
         let first = tokio::select! {
-            _ = self.stop.wait_for(|stop| *stop) => return Err(stopping()),
+            () = stopped(&mut self.stop) => return Err(stopping()),
             first = inbound.message() => first?,
         };
         let Some(Message::Register(register)) = first.and_then(|first| first.message) else {
@@ -132,7 +132,7 @@ impl Session {
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return Err(stopping()),
+                () = stopped(&mut stop) => return Err(stopping()),
                 message = outbound.next() => {
                     let over = || to_status(crate::fleet::Error::SessionOver);
                     let message = message.ok_or_else(over)?;

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{log_status, to_status};
+use super::{log_status, stopped, to_status};
 use crate::fleet::{self, Handle, Submission};
 use crate::logs::{Book, Follow, Line};
 use crate::state::Store;
@@ -102,7 +102,7 @@ impl Jobs for JobsService {
         let mut stop = self.stop.clone();
         tokio::spawn(async move {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => {}
+                () = stopped(&mut stop) => {}
                 () = sender.closed() => {}
                 () = ship(reader, &job_id, follow, &sender) => {}
             }

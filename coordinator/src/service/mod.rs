@@ -11,3 +11,10 @@ pub use fleet::FleetService;
 pub use jobs::JobsService;
 pub use ranks::RanksService;
 pub use status::{log_status, to_status};
+
+use tokio::sync::watch;
+
+/// Waits until the coordinator stops: the flag turns true, or its owner is gone.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

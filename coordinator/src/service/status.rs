@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn causes_are_part_of_the_message() {
-        let source = serde_json::from_str::<u32>("x").unwrap_err();
+        let source = ringmaster_manifest::from_validated_json("x").unwrap_err();
         let status = to_status(fleet::Error::Manifest { file_name: "job.yaml".to_owned(), source });
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().contains("job.yaml"), "{status}");

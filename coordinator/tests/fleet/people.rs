@@ -4,6 +4,7 @@ use ringmaster::fleet::Config;
 use ringmaster::server::{ADDRESSES_FILE, Addresses, Error, Server, ServerOptions};
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::fleet_client::FleetClient;
+use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -34,7 +35,8 @@ async fn every_listener_answers_the_health_check() {
         (fleet, "ringmaster.v1.Fleet"),
         (fleet, "ringmaster.v1.Ranks"),
     ] {
-        let mut client = HealthClient::connect(format!("http://{address}")).await.unwrap();
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+        let mut client = HealthClient::new(endpoint.connect().await.unwrap());
         let request = HealthCheckRequest { service: service.to_owned() };
         let answer = client.check(request).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{address} {service}");
@@ -112,7 +114,7 @@ async fn submissions_that_cannot_become_jobs_are_refused_with_the_reason() {
                 manifest: with(&manifest("one", 1), "/resources/ranks", 0),
                 ..base.clone()
             },
-            "at least one rank",
+            "spec.resources.ranks",
         ),
         (
             v1::SubmitRequest { manifest: manifest("../evil", 1), ..base.clone() },
