@@ -1,1 +1,50 @@
-//! (under construction)
+//! Checkpoints: complete or invisible, loadable by any world size, written while training goes on.
+//!
+//! A checkpoint is a folder of the job's folder, named after its step and the generation that
+//! wrote it, and never rewritten:
+//!
+//! ```text
+//! <uri>/<job>/step-0000001000.g1.7/model.safetensors              parameters, OpenCLIP's names
+//!                                 /optim-00000-of-00002.safetensors  moments, slice of rank 0
+//!                                 /optim-00001-of-00002.safetensors  moments, slice of rank 1
+//!                                 /state.json                     step, numeric plan, ledger, job
+//!                                 /MANIFEST.json                  sizes and checksums; written last
+//! <uri>/<job>/latest.json                                         names the newest complete one
+//! ```
+//!
+//! The fence is the coordinator: once every rank has reported its objects it grants the commit to
+//! the current generation alone, and only then is MANIFEST.json created. What has no MANIFEST.json
+//! does not exist for a reader; what has one is verified object by object before it is chosen.
+//! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
+//! finds a checkpoint whose writer died between the two writes.
+//!
+//! Modules in reading order: `state` (what is saved beside tensors), `layout` (names), `place`
+//! (stores and their durability), `upload` and `tensors` (objects), `manifest` (the two metadata
+//! files), `publish` (the phases), `retention`, [`Writer`] (the background thread) and `choose`
+//! (reading). Nothing here touches ATen.
+
+mod choose;
+mod error;
+mod layout;
+mod manifest;
+mod place;
+mod publish;
+mod retention;
+mod state;
+mod tensors;
+mod upload;
+mod writer;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+pub use choose::{Chosen, Loaded, choose};
+pub use error::{Error, GrantError};
+pub use layout::job_url;
+pub use publish::{Grant, Published};
+pub use state::{DataState, NamedTensor, OptimSlice, STATE_VERSION, Snapshot, State};
+pub use writer::{Saved, Writer, WriterOptions};

@@ -1,0 +1,178 @@
+//! The background thread that writes checkpoints while training goes on.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+
+use ringmaster_proto::v1::Generation;
+
+use super::publish::{Grant, Published, Publisher};
+use super::state::Snapshot;
+use super::Error;
+
+/// What a [`Writer`] is told.
+#[derive(Clone)]
+pub struct WriterOptions {
+    /// `spec.checkpoint.uri`: URL or absolute path of the folder of job folders.
+    pub uri: String,
+    /// Names the job's folder.
+    pub job_id: String,
+    /// Names the checkpoints, and is fenced by the coordinator.
+    pub generation: Generation,
+    /// This rank.
+    pub rank: usize,
+    /// Ranks that write a slice each.
+    pub world_size: usize,
+    /// Published checkpoints of the job that stay; at least 1.
+    pub keep_last: u32,
+    /// The coordinator.
+    pub grant: Arc<dyn Grant>,
+}
+
+impl fmt::Debug for WriterOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriterOptions")
+            .field("uri", &self.uri)
+            .field("job_id", &self.job_id)
+            .field("generation", &self.generation)
+            .field("rank", &self.rank)
+            .field("world_size", &self.world_size)
+            .field("keep_last", &self.keep_last)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a snapshot was taken on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// It is being written.
+    Started,
+    /// The one before it is still being written; this one was dropped.
+    Skipped,
+}
+
+/// Writes one snapshot at a time on a thread of its own.
+///
+/// Dropping it without [`Writer::finish`] abandons a snapshot that is not granted yet, at the next
+/// phase and without waiting for it; a granted one is still published.
+#[derive(Debug)]
+pub struct Writer {
+    snapshots: Option<Sender<Snapshot>>,
+    results: Receiver<Result<Published, Error>>,
+    in_flight: bool,
+    /// Results not polled yet, oldest first.
+    ended: VecDeque<Result<Published, Error>>,
+    thread: Option<JoinHandle<()>>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Panics
+    /// The system allows no further thread.
+    pub fn new(options: WriterOptions) -> Self {
+        let (snapshots, incoming) = channel();
+        let (outgoing, results) = channel();
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&abandoned);
+        let thread = std::thread::Builder::new()
+            .name("checkpoint".to_owned())
+            .spawn(move || serve(options, &flag, &incoming, &outgoing))
+            .expect("a rank may start threads");
+        Self {
+            snapshots: Some(snapshots),
+            results,
+            in_flight: false,
+            ended: VecDeque::new(),
+            thread: Some(thread),
+            abandoned,
+        }
+    }
+
+    /// Hands over a snapshot unless the one before it is still being written. Never waits.
+    pub fn save(&mut self, snapshot: Snapshot) -> Saved {
+        self.absorb();
+        if self.in_flight {
+            return Saved::Skipped;
+        }
+        let sender = self.snapshots.as_ref().expect("open until the writer is finished");
+        if sender.send(snapshot).is_ok() {
+            self.in_flight = true;
+        } else {
+            self.ended.push_back(Err(Error::WriterDied));
+        }
+        Saved::Started
+    }
+
+    /// Returns how the oldest write that ended and was not asked for yet went. Never waits.
+    pub fn poll(&mut self) -> Option<Result<Published, Error>> {
+        self.absorb();
+        self.ended.pop_front()
+    }
+
+    /// Waits for the snapshot in flight and returns the newest result not polled yet.
+    ///
+    /// # Errors
+    /// That of the newest write.
+    pub fn finish(mut self) -> Result<Option<Published>, Error> {
+        self.snapshots = None;
+        if self.in_flight {
+            self.ended.push_back(self.results.recv().unwrap_or(Err(Error::WriterDied)));
+        }
+        if let Some(thread) = self.thread.take() {
+            thread.join().map_err(|_| Error::WriterDied)?;
+        }
+        self.absorb();
+        self.ended.pop_back().transpose()
+    }
+
+    fn absorb(&mut self) {
+        loop {
+            match self.results.try_recv() {
+                Ok(result) => {
+                    self.in_flight = false;
+                    self.ended.push_back(result);
+                }
+                Err(TryRecvError::Disconnected) if self.in_flight && self.thread.is_some() => {
+                    self.in_flight = false;
+                    self.ended.push_back(Err(Error::WriterDied));
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The thread: one snapshot after the other until the writer is gone.
+fn serve(
+    options: WriterOptions,
+    abandoned: &Arc<AtomicBool>,
+    snapshots: &Receiver<Snapshot>,
+    results: &Sender<Result<Published, Error>>,
+) {
+    let publisher = Publisher::new(options, Arc::clone(abandoned));
+    let publisher = match publisher {
+        Ok(publisher) => publisher,
+        // The first snapshot learns why; later ones find the thread gone.
+        Err(error) => {
+            if snapshots.recv().is_ok() {
+                let _ = results.send(Err(error));
+            }
+            return;
+        }
+    };
+    while let Ok(snapshot) = snapshots.recv() {
+        // A writer that was dropped asks no more.
+        let _ = results.send(publisher.publish(snapshot));
+    }
+}
