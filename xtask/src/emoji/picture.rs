@@ -1,10 +1,9 @@
 //! A vendor's file to an RGB PNG of 64 × 64 pixels on white.
 
 use anyhow::{Context, Result};
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::codecs::png::{CompressionType, FilterType as PngFilter, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder, ImageFormat};
+use image::imageops::FilterType;
+use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, RgbaImage};
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 
@@ -17,89 +16,78 @@ pub(super) const SIDE: u32 = 64;
 /// bitmaps that are larger than [`SIDE`], so that all styles go through the same filter.
 const RASTER_SIDE: u32 = 256;
 
-/// Opaque RGB pixels, three bytes each, row by row.
-struct Rgb {
-    width: u32,
-    height: u32,
-    pixels: Vec<u8>,
-}
-
 /// Draws one file.
+///
+/// Work per pixel at full size is left to functions that their libraries compile, not to generic
+/// ones that would be compiled here: this crate is compiled without optimisation.
 pub(super) fn draw(format: Format, file: &[u8]) -> Result<Vec<u8>> {
     let picture = match format {
         Format::Png => decode(file, ImageFormat::Png)?,
         Format::Webp => decode(file, ImageFormat::WebP)?,
         Format::Svg => rasterise(file)?,
     };
-    encode(&shrink(square(picture))?)
+    encode_png(shrink(square(picture)).as_bytes(), SIDE, SIDE)
 }
 
 /// Decodes a bitmap of any colour type and composites it on white.
-fn decode(file: &[u8], format: ImageFormat) -> Result<Rgb> {
-    let rgba = image::load_from_memory_with_format(file, format)?.into_rgba8();
-    let (width, height) = rgba.dimensions();
-    let over_white = |colour: u8, alpha: u8| {
-        let (colour, alpha) = (u32::from(colour), u32::from(alpha));
-        // At most 255, rounded to nearest.
-        ((colour * alpha + 255 * (255 - alpha) + 127) / 255) as u8
-    };
-    let pixels = rgba
-        .pixels()
-        .flat_map(|pixel| {
-            let [r, g, b, a] = pixel.0;
-            [over_white(r, a), over_white(g, a), over_white(b, a)]
-        })
-        .collect();
-    Ok(Rgb { width, height, pixels })
+fn decode(file: &[u8], format: ImageFormat) -> Result<RgbaImage> {
+    let mut picture = image::load_from_memory_with_format(file, format)?.into_rgba8();
+    for pixel in picture.chunks_exact_mut(4) {
+        let alpha = u32::from(pixel[3]);
+        if alpha < 255 {
+            let white = 255 * (255 - alpha) + 127;
+            // At most 255, rounded to nearest.
+            for colour in &mut *pixel {
+                *colour = ((u32::from(*colour) * alpha + white) / 255) as u8;
+            }
+            pixel[3] = 255;
+        }
+    }
+    Ok(picture)
 }
 
 /// Draws an SVG on white, centred, as large as fits.
-fn rasterise(file: &[u8]) -> Result<Rgb> {
+fn rasterise(file: &[u8]) -> Result<RgbaImage> {
     let tree = Tree::from_data(file, &Options::default()).context("cannot parse the SVG")?;
     let side = RASTER_SIDE as f32;
     let scale = (side / tree.size().width()).min(side / tree.size().height());
     let left = (side - tree.size().width() * scale) / 2.0;
     let top = (side - tree.size().height() * scale) / 2.0;
     let mut canvas = Pixmap::new(RASTER_SIDE, RASTER_SIDE).context("the canvas has no pixels")?;
+    // On an opaque canvas premultiplied colours, which these are, equal straight ones.
     canvas.fill(Color::WHITE);
     let transform = Transform::from_scale(scale, scale).post_translate(left, top);
     resvg::render(&tree, transform, &mut canvas.as_mut());
-    // On an opaque canvas premultiplied colours are the colours.
-    let pixels = canvas.data().chunks_exact(4).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]);
-    Ok(Rgb { width: RASTER_SIDE, height: RASTER_SIDE, pixels: pixels.collect() })
+    RgbaImage::from_raw(RASTER_SIDE, RASTER_SIDE, canvas.take())
+        .context("the canvas has another number of pixels")
 }
 
 /// Adds white on both sides of the shorter dimension.
-fn square(picture: Rgb) -> Rgb {
-    let side = picture.width.max(picture.height);
-    if picture.width == picture.height {
+fn square(picture: RgbaImage) -> RgbaImage {
+    let (width, height) = picture.dimensions();
+    if width == height {
         return picture;
     }
-    let mut pixels = vec![255; (side * side * 3) as usize];
-    let row = (picture.width * 3) as usize;
-    let (left, top) = ((side - picture.width) / 2, (side - picture.height) / 2);
-    for (y, source) in picture.pixels.chunks_exact(row).enumerate() {
-        let start = ((top as usize + y) * side as usize + left as usize) * 3;
-        pixels[start..start + row].copy_from_slice(source);
+    let side = width.max(height);
+    let mut padded = vec![255; side as usize * side as usize * 4];
+    let (left, top) = (((side - width) / 2) as usize, ((side - height) / 2) as usize);
+    for (y, source) in picture.chunks_exact(width as usize * 4).enumerate() {
+        let start = ((top + y) * side as usize + left) * 4;
+        padded[start..start + source.len()].copy_from_slice(source);
     }
-    Rgb { width: side, height: side, pixels }
+    RgbaImage::from_raw(side, side, padded).expect("a square of four bytes a pixel")
 }
 
-/// Scales down to [`SIDE`] with a Lanczos filter; a picture of that size stays as it is.
-fn shrink(picture: Rgb) -> Result<Rgb> {
-    if picture.width == SIDE {
-        return Ok(picture);
-    }
-    let source =
-        Image::from_vec_u8(picture.width, picture.height, picture.pixels, PixelType::U8x3)?;
-    let mut target = Image::new(SIDE, SIDE, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3));
-    Resizer::new().resize(&source, &mut target, &options)?;
-    Ok(Rgb { width: SIDE, height: SIDE, pixels: target.into_vec() })
-}
-
-fn encode(picture: &Rgb) -> Result<Vec<u8>> {
-    encode_png(&picture.pixels, picture.width, picture.height)
+/// Scales an opaque picture down to [`SIDE`] with a Lanczos filter; one of that size stays as it
+/// is. The result is RGB.
+fn shrink(picture: RgbaImage) -> DynamicImage {
+    let picture = DynamicImage::ImageRgba8(picture);
+    let small = if picture.width() == SIDE {
+        picture
+    } else {
+        picture.resize_exact(SIDE, SIDE, FilterType::Lanczos3)
+    };
+    DynamicImage::ImageRgb8(small.into_rgb8())
 }
 
 /// Encodes RGB pixels as PNG.
