@@ -40,11 +40,11 @@ impl Cluster {
                 session.outbound.is_closed() || session.outbound.capacity() == 0
             });
             let expired = node.lease.is_expired(now);
-            if stuck || expired {
-                if let Some(session) = node.session.take() {
-                    tracing::warn!(node = %name, expired, "an agent's session is given up");
-                    self.sessions.remove(&session.id);
-                }
+            if (stuck || expired)
+                && let Some(session) = node.session.take()
+            {
+                tracing::warn!(node = %name, expired, "an agent's session is given up");
+                self.sessions.remove(&session.id);
             }
             if !expired {
                 continue;
