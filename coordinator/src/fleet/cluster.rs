@@ -48,10 +48,10 @@ impl Cluster {
             cluster.take_up(record);
         }
         for shard in loaded.shards {
-            if let Some(job) = cluster.jobs.get_mut(&shard.job_id) {
-                if job.record.generation == Some(shard.generation) {
-                    job.checkpoints.add_shard(shard.step, shard.rank, shard.objects);
-                }
+            if let Some(job) = cluster.jobs.get_mut(&shard.job_id)
+                && job.record.generation == Some(shard.generation)
+            {
+                job.checkpoints.add_shard(shard.step, shard.rank, shard.objects);
             }
         }
         cluster

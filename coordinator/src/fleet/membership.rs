@@ -124,10 +124,10 @@ impl Cluster {
     fn repeat_regenerate(&mut self, job_id: &str, rank: u32, given: Generation) {
         let key = (job_id.to_owned(), rank);
         for node in self.nodes.values_mut() {
-            if let Some(process) = node.processes.get_mut(&key) {
-                if process.generation <= given {
-                    process.told = None;
-                }
+            if let Some(process) = node.processes.get_mut(&key)
+                && process.generation <= given
+            {
+                process.told = None;
             }
         }
     }
@@ -137,11 +137,11 @@ impl Ledger {
     /// A rank of a ring that stands calls again: the answer was lost on the way.
     fn rejoin(&mut self, job: &mut Job, request: v1::JoinRequest, reply: Reply<v1::JoinReply>) {
         let rank = request.rank as usize;
-        if let Some(told) = job.membership.told.get(rank) {
-            if told.peers[rank] == request.data_address {
-                let answer = told.clone();
-                return self.reply(reply, Ok(answer));
-            }
+        if let Some(told) = job.membership.told.get(rank)
+            && told.peers[rank] == request.data_address
+        {
+            let answer = told.clone();
+            return self.reply(reply, Ok(answer));
         }
         let given = job.generation();
         let why = if job.membership.told.is_empty() {

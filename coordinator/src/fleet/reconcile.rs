@@ -40,11 +40,11 @@ impl Cluster {
                 session.outbound.is_closed() || session.outbound.capacity() == 0
             });
             let expired = node.lease.is_expired(now);
-            if stuck || expired {
-                if let Some(session) = node.session.take() {
-                    tracing::warn!(node = %name, expired, "an agent's session is given up");
-                    self.sessions.remove(&session.id);
-                }
+            if (stuck || expired)
+                && let Some(session) = node.session.take()
+            {
+                tracing::warn!(node = %name, expired, "an agent's session is given up");
+                self.sessions.remove(&session.id);
             }
             if !expired {
                 continue;
@@ -99,16 +99,18 @@ impl Cluster {
             let Some(until) = job.attach_until else { continue };
             let absent: Vec<u32> = job
                 .ranks()
-                .filter(|rank| !job.is_done(*rank))
+                .filter(|rank| !job.is_done(*rank) && !job.lost.contains_key(rank))
                 .filter(|rank| {
                     let key = (job_id.clone(), *rank);
-                    let node = job.seat(*rank).and_then(|name| self.nodes.get(name));
+                    // One without a seat was lost before the restart, or since.
+                    let Some(seat) = job.seat(*rank) else { return false };
+                    let node = self.nodes.get(seat);
                     !node.is_some_and(|node| node.processes.contains_key(&key))
                 })
                 .collect();
             if absent.is_empty() {
                 job.attach_until = None;
-                if job.record.formed && job.record.state == State::Recovering {
+                if job.record.formed && job.lost.is_empty() {
                     job.record.state = State::Running;
                     job.record.reason = format!("all {} ranks train", job.record.world_size);
                     let message = format!("all ranks came back in {}", job.generation());

@@ -31,7 +31,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
         submitted_at_ms: record.submitted_at_ms,
         started_at_ms: record.started_at_ms,
         ended_at_ms: record.ended_at_ms,
-        metrics: job.metrics.clone(),
+        metrics: job.metrics,
         ranks: ranks.collect(),
         recoveries: record.recoveries,
         summary_json: record.summary_json.clone(),

@@ -202,7 +202,7 @@ async fn nodes_and_ranks_are_shown_with_what_they_do() {
     let running = run_two(&mut coordinator, &mut agent).await;
     let metrics = v1::StepMetrics { step: 4, loss: 0.5, ..Default::default() };
     let mut first = status(&running.starts[0], 4);
-    first.metrics = Some(metrics.clone());
+    first.metrics = Some(metrics);
     agent.report(vec![first, status(&running.starts[1], 4)]);
     let job = coordinator
         .until(&running.job_id, "metrics", |job| job.metrics.is_some() && job.ranks[1].step == 4)
