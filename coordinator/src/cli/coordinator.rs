@@ -21,13 +21,13 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
 
-    let options = ServerOptions {
-        people: args.listen,
-        fleet: args.fleet_listen,
-        health: args.health_listen,
-        insecure: args.insecure,
-        ..ServerOptions::loopback(args.state_dir.clone())
-    };
+    let mut options = ServerOptions::new(
+        &args.state_dir,
+        args.listen,
+        args.fleet_listen,
+        args.health_listen,
+    );
+    options.insecure = args.insecure;
     let server_error = |source: ringmaster::server::Error| Error::Server {
         state_dir: args.state_dir.clone(),
         source: Box::new(source),
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
         }
         failed = server.failed() => failed.map_err(server_error),
     };
-    server.shutdown().await;
+    server.shutdown().await.map_err(server_error)?;
     ended
 }
 

@@ -37,13 +37,14 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     let folders = Folders::create(args)?;
     super::log_to_file(&folders.state_dir.join("coordinator.log"))?;
 
-    let options = ServerOptions::loopback(folders.state_dir.clone());
+    let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let options = ServerOptions::new(&folders.state_dir, any_port, any_port, any_port);
     let server_error =
         |source| Error::Server { state_dir: folders.state_dir.clone(), source: Box::new(source) };
     let mut server = Server::start(options).await.map_err(server_error)?;
-    let client = Client::new(&format!("http://{}", server.addresses.people))?;
+    let client = Client::new(&format!("http://{}", server.addresses().people))?;
     let agent = AgentProcess::start(&agent_process::Options {
-        fleet_url: format!("http://{}", server.addresses.fleet),
+        fleet_url: format!("http://{}", server.addresses().fleet),
         slots: file.job.resources.ranks,
         work_dir: &folders.work_dir,
         runs_dir: &folders.runs_dir,
@@ -60,7 +61,7 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
         }
         Err(error) => Err(error),
     };
-    server.shutdown().await;
+    let stopped = server.shutdown().await.map_err(server_error);
     result
 }
 
