@@ -62,7 +62,7 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
         Err(error) => Err(error),
     };
     let stopped = server.shutdown().await.map_err(server_error);
-    result
+    result.and_then(|done| stopped.map(|()| done))
 }
 
 /// Submits the job, follows it to its end and prints what people want to know.
