@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
+use super::Error;
 use super::state::{NamedTensor, OptimSlice};
 use super::upload::Upload;
-use super::Error;
 
 // Values are written as they lie in memory, and the format is little-endian.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -127,9 +127,10 @@ impl<'a> Moments<'a> {
                 return Err(damaged(format!("{name:?} belongs to no parameter of the model")));
             };
             let len = model_values.len();
-            let end = start.checked_add(values.len()).filter(|&end| end <= len).ok_or_else(
-                || damaged(format!("{name:?} holds {} of only {len} elements", values.len())),
-            )?;
+            let end =
+                start.checked_add(values.len()).filter(|&end| end <= len).ok_or_else(|| {
+                    damaged(format!("{name:?} holds {} of only {len} elements", values.len()))
+                })?;
             let (vector, parts) = self
                 .filled
                 .entry((moment, parameter.as_str()))
@@ -186,7 +187,7 @@ fn parse_name(name: &str) -> Option<(Moment, &str, usize)> {
     Some((moment, parameter, start.parse().ok()?))
 }
 
-/// Returns name, shape and values of every tensor of a safetensors file.
+/// Returns name, shape and values of every tensor of a safetensors file, by name.
 fn read(bytes: &[u8], object: &str) -> Result<Vec<(String, Vec<i64>, Vec<f32>)>, Error> {
     let damaged = |reason: String| Error::Damaged { object: object.to_owned(), reason };
     let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
@@ -202,6 +203,8 @@ fn read(bytes: &[u8], object: &str) -> Result<Vec<(String, Vec<i64>, Vec<f32>)>,
         let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
         tensors.push((name, shape, values));
     }
+    // The parser's order is a hash map's; which mistake is reported must not depend on it.
+    tensors.sort_by(|a: &(String, _, _), b| a.0.cmp(&b.0));
     Ok(tensors)
 }
 
