@@ -70,7 +70,11 @@ pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
                         tracing::debug!(url = place.step_url(name), "has no manifest, passed over");
                     }
                     Verdict::Damaged { object, reason } => {
-                        tracing::warn!(object, reason, "checkpoint is damaged, trying an older one");
+                        tracing::warn!(
+                            object,
+                            reason,
+                            "checkpoint is damaged, trying an older one"
+                        );
                     }
                 }
             }

@@ -236,8 +236,10 @@ impl Place {
             Err(object_store::Error::NotFound { .. }) => return Ok(None),
             Err(source) => return Err(error(source)),
         };
-        let version =
-            UpdateVersion { e_tag: result.meta.e_tag.clone(), version: result.meta.version.clone() };
+        let version = UpdateVersion {
+            e_tag: result.meta.e_tag.clone(),
+            version: result.meta.version.clone(),
+        };
         let text = result.bytes().await.map_err(error)?;
         // An unreadable pointer is replaced: it points nowhere.
         Ok(Some((serde_json::from_slice(&text).ok(), version)))

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value, json};
 
+use super::Error;
 use super::state::{NamedTensor, OptimSlice};
 use super::upload::Upload;
-use super::Error;
 
 // Values are written as they lie in memory, and the format is little-endian.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -84,7 +84,7 @@ pub(super) type Model = BTreeMap<String, (Vec<i64>, Vec<f32>)>;
 /// Reads model.safetensors; `object` names it in errors.
 pub(super) fn read_model(bytes: &[u8], object: &str) -> Result<Model, Error> {
     let tensors = read(bytes, object)?;
-    Ok(tensors.into_iter().map(|(name, shape, values)| (name, (shape, values))).collect())
+    Ok(tensors.into_iter().map(|t| (t.name, (t.shape, t.values))).collect())
 }
 
 /// Which of AdamW's two running means.
@@ -106,8 +106,15 @@ impl Moment {
 /// Full vectors put together from the slices of all ranks.
 pub(super) struct Moments<'a> {
     model: &'a Model,
-    /// By moment and parameter: the vector, and which parts of it are filled.
-    filled: BTreeMap<(Moment, &'a str), (Vec<f32>, Vec<(usize, usize)>)>,
+    /// By moment and parameter.
+    filled: BTreeMap<(Moment, &'a str), Filled>,
+}
+
+/// One parameter's vector and which parts of it are filled.
+#[derive(Default)]
+struct Filled {
+    vector: Vec<f32>,
+    parts: Vec<(usize, usize)>,
 }
 
 impl<'a> Moments<'a> {
@@ -118,7 +125,7 @@ impl<'a> Moments<'a> {
 
     /// Puts the slices of one optim file in their places.
     pub(super) fn add(&mut self, bytes: &[u8], object: &str) -> Result<(), Error> {
-        for (name, _, values) in read(bytes, object)? {
+        for NamedTensor { name, values, .. } in read(bytes, object)? {
             let damaged = |reason: String| Error::Damaged { object: object.to_owned(), reason };
             let Some((moment, parameter, start)) = parse_name(&name) else {
                 return Err(damaged(format!("tensor name {name:?} names no slice of a moment")));
@@ -127,15 +134,16 @@ impl<'a> Moments<'a> {
                 return Err(damaged(format!("{name:?} belongs to no parameter of the model")));
             };
             let len = model_values.len();
-            let end = start.checked_add(values.len()).filter(|&end| end <= len).ok_or_else(
-                || damaged(format!("{name:?} holds {} of only {len} elements", values.len())),
-            )?;
-            let (vector, parts) = self
+            let end =
+                start.checked_add(values.len()).filter(|&end| end <= len).ok_or_else(|| {
+                    damaged(format!("{name:?} holds {} of only {len} elements", values.len()))
+                })?;
+            let filled = self
                 .filled
                 .entry((moment, parameter.as_str()))
-                .or_insert_with(|| (vec![0.0; len], Vec::new()));
-            vector[start..end].copy_from_slice(&values);
-            parts.push((start, end));
+                .or_insert_with(|| Filled { vector: vec![0.0; len], parts: Vec::new() });
+            filled.vector[start..end].copy_from_slice(&values);
+            filled.parts.push((start, end));
         }
         Ok(())
     }
@@ -151,7 +159,7 @@ impl<'a> Moments<'a> {
     ) -> Result<BTreeMap<String, Vec<f32>>, Error> {
         let mut vectors = BTreeMap::new();
         for (name, (_, model_values)) in self.model {
-            let (vector, mut parts) =
+            let Filled { vector, mut parts } =
                 self.filled.remove(&(moment, name.as_str())).unwrap_or_default();
             parts.sort_unstable();
             let mut covered = 0;
@@ -186,8 +194,8 @@ fn parse_name(name: &str) -> Option<(Moment, &str, usize)> {
     Some((moment, parameter, start.parse().ok()?))
 }
 
-/// Returns name, shape and values of every tensor of a safetensors file.
-fn read(bytes: &[u8], object: &str) -> Result<Vec<(String, Vec<i64>, Vec<f32>)>, Error> {
+/// Returns every tensor of a safetensors file, sorted by name.
+fn read(bytes: &[u8], object: &str) -> Result<Vec<NamedTensor>, Error> {
     let damaged = |reason: String| Error::Damaged { object: object.to_owned(), reason };
     let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
     let mut tensors = Vec::with_capacity(file.len());
@@ -200,8 +208,10 @@ fn read(bytes: &[u8], object: &str) -> Result<Vec<(String, Vec<i64>, Vec<f32>)>,
         // A view need not be aligned, so values are read from bytes one by one.
         let (words, _) = view.data().as_chunks::<4>();
         let values = words.iter().map(|&word| f32::from_le_bytes(word)).collect();
-        tensors.push((name, shape, values));
+        tensors.push(NamedTensor { name, shape, values });
     }
+    // The parser's order is a hash map's; which mistake is reported must not depend on it.
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tensors)
 }
 

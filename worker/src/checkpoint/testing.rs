@@ -141,8 +141,12 @@ pub(super) fn options(
 }
 
 /// The parameters of a tiny model, as (name, shape).
-const PARAMETERS: [(&str, &[i64]); 4] =
-    [("visual.conv1.weight", &[3, 2, 2]), ("ln.bias", &[5]), ("token", &[4, 3]), ("logit_scale", &[])];
+const PARAMETERS: [(&str, &[i64]); 4] = [
+    ("visual.conv1.weight", &[3, 2, 2]),
+    ("ln.bias", &[5]),
+    ("token", &[4, 3]),
+    ("logit_scale", &[]),
+];
 
 /// A value that tells parameter, element, step and buffer.
 fn value(parameter: usize, element: usize, step: u64, buffer: usize) -> f32 {
@@ -177,7 +181,13 @@ pub(super) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
     let mut state = State::describe(&job(), generation, world_size, json!({}), "fp".to_owned());
     state.step = step;
     let first = rank == 0;
-    Snapshot { step, model: first.then_some(model), optim, state: first.then_some(state), digest: step }
+    Snapshot {
+        step,
+        model: first.then_some(model),
+        optim,
+        state: first.then_some(state),
+        digest: step,
+    }
 }
 
 /// Checks every value of a checkpoint of `step`.

@@ -9,9 +9,9 @@ use std::thread::JoinHandle;
 
 use ringmaster_proto::v1::Generation;
 
+use super::Error;
 use super::publish::{Grant, Published, Publisher};
 use super::state::Snapshot;
-use super::Error;
 
 /// What a [`Writer`] is told.
 #[derive(Clone)]
