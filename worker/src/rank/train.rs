@@ -297,7 +297,10 @@ impl Rank {
             return Err(Error::Checkpoint { what });
         }
         if !hint.is_empty() {
-            tracing::warn!(hint, "the checkpoint the coordinator knows of is gone, starting anew");
+            let what = format!(
+                "{hint} was published, but no checkpoint of this job verifies any more; the log says                  what is damaged. Submit the job again to start anew"
+            );
+            return Err(Error::Checkpoint { what });
         }
         if self.replica.applied > 0 || self.replica.complete {
             self.replica = Replica::new(&self.job, self.device)?;
