@@ -110,6 +110,12 @@ impl ModelCatalogue {
     }
 }
 
+impl FromIterator<(String, ModelConfig)> for ModelCatalogue {
+    fn from_iter<I: IntoIterator<Item = (String, ModelConfig)>>(models: I) -> Self {
+        Self { models: models.into_iter().collect() }
+    }
+}
+
 fn load(path: &Path) -> Result<ModelConfig, Error> {
     let text =
         fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;

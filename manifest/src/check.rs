@@ -11,7 +11,7 @@ use serde_yaml::Value;
 
 use crate::error::{Hint, Problem};
 use crate::nearest;
-use crate::number::{self, BYTES_FORM, COUNT_FORM};
+use crate::number::{self, BYTES_FORM, COUNT_SUFFIX_FORM};
 use crate::source::{Path, Position, Source};
 
 /// Longest value shown in a message, in characters.
@@ -86,8 +86,9 @@ impl<'s> Checker<'s> {
                 self.unknown(path, &name, schema);
                 continue;
             };
-            // A key without a value counts as absent.
-            if child.is_null() || self.value(&place, &mut child, child_schema) {
+            // A known key without a value counts as absent.
+            let absent = child.is_null() && properties.is_some_and(|all| all.contains_key(&name));
+            if !absent && self.value(&place, &mut child, child_schema) {
                 kept.insert(Value::String(name), child);
             }
         }
@@ -142,8 +143,7 @@ impl<'s> Checker<'s> {
     fn missing(&mut self, path: &Path, entries: &serde_yaml::Mapping, schema: &'s Json) {
         for key in schema["required"].as_array().into_iter().flatten().filter_map(Json::as_str) {
             let place = path.key(key);
-            let given = entries.get(key).is_some_and(|value| !value.is_null());
-            if given || self.findings.is_broken(&place) {
+            if entries.contains_key(key) || self.findings.is_broken(&place) {
                 continue;
             }
             let expected = self.describe_all(&self.alternatives(&schema["properties"][key]));
@@ -173,13 +173,18 @@ impl<'s> Checker<'s> {
     /// Records a value that no alternative takes.
     fn refuse(&mut self, path: &Path, value: &Value, alternatives: &[&'s Json]) -> bool {
         let words: Vec<&str> = alternatives.iter().flat_map(|one| vocabulary(one)).collect();
-        let nearest = value.as_str().map_or_else(Vec::new, |text| {
-            nearest::names(text, words.iter().copied(), 1).into_iter().map(str::to_owned).collect()
-        });
+        let nearest = match value.as_str() {
+            Some(text) if words.len() > 1 => nearest::names(text, words.iter().copied(), 1),
+            _ => Vec::new(),
+        };
+        let nearest = nearest.into_iter().map(str::to_owned).collect();
         let mut expected = self.describe_all(alternatives);
         let only_text = alternatives.iter().all(|one| type_names(one) == ["string"]);
         if only_text && words.is_empty() && matches!(value, Value::Number(_) | Value::Bool(_)) {
             expected.push_str(", so put it in quotes");
+        }
+        if let [one] = alternatives {
+            expected.push_str(&type_bound(value, one));
         }
         let field = path.to_string();
         let problem = Problem::Value { field, value: shown(value), expected, nearest };
@@ -217,7 +222,9 @@ impl<'s> Checker<'s> {
             return format!("one of {}", words.join(", "));
         }
         match schema["format"].as_str() {
-            Some("count") => return format!("{COUNT_FORM}{}", bounds(schema)),
+            Some("count") => {
+                return format!("a whole number{}, {COUNT_SUFFIX_FORM}", bounds(schema));
+            }
             Some("bytes") => return BYTES_FORM.to_owned(),
             Some("job-name") => {
                 return "lower-case letters, digits and dashes, at most 48, with a letter or digit \
@@ -259,6 +266,10 @@ impl<'s> Checker<'s> {
 
 /// Returns true if the kind of `value` (text, number, list …) is one the schema takes.
 fn takes_kind(schema: &Json, value: &Value) -> bool {
+    // `Value` looks through tags when it is asked for its kind; this format has none.
+    if matches!(value, Value::Tagged(_)) {
+        return false;
+    }
     if !vocabulary(schema).is_empty() {
         return value.is_string();
     }
@@ -340,19 +351,33 @@ fn format_range(schema: &Json) -> (Option<f64>, Option<f64>) {
 /// Returns the bounds as the end of a phrase: " of at least 1", " above 0 and at most 1".
 fn bounds(schema: &Json) -> String {
     let bound = |name: &str| schema[name].as_f64();
-    let (least, most) = format_range(schema);
     let mut parts = Vec::new();
     if let Some(limit) = bound("exclusiveMinimum") {
         parts.push(format!("above {limit}"));
-    } else if let Some(limit) = bound("minimum").or(least) {
+    } else if let Some(limit) = bound("minimum") {
         parts.push(format!("of at least {limit}"));
     }
     if let Some(limit) = bound("exclusiveMaximum") {
         parts.push(format!("below {limit}"));
-    } else if let Some(limit) = bound("maximum").or(most) {
+    } else if let Some(limit) = bound("maximum") {
         parts.push(format!("at most {limit}"));
     }
     if parts.is_empty() { String::new() } else { format!(" {}", parts.join(" and ")) }
+}
+
+/// Returns the bound of the integer type that `value` breaks: worth words only then.
+fn type_bound(value: &Value, schema: &Json) -> String {
+    let (least, most) = format_range(schema);
+    match (value.as_f64(), least, most) {
+        (Some(number), _, Some(most)) if number > most => match bounds(schema).as_str() {
+            "" => format!(" of at most {most}"),
+            _ => format!(" and at most {most}"),
+        },
+        (Some(number), Some(least), _) if number < least && schema["minimum"].is_null() => {
+            format!(" of at least {least}")
+        }
+        _ => String::new(),
+    }
 }
 
 /// Returns the words of a closed list, in order.

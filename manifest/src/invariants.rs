@@ -37,7 +37,7 @@ fn resources(job: &TrainJob, found: &mut Vec<Violation>) {
         found.push(Violation {
             field: "spec.resources.min_ranks",
             others: &["spec.resources.ranks"],
-            reason: format!("fewer ranks than this are wanted at all; at most ranks, {ranks}"),
+            reason: format!("the job wants fewer ranks; expected at most resources.ranks, {ranks}"),
         });
     }
     let lanes = job.data.lanes;
@@ -46,7 +46,7 @@ fn resources(job: &TrainJob, found: &mut Vec<Violation>) {
             field: "spec.resources.ranks",
             others: &["spec.data.lanes"],
             reason: format!(
-                "every rank owns whole lanes of the data order; at most data.lanes, {lanes}"
+                "every rank owns whole lanes of the data order; expected at most data.lanes, {lanes}"
             ),
         });
     }
@@ -58,7 +58,9 @@ fn batch(job: &TrainJob, found: &mut Vec<Violation>) {
         found.push(Violation {
             field: "spec.batch.global",
             others: &["spec.resources.ranks"],
-            reason: format!("every rank needs at least one sample; at least ranks, {ranks}"),
+            reason: format!(
+                "every rank takes at least one sample; expected at least resources.ranks, {ranks}"
+            ),
         });
     } else if !global.is_multiple_of(lanes) {
         let below = global / lanes * lanes;
@@ -120,7 +122,7 @@ fn schedule(job: &TrainJob, found: &mut Vec<Violation>) {
         found.push(Violation {
             field: "spec.schedule.total_steps",
             others: &["spec.batch.global"],
-            reason: format!("the run has no whole step; at least one global batch, {global}"),
+            reason: format!("the run has no whole step; expected at least batch.global, {global}"),
         });
     } else if warmup > total {
         let of = |steps: u64| format!("{steps} steps ({} samples)", steps.saturating_mul(global));
@@ -128,7 +130,7 @@ fn schedule(job: &TrainJob, found: &mut Vec<Violation>) {
             field: "spec.schedule.warmup_steps",
             others: &["spec.schedule.total_steps", "spec.batch.global"],
             reason: format!(
-                "a warm-up of {} is longer than the run of {}; expected at most the run's length",
+                "a warm-up of {} is longer than the run; expected at most {}",
                 of(warmup),
                 of(total)
             ),

@@ -34,11 +34,11 @@ const BYTES_SUFFIXES: &[(&str, u64)] = &[
 ];
 
 /// What the text of a count may look like, for messages.
-pub(crate) const COUNT_FORM: &str =
-    "a whole number, with K, M, B or T for powers of 1000 or Ki, Mi, Gi for powers of 1024";
+pub(crate) const COUNT_SUFFIX_FORM: &str =
+    "plain or with K, M, B, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024)";
 
 /// What the text of a size may look like, for messages.
-pub(crate) const BYTES_FORM: &str = "bytes as a whole number, or with KB, MB, GB, KiB, MiB or GiB";
+pub(crate) const BYTES_FORM: &str = "a number of bytes, plain or with KB, MB, GB, KiB, MiB, GiB";
 
 /// A count of samples or steps: an integer, or text such as `20M`, `1.5B` or `256Ki`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,14 +126,14 @@ pub(crate) fn whole(value: f64) -> Option<u64> {
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = NumberVisitor { form: COUNT_FORM, parse: parse_count };
+        let visitor = NumberVisitor { form: "a count", parse: parse_count };
         deserializer.deserialize_any(visitor).map(Self)
     }
 }
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = NumberVisitor { form: BYTES_FORM, parse: parse_bytes };
+        let visitor = NumberVisitor { form: "a size in bytes", parse: parse_bytes };
         deserializer.deserialize_any(visitor).map(Self)
     }
 }

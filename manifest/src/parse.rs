@@ -54,7 +54,11 @@ fn read(
 
     // Meaning: what only shows when values are used, then what must hold between fields.
     let (job, found) = assemble::assemble(file, base_dir, models);
-    for (field, problem) in found {
+    for (field, mut problem) in found {
+        if let (Problem::Conflict { value, .. }, Some(raw)) = (&mut problem, field.find(&original))
+        {
+            *value = check::shown(raw);
+        }
         if !findings.is_broken(&field) {
             let missing = matches!(problem, Problem::Missing { .. });
             let place = if missing { source.key(&field) } else { source.value(&field) };

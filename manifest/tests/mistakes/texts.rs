@@ -1,0 +1,305 @@
+//! One fixture per kind of mistake; `good.yaml` with the mistake made in it.
+
+use crate::{fixture, parse};
+
+fn assert_mistakes(name: &str, expected: &[&str]) {
+    let errors = match parse(&fixture(name)) {
+        Ok(_) => panic!("{name} was taken"),
+        Err(errors) => errors.to_string(),
+    };
+    let found: Vec<&str> = errors.lines().collect();
+    assert_eq!(found, expected, "{name}");
+}
+
+#[test]
+fn the_file_that_the_mistakes_are_made_in_is_valid() {
+    if let Err(errors) = parse(&fixture("good.yaml")) {
+        panic!("{errors}");
+    }
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest_known_one() {
+    assert_mistakes(
+        "unknown_key.yaml",
+        &["job.yaml:21:28: unknown key \"warmup_sample\" in spec.schedule; did you mean \
+             \"warmup_samples\"? (known keys: kind, samples, steps, warmup_samples, \
+             warmup_steps)"],
+    );
+}
+
+#[test]
+fn a_warm_up_longer_than_the_run_says_how_long_it_may_be() {
+    assert_mistakes(
+        "warmup_longer_than_run.yaml",
+        &["job.yaml:21:44: spec.schedule.warmup_samples is \"20M\": a warm-up of 610 steps \
+             (19988480 samples) is longer than the run; expected at most 305 steps (9994240 \
+             samples)"],
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_place_names_its_own() {
+    assert_mistakes(
+        "key_elsewhere.yaml",
+        &["job.yaml:23:69: unknown key \"lr\" in spec.checkpoint; it belongs in \
+             spec.optimizer (known keys: uri, every_steps, keep_last)"],
+    );
+}
+
+#[test]
+fn a_flag_of_another_tool_names_the_key_that_means_it() {
+    assert_mistakes(
+        "key_of_another_tool.yaml",
+        &["job.yaml:20:27: unknown key \"wd\" in spec.optimizer; did you mean \
+             \"weight_decay\"? (known keys: lr, beta1, beta2, eps, weight_decay, \
+             grad_clip_norm)"],
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_reported_all_at_once() {
+    assert_mistakes(
+        "wrong_types.yaml",
+        &[
+            "job.yaml:5:18: metadata.labels.team is 7; expected text, so put it in quotes",
+            "job.yaml:7:22: spec.resources.ranks is \"two\"; expected a whole number of at \
+             least 1",
+            "job.yaml:15:14: spec.data.aug_cfg.scale is 0.4; expected a list of 2 numbers \
+             above 0 and at most 1",
+            "job.yaml:20:19: spec.optimizer.lr is \"fast\"; expected a number above 0",
+        ],
+    );
+}
+
+#[test]
+fn numbers_out_of_range_say_the_range() {
+    assert_mistakes(
+        "out_of_range.yaml",
+        &[
+            "job.yaml:7:22: spec.resources.ranks is 0; expected a whole number of at least 1",
+            "job.yaml:7:67: spec.resources.priority is 3000000000; expected a whole number of \
+             at most 2147483647",
+            "job.yaml:17:26: spec.data.aug_cfg.color_jitter_prob is 80; expected a number of \
+             at least 0 and at most 1",
+            "job.yaml:20:19: spec.optimizer.lr is -1; expected a number above 0",
+            "job.yaml:20:30: spec.optimizer.beta2 is 1.0; expected a number of at least 0 and \
+             below 1",
+            "job.yaml:21:58: spec.schedule.samples is 3.5; expected a whole number of at \
+             least 1, plain or with K, M, B, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of \
+             1024)",
+        ],
+    );
+}
+
+#[test]
+fn an_unknown_model_names_the_known_and_the_nearest() {
+    assert_mistakes(
+        "unknown_model.yaml",
+        &["job.yaml:8:17: spec.model.name is \"ViT-B16\"; expected a known model (ViT-B-16, \
+             ViT-B-32), or one of the folder that RINGMASTER_MODELS names; did you mean \
+             ViT-B-16?"],
+    );
+}
+
+#[test]
+fn words_outside_a_closed_list_show_the_list() {
+    assert_mistakes(
+        "unknown_words.yaml",
+        &[
+            "job.yaml:8:38: spec.model.precision is \"fp16\"; expected one of fp32, amp_bf16",
+            "job.yaml:19:16: spec.loss.kind is \"sigclip\"; expected one of siglip, infonce; \
+             did you mean siglip?",
+            "job.yaml:28:28: spec.report_to[1] is \"wandb\"; expected tensorboard",
+        ],
+    );
+}
+
+#[test]
+fn missing_keys_say_what_belongs_there() {
+    assert_mistakes(
+        "missing_keys.yaml",
+        &[
+            "job.yaml:6:1: missing key \"loss\" in spec; expected a mapping with the keys \
+             kind, init_logit_scale, init_logit_bias, clamp_logit_scale, sub_chunk, \
+             logits_budget",
+            "job.yaml:19:3: missing key \"lr\" in spec.optimizer; expected a number above 0",
+            "job.yaml:20:3: missing key \"samples\" in spec.schedule; expected the length of \
+             the run, as samples (20M) or as steps",
+            "job.yaml:26:9: missing key \"name\" in spec.eval.zero_shot[0]; expected letters, \
+             digits, dots, dashes and underscores",
+        ],
+    );
+}
+
+#[test]
+fn a_batch_that_lanes_do_not_divide_names_the_next_ones_that_they_do() {
+    assert_mistakes(
+        "batch_not_a_multiple_of_lanes.yaml",
+        &["job.yaml:22:19: spec.batch.global is 1000: a step takes equally many samples of \
+             every lane; expected a multiple of data.lanes, 16: 992 or 1008, or set \
+             data.lanes to a divisor of 1000"],
+    );
+}
+
+#[test]
+fn more_ranks_than_lanes_are_refused() {
+    assert_mistakes(
+        "more_ranks_than_lanes.yaml",
+        &["job.yaml:7:22: spec.resources.ranks is 32: every rank owns whole lanes of the \
+             data order; expected at most data.lanes, 16"],
+    );
+}
+
+#[test]
+fn a_minimum_above_the_wish_is_refused() {
+    assert_mistakes(
+        "min_ranks_above_ranks.yaml",
+        &["job.yaml:7:36: spec.resources.min_ranks is 3: the job wants fewer ranks; \
+             expected at most resources.ranks, 2"],
+    );
+}
+
+#[test]
+fn a_length_in_two_units_is_refused() {
+    assert_mistakes(
+        "both_units.yaml",
+        &["job.yaml:21:58: spec.schedule.samples is \"3B\": steps says the same in steps; \
+             keep one of the two"],
+    );
+}
+
+#[test]
+fn a_run_shorter_than_one_batch_is_refused() {
+    assert_mistakes(
+        "run_shorter_than_a_batch.yaml",
+        &["job.yaml:21:37: spec.schedule.samples is 1000: the run has no whole step; \
+             expected at least batch.global, 32768"],
+    );
+}
+
+#[test]
+fn places_that_cannot_be_read_say_which_can() {
+    assert_mistakes(
+        "unreadable_places.yaml",
+        &[
+            "job.yaml:10:13: spec.data.train[0] is \"s3://bucket/{0..3}.tar\"; expected a \
+             path or a file:// URL: this build does not read or write s3:// yet",
+            "job.yaml:10:39: spec.data.train[1] is \"/data/{0..3.tar\"; expected a closing \
+             brace for every opening one",
+            "job.yaml:23:21: spec.checkpoint.uri is \"~/runs\"; expected a path without ~, \
+             which only a shell expands",
+        ],
+    );
+}
+
+#[test]
+fn a_bias_for_a_loss_without_one_is_refused() {
+    assert_mistakes(
+        "infonce_with_bias.yaml",
+        &["job.yaml:19:42: spec.loss.init_logit_bias is -10: infonce has no bias; remove \
+             it, or set loss.kind to siglip"],
+    );
+}
+
+#[test]
+fn a_scale_given_instead_of_its_logarithm_is_explained() {
+    assert_mistakes(
+        "scale_given_instead_of_its_log.yaml",
+        &["job.yaml:19:42: spec.loss.init_logit_scale is 10: this is the logarithm of the \
+             scale, and it is clamped to [0, ln 100] after each step; expected 0 to 4.605, or \
+             set loss.clamp_logit_scale to false"],
+    );
+}
+
+#[test]
+fn a_key_given_twice_names_both_places() {
+    assert_mistakes(
+        "duplicate_key.yaml",
+        &["job.yaml:23:69: spec.checkpoint.uri is given twice, first at line 23, column 16; \
+             remove one"],
+    );
+}
+
+#[test]
+fn another_version_or_kind_is_refused() {
+    assert_mistakes(
+        "wrong_version.yaml",
+        &[
+            "job.yaml:1:13: apiVersion is \"ringmaster/v2\"; expected ringmaster/v1",
+            "job.yaml:2:7: kind is \"TrainingJob\"; expected TrainJob",
+        ],
+    );
+}
+
+#[test]
+fn a_name_that_cannot_be_part_of_an_id_is_refused() {
+    assert_mistakes(
+        "bad_name.yaml",
+        &["job.yaml:4:9: metadata.name is \"Emoji_SigLIP\"; expected lower-case letters, \
+             digits and dashes, at most 48, with a letter or digit at either end"],
+    );
+}
+
+#[test]
+fn a_range_upside_down_is_shown_the_right_way() {
+    assert_mistakes(
+        "range_upside_down.yaml",
+        &["job.yaml:15:14: spec.data.aug_cfg.scale is [1.0, 0.4]: a range starts at its \
+             smaller end; expected [0.4, 1]"],
+    );
+}
+
+#[test]
+fn two_evaluation_sets_of_one_name_are_refused() {
+    assert_mistakes(
+        "same_set_twice.yaml",
+        &["job.yaml:28:16: spec.eval.zero_shot[1].name is \"held-out\": another set has \
+             this name, and metrics are kept by name; expected a name of its own"],
+    );
+}
+
+#[test]
+fn an_evaluation_interval_without_sets_is_refused() {
+    assert_mistakes(
+        "nothing_to_evaluate.yaml",
+        &["job.yaml:25:18: spec.eval.every_steps is \"5K\": there is nothing to evaluate; \
+             list a set under eval.zero_shot"],
+    );
+}
+
+#[test]
+fn text_that_is_not_yaml_says_where_it_stops_being() {
+    assert_mistakes(
+        "not_yaml.yaml",
+        &["job.yaml:5:9: not valid YAML: while parsing a flow mapping, did not find \
+             expected ',' or '}'"],
+    );
+}
+
+#[test]
+fn a_second_document_is_refused() {
+    assert_mistakes(
+        "two_documents.yaml",
+        &["job.yaml:30:1: a second YAML document starts here; a manifest is one document, \
+             so put this one in a file of its own"],
+    );
+}
+
+#[test]
+fn an_empty_file_says_how_a_manifest_starts() {
+    assert_mistakes(
+        "empty.yaml",
+        &["job.yaml:1:1: the file holds nothing; a manifest starts with apiVersion: \
+             ringmaster/v1 and kind: TrainJob"],
+    );
+}
+
+#[test]
+fn a_file_without_keys_says_which_it_needs() {
+    assert_mistakes(
+        "not_a_mapping.yaml",
+        &["job.yaml:1:1: the file is \"just text\"; expected a mapping with the keys \
+             apiVersion, kind, metadata, spec"],
+    );
+}
