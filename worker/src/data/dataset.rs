@@ -1,21 +1,21 @@
 //! A webdataset: shards of consecutive members that share a key, behind one index over samples.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Range;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use object_store::ObjectMeta;
 use ringmaster_manifest::spec;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::index::{Entry, Index, Member};
-use super::store::{Object, Stores};
+use super::counts::Counts;
+use super::index::{Index, Span, Wanted};
+use super::store::{Cancel, Object, Stores};
 
-/// Tar indexes kept at once; a lane order reads few shards at a time.
-const INDEXES_KEPT: usize = 256;
-/// Declares sample counts, as webdataset and OpenCLIP write it: `{"00000.tar": 1000, …}`.
-const SIZES_FILE: &str = "sizes.json";
+/// Samples whose places are kept at once, about 50 bytes each. A rank reads at most two or three
+/// shards per lane at a time.
+const INDEXED_SAMPLES: usize = 4_000_000;
 
 /// Which shards, and which of their members.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub struct Options {
     pub image_key: Vec<String>,
     /// Extension of the caption.
     pub text_key: String,
-    /// Field of the `.json` member that holds the caption or a list of captions instead.
+    /// Field of the `.json` member that holds the caption or a list of captions instead; of
+    /// several names, joined by `;`, the first that holds one counts.
     pub json_text_key: Option<String>,
 }
 
@@ -75,8 +76,9 @@ pub enum SampleError {
 #[derive(Debug)]
 pub struct Dataset {
     options: Options,
+    wanted: Wanted,
     shards: Vec<Object>,
-    lens: Vec<u64>,
+    metas: Vec<ObjectMeta>,
     sizes: Vec<u64>,
     /// Index in the data set of every shard's first sample.
     starts: Vec<u64>,
@@ -88,37 +90,46 @@ pub struct Dataset {
 struct Indexes {
     by_shard: HashMap<usize, Arc<Index>>,
     order: VecDeque<usize>,
+    samples: usize,
 }
 
 impl Dataset {
     /// Finds every shard and its number of samples: declared in `sizes.json` beside the shards,
-    /// or counted from the tar headers.
+    /// counted by an earlier start, or counted now from the tar headers and cached beside them
+    /// where the store allows it.
     ///
     /// # Errors
     /// A shard that is missing or holds no sample, named; a store that fails.
     pub fn open(options: Options) -> Result<Self, Error> {
-        let stores = Stores::start()?;
+        let lower = |keys: &[String]| keys.iter().map(|key| key.to_ascii_lowercase()).collect();
+        let text = match options.json_text_key {
+            Some(_) => "json".to_owned(),
+            None => options.text_key.to_ascii_lowercase(),
+        };
         let mut dataset = Self {
+            wanted: Wanted { image: lower(&options.image_key), text },
             shards: Vec::new(),
-            lens: Vec::new(),
+            metas: Vec::new(),
             sizes: Vec::new(),
             starts: Vec::new(),
             indexes: Mutex::default(),
             options,
         };
+        let mut stores = Stores::default();
         for url in &dataset.options.urls {
             let shard = stores.object(url)?;
-            dataset.lens.push(shard.head()?.size);
+            dataset.metas.push(shard.head()?);
             dataset.shards.push(shard);
         }
-        let mut declared = BTreeMap::new();
+        let mut counts = Counts::default();
         let mut start = 0;
         for shard in 0..dataset.shards.len() {
-            let size = dataset.count(shard, &mut declared)?;
+            let size = dataset.count(shard, &mut counts)?;
             dataset.sizes.push(size);
             dataset.starts.push(start);
             start += size;
         }
+        counts.save();
         Ok(dataset)
     }
 
@@ -141,8 +152,8 @@ impl Dataset {
     /// would mean something else.
     pub fn fingerprint(&self) -> String {
         let mut hasher = Sha256::new();
-        for ((shard, len), size) in self.shards.iter().zip(&self.lens).zip(&self.sizes) {
-            hasher.update(format!("{} {len} {size}\n", shard.file_name()));
+        for ((shard, meta), size) in self.shards.iter().zip(&self.metas).zip(&self.sizes) {
+            hasher.update(format!("{} {} {size}\n", shard.file_name(), meta.size));
         }
         hex::encode(&hasher.finalize()[..16])
     }
@@ -156,24 +167,35 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`Dataset::len`].
     pub fn read(&self, index: u64) -> Result<RawSample, SampleError> {
+        self.read_until(index, &Cancel::default())
+    }
+
+    /// As [`Dataset::read`]; `cancel` ends the wait for a store that is away.
+    ///
+    /// # Errors
+    /// As [`Dataset::read`].
+    ///
+    /// # Panics
+    /// As [`Dataset::read`].
+    pub fn read_until(&self, index: u64, cancel: &Cancel) -> Result<RawSample, SampleError> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
         let shard = self.starts.partition_point(|&start| start <= index) - 1;
         let place = (index - self.starts[shard]) as usize;
-        let tar = self.index(shard)?;
-        let Some(entry) = tar.entries.get(place) else {
+        let tar = self.index(shard, cancel)?;
+        if place >= tar.len() {
             let reason = tar.broken.clone().unwrap_or_else(|| {
-                format!("the shard holds {} samples, fewer than declared", tar.entries.len())
+                format!("the shard holds {} samples, fewer than declared", tar.len())
             });
             return Err(self.corrupt(shard, &format!("#{place}"), reason));
-        };
-        let (image, text) = self.members(entry).map_err(|r| self.corrupt(shard, &entry.key, r))?;
-        let range = |member: &Member| member.offset..member.offset + member.len;
-        let ranges: [Range<u64>; 2] = [range(image), range(text)];
-        let mut parts = self.shards[shard].ranges(&ranges)?.into_iter();
+        }
+        let key = tar.key(place);
+        let corrupt = |reason| self.corrupt(shard, key, reason);
+        let (image, text) = self.members(&tar, place).map_err(corrupt)?;
+        let ranges = [image.range(), text.range()];
+        let mut parts = self.shards[shard].ranges(&ranges, cancel)?.into_iter();
         let (image, text) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let captions =
-            self.captions(&text).map_err(|reason| self.corrupt(shard, &entry.key, reason))?;
-        let key = format!("{}/{}", self.shards[shard].file_name(), entry.key);
+        let captions = self.captions(&text).map_err(corrupt)?;
+        let key = format!("{}/{key}", self.shards[shard].file_name());
         Ok(RawSample { key, image, captions })
     }
 
@@ -183,37 +205,34 @@ impl Dataset {
         format!("{} #{}", self.shards[shard].url, index - self.starts[shard])
     }
 
-    fn members<'a>(&self, entry: &'a Entry) -> Result<(&'a Member, &'a Member), String> {
-        let find = |extension: &str| entry.members.iter().find(|m| m.extension == extension);
-        let image = self.options.image_key.iter().find_map(|key| find(key)).ok_or_else(|| {
-            format!("no image (.{})", self.options.image_key.join(", ."))
-        })?;
-        let text_key = match self.options.json_text_key {
-            Some(_) => "json",
-            None => self.options.text_key.as_str(),
-        };
-        let text = find(text_key).ok_or_else(|| format!("no caption (.{text_key})"))?;
+    fn members(&self, tar: &Index, place: usize) -> Result<(Span, Span), String> {
+        let image = tar
+            .image(place)
+            .ok_or_else(|| format!("no image (.{})", self.wanted.image.join(", .")))?;
+        let text = tar.text(place).ok_or_else(|| format!("no caption (.{})", self.wanted.text))?;
         Ok((image, text))
     }
 
     fn captions(&self, text: &[u8]) -> Result<Vec<String>, String> {
-        let Some(field) = &self.options.json_text_key else {
+        let Some(fields) = &self.options.json_text_key else {
             let caption = std::str::from_utf8(text).map_err(|e| format!("caption: {e}"))?;
             return Ok(vec![caption.trim().to_owned()]);
         };
         let json: serde_json::Value =
             serde_json::from_slice(text).map_err(|e| format!("json member: {e}"))?;
-        let captions: Vec<String> = match &json[field.as_str()] {
-            serde_json::Value::String(caption) => vec![caption.clone()],
-            serde_json::Value::Array(list) => {
-                list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+        for field in fields.split(';') {
+            let captions: Vec<String> = match &json[field] {
+                serde_json::Value::String(caption) => vec![caption.clone()],
+                serde_json::Value::Array(list) => {
+                    list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+                }
+                _ => Vec::new(),
+            };
+            if !captions.is_empty() {
+                return Ok(captions);
             }
-            _ => Vec::new(),
-        };
-        match captions.is_empty() {
-            true => Err(format!("json member: field {field:?} holds no caption")),
-            false => Ok(captions),
         }
+        Err(format!("json member: field {fields:?} holds no caption"))
     }
 
     fn corrupt(&self, shard: usize, key: &str, reason: String) -> SampleError {
@@ -221,58 +240,62 @@ impl Dataset {
         SampleError::Corrupt { shard, key: key.to_owned(), reason }
     }
 
-    /// Returns the samples of a shard; `declared` caches the `sizes.json` of every folder.
-    fn count(
-        &self,
-        shard: usize,
-        declared: &mut BTreeMap<String, HashMap<String, u64>>,
-    ) -> Result<u64, Error> {
-        let object = &self.shards[shard];
-        let sizes_file = object.sibling(SIZES_FILE);
-        if !declared.contains_key(&sizes_file.url) {
-            let sizes = match sizes_file.read()? {
-                None => HashMap::new(),
-                Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                    let url = &sizes_file.url;
-                    tracing::warn!(%url, %error, "not a map from shard to count, counting instead");
-                    HashMap::new()
-                }),
-            };
-            declared.insert(sizes_file.url.clone(), sizes);
+    /// Returns the samples of a shard.
+    fn count(&self, shard: usize, counts: &mut Counts) -> Result<u64, Error> {
+        let (object, meta) = (&self.shards[shard], &self.metas[shard]);
+        if let Some(samples) = counts.known(object, meta)? {
+            return Ok(samples);
         }
-        if let Some(&size) = declared[&sizes_file.url].get(&object.file_name()) {
-            return Ok(size);
-        }
-        let index = self.index(shard)?;
-        if let Some(reason) = &index.broken {
-            tracing::warn!(url = %object.url, %reason, samples = index.entries.len(), "shard ends early");
-        }
-        if index.entries.is_empty() {
+        let index = self.index(shard, &Cancel::default())?;
+        let samples = index.len() as u64;
+        if index.is_empty() {
             let reason = index.broken.clone().unwrap_or_else(|| "an empty tar".to_owned());
             return Err(Error::Empty { url: object.url.clone(), reason });
         }
-        Ok(index.entries.len() as u64)
+        match &index.broken {
+            // A count that a repair would change is not worth keeping.
+            Some(reason) => {
+                tracing::warn!(url = %object.url, %reason, samples, "shard ends early");
+            }
+            None => counts.remember(object, meta, samples)?,
+        }
+        Ok(samples)
     }
 
-    fn index(&self, shard: usize) -> Result<Arc<Index>, Error> {
+    fn index(&self, shard: usize, cancel: &Cancel) -> Result<Arc<Index>, Error> {
         if let Some(known) = self.indexes().by_shard.get(&shard) {
             return Ok(Arc::clone(known));
         }
         // Two readers may build the same index once; that costs less than waiting with the lock.
-        let index = Arc::new(Index::read(&self.shards[shard], self.lens[shard])?);
-        let mut indexes = self.indexes();
-        if indexes.by_shard.insert(shard, Arc::clone(&index)).is_none() {
-            indexes.order.push_back(shard);
-        }
-        if indexes.order.len() > INDEXES_KEPT
-            && let Some(oldest) = indexes.order.pop_front()
+        let (object, bytes) = (&self.shards[shard], self.metas[shard].size);
+        let index = Arc::new(Index::read(object, bytes, &self.wanted, cancel)?);
+        if let Some(&declared) = self.sizes.get(shard)
+            && index.len() as u64 > declared
         {
-            indexes.by_shard.remove(&oldest);
+            let (url, found) = (&object.url, index.len());
+            tracing::warn!(%url, declared, found, "more samples than declared; the rest is unused");
         }
+        self.indexes().keep(shard, &index);
         Ok(index)
     }
 
     fn indexes(&self) -> std::sync::MutexGuard<'_, Indexes> {
         self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Indexes {
+    fn keep(&mut self, shard: usize, index: &Arc<Index>) {
+        if self.by_shard.insert(shard, Arc::clone(index)).is_some() {
+            return;
+        }
+        self.order.push_back(shard);
+        self.samples += index.len();
+        while self.samples > INDEXED_SAMPLES
+            && self.order.len() > 1
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.samples -= self.by_shard.remove(&oldest).map_or(0, |index| index.len());
+        }
     }
 }

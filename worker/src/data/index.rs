@@ -1,38 +1,57 @@
 //! What is where in a tar shard: built once by reading its headers, then every sample is a range.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::num::NonZeroU64;
+use std::ops::Range;
+
+use bytes::Bytes;
 
 use super::Error;
-use super::store::Object;
+use super::store::{Cancel, Object};
 
 /// Bytes fetched at a time while reading headers.
 const READ_AHEAD: u64 = 256 << 10;
 
-/// A file inside the tar.
+/// Extensions of the members that make a sample, lower-case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Member {
-    /// What follows the first dot of the base name, lower-case: `png`, `txt`, `json` …
-    pub extension: String,
-    /// Offset of its bytes in the shard.
-    pub offset: u64,
-    /// Its length in bytes.
-    pub len: u64,
+pub struct Wanted {
+    /// Tried in this order for the image.
+    pub image: Vec<String>,
+    /// Holds the caption.
+    pub text: String,
 }
 
-/// Consecutive members that share a key, as webdataset groups them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Folder and base name up to the first dot.
-    pub key: String,
-    /// The members, in the order of the tar.
-    pub members: Vec<Member>,
+/// Where a member's bytes lie in the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// No member starts at 0: a header stands before it.
+    offset: NonZeroU64,
+    len: u64,
+}
+
+impl Span {
+    /// Returns the bytes' offsets in the shard.
+    pub fn range(&self) -> Range<u64> {
+        self.offset.get()..self.offset.get() + self.len
+    }
+}
+
+/// Consecutive members that share a key, as webdataset groups them: 40 bytes and the key, since
+/// many shards are open at once and each may hold ten thousand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    /// Where the key ends in [`Index::keys`]; it starts where the one before ends.
+    key_end: usize,
+    image: Option<Span>,
+    text: Option<Span>,
 }
 
 /// The samples of a shard, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Index {
-    /// Samples whose headers could be read.
-    pub entries: Vec<Entry>,
+    entries: Vec<Entry>,
+    /// The keys, end to end.
+    keys: String,
     /// Why the headers end early, when they do: what follows in the shard is lost.
     pub broken: Option<String>,
 }
@@ -42,10 +61,18 @@ impl Index {
     ///
     /// # Errors
     /// When the store fails; a damaged tar is not an error but [`Index::broken`].
-    pub fn read(shard: &Object, len: u64) -> Result<Self, Error> {
-        let mut reader = RangeReader { shard, len, position: 0, start: 0, buffer: Vec::new(), failed: None };
+    pub fn read(shard: &Object, len: u64, wanted: &Wanted, cancel: &Cancel) -> Result<Self, Error> {
+        let mut reader = RangeReader {
+            shard,
+            cancel,
+            len,
+            position: 0,
+            start: 0,
+            buffer: Bytes::new(),
+            failed: None,
+        };
         let mut index = Self::default();
-        let broken = index.collect(&mut reader).err();
+        let broken = index.collect(&mut reader, wanted).err();
         if let Some(error) = reader.failed {
             return Err(error);
         }
@@ -53,9 +80,37 @@ impl Index {
         Ok(index)
     }
 
-    fn collect(&mut self, reader: &mut RangeReader<'_>) -> io::Result<()> {
+    /// Returns the samples whose headers could be read.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Returns folder and base name, up to its first dot, of a sample.
+    pub fn key(&self, place: usize) -> &str {
+        let start = place.checked_sub(1).map_or(0, |before| self.entries[before].key_end);
+        &self.keys[start..self.entries[place].key_end]
+    }
+
+    /// Returns where the image is, if the sample has one.
+    pub fn image(&self, place: usize) -> Option<Span> {
+        self.entries[place].image
+    }
+
+    /// Returns where the caption is, if the sample has one.
+    pub fn text(&self, place: usize) -> Option<Span> {
+        self.entries[place].text
+    }
+
+    fn collect(&mut self, reader: &mut RangeReader<'_>, wanted: &Wanted) -> io::Result<()> {
         let len = reader.len;
         let mut archive = tar::Archive::new(reader);
+        // How far down `wanted.image` the newest sample's image stands.
+        let mut preference = usize::MAX;
         for entry in archive.entries_with_seek()? {
             let entry = entry?;
             if !entry.header().entry_type().is_file() {
@@ -63,32 +118,48 @@ impl Index {
             }
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let (offset, size) = (entry.raw_file_position(), entry.size());
-            if offset + size > len {
+            if offset.checked_add(size).is_none_or(|end| end > len) {
                 return Err(io::Error::other(format!("{name} ends beyond the shard")));
             }
-            let folder_end = name.rfind('/').map_or(0, |slash| slash + 1);
-            // Hidden files and names without an extension belong to no sample.
-            let Some(dot) = name[folder_end..].find('.').filter(|&dot| dot > 0) else { continue };
-            let (key, extension) = (&name[..folder_end + dot], &name[folder_end + dot + 1..]);
-            let member =
-                Member { extension: extension.to_ascii_lowercase(), offset, len: size };
-            match self.entries.last_mut().filter(|last| last.key == key) {
-                Some(last) => last.members.push(member),
-                None => self.entries.push(Entry { key: key.to_owned(), members: vec![member] }),
+            let Some((key, extension)) = split(&name) else { continue };
+            if self.is_empty() || self.key(self.len() - 1) != key {
+                self.keys.push_str(key);
+                self.entries.push(Entry { key_end: self.keys.len(), image: None, text: None });
+                preference = usize::MAX;
+            }
+            let span = NonZeroU64::new(offset).map(|offset| Span { offset, len: size });
+            let newest = self.entries.last_mut().expect("one was pushed if there was none");
+            let extension = extension.to_ascii_lowercase();
+            if extension == wanted.text {
+                newest.text = newest.text.or(span);
+            }
+            let place = wanted.image.iter().position(|wanted| *wanted == extension);
+            if let Some(place) = place.filter(|&place| place < preference) {
+                newest.image = span;
+                preference = place;
             }
         }
         Ok(())
     }
 }
 
+/// Splits a member's name at the first dot of its base name into key and extension; hidden files
+/// and names without an extension belong to no sample.
+fn split(name: &str) -> Option<(&str, &str)> {
+    let folder_end = name.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = name[folder_end..].find('.').filter(|&dot| dot > 0)?;
+    Some((&name[..folder_end + dot], &name[folder_end + dot + 1..]))
+}
+
 /// A shard as a seekable stream, fetched in pieces.
 struct RangeReader<'a> {
     shard: &'a Object,
+    cancel: &'a Cancel,
     len: u64,
     position: u64,
     /// Offset of `buffer` in the shard.
     start: u64,
-    buffer: Vec<u8>,
+    buffer: Bytes,
     /// The store's error, which `io::Error` would flatten.
     failed: Option<Error>,
 }
@@ -101,12 +172,13 @@ impl Read for RangeReader<'_> {
         let buffered = self.start..self.start + self.buffer.len() as u64;
         if !buffered.contains(&self.position) {
             let range = self.position..self.len.min(self.position + READ_AHEAD);
-            let fetched = self.shard.ranges(std::slice::from_ref(&range)).map_err(|error| {
+            let ranges = std::slice::from_ref(&range);
+            let fetched = self.shard.ranges(ranges, self.cancel).map_err(|error| {
                 self.failed = Some(error);
                 io::Error::other("store error")
             })?;
             self.start = self.position;
-            self.buffer = fetched.into_iter().next().unwrap_or_default().to_vec();
+            self.buffer = fetched.into_iter().next().unwrap_or_default();
         }
         let from = (self.position - self.start) as usize;
         let n = out.len().min(self.buffer.len() - from);
@@ -125,5 +197,18 @@ impl Seek for RangeReader<'_> {
         };
         self.position = target.ok_or_else(|| io::Error::other("seek before the start"))?;
         Ok(self.position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_split_at_the_first_dot_of_the_base_name() {
+        assert_eq!(split("a/b.c/000.seg.png"), Some(("a/b.c/000", "seg.png")));
+        assert_eq!(split("x.txt"), Some(("x", "txt")));
+        assert_eq!(split("a/.hidden.png"), None);
+        assert_eq!(split("README"), None);
     }
 }

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use ringmaster_manifest::spec::AugCfg;
 
+use super::store::Cancel;
 use super::{Dataset, Error, Order, SampleError, Substitution};
 use crate::image::{Augment, Preprocess, Scratch, decode};
 use crate::rng::{Site, Stream};
@@ -19,7 +20,9 @@ use crate::text::Tokenizer;
 /// Rows per unit of work.
 const UNIT_ROWS: u64 = 16;
 /// Replacements tried for one slot before the data set counts as unusable.
-const SUBSTITUTES: u64 = 64;
+const SUBSTITUTES: u64 = 96;
+/// Corrupt samples that a message lists.
+const LISTED: usize = 20;
 
 /// What a loader needs.
 #[derive(Debug)]
@@ -85,6 +88,8 @@ struct Shared {
     known: HashMap<(u64, u64), Substitution>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Ends a reader's wait for a store that is away.
+    cancel: Cancel,
 }
 
 #[derive(Debug, Default)]
@@ -97,8 +102,12 @@ struct State {
     units: BTreeMap<(u64, u64), Unit>,
     /// Corrupt samples met, with the reason.
     corrupt: BTreeMap<u64, String>,
+    /// What stopped a reader first; its batch and all after it stay unfinished.
     error: Option<Error>,
+    /// No further unit is taken.
     stop: bool,
+    /// Readers at work.
+    readers: usize,
 }
 
 /// A few decoded rows.
@@ -120,18 +129,17 @@ impl Loader {
         let augment = Augment::new(options.aug.clone(), options.preprocess);
         let substitutions = options.substitutions.iter();
         let known = substitutions.map(|s| ((s.step, s.row), s.clone())).collect();
-        let corrupt =
-            options.substitutions.iter().map(|s| (s.sample, s.reason.clone())).collect();
+        let corrupt = options.substitutions.iter().map(|s| (s.sample, s.reason.clone())).collect();
         let state = State { wanted: first_step, corrupt, ..State::default() };
-        let changed = Condvar::new();
-        let shared =
-            Arc::new(Shared { options, augment, known, state: Mutex::new(state), changed });
+        let (state, changed, cancel) = (Mutex::new(state), Condvar::new(), Cancel::default());
+        let shared = Arc::new(Shared { options, augment, known, state, changed, cancel });
         let mut loader = Self { shared, readers: Vec::new(), next: first_step };
         for reader in 0..readers {
-            let shared = Arc::clone(&loader.shared);
+            loader.shared.lock().readers += 1;
+            let working = Working(Arc::clone(&loader.shared));
             let thread = std::thread::Builder::new()
                 .name(format!("reader-{reader}"))
-                .spawn(move || shared.run())
+                .spawn(move || working.0.run())
                 .map_err(|e| Error::Reader { reason: e.to_string() })?;
             loader.readers.push(thread);
         }
@@ -141,25 +149,18 @@ impl Loader {
     /// Returns the next global batch's rows, in step order; waits until they are decoded.
     ///
     /// # Errors
-    /// Whatever stopped a reader: a store that fails, or too many corrupt samples.
+    /// Whatever stopped a reader: a store that fails, or too many corrupt samples; batches that
+    /// were finished by then are still handed out. [`Error::Reader`] past the last step and for
+    /// every call after an error.
     pub fn next(&mut self) -> Result<Batch, Error> {
         let step = self.next;
-        let units = self.shared.units_per_step();
-        let mut state = self.shared.lock();
-        state.wanted = step;
-        self.shared.changed.notify_all();
-        loop {
-            if let Some(error) = state.error.take() {
-                return Err(error);
-            }
-            if (0..units).all(|unit| state.units.contains_key(&(step, unit))) {
-                break;
-            }
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let last = self.shared.options.last_step;
+        if step >= last {
+            let reason =
+                format!("batch {step} was asked for, and {last} would be the last plus one");
+            return Err(Error::Reader { reason });
         }
-        let parts: Vec<Unit> =
-            (0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect();
-        drop(state);
+        let parts = self.shared.wait_for(step)?;
         self.next += 1;
         Ok(assemble(step, self.shared.options.rows.clone(), parts))
     }
@@ -169,6 +170,7 @@ impl Drop for Loader {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
+        self.shared.cancel.cancel();
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
@@ -193,6 +195,16 @@ fn assemble(step: u64, rows: Range<u64>, parts: Vec<Unit>) -> Batch {
     batch
 }
 
+/// Counts a reader out when it ends, by a panic too, so that nobody waits for it.
+struct Working(Arc<Shared>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.lock().readers -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Shared {
     fn units_per_step(&self) -> u64 {
         let rows = &self.options.rows;
@@ -201,6 +213,25 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all units of a step are there, and takes them.
+    fn wait_for(&self, step: u64) -> Result<Vec<Unit>, Error> {
+        let units = self.units_per_step();
+        let mut state = self.lock();
+        state.wanted = step;
+        self.changed.notify_all();
+        while !(0..units).all(|unit| state.units.contains_key(&(step, unit))) {
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            if state.readers == 0 {
+                let reason = format!("all ended before batch {step} was ready");
+                return Err(Error::Reader { reason });
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok((0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect())
     }
 
     /// A reader's life.
@@ -269,19 +300,31 @@ impl Shared {
         }
         let Some(reason) = self.append(step, row, original, scratch, unit)? else { return Ok(()) };
         self.note_corrupt(original, &reason)?;
+        let mut tried = vec![reason.clone()];
         for attempt in 0..SUBSTITUTES {
             let replacement = self.options.order.substitute(step, row, attempt);
             match self.append(step, row, replacement, scratch, unit)? {
                 None => {
                     tracing::warn!(step, row, %reason, replacement, "corrupt sample replaced");
                     let sample = original;
-                    unit.substitutions.push(Substitution { step, row, sample, replacement, reason });
+                    unit.substitutions.push(Substitution {
+                        step,
+                        row,
+                        sample,
+                        replacement,
+                        reason,
+                    });
                     return Ok(());
                 }
-                Some(reason) => self.note_corrupt(replacement, &reason)?,
+                Some(reason) => {
+                    self.note_corrupt(replacement, &reason)?;
+                    tried.push(reason);
+                }
             }
         }
-        Err(self.too_many())
+        tried.truncate(LISTED);
+        let list = tried.join("; ");
+        Err(Error::NoReplacement { step, row, attempts: SUBSTITUTES, list })
     }
 
     /// Decodes one sample into `unit`; returns why not when it is corrupt.
@@ -294,7 +337,7 @@ impl Shared {
         unit: &mut Unit,
     ) -> Result<Option<String>, Error> {
         let options = &self.options;
-        let sample = match options.dataset.read(index) {
+        let sample = match options.dataset.read_until(index, &self.cancel) {
             Ok(sample) => sample,
             Err(SampleError::Store(error)) => return Err(error),
             Err(corrupt) => return Ok(Some(corrupt.to_string())),
@@ -339,7 +382,7 @@ impl Shared {
 
     fn too_many(&self) -> Error {
         let state = self.lock();
-        let list: Vec<&str> = state.corrupt.values().take(20).map(String::as_str).collect();
+        let list: Vec<&str> = state.corrupt.values().take(LISTED).map(String::as_str).collect();
         Error::TooManyCorrupt {
             count: state.corrupt.len(),
             limit: self.limit(),

@@ -1,11 +1,12 @@
 //! Training data: which sample stands where, and how it gets there.
 //!
 //! Modules in reading order: [`order`] (a pure function from step and row to sample), [`dataset`]
-//! (webdataset shards behind an index) with [`store`] (files and object stores) and [`index`]
-//! (what is where in a tar), [`loader`] (decodes ahead of the training step).
+//! (webdataset shards behind an index) with [`store`] (files and object stores), `counts` (samples
+//! per shard) and [`index`] (what is where in a tar), [`loader`] (decodes ahead of the training step).
 //!
 //! Nothing here calls ATen, so reader threads may.
 
+mod counts;
 pub mod dataset;
 pub mod index;
 pub mod loader;
@@ -94,6 +95,21 @@ pub enum Error {
         count: usize,
         /// Accepted.
         limit: u64,
+        /// The samples and what is wrong with them.
+        list: String,
+    },
+    /// A slot that no sample of its lane can fill.
+    #[error(
+        "global batch {step}, row {row}: the sample and {attempts} replacements are corrupt; repair \
+         the shards. Found: {list}"
+    )]
+    NoReplacement {
+        /// 0-based global batch.
+        step: u64,
+        /// Row of the global batch.
+        row: u64,
+        /// Replacements tried.
+        attempts: u64,
         /// The samples and what is wrong with them.
         list: String,
     },

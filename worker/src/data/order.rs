@@ -17,6 +17,9 @@ use ringmaster_manifest::spec::TrainJob;
 use super::Error;
 use crate::rng::{Site, Stream, key};
 
+/// Samples of a lane's reserve tried in place of one corrupt sample.
+const RESERVE_VISITS: u64 = 32;
+
 /// What decides the order besides the shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderOptions {
@@ -139,21 +142,21 @@ impl Order {
         SampleId { epoch, index: self.lane_sample(epoch, lane, shuffled) }
     }
 
-    /// Returns the sample that takes the place of a corrupt one: the `attempt`-th from a starting
-    /// point in the lane's reserve; without a reserve, another sample of the lane.
+    /// Returns the sample that takes the place of a corrupt one.
+    ///
+    /// The first attempts visit distinct samples of the lane's reserve, the later ones draw from
+    /// the whole lane. Attempts lie far apart: damage comes in runs, and neighbours share it.
     pub fn substitute(&self, step: u64, row: u64, attempt: u64) -> u64 {
         let epoch = step / self.steps_per_epoch;
         let lane = row / self.per_batch;
         let used = self.steps_per_epoch * self.per_batch;
-        let (first, choices) = match self.lane_len - used {
-            0 => (0, used),
-            reserve => (used, reserve),
-        };
-        let start = key(self.options.seed, Site::Substitute, &[step, row]);
-        // The reserve first, each sample of it once, then the whole lane.
-        let position = match attempt < choices {
-            true => first + (start % choices + attempt) % choices,
-            false => (start.wrapping_add(attempt)) % self.lane_len,
+        let reserve = self.lane_len - used;
+        let visits = reserve.min(RESERVE_VISITS);
+        let position = if attempt < visits {
+            let start = key(self.options.seed, Site::Substitute, &[step, row]) % reserve;
+            used + (start + attempt * reserve / visits) % reserve
+        } else {
+            key(self.options.seed, Site::Substitute, &[step, row, attempt]) % self.lane_len
         };
         self.lane_sample(epoch, lane, position)
     }

@@ -88,6 +88,37 @@ fn too_small_a_data_set_is_refused_with_both_numbers() {
     assert!(error.contains("15 samples") && error.contains("global batch of 64"), "{error}");
 }
 
+#[test]
+fn substitutes_visit_the_reserve_once_each_then_the_lane_and_lie_far_apart() {
+    // Two lanes of 1190: two steps of 400 each, so 390 samples are each lane's reserve.
+    let options = OrderOptions {
+        seed: 3,
+        lanes: 2,
+        block_samples: Some(256),
+        shuffle_window: 64,
+        global_batch: 800,
+    };
+    let order = Order::new(&[1000, 1380], options).unwrap();
+    let used: HashSet<u64> = epoch(&order, 0, 800).into_iter().collect();
+    let lane: HashSet<u64> = (0..2)
+        .flat_map(|step| (0..400).map(move |row| (step, row)))
+        .map(|(step, row)| order.sample(step, row).index)
+        .collect();
+    for (step, row) in [(0, 0), (1, 399), (0, 17)] {
+        let reserve: Vec<u64> = (0..32).map(|a| order.substitute(step, row, a)).collect();
+        assert!(reserve.iter().all(|index| !used.contains(index)), "from the reserve");
+        assert_eq!(reserve.iter().collect::<HashSet<_>>().len(), 32, "each once");
+        for damaged in &reserve {
+            let run = damaged.saturating_sub(64)..damaged + 64;
+            assert!(reserve.iter().any(|index| !run.contains(index)), "a run takes them all");
+        }
+        let later: Vec<u64> = (32..96).map(|a| order.substitute(step, row, a)).collect();
+        assert!(later.iter().all(|i| lane.contains(i) || !used.contains(i)), "from the lane");
+        assert!(later.iter().collect::<HashSet<_>>().len() > 50);
+        assert_eq!(later[5], order.substitute(step, row, 37), "asked again, the same");
+    }
+}
+
 fn png(value: u8) -> Vec<u8> {
     let image = RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb([value, x as u8 * 9, y as u8 * 9]));
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -217,8 +248,7 @@ fn corrupt_samples_are_replaced_counted_and_replayed_and_nothing_else_changes() 
         made.iter().map(|s| ((s.step, s.row), s)).collect();
     assert!((1..=2).contains(&made.len()), "{made:?}");
     for (expected, actual) in expected.iter().zip(&actual) {
-        for (row, (before, after)) in
-            expected.sample_ids.iter().zip(&actual.sample_ids).enumerate()
+        for (row, (before, after)) in expected.sample_ids.iter().zip(&actual.sample_ids).enumerate()
         {
             match slots.get(&(expected.step, row as u64)) {
                 None => assert_eq!(before, after),
@@ -246,6 +276,153 @@ fn too_many_corrupt_samples_end_the_loader_with_their_names() {
     assert!(matches!(&error, Error::TooManyCorrupt { limit: 7, .. }), "{error}");
     assert!(error.to_string().contains(".tar/s00"), "{error}");
     assert!(!error.retryable());
+}
+
+/// Options of a plain loader over `dataset`, for tests that change one of them.
+fn loader_options(dataset: &Arc<Dataset>, order: OrderOptions) -> LoaderOptions {
+    let rows = 0..u64::from(order.global_batch);
+    LoaderOptions {
+        dataset: Arc::clone(dataset),
+        order: Arc::new(Order::new(dataset.shard_sizes(), order).unwrap()),
+        rows,
+        first_step: 0,
+        last_step: 4,
+        preprocess: Preprocess::clip(SIDE),
+        tokenizer: Arc::new(Tokenizer::clip(8)),
+        aug: augmentation(),
+        seed: 5,
+        readers: 2,
+        prefetch: 2,
+        substitutions: Vec::new(),
+        max_corrupt: 0.0,
+    }
+}
+
+#[test]
+fn a_loader_says_so_instead_of_waiting_when_nothing_more_will_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let dataset = Arc::new(open(write_shards(folder.path(), 2, 20, keep)).unwrap());
+    let mut loader = Loader::start(loader_options(&dataset, options(8, 4))).unwrap();
+    for step in 0..4 {
+        assert_eq!(loader.next().unwrap().step, step);
+    }
+    for _ in 0..2 {
+        assert!(matches!(loader.next(), Err(Error::Reader { .. })));
+    }
+}
+
+#[test]
+fn batches_before_a_failure_are_handed_out_and_calls_after_it_fail_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let urls = write_shards(folder.path(), 2, 20, keep);
+    let dataset = Arc::new(open(urls.clone()).unwrap());
+    let order = Order::new(dataset.shard_sizes(), options(4, 4)).unwrap();
+    // Damage the first sample of the fourth batch; none is accepted.
+    let victim = order.sample(3, 0).index as usize;
+    let damage = |shard: usize, sample: usize, extension: &str, bytes: Vec<u8>| {
+        let hit = shard * 20 + sample == victim && extension == "png";
+        Some(if hit { bytes[..30].to_vec() } else { bytes })
+    };
+    write_shards(folder.path(), 2, 20, damage);
+    let dataset = Arc::new(open(urls).unwrap());
+    let readers = 1;
+    let mut loader =
+        Loader::start(LoaderOptions { readers, ..loader_options(&dataset, options(4, 4)) })
+            .unwrap();
+    for step in 0..3 {
+        assert_eq!(loader.next().unwrap().step, step);
+    }
+    assert!(matches!(loader.next(), Err(Error::TooManyCorrupt { count: 1, limit: 0, .. })));
+    assert!(matches!(loader.next(), Err(Error::Reader { .. })));
+}
+
+#[test]
+fn a_shard_lost_behind_a_broken_header_is_replaced_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let urls = write_shards(folder.path(), 3, 40, keep);
+    let sizes = serde_json::json!({"00.tar": 40, "01.tar": 40, "02.tar": 40}).to_string();
+    std::fs::write(folder.path().join("sizes.json"), sizes).unwrap();
+    // Damage the checksum of the header of sample 30 of the second shard: ten are lost.
+    let mut bytes = std::fs::read(&urls[1]).unwrap();
+    let name = b"s0030.png\0";
+    let header = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    bytes[header + 150] ^= 1;
+    std::fs::write(&urls[1], bytes).unwrap();
+    let dataset = Arc::new(open(urls).unwrap());
+    let order = OrderOptions { block_samples: Some(10), ..options(12, 4) };
+    let last_step = 10;
+    let mut loader = Loader::start(LoaderOptions {
+        max_corrupt: 0.2,
+        last_step,
+        ..loader_options(&dataset, order)
+    })
+    .unwrap();
+    let batches: Vec<Batch> = (0..last_step).map(|_| loader.next().unwrap()).collect();
+    let lost = 70..80;
+    assert!(batches.iter().all(|batch| batch.sample_ids.iter().all(|i| !lost.contains(i))));
+    let made: Vec<&Substitution> = batches.iter().flat_map(|b| &b.substitutions).collect();
+    assert_eq!(made.len(), 10, "an epoch has 120 places, so each lost sample had one");
+    assert!(made.iter().all(|s| lost.contains(&s.sample)));
+    assert!(made[0].reason.contains("01.tar") && made[0].reason.contains("checksum"), "{made:?}");
+}
+
+#[test]
+fn counts_are_cached_beside_the_shards_and_recounted_when_a_shard_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let urls = write_shards(folder.path(), 2, 12, keep);
+    let cache = folder.path().join("ringmaster-sizes.json");
+    let first = open(urls.clone()).unwrap();
+    assert_eq!(first.shard_sizes(), [12, 12]);
+    // The cache is what the next start reads: a number nobody counted shows that.
+    let text = std::fs::read_to_string(&cache).unwrap();
+    std::fs::write(&cache, text.replace("\"samples\": 12", "\"samples\": 11")).unwrap();
+    assert_eq!(open(urls.clone()).unwrap().shard_sizes(), [11, 11]);
+    write_shards(folder.path(), 1, 15, keep);
+    let changed = open(urls.clone()).unwrap();
+    assert_eq!(changed.shard_sizes(), [15, 11]);
+    assert_ne!(changed.fingerprint(), first.fingerprint());
+    // A declaration goes before the cache.
+    std::fs::write(folder.path().join("sizes.json"), r#"{"00.tar": 15, "01.tar": 12}"#).unwrap();
+    assert_eq!(open(urls).unwrap().shard_sizes(), [15, 12]);
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "the rate it prints is what the test is for")]
+fn one_reader_prepares_small_images_at_a_rate_it_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let drawing = RgbImage::from_fn(64, 64, |x, y| {
+        let (dx, dy) = (x as i32 - 32, y as i32 - 32);
+        let inside = dx * dx + dy * dy < 700;
+        Rgb(if inside { [250 - (y * 2) as u8, 180, 20 + (x * 3) as u8] } else { [255; 3] })
+    });
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    drawing.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    let damage = |_, _, extension: &str, text: Vec<u8>| {
+        Some(if extension == "png" { bytes.get_ref().clone() } else { text })
+    };
+    let dataset = Arc::new(open(write_shards(folder.path(), 4, 512, damage)).unwrap());
+    let mut aug = augmentation();
+    aug.color_jitter_prob = 1.0;
+    aug.affine = Some(ringmaster_manifest::spec::Affine {
+        degrees: 10.0,
+        zoom: [0.8, 1.2],
+        translate: 0.08,
+    });
+    let last_step = 12;
+    let mut loader = Loader::start(LoaderOptions {
+        preprocess: Preprocess::clip(64),
+        aug,
+        readers: 1,
+        last_step,
+        ..loader_options(&dataset, options(256, 64))
+    })
+    .unwrap();
+    loader.next().unwrap();
+    let start = std::time::Instant::now();
+    let samples: usize = (1..last_step).map(|_| loader.next().unwrap().sample_ids.len()).sum();
+    let rate = samples as f64 / start.elapsed().as_secs_f64();
+    eprintln!("one reader: {rate:.0} samples/s (64 x 64 png, affine and colour jitter)");
+    assert_eq!(samples, 11 * 256);
 }
 
 #[test]

@@ -1,0 +1,113 @@
+//! How many samples each shard holds, without reading it where somebody has counted before.
+//!
+//! Three sources per folder, best first: `sizes.json`, which the data set's maker declares; our
+//! own cache beside the shards, valid as long as a shard's length and time of change are those
+//! counted; the shard's headers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use object_store::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+use super::store::Object;
+
+/// Sample counts as webdataset and OpenCLIP write them: `{"00000.tar": 1000, …}`.
+const DECLARED: &str = "sizes.json";
+/// Our own cache; another name, so that it is never taken for a declaration.
+const COUNTED: &str = "ringmaster-sizes.json";
+
+/// Sample counts of the folders asked about so far.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    folders: BTreeMap<String, Folder>,
+}
+
+#[derive(Debug)]
+struct Folder {
+    declared: HashMap<String, u64>,
+    counted: BTreeMap<String, Counted>,
+    cache: Object,
+    changed: bool,
+}
+
+/// A count and what it is valid for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Counted {
+    samples: u64,
+    bytes: u64,
+    modified_ms: i64,
+}
+
+impl Counts {
+    /// Returns the samples of a shard if they are declared or were counted before.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) fn known(
+        &mut self,
+        shard: &Object,
+        meta: &ObjectMeta,
+    ) -> Result<Option<u64>, Error> {
+        let folder = self.folder(shard)?;
+        let name = shard.file_name();
+        if let Some(&samples) = folder.declared.get(&name) {
+            return Ok(Some(samples));
+        }
+        let known = folder.counted.get(&name);
+        Ok(known.filter(|c| **c == counted(c.samples, meta)).map(|c| c.samples))
+    }
+
+    /// Remembers what was counted in a shard.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(super) fn remember(
+        &mut self,
+        shard: &Object,
+        meta: &ObjectMeta,
+        samples: u64,
+    ) -> Result<(), Error> {
+        let folder = self.folder(shard)?;
+        folder.counted.insert(shard.file_name(), counted(samples, meta));
+        folder.changed = true;
+        Ok(())
+    }
+
+    /// Writes what was counted beside the shards; a store that refuses costs the next start a
+    /// count, no more.
+    pub(super) fn save(self) {
+        for folder in self.folders.into_values().filter(|folder| folder.changed) {
+            let json = serde_json::to_vec_pretty(&folder.counted).expect("plain data serialises");
+            if let Err(error) = folder.cache.write(json) {
+                tracing::info!(url = %folder.cache.url, %error, "sample counts not cached");
+            }
+        }
+    }
+
+    fn folder(&mut self, shard: &Object) -> Result<&mut Folder, Error> {
+        let cache = shard.sibling(COUNTED);
+        let key = cache.url.clone();
+        if !self.folders.contains_key(&key) {
+            let declared = read_map(&shard.sibling(DECLARED))?;
+            let counted = read_map(&cache)?;
+            let folder = Folder { declared, counted, cache, changed: false };
+            self.folders.insert(key.clone(), folder);
+        }
+        Ok(self.folders.get_mut(&key).expect("inserted above"))
+    }
+}
+
+fn counted(samples: u64, meta: &ObjectMeta) -> Counted {
+    Counted { samples, bytes: meta.size, modified_ms: meta.last_modified.timestamp_millis() }
+}
+
+/// Reads a JSON map; none, or one of another form, is empty.
+fn read_map<M: Default + serde::de::DeserializeOwned>(object: &Object) -> Result<M, Error> {
+    let Some(bytes) = object.read()? else { return Ok(M::default()) };
+    Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+        let url = &object.url;
+        tracing::warn!(%url, %error, "not a map from shard to count, counting instead");
+        M::default()
+    }))
+}
