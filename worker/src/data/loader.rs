@@ -152,6 +152,7 @@ impl Loader {
     /// Whatever stopped a reader: a store that fails, or too many corrupt samples; batches that
     /// were finished by then are still handed out. [`Error::Reader`] past the last step and for
     /// every call after an error.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at its first error")]
     pub fn next(&mut self) -> Result<Batch, Error> {
         let step = self.next;
         let last = self.shared.options.last_step;

@@ -74,6 +74,16 @@ struct Epoch {
     starts: Vec<u64>,
 }
 
+/// The shuffle of one window of a lane.
+#[derive(Debug)]
+struct Window {
+    epoch: u64,
+    /// Which window of the lane, counting from 0.
+    number: u64,
+    /// Position in the window → place in the window before the shuffle.
+    places: Arc<Vec<u32>>,
+}
+
 /// The order of a data set; shared by reader threads.
 #[derive(Debug)]
 pub struct Order {
@@ -88,7 +98,7 @@ pub struct Order {
     /// The newest epochs asked for: at most two are in use around a boundary.
     epochs: Mutex<Vec<Arc<Epoch>>>,
     /// The newest window of every lane.
-    windows: Mutex<HashMap<u64, (u64, u64, Arc<Vec<u32>>)>>,
+    windows: Mutex<HashMap<u64, Window>>,
 }
 
 impl Order {
@@ -169,19 +179,20 @@ impl Order {
         let start = window * window_len;
         let len = window_len.min(used - start);
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = windows.get(&lane).filter(|(e, w, _)| (*e, *w) == (epoch, window));
-        let order = match known {
-            Some((_, _, order)) => Arc::clone(order),
+        let known = windows.get(&lane).filter(|w| (w.epoch, w.number) == (epoch, window));
+        let places = match known {
+            Some(known) => Arc::clone(&known.places),
             None => {
-                let mut order: Vec<u32> = (0..len as u32).collect();
+                let mut places: Vec<u32> = (0..len as u32).collect();
                 let words = [epoch, lane, window];
-                Stream::new(self.options.seed, Site::WindowOrder, &words).shuffle(&mut order);
-                let order = Arc::new(order);
-                windows.insert(lane, (epoch, window, Arc::clone(&order)));
-                order
+                Stream::new(self.options.seed, Site::WindowOrder, &words).shuffle(&mut places);
+                let places = Arc::new(places);
+                windows.insert(lane, Window { epoch, number: window, places: Arc::clone(&places) });
+                places
             }
         };
-        start + u64::from(order[(position - start) as usize])
+        drop(windows);
+        start + u64::from(places[(position - start) as usize])
     }
 
     /// Returns the sample at `position` of a lane, before any shuffle inside the lane.

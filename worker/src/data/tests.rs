@@ -268,7 +268,7 @@ fn corrupt_samples_are_replaced_counted_and_replayed_and_nothing_else_changes() 
 fn too_many_corrupt_samples_end_the_loader_with_their_names() {
     let folder = tempfile::tempdir().unwrap();
     let damage = |_, sample: usize, extension: &str, bytes: Vec<u8>| match extension {
-        "png" if sample % 3 == 0 => Some(bytes[..20].to_vec()),
+        "png" if sample.is_multiple_of(3) => Some(bytes[..20].to_vec()),
         _ => Some(bytes),
     };
     let dataset = Arc::new(open(write_shards(folder.path(), 5, 30, damage)).unwrap());

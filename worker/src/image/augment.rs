@@ -6,11 +6,11 @@
 use ::image::RgbImage;
 use ringmaster_manifest::spec::AugCfg;
 
+use super::Error;
 use super::affine::Map;
 use super::color::{self, Jitter};
 use super::preprocess::Preprocess;
 use super::resize::{Rect, Scratch, to_planes};
-use super::Error;
 use crate::rng::Stream;
 
 /// Attempts to draw a rectangle that fits before falling back, as torchvision.

@@ -133,9 +133,8 @@ mod tests {
         });
         let high = RgbImage::from_fn(13, 9, |x, y| Rgb([x as u8, y as u8, 255]));
         assert_eq!(decode(&encode(&deep.into(), ImageFormat::Png)).unwrap(), high);
-        let deep_grey = ImageBuffer::<Luma<u16>, _>::from_fn(13, 9, |x, y| {
-            Luma([(x * y) as u16 * 256 + 200])
-        });
+        let deep_grey =
+            ImageBuffer::<Luma<u16>, _>::from_fn(13, 9, |x, y| Luma([(x * y) as u16 * 256 + 200]));
         assert_eq!(decode(&encode(&deep_grey.into(), ImageFormat::Png)).unwrap(), repeated);
     }
 

@@ -2,13 +2,14 @@
 
 use ::image::RgbImage;
 
+use super::Error;
 use super::decode::MAX_PIXELS;
 use super::resize::{Rect, Scratch, to_planes};
-use super::Error;
 
 /// OpenAI's mean of red, green and blue, in 0–1; OpenCLIP's default for CLIP models.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation of red, green and blue, in 0–1.
+#[expect(clippy::excessive_precision, reason = "as published, to be found by searching")]
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
 
 /// Size and normalisation of a model's input.
@@ -133,8 +134,8 @@ mod tests {
         for (x, y, pixel) in image.enumerate_pixels() {
             for channel in 0..3 {
                 let at = channel * 64 * 64 + (y * 64 + x) as usize;
-                let expected = (f32::from(pixel[channel]) / 255.0 - CLIP_MEAN[channel])
-                    / CLIP_STD[channel];
+                let expected =
+                    (f32::from(pixel[channel]) / 255.0 - CLIP_MEAN[channel]) / CLIP_STD[channel];
                 assert_eq!(values[at], expected);
             }
         }

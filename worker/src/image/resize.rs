@@ -89,10 +89,8 @@ pub(super) fn to_planes(
         let start = ((top + y) * width + left) * 3;
         let row = &pixels[start..start + side * 3];
         let line = y * side..(y + 1) * side;
-        let outputs = red[line.clone()]
-            .iter_mut()
-            .zip(&mut green[line.clone()])
-            .zip(&mut blue[line]);
+        let outputs =
+            red[line.clone()].iter_mut().zip(&mut green[line.clone()]).zip(&mut blue[line]);
         for (pixel, ((r, g), b)) in row.chunks_exact(3).zip(outputs) {
             *r = f32::from(pixel[0]);
             *g = f32::from(pixel[1]);
