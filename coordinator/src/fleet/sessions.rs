@@ -192,12 +192,15 @@ impl Cluster {
 }
 
 fn describe(exited: &v1::RankExited) -> String {
-    let how = match (exited.code, exited.signal) {
+    // The agent's reason says how it ended, too.
+    if !exited.reason.is_empty() {
+        return exited.reason.clone();
+    }
+    match (exited.code, exited.signal) {
         (_, Some(signal)) => format!("ended by signal {signal}"),
         (Some(code), None) => format!("ended with code {code}"),
         (None, None) => "ended".to_owned(),
-    };
-    if exited.reason.is_empty() { how } else { format!("{how}: {}", exited.reason) }
+    }
 }
 
 fn millis(duration: std::time::Duration) -> u32 {

@@ -114,15 +114,27 @@ impl Writer {
         self.ended.pop_front()
     }
 
+    /// Returns whether a snapshot is still being written. Never waits.
+    pub fn busy(&mut self) -> bool {
+        self.absorb();
+        self.in_flight
+    }
+
+    /// Waits for the snapshot in flight; how it went is left for [`Writer::poll`].
+    pub fn wait(&mut self) {
+        if self.busy() {
+            self.in_flight = false;
+            self.ended.push_back(self.results.recv().unwrap_or(Err(Error::WriterDied)));
+        }
+    }
+
     /// Waits for the snapshot in flight and returns the newest result not polled yet.
     ///
     /// # Errors
     /// That of the newest write.
     pub fn finish(mut self) -> Result<Option<Published>, Error> {
         self.snapshots = None;
-        if self.in_flight {
-            self.ended.push_back(self.results.recv().unwrap_or(Err(Error::WriterDied)));
-        }
+        self.wait();
         if let Some(thread) = self.thread.take() {
             thread.join().map_err(|_| Error::WriterDied)?;
         }

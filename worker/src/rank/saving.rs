@@ -8,11 +8,14 @@ use ringmaster_proto::v1::{
     StoredObject,
 };
 
+use tch::Tensor;
+
+use super::Error;
 use super::client::RanksClient;
 use super::env::RankEnv;
 use super::replica::Replica;
 use crate::checkpoint::{self, GrantError, Published, Saved, Snapshot, Writer, WriterOptions};
-use crate::collective::Collective;
+use crate::collective::{Collective, ReduceOp};
 use crate::data::Dataset;
 
 /// This rank's part in writing checkpoints of one generation.
@@ -54,9 +57,36 @@ impl Saving {
         Self { writer, rank, world_size, state, last: None }
     }
 
-    /// Copies the state and starts writing it; skipped, with a warning, while the last one is
-    /// still being written.
-    pub(super) fn save(&mut self, replica: &Replica, job: &TrainJob) {
+    /// Copies the state and starts writing it, unless some rank is still writing the last one:
+    /// a checkpoint needs every rank's part, so all of them write it or none does.
+    pub(super) fn save(
+        &mut self,
+        replica: &Replica,
+        job: &TrainJob,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let busy = Tensor::from_slice(&[i64::from(self.writer.busy())]);
+        collective.all_reduce(&busy, ReduceOp::Max)?.wait()?;
+        if busy.int64_value(&[0]) > 0 {
+            tracing::warn!(
+                step = replica.applied,
+                "the previous checkpoint is still being written, this one is skipped"
+            );
+            return Ok(());
+        }
+        self.start_write(replica, job);
+        Ok(())
+    }
+
+    /// Writes the last checkpoint of a run, after the one in flight, and returns the URL of the
+    /// newest published one.
+    pub(super) fn save_last(mut self, replica: &Replica, job: &TrainJob) -> Option<String> {
+        self.writer.wait();
+        self.start_write(replica, job);
+        self.finish()
+    }
+
+    fn start_write(&mut self, replica: &Replica, job: &TrainJob) {
         self.collect();
         let state = self.state.clone().map(|mut state| {
             state.step = replica.applied;
@@ -71,17 +101,12 @@ impl Saving {
             state,
             digest: replica.digest(),
         };
-        match self.writer.save(snapshot) {
-            Saved::Started => {}
-            Saved::Skipped => tracing::warn!(
-                step = replica.applied,
-                "the previous checkpoint is still being written, this one is skipped"
-            ),
-        }
+        let saved = self.writer.save(snapshot);
+        debug_assert_eq!(saved, Saved::Started, "nothing is in flight here");
     }
 
     /// Waits for the checkpoint in flight and returns the URL of the newest published one.
-    pub(super) fn finish(mut self) -> Option<String> {
+    fn finish(mut self) -> Option<String> {
         self.collect();
         match self.writer.finish() {
             Ok(Some(published)) => Some(published.url),

@@ -372,7 +372,7 @@ impl Rank {
             }
             let step = self.replica.applied;
             if step % self.job.checkpoint.every_steps == 0 && step < total {
-                self.save()?;
+                self.save(collective)?;
             }
             if self.job.eval.every_steps.is_some_and(|every| step % every == 0) && step < total {
                 self.evaluate(collective)?;
@@ -463,11 +463,17 @@ impl Rank {
         Ok(())
     }
 
-    fn save(&mut self) -> Result<(), Error> {
+    fn save(&mut self, collective: &dyn Collective) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Save.into());
         let saving = self.saving.as_mut().expect("every attempt starts a writer");
-        saving.save(&self.replica, &self.job);
-        Ok(())
+        saving.save(&self.replica, &self.job, collective)
+    }
+
+    /// Returns the URL of the run's last checkpoint.
+    fn save_last(&mut self) -> Option<String> {
+        self.control.status(|status| status.phase = Phase::Save.into());
+        let saving = self.saving.take().expect("every attempt starts a writer");
+        saving.save_last(&self.replica, &self.job)
     }
 
     fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
@@ -490,10 +496,8 @@ impl Rank {
         generation: Generation,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        self.save()?;
+        let checkpoint = self.save_last();
         self.evaluate(collective)?;
-        self.control.status(|status| status.phase = Phase::Save.into());
-        let checkpoint = self.saving.take().and_then(Saving::finish);
         self.control.status(|status| status.phase = Phase::Done.into());
         if let Some(run) = self.run.take() {
             let summary = run.finish(&report::Ending {
@@ -517,10 +521,7 @@ impl Rank {
     /// Asked to stop: one last checkpoint at this step boundary.
     fn stop(&mut self, collective: &dyn Collective) -> Result<(), Error> {
         tracing::info!(step = self.replica.applied, "stopping as asked, after a checkpoint");
-        self.save()?;
-        if let Some(saving) = self.saving.take() {
-            saving.finish();
-        }
+        self.save_last();
         collective.barrier()?;
         Ok(())
     }
