@@ -125,9 +125,8 @@ fn a_submitted_job_runs_on_two_agents_and_every_verb_shows_it() {
     let output = cluster.client(&job, &["logs", &id, "-f"]);
     let logs = job.transcript(&output);
     assert!(output.status.success() && logs.contains("step 20/20"), "{logs}");
-    let ended = eventually(Duration::from_secs(20), || {
-        state(&cluster, &job, &id).contains("succeeded")
-    });
+    let ended =
+        eventually(Duration::from_secs(20), || state(&cluster, &job, &id).contains("succeeded"));
     assert!(ended, "{}", cluster.json(&job, &["describe", &id, "--json"]));
     let described = cluster.json(&job, &["describe", &id, "--json"]).to_string();
     assert!(described.contains("node-0") || described.contains("node-1"), "{described}");
@@ -149,9 +148,8 @@ fn a_cancelled_job_leaves_a_checkpoint_and_its_ranks_end() {
     assert!(training, "{}", cluster.json(&job, &["describe", &id, "--json"]));
     let output = cluster.client(&job, &["cancel", &id]);
     assert!(output.status.success(), "{}", job.transcript(&output));
-    let ended = eventually(Duration::from_secs(40), || {
-        state(&cluster, &job, &id).contains("cancelled")
-    });
+    let ended =
+        eventually(Duration::from_secs(40), || state(&cluster, &job, &id).contains("cancelled"));
     assert!(ended, "{}", cluster.json(&job, &["describe", &id, "--json"]));
     let checkpoint = job.folder().join("checkpoints").join(&id).join("latest.json");
     assert!(checkpoint.exists(), "cancelling saves the state first");

@@ -21,12 +21,8 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
 
-    let mut options = ServerOptions::new(
-        &args.state_dir,
-        args.listen,
-        args.fleet_listen,
-        args.health_listen,
-    );
+    let mut options =
+        ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
     options.insecure = args.insecure;
     let server_error = |source: ringmaster::server::Error| Error::Server {
         state_dir: args.state_dir.clone(),

@@ -7,9 +7,9 @@
 
 mod pending;
 mod solo;
+pub mod tcp;
 #[doc(hidden)]
 pub mod testing;
-pub mod tcp;
 #[cfg(test)]
 mod tests;
 
@@ -52,7 +52,9 @@ pub enum Error {
         reason: String,
     },
     /// The operation outlasted its deadline.
-    #[error("{operation} #{sequence} exceeded its deadline of {deadline:?} while waiting for rank {peer}")]
+    #[error(
+        "{operation} #{sequence} exceeded its deadline of {deadline:?} while waiting for rank {peer}"
+    )]
     Deadline {
         /// Name of the operation.
         operation: &'static str,

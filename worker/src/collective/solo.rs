@@ -32,8 +32,7 @@ impl Solo {
     fn copy(&self, from: &Tensor, to: &Tensor) -> Result<Pending, Error> {
         self.step()?;
         let mut to = to.shallow_clone();
-        to.f_copy_(from)
-            .map_err(|e| Error::Tensor { operation: "copy", reason: e.to_string() })?;
+        to.f_copy_(from).map_err(|e| Error::Tensor { operation: "copy", reason: e.to_string() })?;
         Ok(Pending::ready())
     }
 }

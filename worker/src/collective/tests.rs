@@ -138,10 +138,7 @@ fn a_lost_peer_ends_every_waiting_rank_within_a_second() {
         let tensor = numbers(1_000_000, ring.rank(), Kind::Float);
         let began = Instant::now();
         let error = ring.all_reduce(&tensor, ReduceOp::Sum).and_then(super::Pending::wait);
-        assert!(
-            matches!(error, Err(Error::PeerLost { .. } | Error::Aborted { .. })),
-            "{error:?}"
-        );
+        assert!(matches!(error, Err(Error::PeerLost { .. } | Error::Aborted { .. })), "{error:?}");
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     });
 }
@@ -193,8 +190,7 @@ fn a_wrong_token_and_a_stale_generation_are_turned_away_without_disturbing_the_r
     let mut stale = options[1].clone();
     stale.generation.counter = 0;
     std::thread::scope(|scope| {
-        let first =
-            scope.spawn(|| Tcp::connect(&listeners[0], &options[0], &AbortFlag::new()));
+        let first = scope.spawn(|| Tcp::connect(&listeners[0], &options[0], &AbortFlag::new()));
         for (intruder, answer) in [(&stranger, "WrongToken"), (&stale, "WrongGeneration")] {
             let error = Tcp::connect(&listeners[1], intruder, &AbortFlag::new()).unwrap_err();
             assert!(error.to_string().contains(answer), "{error}");
@@ -228,9 +224,8 @@ fn a_missing_peer_is_an_error_and_an_abort_ends_the_wait_for_it() {
 #[test]
 fn tensors_that_cannot_be_sent_are_refused_by_name() {
     with_ring(2, |ring| {
-        let error = |tensor: &Tensor| {
-            ring.all_reduce(tensor, ReduceOp::Sum).unwrap_err().to_string()
-        };
+        let error =
+            |tensor: &Tensor| ring.all_reduce(tensor, ReduceOp::Sum).unwrap_err().to_string();
         let transposed = Tensor::zeros([3, 4], (Kind::Float, Device::Cpu)).tr();
         assert!(error(&transposed).contains("[4, 3] is not contiguous"));
         let bytes = Tensor::zeros([3], (Kind::Uint8, Device::Cpu));

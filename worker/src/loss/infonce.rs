@@ -60,7 +60,8 @@ impl<'a> Rows<'a> {
         let batch: usize = inputs.counts.iter().sum();
         let offset: usize = inputs.counts[..collective.rank()].iter().sum();
         let image = inputs.image;
-        let text = Tensor::f_empty([batch as i64, image.size()[1]], (image.kind(), image.device()))?;
+        let text =
+            Tensor::f_empty([batch as i64, image.size()[1]], (image.kind(), image.device()))?;
         collective.all_gather(&inputs.text.contiguous(), &text, inputs.counts)?.wait()?;
         let bytes = image.size()[0] as u64 * batch as u64 * image.kind().elt_size_in_bytes() as u64;
         Ok(Self {
@@ -98,7 +99,7 @@ impl<'a> Rows<'a> {
             let row_sum = sum_exp(&logits, &row_maximum, 1)?; // [n]
             row_lse.push(row_maximum.squeeze_dim(1).to_kind(Kind::Double) + row_sum.log());
             let higher = maximum.f_maximum(&logits.f_amax([0_i64].as_slice(), false)?)?;
-            sum = sum * (&maximum - &higher).to_kind(Kind::Double).exp();
+            sum *= (&maximum - &higher).to_kind(Kind::Double).exp();
             sum += sum_exp(&logits, &higher, 0)?;
             maximum = higher;
             if let Some(kept) = &mut self.kept {

@@ -72,7 +72,8 @@ pub enum Error {
 
 impl Inputs<'_> {
     fn check(&self, rank: usize, world_size: usize) -> Result<(), Error> {
-        let shape = |what, expected: String, actual: String| Error::Shape { what, expected, actual };
+        let shape =
+            |what, expected: String, actual: String| Error::Shape { what, expected, actual };
         if self.counts.len() != world_size {
             let (expected, actual) = (format!("{world_size} ranks"), format!("{:?}", self.counts));
             return Err(shape("counts", expected, actual));

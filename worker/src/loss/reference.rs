@@ -48,8 +48,12 @@ fn differentiate(
     let loss = loss(&image, &text, &log_scale, &bias);
     // The zero keeps β in the graph of a loss that does not use it.
     let total = &loss + bias.sum(image.kind()) * 0.0;
-    let grads =
-        Tensor::run_backward(&[total.sum(image.kind())], &[&image, &text, &log_scale, &bias], false, false);
+    let grads = Tensor::run_backward(
+        &[total.sum(image.kind())],
+        &[&image, &text, &log_scale, &bias],
+        false,
+        false,
+    );
     Output {
         loss: loss.sum(Kind::Double).double_value(&[]),
         grad_image: grads[0].copy(),

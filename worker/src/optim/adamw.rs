@@ -84,8 +84,10 @@ impl AdamW {
         let grad = part(grad) * f64::from(f.grad_factor);
         let (mut params, mut m, mut v) =
             (part(params), part(&self.exp_avg), part(&self.exp_avg_sq));
-        let _ = m.f_mul_scalar_(f64::from(f.beta1))?.f_add_(&(&grad * f64::from(f.one_minus_beta1)))?;
-        let _ = v.f_mul_scalar_(f64::from(f.beta2))?
+        let _ =
+            m.f_mul_scalar_(f64::from(f.beta1))?.f_add_(&(&grad * f64::from(f.one_minus_beta1)))?;
+        let _ = v
+            .f_mul_scalar_(f64::from(f.beta2))?
             .f_add_(&(grad.square() * f64::from(f.one_minus_beta2)))?;
         let denominator = v.f_sqrt()? * f64::from(f.inverse_root_correction2) + f64::from(f.eps);
         let _ = params
@@ -226,9 +228,7 @@ mod tests {
             let update = Update { step, ..UPDATE };
             host_state.apply(&host_param, &grad, &[(0..n as usize, true)], update).unwrap();
             let whole = 0..n as usize;
-            device_state
-                .update_device(&device_param, &grad, &whole, Factors::new(update))
-                .unwrap();
+            device_state.update_device(&device_param, &grad, &whole, Factors::new(update)).unwrap();
         }
         let difference = largest_difference(&host_param, &device_param.to_kind(Kind::Double));
         assert!(difference < 1e-6, "{difference:e}");

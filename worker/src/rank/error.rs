@@ -102,20 +102,16 @@ pub enum Error {
 impl Error {
     /// Whether the process can go on in a new generation.
     pub fn regroups(&self) -> bool {
-        match self {
-            Self::Collective(_) | Self::Superseded { .. } => true,
-            Self::Eval(eval::Error::Collective(_)) => true,
-            _ => false,
-        }
+        matches!(
+            self,
+            Self::Collective(_) | Self::Superseded { .. } | Self::Eval(eval::Error::Collective(_))
+        )
     }
 
     /// Whether another process may do better; false for mistakes every attempt would meet.
     pub fn retryable(&self) -> bool {
-        match self {
-            Self::Data(error) | Self::Eval(eval::Error::Open { source: error, .. }) => {
-                return error.retryable();
-            }
-            _ => {}
+        if let Self::Data(error) | Self::Eval(eval::Error::Open { source: error, .. }) = self {
+            return error.retryable();
         }
         !matches!(
             self,

@@ -30,9 +30,7 @@ impl FromStr for Place {
             "before_reduce" => Ok(Self::BeforeReduce),
             "before_apply" => Ok(Self::BeforeApply),
             "after_apply" => Ok(Self::AfterApply),
-            other => {
-                Err(format!("at={other} is none of before_reduce, before_apply, after_apply"))
-            }
+            other => Err(format!("at={other} is none of before_reduce, before_apply, after_apply")),
         }
     }
 }
@@ -117,9 +115,7 @@ mod tests {
         let error = Faults::parse(Some("rank=1,step=7,at=lunch,marker=/tmp/m"), 1);
         assert_eq!(
             error.err().as_deref(),
-            Some(
-                "RINGMASTER_FAULT: at=lunch is none of before_reduce, before_apply, after_apply"
-            )
+            Some("RINGMASTER_FAULT: at=lunch is none of before_reduce, before_apply, after_apply")
         );
         assert!(Faults::parse(Some("rank=1"), 1).is_err_and(|e| e.contains("lacks step=")));
     }

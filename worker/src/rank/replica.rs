@@ -127,7 +127,11 @@ impl Replica {
     }
 
     /// Hands the state of `source` to every rank. A receiver that fails half-way holds nothing.
-    pub(super) fn receive(&mut self, source: usize, collective: &dyn Collective) -> Result<(), Error> {
+    pub(super) fn receive(
+        &mut self,
+        source: usize,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
         let header = Header { applied: self.applied, substitutions: self.substitutions.clone() };
         let text = serde_json::to_vec(&header).expect("plain data serialises");
         let text = super::bytes::broadcast(&text, source, collective)?;
@@ -192,7 +196,11 @@ impl Replica {
     }
 
     /// Copies this rank's slice of the optimizer state, by parameter name.
-    pub(super) fn optimizer_copy(&self, rank: usize, world_size: usize) -> Vec<checkpoint::OptimSlice> {
+    pub(super) fn optimizer_copy(
+        &self,
+        rank: usize,
+        world_size: usize,
+    ) -> Vec<checkpoint::OptimSlice> {
         let params = self.clip.params();
         let total = params.flat().numel();
         let slice = total * rank / world_size..total * (rank + 1) / world_size;

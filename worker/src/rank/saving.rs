@@ -40,7 +40,12 @@ impl Saving {
         dataset: &Dataset,
     ) -> Self {
         let (rank, world_size) = (collective.rank(), collective.world_size());
-        let grant = CoordinatorGrant { client: client.clone(), job_id: env.job_id.clone(), generation, rank: env.rank };
+        let grant = CoordinatorGrant {
+            client: client.clone(),
+            job_id: env.job_id.clone(),
+            generation,
+            rank: env.rank,
+        };
         let writer = Writer::new(WriterOptions {
             uri: job.checkpoint.uri.clone(),
             job_id: env.job_id.clone(),

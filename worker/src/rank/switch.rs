@@ -32,7 +32,12 @@ impl Switch {
     /// Returns the switch of a rank that was started for `generation`.
     pub(super) fn new(generation: Generation, client: RanksClient) -> Self {
         let state = State { newest: generation, flag: AbortFlag::new(), ring: None };
-        Self { state: Mutex::new(state), changed: Condvar::new(), stop: AtomicBool::new(false), client }
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            stop: AtomicBool::new(false),
+            client,
+        }
     }
 
     /// Carries out an order, on the control thread.
@@ -88,7 +93,11 @@ impl Switch {
     }
 
     /// Waits for an order to join a generation above `current`; none when `patience` runs out.
-    pub(super) fn next_generation(&self, current: Generation, patience: Duration) -> Option<Generation> {
+    pub(super) fn next_generation(
+        &self,
+        current: Generation,
+        patience: Duration,
+    ) -> Option<Generation> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         while state.newest <= current {

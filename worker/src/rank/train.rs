@@ -163,7 +163,10 @@ impl Rank {
 
         self.control.status(|status| status.phase = Phase::Load.into());
         if reply.apply_held {
-            tracing::info!(step = self.replica.applied + 1, "applying the gradients held since the fault");
+            tracing::info!(
+                step = self.replica.applied + 1,
+                "applying the gradients held since the fault"
+            );
             self.replica.apply(&self.job)?;
         }
         self.agree_on_state(&reply, collective)?;
@@ -371,10 +374,12 @@ impl Rank {
                 return Ok(Ended::Stopped);
             }
             let step = self.replica.applied;
-            if step % self.job.checkpoint.every_steps == 0 && step < total {
+            if step.is_multiple_of(self.job.checkpoint.every_steps) && step < total {
                 self.save(collective)?;
             }
-            if self.job.eval.every_steps.is_some_and(|every| step % every == 0) && step < total {
+            if self.job.eval.every_steps.is_some_and(|every| step.is_multiple_of(every))
+                && step < total
+            {
                 self.evaluate(collective)?;
             }
         }
@@ -447,7 +452,7 @@ impl Rank {
         if let Some(run) = &mut self.run {
             run.step(&metrics)?;
         }
-        if step % LOG_EVERY == 0 || step == metrics.total_steps {
+        if step.is_multiple_of(LOG_EVERY) || step == metrics.total_steps {
             if self.env.rank == 0 {
                 log_line(&metrics);
             }
@@ -491,11 +496,7 @@ impl Rank {
 
     /// Last checkpoint, evaluation, report; all ranks leave together, so that a rank lost now can
     /// still be replaced.
-    fn finish(
-        &mut self,
-        generation: Generation,
-        collective: &dyn Collective,
-    ) -> Result<(), Error> {
+    fn finish(&mut self, generation: Generation, collective: &dyn Collective) -> Result<(), Error> {
         let checkpoint = self.save_last();
         self.evaluate(collective)?;
         self.control.status(|status| status.phase = Phase::Done.into());

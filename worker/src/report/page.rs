@@ -258,7 +258,7 @@ fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position) % 3 == 0 {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -273,7 +273,7 @@ fn speed(value: f64) -> String {
 /// Returns a value with four significant digits.
 fn significant(value: f64) -> String {
     match value.abs() {
-        size if size == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         size if !(1e-3..1e5).contains(&size) => format!("{value:.2e}"),
         size => format!("{value:.*}", (3 - size.log10().floor() as i32).clamp(0, 6) as usize),
     }

@@ -154,7 +154,7 @@ impl Run {
     /// # Errors
     /// When a file cannot be written.
     pub fn step(&mut self, metrics: &StepMetrics) -> Result<(), Error> {
-        self.last = Some(metrics.clone());
+        self.last = Some(*metrics);
         let values = records::step_metrics(metrics, self.world_size);
         let order = format!("{:016x}", metrics.order_digest);
         self.append(metrics.step, metrics.samples, Some(order), values)

@@ -305,12 +305,7 @@ fn broadcast(links: &Links, sequence: u64, data: HostBytes, root: usize) -> Resu
     links.finish(frame, sends)
 }
 
-fn exchange(
-    links: &Links,
-    sequence: u64,
-    send: HostBytes,
-    recv: HostBytes,
-) -> Result<(), Error> {
+fn exchange(links: &Links, sequence: u64, send: HostBytes, recv: HostBytes) -> Result<(), Error> {
     if links.world_size == 1 {
         recv.write(0..recv.len()).copy_from_slice(send.read(0..send.len()));
         return Ok(());
