@@ -128,7 +128,7 @@ fn several_operations_may_be_in_flight_at_once() {
 }
 
 #[test]
-fn a_lost_peer_ends_every_waiting_rank_within_a_second() {
+fn a_lost_peer_ends_every_waiting_rank_long_before_any_deadline() {
     with_ring(4, |ring| {
         if ring.rank() == 2 {
             // Leaves without a goodbye, as a killed process does.
@@ -139,7 +139,8 @@ fn a_lost_peer_ends_every_waiting_rank_within_a_second() {
         let began = Instant::now();
         let error = ring.all_reduce(&tensor, ReduceOp::Sum).and_then(super::Pending::wait);
         assert!(matches!(error, Err(Error::PeerLost { .. } | Error::Aborted { .. })), "{error:?}");
-        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        // Milliseconds on an idle machine; the ring's own deadline is a minute.
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     });
 }
 
