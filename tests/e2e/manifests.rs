@@ -20,7 +20,7 @@ fn refusal(replace: &str, with: &str) -> String {
 fn an_unknown_key_is_refused_with_its_place_and_the_nearest_known_one() {
     let said = refusal("optimizer: {lr: 2.0e-3", "optimizer: {learning_rat: 1, lr: 2.0e-3");
     assert!(said.contains("job.yaml:9:15"), "{said}");
-    assert!(said.contains("learning_rat"), "{said}");
+    assert!(said.contains("unknown key \"learning_rat\"") && said.contains("known keys"), "{said}");
 }
 
 #[test]

@@ -29,6 +29,8 @@ struct Step {
     /// Who asked for the grant and waits for the shards.
     waiting: Option<(u64, Reply<Vec<StoredObject>>)>,
     granted: bool,
+    /// Which rank could not store its part, and why: the checkpoint will never be complete.
+    failure: Option<(u32, String)>,
 }
 
 impl Checkpoints {
@@ -46,12 +48,15 @@ impl Checkpoints {
 
 impl Cluster {
     pub(super) fn report_shard(&mut self, request: v1::ReportShardRequest) -> Result<(), Error> {
-        let v1::ReportShardRequest { job_id, generation, rank, step, objects } = request;
-        let generation = generation.unwrap_or_default();
+        let v1::ReportShardRequest { job_id, generation, rank, step, objects, failure } = request;
+        let (generation, request_step) = (generation.unwrap_or_default(), step);
         let job = self.live(&job_id, generation)?;
         check_rank(job, rank)?;
-        if step <= job.record.checkpoint_step && !job.checkpoints.steps.contains_key(&step) {
-            // Published already; the report is a repeated one.
+        if !failure.is_empty() {
+            let step = job.checkpoints.steps.entry(step).or_default();
+            step.failure = Some((rank, failure));
+            let job = self.jobs.get_mut(&job_id).expect("it is live");
+            self.ledger.grant_if_complete(job, request_step);
             return Ok(());
         }
         job.checkpoints.add_shard(step, rank, objects.clone());
@@ -131,6 +136,13 @@ impl Ledger {
     fn grant_if_complete(&mut self, job: &mut Job, at: u64) {
         let generation = job.generation();
         let Some(step) = job.checkpoints.steps.get_mut(&at) else { return };
+        if let Some((rank, reason)) = step.failure.clone() {
+            if let Some((_, reply)) = step.waiting.take() {
+                let job_id = job.record.job_id.clone();
+                self.reply(reply, Err(Error::ShardFailed { job_id, rank, step: at, reason }));
+            }
+            return;
+        }
         if step.shards.len() < job.record.world_size as usize {
             return;
         }

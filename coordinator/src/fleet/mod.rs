@@ -98,6 +98,20 @@ pub enum Error {
         /// Who called.
         rank: u32,
     },
+    /// A rank could not store its part of a checkpoint.
+    #[error(
+        "checkpoint of step {step} of job {job_id}: rank {rank} could not store its part: {reason}"
+    )]
+    ShardFailed {
+        /// The job.
+        job_id: String,
+        /// The rank.
+        rank: u32,
+        /// Step of the checkpoint.
+        step: u64,
+        /// What its store said.
+        reason: String,
+    },
     /// A value makes no sense.
     #[error("{field} is {value}; {constraint}")]
     Invalid {

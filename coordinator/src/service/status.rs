@@ -15,7 +15,9 @@ pub fn to_status(error: fleet::Error) -> Status {
         fleet::Error::Stale { .. } | fleet::Error::Replaced { .. } | fleet::Error::SessionOver => {
             Code::Aborted
         }
-        fleet::Error::NotLive { .. } | fleet::Error::WrongBuild { .. } => Code::FailedPrecondition,
+        fleet::Error::NotLive { .. }
+        | fleet::Error::WrongBuild { .. }
+        | fleet::Error::ShardFailed { .. } => Code::FailedPrecondition,
         fleet::Error::Invalid { .. } | fleet::Error::Manifest { .. } => Code::InvalidArgument,
         fleet::Error::State { .. } => Code::Internal,
         fleet::Error::Stopped => Code::Unavailable,

@@ -26,6 +26,7 @@ async fn report(
         rank,
         step: 2,
         objects: vec![object(rank)],
+        failure: String::new(),
     };
     ranks.client.clone().report_shard(request).await.map(drop)
 }
@@ -53,6 +54,31 @@ async fn publish(ranks: &Rank, job_id: &str, generation: v1::Generation) -> Resu
         url: "file:///runs/two/step-2".to_owned(),
     };
     ranks.client.clone().checkpoint_published(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn a_rank_that_cannot_store_its_part_ends_the_wait_for_the_grant() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    let (job_id, generation) = (running.job_id.as_str(), running.generation);
+    let ranks = coordinator.ranks().await;
+
+    report(&ranks, job_id, generation, 0).await.unwrap();
+    let waiting = commit(&ranks, job_id, generation);
+    let request = v1::ReportShardRequest {
+        job_id: job_id.to_owned(),
+        generation: Some(generation),
+        rank: 1,
+        step: 2,
+        objects: Vec::new(),
+        failure: "no space left on device".to_owned(),
+    };
+    ranks.client.clone().report_shard(request).await.unwrap();
+    let refused = within("the refusal", waiting).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert!(refused.message().contains("rank 1 could not store its part: no space"), "{refused}");
 }
 
 #[tokio::test]

@@ -26,6 +26,12 @@ pub trait Grant: Send + Sync {
     /// The generation is over.
     fn report_shard(&self, step: u64, objects: Vec<StoredObject>) -> Result<(), GrantError>;
 
+    /// Reports that this rank's objects could not be stored, so that nobody waits for them.
+    ///
+    /// # Errors
+    /// The generation is over.
+    fn report_failure(&self, step: u64, reason: &str) -> Result<(), GrantError>;
+
     /// Waits until every rank has reported its objects, and returns them all: the permission to
     /// publish, which is durable at the coordinator. Rank 0 only.
     ///
@@ -116,7 +122,14 @@ impl Publisher {
         let grant = &self.options.grant;
 
         // Upload: durable when it returns, and the snapshot's memory is free again.
-        let objects = self.runtime.block_on(self.upload(&place, name, snapshot))?;
+        let objects = match self.runtime.block_on(self.upload(&place, name, snapshot)) {
+            Ok(objects) => objects,
+            Err(error) => {
+                // The other ranks' parts are worthless now; the first error is the one that counts.
+                let _ = grant.report_failure(step, &crate::rank::chain(&error));
+                return Err(error);
+            }
+        };
 
         self.enter(Phase::Report, step)?;
         grant.report_shard(step, objects).map_err(refused("the objects"))?;

@@ -107,6 +107,10 @@ impl Grant for Coordinator {
         Ok(())
     }
 
+    fn report_failure(&self, _step: u64, _reason: &str) -> Result<(), GrantError> {
+        Ok(())
+    }
+
     fn commit(&self, step: u64, _digest: u64) -> Result<Vec<StoredObject>, GrantError> {
         self.allow("commit")?;
         self.commits.fetch_add(1, Ordering::Relaxed);

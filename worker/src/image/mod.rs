@@ -1,6 +1,6 @@
 //! From encoded image to normalised pixels, in pure Rust.
 //!
-//! Modules in reading order: [`decode`] (bytes to RGB), [`resize`] (bicubic, antialiased as PIL's),
+//! Modules in reading order: [`mod@decode`] (bytes to RGB), [`resize`] (bicubic, antialiased as PIL's),
 //! [`preprocess`] (what evaluation sees), [`augment`] (what training sees) with its parts
 //! [`affine`] and [`color`].
 //!

@@ -3,7 +3,7 @@
 //!
 //! [`siglip`] passes text round the ring (arXiv:2303.15343, §3.3); [`infonce`] gathers it once.
 //! Both take L2-normalised embeddings and return the loss of the *global* batch and this rank's
-//! embedding gradients; the encoders' backward passes start from those. [`reference`] is the
+//! embedding gradients; the encoders' backward passes start from those. [`mod@reference`] is the
 //! plain dense form the tests compare with.
 
 pub mod infonce;

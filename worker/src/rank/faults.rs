@@ -20,6 +20,8 @@ pub(super) enum Place {
     BeforeApply,
     /// Gradients applied.
     AfterApply,
+    /// The last checkpoint is published, the last evaluation not begun.
+    BeforeLastEval,
 }
 
 impl FromStr for Place {
@@ -30,7 +32,10 @@ impl FromStr for Place {
             "before_reduce" => Ok(Self::BeforeReduce),
             "before_apply" => Ok(Self::BeforeApply),
             "after_apply" => Ok(Self::AfterApply),
-            other => Err(format!("at={other} is none of before_reduce, before_apply, after_apply")),
+            "before_last_eval" => Ok(Self::BeforeLastEval),
+            other => Err(format!(
+                "at={other} is none of before_reduce, before_apply, after_apply, before_last_eval"
+            )),
         }
     }
 }
@@ -115,7 +120,9 @@ mod tests {
         let error = Faults::parse(Some("rank=1,step=7,at=lunch,marker=/tmp/m"), 1);
         assert_eq!(
             error.err().as_deref(),
-            Some("RINGMASTER_FAULT: at=lunch is none of before_reduce, before_apply, after_apply")
+            Some(
+                "RINGMASTER_FAULT: at=lunch is none of before_reduce, before_apply, after_apply, before_last_eval"
+            )
         );
         assert!(Faults::parse(Some("rank=1"), 1).is_err_and(|e| e.contains("lacks step=")));
     }

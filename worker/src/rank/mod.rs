@@ -1,6 +1,6 @@
 //! A rank of a training job.
 //!
-//! Modules in reading order: [`env`] (what the agent tells it at exec), [`train`] (its life and
+//! Modules in reading order: [`mod@env`] (what the agent tells it at exec), [`train`] (its life and
 //! the training loop), `step` (a batch to reduced gradients), `replica` (the state every rank
 //! holds), `saving` (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to
 //! the coordinator), `switch` (how orders reach a busy rank), `plan` (what fixes the last bit),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use prost::Message as _;
 use ringmaster_manifest::spec::{self, TrainJob};
+use ringmaster_proto::v1::StepMetrics;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::Xxh3;
@@ -33,15 +35,26 @@ pub(super) struct Replica {
     pub entered_ready: bool,
     /// False until the state has been received, loaded or initialised in full.
     pub complete: bool,
+    /// Nothing has been written over the initial values.
+    pub pristine: bool,
     /// Corrupt samples replaced so far, by all ranks.
     pub substitutions: Vec<Substitution>,
+    /// Those of the step whose gradients are held: they count once it is applied.
+    pub held_substitutions: Vec<Substitution>,
+    /// Samples that the run this one resumed from had consumed.
+    pub resumed_samples: u64,
+    /// Of the step applied last: rank 0 may have died before it wrote them down.
+    pub metrics: Option<StepMetrics>,
 }
 
 /// What travels beside the flat buffers when a state is handed over.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     applied: u64,
+    resumed_samples: u64,
     substitutions: Vec<Substitution>,
+    /// An encoded `StepMetrics`; empty for none.
+    metrics: Vec<u8>,
 }
 
 /// What applying a step tells.
@@ -80,7 +93,11 @@ impl Replica {
             applied: 0,
             entered_ready: false,
             complete: false,
+            pristine: true,
             substitutions: Vec::new(),
+            held_substitutions: Vec::new(),
+            resumed_samples: 0,
+            metrics: None,
         })
     }
 
@@ -105,8 +122,10 @@ impl Replica {
             let mut scale = params.flat().narrow(0, entry.offset as i64, entry.len as i64);
             let _ = scale.f_clamp_(0.0, MAX_LOG_SCALE)?;
         }
+        self.substitutions.append(&mut self.held_substitutions);
         self.applied += 1;
         self.entered_ready = false;
+        self.pristine = false;
         Ok(Applied { lr, grad_norm })
     }
 
@@ -130,21 +149,32 @@ impl Replica {
     pub(super) fn receive(
         &mut self,
         source: usize,
+        stored: bool,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        let header = Header { applied: self.applied, substitutions: self.substitutions.clone() };
+        let header = Header {
+            applied: self.applied,
+            resumed_samples: self.resumed_samples,
+            substitutions: self.substitutions.clone(),
+            metrics: self.metrics.map(|m| m.encode_to_vec()).unwrap_or_default(),
+        };
         let text = serde_json::to_vec(&header).expect("plain data serialises");
         let text = super::bytes::broadcast(&text, source, collective)?;
         let header: Header = serde_json::from_slice(&text)
             .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
-        if self.applied != header.applied {
+        // Between here and the end the buffers are a mixture, unless they already held these bits.
+        if stored || self.applied != header.applied {
             self.complete = false;
         }
+        self.pristine = false;
         for buffer in self.buffers() {
             collective.broadcast(buffer, source)?.wait()?;
         }
         self.applied = header.applied;
+        self.resumed_samples = header.resumed_samples;
+        self.metrics = StepMetrics::decode(header.metrics.as_slice()).ok().filter(|m| m.step > 0);
         self.substitutions = header.substitutions;
+        self.held_substitutions.clear();
         self.entered_ready = false;
         self.complete = true;
         Ok(())
@@ -153,6 +183,7 @@ impl Replica {
     /// Takes over a checkpoint.
     pub(super) fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
         self.complete = false;
+        self.pristine = false;
         for entry in self.clip.params().entries() {
             let missing = |what: &str| Error::Checkpoint {
                 what: format!("{what} of {} is missing or has another size", entry.name),
@@ -175,6 +206,7 @@ impl Replica {
             }
         }
         self.applied = loaded.state.step;
+        self.metrics = None;
         self.substitutions = loaded.state.data.substitutions.clone();
         self.entered_ready = false;
         self.complete = true;

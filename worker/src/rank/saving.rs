@@ -157,6 +157,19 @@ impl checkpoint::Grant for CoordinatorGrant {
             rank: self.rank,
             step,
             objects,
+            failure: String::new(),
+        };
+        self.client.report_shard(request).map(|_| ()).map_err(refused)
+    }
+
+    fn report_failure(&self, step: u64, reason: &str) -> Result<(), GrantError> {
+        let request = ReportShardRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            rank: self.rank,
+            step,
+            objects: Vec::new(),
+            failure: reason.to_owned(),
         };
         self.client.report_shard(request).map(|_| ()).map_err(refused)
     }

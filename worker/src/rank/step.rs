@@ -11,7 +11,7 @@ use super::control::Control;
 use super::faults::{Faults, Place};
 use super::replica::Replica;
 use crate::collective::{Collective, ReduceOp};
-use crate::data::{self, Batch};
+use crate::data::{self, Batch, Substitution};
 use crate::loss::{self, infonce, siglip};
 use crate::model::{Clip, Mode, Tower, normalize};
 use crate::rng::{Site, key};
@@ -34,8 +34,6 @@ pub(super) struct Ready {
     pub loss: f64,
     /// Depends on which sample stood in which row of the global batch, on nothing else.
     pub order_digest: u64,
-    /// Corrupt samples replaced in this step, by all ranks.
-    pub substituted: u64,
     /// Some rank was asked to stop: all stop after this step.
     pub stop: bool,
 }
@@ -53,6 +51,7 @@ pub(super) fn run(
     stop: bool,
 ) -> Result<Ready, Error> {
     let Context { job, collective, control, faults, .. } = context;
+    replica.entered_ready = false;
     let step = replica.applied;
     control.status(|status| status.phase = Phase::Compute.into());
     let rows: Vec<u64> = batch.rows.clone().collect();
@@ -75,17 +74,40 @@ pub(super) fn run(
     });
     image_sum.wait()?;
     text_sum.wait()?;
+    let order = ledger(job, replica, *collective, batch)?;
     replica.entered_ready = true;
-    ready(job, replica, *collective, loss.loss, batch, stop)
+    ready(replica, *collective, loss.loss, order, stop)
 }
 
-/// The small all-reduces that say that every rank holds the reduced gradients.
-fn ready(
+/// Returns the digest of the global batch's order, after every rank has learnt which of its samples
+/// were replaced: whoever applies the step, even alone after a fault, has the whole ledger.
+fn ledger(
     job: &TrainJob,
+    replica: &mut Replica,
+    collective: &dyn Collective,
+    batch: &Batch,
+) -> Result<u64, Error> {
+    let order = order_digest(job.data.seed, replica.applied, batch);
+    let sums = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
+    collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
+    replica.held_substitutions.clear();
+    if sums.int64_value(&[1]) > 0 {
+        let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
+        for text in super::bytes::gather(&own, collective)? {
+            let theirs: Vec<Substitution> = serde_json::from_slice(&text)
+                .map_err(|e| Error::Internal { what: format!("ledger: {e}") })?;
+            replica.held_substitutions.extend(theirs);
+        }
+    }
+    Ok(sums.int64_value(&[0]) as u64)
+}
+
+/// The small all-reduce that says that every rank holds the reduced gradients.
+fn ready(
     replica: &Replica,
     collective: &dyn Collective,
     loss: f64,
-    batch: &Batch,
+    order_digest: u64,
     stop: bool,
 ) -> Result<Ready, Error> {
     let squared_norm = crate::optim::norm::squared_norm(replica.clip.params().grad());
@@ -98,12 +120,7 @@ fn ready(
         -squared,
         f64::from(u8::from(stop)),
     ]);
-    let order = order_digest(job.data.seed, replica.applied, batch);
-    let counts = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
-    let flags_max = collective.all_reduce(&flags, ReduceOp::Max)?;
-    let counts_sum = collective.all_reduce(&counts, ReduceOp::Sum)?;
-    flags_max.wait()?;
-    counts_sum.wait()?;
+    collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
     let flag = |i: i64| flags.double_value(&[i]);
     if flag(0) > 0.0 {
         return Err(Error::NotFinite { step: replica.applied + 1, loss, squared_norm });
@@ -115,12 +132,7 @@ fn ready(
             highest: flag(1).sqrt(),
         });
     }
-    Ok(Ready {
-        loss,
-        order_digest: counts.int64_value(&[0]) as u64,
-        substituted: counts.int64_value(&[1]) as u64,
-        stop: flag(3) > 0.0,
-    })
+    Ok(Ready { loss, order_digest, stop: flag(3) > 0.0 })
 }
 
 /// Wrapping sum over rows of a hash of (step, row, sample): adding the ranks' parts gives the same

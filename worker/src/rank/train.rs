@@ -1,6 +1,6 @@
 //! A rank's life: join a generation, agree on the state, train, and start over when a peer is lost.
 //!
-//! [`run`] is the outer loop over generations, [`Rank::attempt`] one generation, [`Rank::train`]
+//! [`run`] is the outer loop over generations, `Rank::attempt` one generation, `Rank::train`
 //! the steps, top to bottom.
 
 use std::net::TcpListener;
@@ -14,6 +14,7 @@ use ringmaster_proto::v1::{
 };
 use tch::Device;
 
+use super::Error;
 use super::client::{self, RanksClient};
 use super::control::Control;
 use super::env::RankEnv;
@@ -23,18 +24,17 @@ use super::replica::{Applied, Replica};
 use super::saving::Saving;
 use super::step::{self, Clock, Context, Ready, row_counts};
 use super::switch::Switch;
-use super::{Error, bytes};
 use crate::checkpoint;
 use crate::collective::tcp::{AbortFlag, Options, Tcp};
 use crate::collective::{Collective, Solo};
-use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions, Substitution};
+use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
 use crate::image::Preprocess;
 use crate::report::{self, Run};
 use crate::text::Tokenizer;
 use crate::{eval, ffi};
 
-/// Time a rank whose ring broke waits for the coordinator's next generation before it gives up.
-const REGROUP_PATIENCE: Duration = Duration::from_secs(60);
+/// Time a rank whose ring broke waits for the coordinator's next generation before it asks for one.
+const REGROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Time all peers have to connect once they know one another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Steps between log lines and between the intervals that throughput is averaged over.
@@ -55,9 +55,10 @@ pub fn run(env: RankEnv) -> Result<(), Error> {
         };
         tracing::warn!(%generation, error = %super::chain(&error), "ring lost, waiting for the next generation");
         rank.control.status(|status| status.phase = Phase::Join.into());
-        match rank.switch.next_generation(generation, REGROUP_PATIENCE) {
-            Some(next) => generation = next,
-            None => return Err(error),
+        // Without an order nobody died and the ring broke all the same: joining once more tells the
+        // coordinator, which then forms a new generation. It may be away; joining waits for it.
+        if let Some(next) = rank.switch.next_generation(generation, REGROUP_PATIENCE) {
+            generation = next;
         }
     }
 }
@@ -78,8 +79,6 @@ struct Rank {
     eval_sets: Vec<eval::EvalSet>,
     /// Open on rank 0 once it has trained.
     run: Option<Run>,
-    /// Samples a resumed job had consumed before this one.
-    resumed_samples: u64,
     saving: Option<Saving>,
 }
 
@@ -138,7 +137,6 @@ impl Rank {
             replica,
             eval_sets,
             run: None,
-            resumed_samples: 0,
             saving: None,
         })
     }
@@ -160,7 +158,30 @@ impl Rank {
         let collective = collective.as_ref();
         self.switch.attach(collective.aborter());
         self.note_numeric_plan(&reply, collective);
+        self.in_ring(generation, &reply, collective)
+    }
 
+    /// [`Rank::attempt`]'s part inside a ring. A rank that fails by itself breaks the ring, so that
+    /// its peers notice at once instead of waiting for it in their next collective.
+    fn in_ring(
+        &mut self,
+        generation: Generation,
+        reply: &JoinReply,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let result = self.run_generation(generation, reply, collective);
+        if let Err(error) = &result {
+            collective.aborter().abort(&super::chain(error));
+        }
+        result
+    }
+
+    fn run_generation(
+        &mut self,
+        generation: Generation,
+        reply: &JoinReply,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Load.into());
         if reply.apply_held {
             tracing::info!(
@@ -169,7 +190,7 @@ impl Rank {
             );
             self.replica.apply(&self.job)?;
         }
-        self.agree_on_state(&reply, collective)?;
+        self.agree_on_state(reply, collective)?;
         self.control.status(|status| status.step = self.replica.applied);
 
         let counts = row_counts(&self.job, collective.world_size());
@@ -272,7 +293,7 @@ impl Rank {
         }
         if stored || !reply.receivers.is_empty() {
             let began = Instant::now();
-            self.replica.receive(source, collective)?;
+            self.replica.receive(source, stored, collective)?;
             tracing::info!(
                 step = self.replica.applied,
                 source,
@@ -291,8 +312,12 @@ impl Rank {
         let places: Vec<&str> = std::iter::once(own.as_str()).chain(resume).collect();
         if let Some(chosen) = checkpoint::choose(&places)? {
             tracing::info!(url = %chosen.url(), "loading checkpoint");
+            let chosen_is_own = chosen.url().starts_with(&own);
             let loaded = chosen.load()?;
             self.replica.load(&loaded)?;
+            if !chosen_is_own {
+                self.replica.resumed_samples = loaded.state.samples;
+            }
             return Ok(());
         }
         if let Some(resume) = resume {
@@ -301,11 +326,12 @@ impl Rank {
         }
         if !hint.is_empty() {
             let what = format!(
-                "{hint} was published, but no checkpoint of this job verifies any more; the log says                  what is damaged. Submit the job again to start anew"
+                "{hint} was published, but no checkpoint of this job verifies any more; the log says \
+                 what is damaged. Submit the job again to start anew"
             );
             return Err(Error::Checkpoint { what });
         }
-        if self.replica.applied > 0 || self.replica.complete {
+        if !self.replica.pristine {
             self.replica = Replica::new(&self.job, self.device)?;
         }
         self.replica.complete = true;
@@ -316,7 +342,6 @@ impl Rank {
         if let Some(run) = &mut self.run {
             return Ok(run.enter(generation, world_size)?);
         }
-        self.resumed_samples = 0;
         self.run = Some(Run::open(report::Options {
             runs_dir: &self.env.runs_dir,
             job_id: &self.env.job_id,
@@ -325,6 +350,17 @@ impl Rank {
             world_size,
             versions: [("libtorch".to_owned(), "2.11".to_owned())].into(),
         })?);
+        self.write_down_last_step()
+    }
+
+    /// A rank 0 that died between applying a step and writing its metrics leaves that to the next.
+    fn write_down_last_step(&mut self) -> Result<(), Error> {
+        let (Some(run), Some(metrics)) = (&mut self.run, &self.replica.metrics) else {
+            return Ok(());
+        };
+        if metrics.step == self.replica.applied && run.last_logged_step()? < metrics.step {
+            run.step(metrics)?;
+        }
         Ok(())
     }
 
@@ -365,10 +401,7 @@ impl Rank {
             clock.comm += crate::collective::take_waited();
             clock.samples += u64::from(self.job.batch.global);
 
-            // What follows a step: ledger, metrics, checkpoint, evaluation.
-            if ready.substituted > 0 {
-                self.share_substitutions(&batch, collective)?;
-            }
+            // What follows a step: metrics, checkpoint, evaluation.
             self.report(generation, &ready, applied, &mut clock)?;
             if ready.stop {
                 return Ok(Ended::Stopped);
@@ -406,21 +439,6 @@ impl Rank {
         })?)
     }
 
-    /// Every rank keeps the whole ledger, so that any of them can write or hand it on.
-    fn share_substitutions(
-        &mut self,
-        batch: &data::Batch,
-        collective: &dyn Collective,
-    ) -> Result<(), Error> {
-        let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
-        for text in bytes::gather(&own, collective)? {
-            let theirs: Vec<Substitution> = serde_json::from_slice(&text)
-                .map_err(|e| Error::Internal { what: format!("ledger: {e}") })?;
-            self.replica.substitutions.extend(theirs);
-        }
-        Ok(())
-    }
-
     fn report(
         &mut self,
         generation: Generation,
@@ -449,6 +467,7 @@ impl Rank {
             substituted: self.replica.substitutions.len() as u64,
             order_digest: ready.order_digest,
         };
+        self.replica.metrics = Some(metrics);
         if let Some(run) = &mut self.run {
             run.step(&metrics)?;
         }
@@ -498,13 +517,14 @@ impl Rank {
     /// still be replaced.
     fn finish(&mut self, generation: Generation, collective: &dyn Collective) -> Result<(), Error> {
         let checkpoint = self.save_last();
+        self.faults.strike(self.replica.applied, Place::BeforeLastEval);
         self.evaluate(collective)?;
         self.control.status(|status| status.phase = Phase::Done.into());
         if let Some(run) = self.run.take() {
             let summary = run.finish(&report::Ending {
                 steps: self.replica.applied,
                 samples: self.replica.applied * u64::from(self.job.batch.global),
-                resumed_samples: self.resumed_samples,
+                resumed_samples: self.replica.resumed_samples,
                 training_seconds: None,
                 checkpoint,
             })?;

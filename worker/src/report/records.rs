@@ -143,6 +143,11 @@ impl Records {
         }
     }
 
+    /// Returns the newest training step; zero before the first.
+    pub fn last_step(&self) -> u64 {
+        self.steps.last().map_or(0, |line| line.step)
+    }
+
     /// Returns (step, value) of a training metric wherever it is finite.
     pub fn series(&self, key: &str) -> Vec<(f64, f64)> {
         let points = self.steps.iter().filter_map(|line| Some((line.step as f64, line.get(key)?)));

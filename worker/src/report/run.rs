@@ -149,6 +149,16 @@ impl Run {
         self.write("job.json", text.as_bytes())
     }
 
+    /// Returns the newest step whose training metrics are in the folder, whoever wrote them.
+    ///
+    /// # Errors
+    /// When `metrics.jsonl` cannot be read.
+    pub fn last_logged_step(&self) -> Result<u64, Error> {
+        let path = self.folder.join("metrics.jsonl");
+        let records = Records::read(&path).map_err(failed("read", &path))?;
+        Ok(records.last_step())
+    }
+
     /// Appends the metrics of a training step.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Collectives over plain TCP sockets, for CPU tensors.
 //!
-//! Every pair of ranks shares one full-duplex connection ([`connect`]); one thread per rank runs
-//! the operations in the order they were started ([`ops`]), one writer thread per peer keeps
-//! sends and receives going both ways at once ([`links`]). Reductions ([`reduce`]) add in rank
+//! Every pair of ranks shares one full-duplex connection (`connect`); one thread per rank runs
+//! the operations in the order they were started (`ops`), one writer thread per peer keeps
+//! sends and receives going both ways at once (`links`). Reductions (`reduce`) add in rank
 //! order. A peer's death shows as a closed connection and ends the whole ring at once: each rank
 //! that notices closes its own connections, so the news needs no timeout.
 
