@@ -1,7 +1,7 @@
 //! A rank of a training job.
 //!
 //! Modules in reading order: [`mod@env`] (what the agent tells it at exec), [`train`] (its life and
-//! the training loop), `step` (a batch to reduced gradients), `replica` (the state every rank
+//! the training loop), `joining` (how it enters a generation), `step` (a batch to reduced gradients), `replica` (the state every rank
 //! holds), `saving` (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to
 //! the coordinator), `switch` (how orders reach a busy rank), `plan` (what fixes the last bit),
 //! `faults` (deaths on demand, for tests), [`exit`] and [`error`] (how it ends).
@@ -13,6 +13,7 @@ pub mod env;
 pub mod error;
 pub mod exit;
 mod faults;
+mod joining;
 mod plan;
 mod replica;
 mod saving;

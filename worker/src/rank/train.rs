@@ -1,7 +1,7 @@
 //! A rank's life: join a generation, agree on the state, train, and start over when a peer is lost.
 //!
-//! [`run`] is the outer loop over generations, `Rank::attempt` one generation, `Rank::train`
-//! the steps, top to bottom.
+//! [`run`] is the outer loop over generations, `Rank::attempt` one generation (how it begins is in
+//! `joining.rs`), `Rank::train` the steps, top to bottom.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringmaster_manifest::spec::TrainJob;
-use ringmaster_proto::v1::{
-    FinishRequest, Generation, HeldState, JoinReply, JoinRequest, Phase, StateSource, StepMetrics,
-};
+use ringmaster_proto::v1::{FinishRequest, Generation, JoinReply, Phase, StepMetrics};
 use tch::Device;
 
 use super::Error;
@@ -19,14 +17,11 @@ use super::client::{self, RanksClient};
 use super::control::Control;
 use super::env::RankEnv;
 use super::faults::{Faults, Place};
-use super::plan::NumericPlan;
 use super::replica::{Applied, Replica};
 use super::saving::Saving;
 use super::step::{self, Clock, Context, Ready, row_counts};
 use super::switch::Switch;
-use crate::checkpoint;
-use crate::collective::tcp::{AbortFlag, Options, Tcp};
-use crate::collective::{Collective, Solo};
+use crate::collective::Collective;
 use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
 use crate::image::Preprocess;
 use crate::report::{self, Run};
@@ -35,8 +30,6 @@ use crate::{eval, ffi};
 
 /// Time a rank whose ring broke waits for the coordinator's next generation before it asks for one.
 const REGROUP_PATIENCE: Duration = Duration::from_secs(5);
-/// Time all peers have to connect once they know one another.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Steps between log lines and between the intervals that throughput is averaged over.
 const LOG_EVERY: u64 = 10;
 
@@ -64,22 +57,22 @@ pub fn run(env: RankEnv) -> Result<(), Error> {
 }
 
 /// What a rank keeps over generations.
-struct Rank {
-    env: RankEnv,
-    job: TrainJob,
-    device: Device,
-    control: Control,
-    switch: Arc<Switch>,
-    client: RanksClient,
-    faults: Faults,
-    tokenizer: Arc<Tokenizer>,
-    dataset: Arc<Dataset>,
-    order: Arc<Order>,
-    replica: Replica,
-    eval_sets: Vec<eval::EvalSet>,
+pub(super) struct Rank {
+    pub(super) env: RankEnv,
+    pub(super) job: TrainJob,
+    pub(super) device: Device,
+    pub(super) control: Control,
+    pub(super) switch: Arc<Switch>,
+    pub(super) client: RanksClient,
+    pub(super) faults: Faults,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) order: Arc<Order>,
+    pub(super) replica: Replica,
+    pub(super) eval_sets: Vec<eval::EvalSet>,
     /// Open on rank 0 once it has trained.
-    run: Option<Run>,
-    saving: Option<Saving>,
+    pub(super) run: Option<Run>,
+    pub(super) saving: Option<Saving>,
 }
 
 /// Why the steps of a generation ended.
@@ -210,132 +203,6 @@ impl Rank {
             Ended::Complete => self.finish(generation, collective),
             Ended::Stopped => self.stop(collective),
         }
-    }
-
-    fn join(
-        &self,
-        generation: Generation,
-        listener: &TcpListener,
-        interruptions: u64,
-    ) -> Result<JoinReply, Error> {
-        let held = self.replica.complete.then(|| HeldState {
-            applied_step: self.replica.applied,
-            digest: self.replica.digest(),
-            entered_ready: self.replica.entered_ready,
-        });
-        let plan = NumericPlan::propose(
-            &self.job,
-            self.env.world_size as usize,
-            self.env.threads.max(1) as usize,
-        );
-        let data_address = listener
-            .local_addr()
-            .map_err(|source| Error::Listen { address: self.env.address.clone(), source })?
-            .to_string();
-        let request = JoinRequest {
-            job_id: self.env.job_id.clone(),
-            generation: Some(generation),
-            rank: self.env.rank,
-            data_address,
-            held,
-            numeric_plan: serde_json::to_string(&plan).expect("a plan is plain data"),
-        };
-        Ok(self.client.join_unless_interrupted_since(request, interruptions)?)
-    }
-
-    fn connect(
-        &self,
-        generation: Generation,
-        listener: &TcpListener,
-        reply: &JoinReply,
-        abort: &AbortFlag,
-    ) -> Result<Box<dyn Collective>, Error> {
-        if reply.peers.len() == 1 {
-            return Ok(Box::new(Solo::new()));
-        }
-        let options = Options {
-            generation,
-            rank: self.env.rank as usize,
-            peers: reply.peers.clone(),
-            token: reply.token.clone(),
-            connect_timeout: CONNECT_TIMEOUT,
-            // Progress is the control plane's to judge: it knows slow from dead.
-            deadline: None,
-        };
-        Ok(Box::new(Tcp::connect(listener, &options, abort)?))
-    }
-
-    /// Keeps the plan that the job's first generation fixed, and says where that is impossible.
-    fn note_numeric_plan(&self, reply: &JoinReply, collective: &dyn Collective) {
-        let Ok(fixed) = serde_json::from_str::<NumericPlan>(&reply.numeric_plan) else { return };
-        tch::set_num_threads(fixed.threads.max(1) as i32);
-        let now = NumericPlan::propose(&self.job, collective.world_size(), fixed.threads);
-        let departures = now.departures(&fixed);
-        if !departures.is_empty() {
-            tracing::warn!(
-                step = self.replica.applied,
-                departures = departures.join("; "),
-                "bit-exactness ends here: the numeric plan cannot be kept"
-            );
-        }
-    }
-
-    /// Everybody leaves with the state of the source: a survivor's, a checkpoint's, or step 0.
-    fn agree_on_state(
-        &mut self,
-        reply: &JoinReply,
-        collective: &dyn Collective,
-    ) -> Result<(), Error> {
-        let source = reply.source_rank as usize;
-        let stored = reply.source() == StateSource::Stored;
-        if stored && collective.rank() == source {
-            self.load_stored(&reply.checkpoint_hint)?;
-        }
-        if stored || !reply.receivers.is_empty() {
-            let began = Instant::now();
-            self.replica.receive(source, stored, collective)?;
-            tracing::info!(
-                step = self.replica.applied,
-                source,
-                live = !stored,
-                milliseconds = began.elapsed().as_millis() as u64,
-                "state received"
-            );
-        }
-        Ok(())
-    }
-
-    /// The newest checkpoint of this job, else of the one it resumes from, else step 0.
-    fn load_stored(&mut self, hint: &str) -> Result<(), Error> {
-        let own = checkpoint::job_url(&self.job.checkpoint.uri, &self.env.job_id);
-        let resume = self.env.resume_from.as_deref();
-        let places: Vec<&str> = std::iter::once(own.as_str()).chain(resume).collect();
-        if let Some(chosen) = checkpoint::choose(&places)? {
-            tracing::info!(url = %chosen.url(), "loading checkpoint");
-            let chosen_is_own = chosen.url().starts_with(&own);
-            let loaded = chosen.load()?;
-            self.replica.load(&loaded)?;
-            if !chosen_is_own {
-                self.replica.resumed_samples = loaded.state.samples;
-            }
-            return Ok(());
-        }
-        if let Some(resume) = resume {
-            let what = format!("{resume} holds no complete checkpoint to resume from");
-            return Err(Error::Checkpoint { what });
-        }
-        if !hint.is_empty() {
-            let what = format!(
-                "{hint} was published, but no checkpoint of this job verifies any more; the log says \
-                 what is damaged. Submit the job again to start anew"
-            );
-            return Err(Error::Checkpoint { what });
-        }
-        if !self.replica.pristine {
-            self.replica = Replica::new(&self.job, self.device)?;
-        }
-        self.replica.complete = true;
-        Ok(())
     }
 
     fn open_run(&mut self, generation: Generation, world_size: usize) -> Result<(), Error> {
