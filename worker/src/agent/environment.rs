@@ -109,9 +109,9 @@ mod tests {
             threads: 3,
         };
         let files = Files {
-            manifest: "/work/m.json".into(),
-            status: "/work/s.json".into(),
-            log: "/work/log".into(),
+            manifest: "/srv/m.json".into(),
+            status: "/srv/s.json".into(),
+            log: "/srv/log".into(),
         };
         let agent = agent.iter().map(|&(name, value)| (name.into(), value.into()));
         of_rank(start, &node, &files, agent).into_iter().collect()
@@ -159,6 +159,6 @@ mod tests {
         }
         assert!(!variables.contains_key(OsStr::new("SECRET")));
         assert_eq!(variables[OsStr::new("RANK")], "1");
-        assert_eq!(variables[OsStr::new("RINGMASTER_STATUS_FILE")], "/work/s.json");
+        assert_eq!(variables[OsStr::new("RINGMASTER_STATUS_FILE")], "/srv/s.json");
     }
 }
