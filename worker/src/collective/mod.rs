@@ -154,8 +154,18 @@ pub trait Collective: Send {
     /// Copies `tensor` of rank `root` to every rank.
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error>;
 
-    /// Sends `send` to the next rank and receives `recv` from the previous one.
-    fn exchange(&self, send: &Tensor, recv: &Tensor) -> Result<Pending, Error>;
+    /// Sends `send` to rank `to` while it receives `recv` from rank `from`.
+    ///
+    /// All ranks call it together, each rank being the `to` of exactly one and the `from` of
+    /// exactly one: a ring, a ring between groups, a rotation inside a group. Lengths may differ
+    /// from rank to rank; a receiver knows the length that its sender sends.
+    fn exchange(
+        &self,
+        send: &Tensor,
+        to: usize,
+        recv: &Tensor,
+        from: usize,
+    ) -> Result<Pending, Error>;
 
     /// Returns once every rank has called it.
     fn barrier(&self) -> Result<(), Error>;

@@ -72,7 +72,13 @@ impl Collective for Solo {
         self.step().map(|()| Pending::ready())
     }
 
-    fn exchange(&self, send: &Tensor, recv: &Tensor) -> Result<Pending, Error> {
+    fn exchange(
+        &self,
+        send: &Tensor,
+        _to: usize,
+        recv: &Tensor,
+        _from: usize,
+    ) -> Result<Pending, Error> {
         self.copy(send, recv)
     }
 

@@ -95,7 +95,7 @@ impl Lap<'_> {
             return Ok(None);
         }
         let received = self.empty_like_sub_chunk_before(owner);
-        let pending = self.collective.exchange(text, &received)?;
+        let pending = self.pass_on(text, &received)?;
         Ok(Some((received, pending)))
     }
 
@@ -111,8 +111,14 @@ impl Lap<'_> {
             return Ok(None);
         }
         let received = self.empty_like_sub_chunk_before(owner);
-        let pending = self.collective.exchange(&partial, &received)?;
+        let pending = self.pass_on(&partial, &received)?;
         Ok(Some((received, pending)))
+    }
+
+    fn pass_on(&self, send: &Tensor, recv: &Tensor) -> Result<Pending, crate::collective::Error> {
+        let (rank, world_size) = (self.collective.rank(), self.collective.world_size());
+        let (next, previous) = ((rank + 1) % world_size, (rank + world_size - 1) % world_size);
+        self.collective.exchange(send, next, recv, previous)
     }
 
     /// What arrives while this rank handles `owner`'s sub-chunk is that of the rank before it.

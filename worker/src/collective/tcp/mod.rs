@@ -85,6 +85,14 @@ impl Tcp {
         })
     }
 
+    fn check_rank(&self, operation: &'static str, what: &str, rank: usize) -> Result<(), Error> {
+        if rank < self.world_size {
+            return Ok(());
+        }
+        let reason = format!("{what} {rank} is not a rank below {}", self.world_size);
+        Err(Error::Tensor { operation, reason })
+    }
+
     fn start(&self, kind: ops::Kind, tensors: &[&Tensor]) -> Result<Pending, Error> {
         let sequence = self.sequence.get() + 1;
         self.sequence.set(sequence);
@@ -175,17 +183,23 @@ impl Collective for Tcp {
     }
 
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error> {
-        if root >= self.world_size {
-            let reason = format!("root {root} is not a rank below {}", self.world_size);
-            return Err(Error::Tensor { operation: "broadcast", reason });
-        }
+        self.check_rank("broadcast", "root", root)?;
         let data = bytes("broadcast", tensor)?;
         self.start(ops::Kind::Broadcast { data, root }, &[tensor])
     }
 
-    fn exchange(&self, send: &Tensor, recv: &Tensor) -> Result<Pending, Error> {
-        let (send_bytes, recv_bytes) = (bytes("exchange", send)?, bytes("exchange", recv)?);
-        let kind = ops::Kind::Exchange { send: send_bytes, recv: recv_bytes };
+    fn exchange(
+        &self,
+        send: &Tensor,
+        to: usize,
+        recv: &Tensor,
+        from: usize,
+    ) -> Result<Pending, Error> {
+        const NAME: &str = "exchange";
+        self.check_rank(NAME, "to", to)?;
+        self.check_rank(NAME, "from", from)?;
+        let (send_bytes, recv_bytes) = (bytes(NAME, send)?, bytes(NAME, recv)?);
+        let kind = ops::Kind::Exchange { send: send_bytes, to, recv: recv_bytes, from };
         self.start(kind, &[send, recv])
     }
 

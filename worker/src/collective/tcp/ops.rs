@@ -25,7 +25,7 @@ pub(super) enum Kind {
     AllGather { from: HostBytes, to: HostBytes, shares: Vec<usize> },
     ReduceScatter { from: HostBytes, to: HostBytes, shares: Vec<usize>, dtype: Dtype },
     Broadcast { data: HostBytes, root: usize },
-    Exchange { send: HostBytes, recv: HostBytes },
+    Exchange { send: HostBytes, to: usize, recv: HostBytes, from: usize },
     Barrier,
 }
 
@@ -138,7 +138,9 @@ fn perform(links: &Links, sequence: u64, kind: &Kind) -> Result<(), Error> {
             scatter_sum(links, sequence, operation, *from, *to, 0, &ranges, *dtype, ReduceOp::Sum)
         }
         Kind::Broadcast { data, root } => broadcast(links, sequence, *data, *root),
-        Kind::Exchange { send, recv } => exchange(links, sequence, *send, *recv),
+        Kind::Exchange { send, to, recv, from } => {
+            exchange(links, sequence, *send, *to, *recv, *from)
+        }
         Kind::Barrier => to_all(links, sequence, Operation::Barrier),
     }
 }
@@ -305,17 +307,22 @@ fn broadcast(links: &Links, sequence: u64, data: HostBytes, root: usize) -> Resu
     links.finish(frame, sends)
 }
 
-fn exchange(links: &Links, sequence: u64, send: HostBytes, recv: HostBytes) -> Result<(), Error> {
-    if links.world_size == 1 {
+fn exchange(
+    links: &Links,
+    sequence: u64,
+    send: HostBytes,
+    to: usize,
+    recv: HostBytes,
+    from: usize,
+) -> Result<(), Error> {
+    if to == links.rank && from == links.rank {
         recv.write(0..recv.len()).copy_from_slice(send.read(0..send.len()));
         return Ok(());
     }
     let frame = |len: usize| Frame { sequence, operation: Operation::Exchange, len: len as u64 };
-    let next = (links.rank + 1) % links.world_size;
-    let previous = (links.rank + links.world_size - 1) % links.world_size;
-    let sent = links.send(next, frame(send.len()), send, 0..send.len())?;
-    links.expect(previous, frame(recv.len()))?;
-    links.receive(previous, frame(recv.len()), recv.write(0..recv.len()))?;
+    let sent = links.send(to, frame(send.len()), send, 0..send.len())?;
+    links.expect(from, frame(recv.len()))?;
+    links.receive(from, frame(recv.len()), recv.write(0..recv.len()))?;
     links.finish(frame(send.len()), vec![sent])
 }
 
