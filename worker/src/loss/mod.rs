@@ -1,47 +1,43 @@
 //! Contrastive losses over the ring, with analytic gradients: no autograd over the pair matrix,
 //! and no rank ever holds batch × batch.
 //!
-//! [`siglip`] passes text round the ring (arXiv:2303.15343, §3.3); [`infonce`] gathers it once.
-//! Both take L2-normalised embeddings and return the loss of the *global* batch and this rank's
-//! embedding gradients; the encoders' backward passes start from those. [`mod@reference`] is the
-//! plain dense form the tests compare with.
+//! [`siglip`] passes text round the ring (arXiv:2303.15343, §3.3); [`infonce`] gathers it once, or
+//! passes it round twice where even the gathered text is too much. All take L2-normalised
+//! embeddings and return the loss of the *global* batch and this rank's embedding gradients; the
+//! encoders' backward passes start from those. [`mod@reference`] is the plain dense form the tests
+//! compare with.
+//!
+//! The way of a text row: `ring` carries it from rank to rank and its gradient behind it; `tile`
+//! multiplies it with this rank's images; `epilogue` turns the tile of dot products into the loss
+//! and the gradient's weights in one pass; `tile` multiplies those back into both gradients.
 
+mod epilogue;
 pub mod infonce;
+mod inputs;
 #[doc(hidden)]
 pub mod reference;
+mod ring;
 pub mod siglip;
 mod tile;
 
 #[cfg(test)]
 mod tests;
 
+pub use inputs::{Inputs, Positives};
+pub use tile::Tiling;
+
 use tch::Tensor;
 
 use crate::collective;
-
-/// A rank's part of the global batch.
-#[derive(Debug)]
-pub struct Inputs<'a> {
-    /// Image embeddings, rows of unit length. Shape `[b_r, d]`, f32 or f64.
-    pub image: &'a Tensor,
-    /// Text embeddings of the same rows. Shape `[b_r, d]`, dtype of `image`.
-    pub text: &'a Tensor,
-    /// Rows every rank holds, by rank; Σ = B.
-    pub counts: &'a [usize],
-    /// t′; the logits are scaled by exp(t′).
-    pub log_scale: f64,
-    /// β, added to the logits; SigLIP only.
-    pub bias: f64,
-}
 
 /// The loss of the global batch and its gradients.
 #[derive(Debug)]
 pub struct Output {
     /// Mean over the global batch: the same on every rank.
     pub loss: f64,
-    /// ∂L/∂image of this rank's rows. Shape `[b_r, d]`.
+    /// ∂L/∂image of this rank's rows. Shape `[b_r, d]`; f32 for bf16 inputs, else their dtype.
     pub grad_image: Tensor,
-    /// ∂L/∂text of this rank's rows. Shape `[b_r, d]`.
+    /// ∂L/∂text of this rank's rows. Shape `[c_r, d]`; dtype as above.
     pub grad_text: Tensor,
     /// ∂L/∂t′, summed over all ranks.
     pub grad_log_scale: f64,
@@ -68,26 +64,10 @@ pub enum Error {
         /// What came.
         actual: String,
     },
-}
-
-impl Inputs<'_> {
-    fn check(&self, rank: usize, world_size: usize) -> Result<(), Error> {
-        let shape =
-            |what, expected: String, actual: String| Error::Shape { what, expected, actual };
-        if self.counts.len() != world_size {
-            let (expected, actual) = (format!("{world_size} ranks"), format!("{:?}", self.counts));
-            return Err(shape("counts", expected, actual));
-        }
-        let image = self.image.size();
-        if image.len() != 2 || image[0] != self.counts[rank] as i64 {
-            let expected = format!("[{}, d]", self.counts[rank]);
-            return Err(shape("image embeddings", expected, format!("{image:?}")));
-        }
-        if self.text.size() != image || self.text.kind() != self.image.kind() {
-            let expected = format!("{image:?} of {:?}", self.image.kind());
-            let actual = format!("{:?} of {:?}", self.text.size(), self.text.kind());
-            return Err(shape("text embeddings", expected, actual));
-        }
-        Ok(())
-    }
+    /// Inputs or options that this loss cannot work with.
+    #[error("{what}")]
+    Unsupported {
+        /// What, and what to do instead.
+        what: String,
+    },
 }

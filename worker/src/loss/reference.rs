@@ -8,13 +8,28 @@ use crate::loss::Output;
 ///
 /// Shapes: image `[B, d]`, text `[B, d]`, computed in their dtype.
 pub fn siglip(image: &Tensor, text: &Tensor, log_scale: f64, bias: f64) -> Output {
+    let positives = Tensor::eye(image.size()[0], (Kind::Bool, image.device()));
+    sigmoid(image, text, &positives, log_scale, bias)
+}
+
+/// SigLIP with any set of positives. Shapes: image `[B, d]`, text `[C, d]`, positives `[B, C]`, bool.
+pub fn sigmoid(
+    image: &Tensor,
+    text: &Tensor,
+    positives: &Tensor,
+    log_scale: f64,
+    bias: f64,
+) -> Output {
     differentiate(image, text, log_scale, bias, |image, text, log_scale, bias| {
-        let batch = image.size()[0];
-        let logits = log_scale.exp() * image.matmul(&text.tr()) + bias; // [B, B]
-        let options = (logits.kind(), logits.device());
-        let labels = Tensor::eye(batch, options) * 2.0 - 1.0;
-        -(labels * logits).log_sigmoid().sum(options.0) / batch as f64
+        let logits = log_scale.exp() * image.matmul(&text.tr()) + bias; // [B, C]
+        let labels = positives.to_kind(logits.kind()) * 2.0 - 1.0;
+        -(labels * &logits).log_sigmoid().sum(logits.kind()) / image.size()[0] as f64
     })
+}
+
+/// The pairs with equal labels. Shapes: `[B]`, `[C]` → `[B, C]`, bool.
+pub fn same_labels(image: &Tensor, text: &Tensor) -> Tensor {
+    image.unsqueeze(1).eq_tensor(&text.unsqueeze(0))
 }
 
 /// InfoNCE: the mean of the cross-entropies over rows and over columns (arXiv:2103.00020, §2.3).

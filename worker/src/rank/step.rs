@@ -162,21 +162,17 @@ fn contrastive_loss(
     image: &Tensor,
     text: &Tensor,
 ) -> Result<loss::Output, Error> {
-    let inputs = loss::Inputs {
-        image,
-        text,
-        counts: context.counts,
-        log_scale: clip.logit_scale(),
-        bias: clip.logit_bias().unwrap_or(0.0),
-    };
+    let inputs = loss::Inputs::pairs(image, text, context.counts)
+        .with_logits(clip.logit_scale(), clip.logit_bias().unwrap_or(0.0));
     let settings = &context.job.loss;
+    let tiling = loss::Tiling::choose(context.device, settings.sub_chunk as usize, 0);
     let output = match settings.kind {
         LossKind::Siglip => {
-            let options = siglip::Options { sub_chunk: settings.sub_chunk as usize };
-            siglip::ring(&inputs, options, context.collective)
+            siglip::ring(&inputs, siglip::Options { tiling, group: 1 }, context.collective)
         }
         LossKind::Infonce => {
-            let options = infonce::Options { logits_budget: settings.logits_budget };
+            let options =
+                infonce::Options { tiling, logits_budget: settings.logits_budget, group: 1 };
             infonce::all_gather(&inputs, options, context.collective)
         }
     };

@@ -1,0 +1,175 @@
+//! This rank's images against some text: the two passes over a stretch of the pair matrix.
+
+use std::ops::Range;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::collective::{Collective, ReduceOp};
+use crate::loss::epilogue::{self, Softmax};
+use crate::loss::ring::narrow;
+use crate::loss::siglip::marks;
+use crate::loss::tile::{self, Tile, Tiling};
+use crate::loss::{Error, Inputs, Output, Positives};
+
+/// Some rank's text rows and where they belong.
+pub(super) struct Columns<'a> {
+    /// Shape `[m, d]`.
+    pub(super) text: &'a Tensor,
+    /// Rows of the owner.
+    pub(super) rows: Range<usize>,
+    /// Whether this rank owns them.
+    pub(super) own: bool,
+}
+
+/// This rank's images and what they have added up so far.
+pub(super) struct Passes<'a> {
+    pub(super) inputs: &'a Inputs<'a>,
+    tiling: Tiling,
+    scale: f64,
+    kind: Kind,
+    tile: Tile,
+    /// Statistics of this rank's rows. Shape `[b_r, 2]`.
+    row_stats: Softmax,
+    /// Dot products of the first pass, in the order of visits, when they may be kept.
+    kept: Option<Vec<Tensor>>,
+    /// Σ w y, without the common factor t / 2B.
+    grad_image: Tensor,
+    /// [Σ w x·y, Σ_i x_i·y_i] with w = 2B G.
+    sums: [f64; 2],
+}
+
+impl<'a> Passes<'a> {
+    pub(super) fn new(inputs: &'a Inputs<'a>, tiling: Tiling, keep: bool) -> Result<Self, Error> {
+        if matches!(inputs.positives, Positives::Labels { .. }) {
+            let what = "InfoNCE has one positive per row; labels need loss kind siglip".to_owned();
+            return Err(Error::Unsupported { what });
+        }
+        let (kind, device) = (inputs.compute_kind(), inputs.image.device());
+        let size = inputs.image.size();
+        let columns = inputs.text_counts.iter().copied().max().unwrap_or(0).min(tiling.sub_chunk);
+        let rows = (size[0] as usize).min(tiling.image_rows);
+        Ok(Self {
+            inputs,
+            tiling,
+            scale: inputs.log_scale.exp(),
+            kind,
+            // Kept dot products have memory of their own.
+            tile: Tile::new(if keep { 0 } else { rows }, columns, kind, device)?,
+            row_stats: epilogue::empty_softmax(size[0])?,
+            kept: keep.then(Vec::new),
+            grad_image: Tensor::f_zeros(size.as_slice(), (kind, device))?,
+            sums: [0.0; 2],
+        })
+    }
+
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        tile::ranges(self.inputs.image.size()[0] as usize, self.tiling.image_rows)
+    }
+
+    /// First pass: adds the logits of these columns to this rank's rows and to `column_stats`.
+    /// Shape `[m, 2]`.
+    pub(super) fn first(
+        &mut self,
+        columns: &Columns<'_>,
+        column_stats: &mut Softmax,
+    ) -> Result<(), Error> {
+        if columns.rows.is_empty() {
+            return Ok(());
+        }
+        let text = tile::widened(columns.text, self.kind);
+        for image_rows in self.tiles() {
+            let image = tile::widened(&narrow(self.inputs.image, &image_rows), self.kind);
+            let mut products = match &mut self.kept {
+                None => self.tile.dot_products(&image, &text)?,
+                Some(kept) => {
+                    let products = image.f_matmul(&text.tr())?;
+                    kept.push(products.shallow_clone());
+                    products
+                }
+            };
+            let mut rows = narrow(&self.row_stats, &image_rows);
+            epilogue::softmax_stats(&mut products, self.scale, &mut rows, column_stats);
+        }
+        Ok(())
+    }
+
+    /// Second pass, over the same columns in the same order: the gradients. `grad_text`, all of
+    /// it, becomes Σ w x over this rank's images. Shape `[m, d]`.
+    pub(super) fn second(
+        &mut self,
+        columns: &Columns<'_>,
+        column_stats: &mut Softmax,
+        grad_text: &mut Tensor,
+    ) -> Result<(), Error> {
+        if columns.rows.is_empty() {
+            return Ok(());
+        }
+        if self.inputs.image.size()[0] == 0 {
+            let _ = grad_text.f_zero_()?;
+            return Ok(());
+        }
+        let text = tile::widened(columns.text, self.kind);
+        let mut kept = self.kept.as_mut().map(|kept| {
+            let tiles = self.inputs.image.size()[0] as usize;
+            kept.drain(..tiles.div_ceil(self.tiling.image_rows)).collect::<Vec<_>>().into_iter()
+        });
+        for image_rows in self.tiles() {
+            let image = tile::widened(&narrow(self.inputs.image, &image_rows), self.kind);
+            let mut weights = match kept.as_mut().and_then(Iterator::next) {
+                Some(products) => products,
+                None => self.tile.dot_products(&image, &text)?,
+            };
+            let marks = marks(&image_rows, &[], None, &columns.rows, columns.own);
+            let mut rows = narrow(&self.row_stats, &image_rows);
+            let sums =
+                epilogue::softmax_weights(&mut weights, self.scale, &mut rows, column_stats, marks);
+            self.sums[0] += sums[0];
+            self.sums[1] += sums[1];
+            let mut grad_image = narrow(&self.grad_image, &image_rows);
+            tile::add_product(&mut grad_image, &weights, &text, false)?;
+            tile::add_product(grad_text, &weights.tr(), &image, image_rows.start == 0)?;
+        }
+        Ok(())
+    }
+
+    /// Applies the common factor and sums the scalars over all ranks; `own_columns` are the
+    /// complete statistics of this rank's texts.
+    pub(super) fn finish(
+        mut self,
+        own_columns: &Softmax,
+        mut grad_text: Tensor,
+        collective: &dyn Collective,
+    ) -> Result<Output, Error> {
+        let lse =
+            |stats: &Softmax| epilogue::log_sum_exp(stats).sum(Kind::Double).double_value(&[]);
+        let twice_loss = lse(&self.row_stats) + lse(own_columns) - 2.0 * self.scale * self.sums[1];
+        let sums = Tensor::from_slice(&[twice_loss, self.scale * self.sums[0]]);
+        let reduced = collective.all_reduce(&sums, ReduceOp::Sum)?;
+        let twice_batch = 2.0 * self.inputs.batch() as f64;
+        let _ = self.grad_image.f_mul_scalar_(self.scale / twice_batch)?;
+        let _ = grad_text.f_mul_scalar_(self.scale / twice_batch)?;
+        reduced.wait()?;
+        Ok(Output {
+            loss: sums.double_value(&[0]) / twice_batch,
+            grad_image: self.grad_image,
+            grad_text,
+            grad_log_scale: sums.double_value(&[1]) / twice_batch,
+            grad_bias: 0.0,
+        })
+    }
+
+    /// Empty statistics of `m` columns.
+    pub(super) fn no_stats(m: usize) -> Result<Softmax, Error> {
+        epilogue::empty_softmax(m as i64)
+    }
+
+    /// Device of the embeddings.
+    pub(super) fn device(&self) -> Device {
+        self.inputs.image.device()
+    }
+
+    /// dtype of gradients.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+}

@@ -1,0 +1,104 @@
+//! Text passed round the ring twice: nobody holds all of it.
+
+use std::ops::Range;
+
+use tch::Tensor;
+
+use super::Options;
+use super::passes::{Columns, Passes};
+use crate::collective::Collective;
+use crate::loss::epilogue::{self, Softmax};
+use crate::loss::ring::{Ring, Visit, narrow};
+use crate::loss::{Error, Inputs, Output};
+
+/// Computes the loss of the global batch and this rank's gradients, text travelling.
+///
+/// Shapes: see [`Inputs`] and [`Output`]; the bias is ignored. On the first way round every
+/// column's statistics travel behind its text, on the second they travel with it and the gradient
+/// behind. Memory beyond inputs and outputs: five sub-chunks of text or its gradient and one tile,
+/// for any number of ranks. Four matrix products per pair; one and a half times the traffic of
+/// [`super::all_gather`].
+///
+/// # Errors
+/// As [`super::all_gather`], and a group that does not divide the ranks.
+pub fn ring(
+    inputs: &Inputs<'_>,
+    options: Options,
+    collective: &dyn Collective,
+) -> Result<Output, Error> {
+    let rank = collective.rank();
+    inputs.check(rank, collective.world_size())?;
+    let ring = Ring::new(collective, inputs.text_counts, options.group, options.tiling.sub_chunk)?;
+    let passes = Passes::new(inputs, options.tiling, false)?;
+    let own_stats = Passes::no_stats(inputs.text_counts[rank])?;
+
+    let mut first = First { passes, rank };
+    ring.turn(&mut first, &own_stats)?;
+
+    let passes = first.passes;
+    let grad_text =
+        Tensor::f_empty(inputs.text.size().as_slice(), (passes.kind(), passes.device()))?;
+    let mut second = Second { passes, rank, own_stats };
+    ring.turn(&mut second, &grad_text)?;
+    second.passes.finish(&second.own_stats, grad_text, collective)
+}
+
+/// Way one: text goes round, its columns' statistics come home.
+struct First<'a> {
+    passes: Passes<'a>,
+    rank: usize,
+}
+
+impl Visit for First<'_> {
+    fn cargo(&self, rows: Range<usize>) -> Vec<Tensor> {
+        vec![narrow(self.passes.inputs.text, &rows)]
+    }
+
+    fn visit(
+        &mut self,
+        cargo: &[Tensor],
+        owner: usize,
+        rows: Range<usize>,
+        part: &mut Softmax,
+    ) -> Result<(), Error> {
+        let _ = part.select(1, 0).f_fill_(f64::NEG_INFINITY)?;
+        let _ = part.select(1, 1).f_fill_(0.0)?;
+        let columns = Columns { text: &cargo[0], rows, own: owner == self.rank };
+        self.passes.first(&columns, part)
+    }
+
+    fn join(&self, sum: &mut Softmax, part: &Softmax) -> Result<(), Error> {
+        epilogue::join_softmax(sum, part);
+        Ok(())
+    }
+}
+
+/// Way two: text and statistics go round, the text's gradient comes home.
+struct Second<'a> {
+    passes: Passes<'a>,
+    rank: usize,
+    own_stats: Softmax,
+}
+
+impl Visit for Second<'_> {
+    fn cargo(&self, rows: Range<usize>) -> Vec<Tensor> {
+        vec![narrow(self.passes.inputs.text, &rows), narrow(&self.own_stats, &rows)]
+    }
+
+    fn visit(
+        &mut self,
+        cargo: &[Tensor],
+        owner: usize,
+        rows: Range<usize>,
+        part: &mut Tensor,
+    ) -> Result<(), Error> {
+        let columns = Columns { text: &cargo[0], rows, own: owner == self.rank };
+        let mut stats = cargo[1].shallow_clone();
+        self.passes.second(&columns, &mut stats, part)
+    }
+
+    fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {
+        let _ = sum.f_add_(part)?;
+        Ok(())
+    }
+}
