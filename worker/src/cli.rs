@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringmaster_worker::agent::{self, Agent};
+use ringmaster_worker::bench::collective::{self, CollectiveArgs};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
 use ringmaster_worker::rank::{self, RankEnv};
 use tokio::signal::unix::{SignalKind, signal};
@@ -42,6 +43,15 @@ enum Command {
     Agent(AgentArgs),
     /// Trains as one rank of a job. Started by an agent, which sets its environment.
     Rank,
+    /// Measures the data plane on this machine and prints one line of JSON.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// How fast tensors move between ranks, each a process of this machine.
+    Collective(CollectiveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -97,6 +107,7 @@ pub(crate) fn run() -> ExitCode {
     let code = match cli.command {
         Command::Agent(args) => run_agent(args),
         Command::Rank => run_rank(),
+        Command::Bench(bench) => run_bench(&bench),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }
@@ -197,6 +208,19 @@ fn shutdown(parent_pipe: bool) -> io::Result<impl Future<Output = ()>> {
             }
         }
     })
+}
+
+fn run_bench(bench: &Bench) -> i32 {
+    let result = match bench {
+        Bench::Collective(args) => collective::run(args),
+    };
+    match result {
+        Ok(()) => exit::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            exit::FAILED
+        }
+    }
 }
 
 fn run_rank() -> i32 {

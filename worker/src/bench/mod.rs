@@ -1,0 +1,4 @@
+//! Benches of the data plane: real processes, real sockets, one line of JSON.
+
+pub mod collective;
+pub mod processes;
