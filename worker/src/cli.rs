@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringmaster_worker::agent::{self, Agent};
 use ringmaster_worker::bench::collective::{self, CollectiveArgs};
+use ringmaster_worker::bench::loss::{self, LossArgs};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
 use ringmaster_worker::rank::{self, RankEnv};
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,6 +53,8 @@ enum Command {
 enum Bench {
     /// How fast tensors move between ranks, each a process of this machine.
     Collective(CollectiveArgs),
+    /// What a loss costs in time and memory beside its bare matrix products, and what it computes.
+    Loss(LossArgs),
 }
 
 #[derive(Debug, Args)]
@@ -213,6 +216,7 @@ fn shutdown(parent_pipe: bool) -> io::Result<impl Future<Output = ()>> {
 fn run_bench(bench: &Bench) -> i32 {
     let result = match bench {
         Bench::Collective(args) => collective::run(args),
+        Bench::Loss(args) => loss::run(args),
     };
     match result {
         Ok(()) => exit::SUCCESS,

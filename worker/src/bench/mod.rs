@@ -1,4 +1,6 @@
 //! Benches of the data plane: real processes, real sockets, one line of JSON.
 
 pub mod collective;
+pub mod loss;
+pub mod memory;
 pub mod processes;

@@ -22,3 +22,12 @@ pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit(2) takes any integer, touches no memory of this process and does not return.
     unsafe { nix::libc::_exit(code) }
 }
+
+/// Returns free memory of the C library's heap to the system, so that it is not counted as used.
+pub fn trim_heap() {
+    // SAFETY: malloc_trim(3) takes any padding and touches free heap memory only; it locks the
+    // heap itself, so other threads may allocate meanwhile.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}

@@ -25,6 +25,7 @@ mod tests;
 
 pub use inputs::{Inputs, Positives};
 pub use tile::Tiling;
+pub(crate) use tile::{dot_products_into, multiply_into, widened};
 
 use tch::Tensor;
 

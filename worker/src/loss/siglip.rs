@@ -110,8 +110,8 @@ impl Visit for Work<'_> {
                 *sum += more;
             }
             let mut grad_image = narrow(&self.grad_image, &image_rows);
-            tile::add_product(&mut grad_image, &weights, &text, false)?;
-            tile::add_product(part, &weights.tr(), &image, first)?;
+            tile::multiply_into(&mut grad_image, &weights, &text, false)?;
+            tile::multiply_into(part, &weights.tr(), &image, first)?;
         }
         Ok(())
     }

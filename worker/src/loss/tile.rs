@@ -65,18 +65,28 @@ impl Tile {
     pub(super) fn dot_products(&self, image: &Tensor, text: &Tensor) -> Result<Tensor, Error> {
         let (n, m) = (image.size()[0], text.size()[0]);
         let out = self.buffer.narrow(0, 0, n * m).view([n, m]);
-        let _ = image.f_mm_out(&out, &text.tr())?;
+        dot_products_into(&out, image, text)?;
         Ok(out)
     }
 }
 
+/// `out` = X Yᵀ. Shapes: `[n, d]`, `[m, d]` → `[n, m]`, f32 or f64.
+pub(crate) fn dot_products_into(
+    out: &Tensor,
+    image: &Tensor,
+    text: &Tensor,
+) -> Result<(), tch::TchError> {
+    let _ = image.f_mm_out(out, &text.tr())?;
+    Ok(())
+}
+
 /// `sum` += W Y, or `sum` = W Y where nothing has been added yet. Shapes: `[n, m]`, `[m, d]` → `[n, d]`.
-pub(super) fn add_product(
+pub(crate) fn multiply_into(
     sum: &mut Tensor,
     weights: &Tensor,
     rows: &Tensor,
     first: bool,
-) -> Result<(), Error> {
+) -> Result<(), tch::TchError> {
     let _ = match first {
         true => weights.f_mm_out(sum, rows)?,
         false => sum.f_addmm_(weights, rows)?,
@@ -85,7 +95,7 @@ pub(super) fn add_product(
 }
 
 /// Rows in the dtype of the sums: themselves, or one tile's worth converted.
-pub(super) fn widened(rows: &Tensor, kind: Kind) -> Tensor {
+pub(crate) fn widened(rows: &Tensor, kind: Kind) -> Tensor {
     if rows.kind() == kind { rows.shallow_clone() } else { rows.to_kind(kind) }
 }
 

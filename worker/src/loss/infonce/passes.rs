@@ -126,8 +126,8 @@ impl<'a> Passes<'a> {
             self.sums[0] += sums[0];
             self.sums[1] += sums[1];
             let mut grad_image = narrow(&self.grad_image, &image_rows);
-            tile::add_product(&mut grad_image, &weights, &text, false)?;
-            tile::add_product(grad_text, &weights.tr(), &image, image_rows.start == 0)?;
+            tile::multiply_into(&mut grad_image, &weights, &text, false)?;
+            tile::multiply_into(grad_text, &weights.tr(), &image, image_rows.start == 0)?;
         }
         Ok(())
     }
