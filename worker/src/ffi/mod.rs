@@ -5,3 +5,4 @@ pub mod cuda;
 pub mod memory;
 pub mod process;
 pub mod slices;
+pub mod vector;

@@ -35,6 +35,7 @@ enum RowMarks<'a> {
 }
 
 impl<'a> Marks<'a> {
+    #[inline(always)]
     fn row(&self, index: usize) -> RowMarks<'a> {
         match *self {
             Marks::Diagonal { row, column, length } if (row..row + length).contains(&index) => {
@@ -47,7 +48,6 @@ impl<'a> Marks<'a> {
 }
 
 impl RowMarks<'_> {
-    #[inline(always)]
     fn positive(&self, column: usize) -> bool {
         match *self {
             RowMarks::Nowhere => false,
@@ -121,7 +121,7 @@ pub(super) fn softmax_stats(
 
 /// The softmax loss of a tile, its rows' and columns' statistics complete: replaces a, in place, by
 /// w = softmax over the row + softmax over the column − 2 at positives, and returns Σ w a and the
-/// sum of a over the positives.
+/// sum of a over the positives, which are a diagonal.
 ///
 /// Shapes: as [`softmax_stats`].
 pub(super) fn softmax_weights(

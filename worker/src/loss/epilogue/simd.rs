@@ -1,13 +1,12 @@
 //! The passes over a tile in f32, in vectors of [`LANES`] numbers.
 //!
 //! The loops over lanes have a fixed length and no branches, so the compiler turns them into vector
-//! instructions; `pulp` picks the widest set the machine has at run time. Since a lane adds up the
-//! same elements whatever the width, every machine gets the same bits.
-
-use pulp::Arch;
+//! instructions, of the widest set that the machine has ([`vector`]). Since a lane adds up the same
+//! elements whatever the width, every machine gets the same bits.
 
 use super::math::{exp_of_negative, join, ln_1p_of_unit};
 use super::{Marks, RowMarks};
+use crate::ffi::vector::{self, Kernel};
 
 /// Numbers worked on together: one AVX-512 register, two AVX2 ones.
 const LANES: usize = 16;
@@ -26,27 +25,79 @@ pub(super) fn sigmoid(
     marks: Marks<'_>,
 ) -> [f64; 3] {
     let (scale, bias) = (scale as f32, bias as f32);
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut sums = [[0.0; LANES]; 3];
-            for (index, row) in tile.chunks_exact_mut(columns.max(1)).enumerate() {
-                // A loop of its own for each kind of row: most have no positives.
-                match marks.row(index) {
-                    RowMarks::Nowhere => sigmoid_row(row, scale, bias, |_| -1.0, &mut sums),
-                    RowMarks::Column(positive) => {
-                        let z = |column| if column == positive { 1.0 } else { -1.0 };
-                        sigmoid_row(row, scale, bias, z, &mut sums);
-                    }
-                    RowMarks::Labels { own, columns } => {
-                        let z = |column: usize| if columns[column] == own { 1.0 } else { -1.0 };
-                        sigmoid_row(row, scale, bias, z, &mut sums);
-                    }
+    vector::dispatch(Sigmoid { tile, columns: columns.max(1), scale, bias, marks })
+}
+
+struct Sigmoid<'a> {
+    tile: &'a mut [f32],
+    columns: usize,
+    scale: f32,
+    bias: f32,
+    marks: Marks<'a>,
+}
+
+impl Kernel for Sigmoid<'_> {
+    type Output = [f64; 3];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 3] {
+        let mut sums = [[0.0; LANES]; 3];
+        for (index, row) in self.tile.chunks_exact_mut(self.columns).enumerate() {
+            // A loop of its own for each kind of row: most have no positives.
+            match self.marks.row(index) {
+                RowMarks::Nowhere => sigmoid_row(row, self.scale, self.bias, &Never, &mut sums),
+                RowMarks::Column(at) => {
+                    sigmoid_row(row, self.scale, self.bias, &At(at), &mut sums);
+                }
+                RowMarks::Labels { own, columns } => {
+                    sigmoid_row(row, self.scale, self.bias, &Equal { own, columns }, &mut sums);
                 }
             }
-            [-total(&sums[0]), total(&sums[1]), total(&sums[2])]
-        },
-    )
+        }
+        [-total(&sums[0]), total(&sums[1]), total(&sums[2])]
+    }
+}
+
+/// Which columns of a row are positives, a vector at a time.
+trait Positives {
+    /// Sets lane k to 1 where column `from + k` is a positive, else to 0; lanes from `count` on
+    /// lie beyond the row.
+    fn mark(&self, from: usize, count: usize, lanes: &mut Lanes);
+}
+
+struct Never;
+struct At(usize);
+struct Equal<'a> {
+    own: i64,
+    columns: &'a [i64],
+}
+
+impl Positives for Never {
+    #[inline(always)]
+    fn mark(&self, _from: usize, _count: usize, lanes: &mut Lanes) {
+        *lanes = [0.0; LANES];
+    }
+}
+
+impl Positives for At {
+    #[inline(always)]
+    fn mark(&self, from: usize, _count: usize, lanes: &mut Lanes) {
+        *lanes = [0.0; LANES];
+        let lane = self.0.wrapping_sub(from);
+        if lane < LANES {
+            lanes[lane] = 1.0;
+        }
+    }
+}
+
+impl Positives for Equal<'_> {
+    #[inline(always)]
+    fn mark(&self, from: usize, count: usize, lanes: &mut Lanes) {
+        *lanes = [0.0; LANES];
+        for (lane, label) in lanes.iter_mut().zip(&self.columns[from..from + count]) {
+            *lane = if *label == self.own { 1.0 } else { 0.0 };
+        }
+    }
 }
 
 #[inline(always)]
@@ -54,28 +105,25 @@ fn sigmoid_row(
     row: &mut [f32],
     scale: f32,
     bias: f32,
-    z: impl Fn(usize) -> f32,
+    positives: &impl Positives,
     sums: &mut [Wide; 3],
 ) {
-    for (block, numbers) in row.chunks_mut(LANES * VECTORS).enumerate() {
+    let mut from = 0;
+    for block in row.chunks_mut(LANES * VECTORS) {
         let mut partial = [[0.0; LANES]; 3];
-        let first = block * LANES * VECTORS;
-        let mut vectors = numbers.chunks_exact_mut(LANES);
-        let mut column = first;
-        for vector in vectors.by_ref() {
-            let mut a: Lanes = std::array::from_fn(|k| vector[k]);
-            let signs: Lanes = std::array::from_fn(|k| z(column + k));
-            sigmoid_vector(&mut a, &signs, scale, bias, &mut partial);
-            vector.copy_from_slice(&a);
-            column += LANES;
+        let mut marked = [0.0; LANES];
+        let (vectors, rest) = block.as_chunks_mut::<LANES>();
+        for a in vectors {
+            positives.mark(from, LANES, &mut marked);
+            sigmoid_vector(a, &marked, scale, bias, &mut partial);
+            from += LANES;
         }
-        let rest = vectors.into_remainder();
         if !rest.is_empty() {
-            let mut a: Lanes = std::array::from_fn(|k| rest.get(k).copied().unwrap_or(0.0));
-            let signs: Lanes =
-                std::array::from_fn(|k| if k < rest.len() { z(column + k) } else { -1.0 });
+            let mut a = [0.0; LANES];
+            a[..rest.len()].copy_from_slice(rest);
+            positives.mark(from, rest.len(), &mut marked);
             let mut tail = [[0.0; LANES]; 3];
-            sigmoid_vector(&mut a, &signs, scale, bias, &mut tail);
+            sigmoid_vector(&mut a, &marked, scale, bias, &mut tail);
             rest.copy_from_slice(&a[..rest.len()]);
             for (partial, tail) in partial.iter_mut().zip(&tail) {
                 for k in 0..rest.len() {
@@ -93,13 +141,14 @@ fn sigmoid_row(
 
 /// One vector of dot products to weights −z σ(−z s); adds −log σ(z s), w a and w to the sums.
 #[inline(always)]
-fn sigmoid_vector(a: &mut Lanes, z: &Lanes, scale: f32, bias: f32, sums: &mut [Lanes; 3]) {
+fn sigmoid_vector(a: &mut Lanes, positive: &Lanes, scale: f32, bias: f32, sums: &mut [Lanes; 3]) {
     for k in 0..LANES {
-        let u = -z[k] * scale.mul_add(a[k], bias);
+        let sign = 1.0 - 2.0 * positive[k]; // −z
+        let u = sign * scale.mul_add(a[k], bias);
         let e = exp_of_negative(-u.abs());
         let sigmoid = if u >= 0.0 { 1.0 } else { e } / (1.0 + e);
         let softplus = (if u >= 0.0 { u } else { 0.0 }) + ln_1p_of_unit(e);
-        let weight = -z[k] * sigmoid;
+        let weight = sign * sigmoid;
         sums[0][k] += softplus;
         sums[1][k] = weight.mul_add(a[k], sums[1][k]);
         sums[2][k] += weight;
@@ -127,28 +176,47 @@ pub(super) fn stats(tile: &[f32], scale: f64, rows: &mut [f64], columns: &mut [f
     if width == 0 || rows.is_empty() {
         return;
     }
-    let padded = width.next_multiple_of(LANES);
-    // Of this tile alone; padding columns hold what no element can reach or change.
-    let mut column_max = vec![f32::NEG_INFINITY; padded];
-    let mut column_sum = vec![0.0_f64; padded];
+    // Of this tile alone.
+    let mut column_max = vec![f32::NEG_INFINITY; width];
+    let mut column_sum = vec![0.0_f64; width];
     let mut row_max = vec![f32::NEG_INFINITY; rows.len() / 2];
     let scale = scale as f32;
-    Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (row, maximum) in tile.chunks_exact(width).zip(&mut row_max) {
-                *maximum = maxima(row, scale, &mut column_max);
-            }
-            for ((row, maximum), pair) in
-                tile.chunks_exact(width).zip(&row_max).zip(rows.chunks_exact_mut(2))
-            {
-                let sum = exp_sums(row, scale, *maximum, &column_max, &mut column_sum);
-                join(pair, f64::from(*maximum), sum);
-            }
-        },
-    );
+    vector::dispatch(Stats {
+        tile,
+        scale,
+        rows,
+        row_max: &mut row_max,
+        column_max: &mut column_max,
+        column_sum: &mut column_sum,
+    });
     for ((pair, maximum), sum) in columns.chunks_exact_mut(2).zip(&column_max).zip(&column_sum) {
         join(pair, f64::from(*maximum), *sum);
+    }
+}
+
+struct Stats<'a> {
+    tile: &'a [f32],
+    scale: f32,
+    rows: &'a mut [f64],
+    row_max: &'a mut [f32],
+    column_max: &'a mut [f32],
+    column_sum: &'a mut [f64],
+}
+
+impl Kernel for Stats<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let width = self.column_max.len();
+        for (row, maximum) in self.tile.chunks_exact(width).zip(self.row_max.iter_mut()) {
+            *maximum = maxima(row, self.scale, self.column_max);
+        }
+        let rows = self.tile.chunks_exact(width).zip(&*self.row_max);
+        for ((row, maximum), pair) in rows.zip(self.rows.chunks_exact_mut(2)) {
+            let sum = exp_sums(row, self.scale, *maximum, self.column_max, self.column_sum);
+            join(pair, f64::from(*maximum), sum);
+        }
     }
 }
 
@@ -156,14 +224,25 @@ pub(super) fn stats(tile: &[f32], scale: f64, rows: &mut [f64], columns: &mut [f
 #[inline(always)]
 fn maxima(row: &[f32], scale: f32, column_max: &mut [f32]) -> f32 {
     let mut highest = [f32::NEG_INFINITY; LANES];
-    for (index, column) in column_max.chunks_exact_mut(LANES).enumerate() {
-        let s = load(row, index, f32::NEG_INFINITY, |a| scale * a);
+    let (vectors, rest) = row.as_chunks::<LANES>();
+    let (columns, column_rest) = column_max.as_chunks_mut::<LANES>();
+    for (a, column) in vectors.iter().zip(columns) {
         for k in 0..LANES {
-            column[k] = if s[k] > column[k] { s[k] } else { column[k] };
-            highest[k] = if s[k] > highest[k] { s[k] } else { highest[k] };
+            let s = scale * a[k];
+            column[k] = if s > column[k] { s } else { column[k] };
+            highest[k] = if s > highest[k] { s } else { highest[k] };
         }
     }
-    highest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b))
+    for ((a, column), highest) in rest.iter().zip(column_rest).zip(&mut highest) {
+        let s = scale * a;
+        *column = if s > *column { s } else { *column };
+        *highest = if s > *highest { s } else { *highest };
+    }
+    let mut most = f32::NEG_INFINITY;
+    for s in highest {
+        most = if s > most { s } else { most };
+    }
+    most
 }
 
 /// Adds exp(s − column maximum) of a row to the columns' sums and returns Σ exp(s − row maximum).
@@ -176,32 +255,23 @@ fn exp_sums(
     column_sum: &mut [f64],
 ) -> f64 {
     let mut row_sum: Wide = [0.0; LANES];
-    let full = row.len() / LANES;
-    for index in 0..full {
-        let s = load(row, index, 0.0, |a| scale * a);
-        let at = index * LANES;
+    let (vectors, rest) = row.as_chunks::<LANES>();
+    let (maxima, maxima_rest) = column_max.as_chunks::<LANES>();
+    let (sums, sums_rest) = column_sum.as_chunks_mut::<LANES>();
+    for ((a, maximum), sum) in vectors.iter().zip(maxima).zip(sums) {
         for k in 0..LANES {
-            row_sum[k] += f64::from(exp_of_negative(s[k] - row_max));
-            column_sum[at + k] += f64::from(exp_of_negative(s[k] - column_max[at + k]));
+            let s = scale * a[k];
+            row_sum[k] += f64::from(exp_of_negative(s - row_max));
+            sum[k] += f64::from(exp_of_negative(s - maximum[k]));
         }
     }
-    let at = full * LANES;
-    for (k, a) in row[at..].iter().enumerate() {
+    let rest = rest.iter().zip(maxima_rest).zip(sums_rest).zip(&mut row_sum);
+    for (((a, maximum), sum), row_sum) in rest {
         let s = scale * a;
-        row_sum[k] += f64::from(exp_of_negative(s - row_max));
-        column_sum[at + k] += f64::from(exp_of_negative(s - column_max[at + k]));
+        *row_sum += f64::from(exp_of_negative(s - row_max));
+        *sum += f64::from(exp_of_negative(s - maximum));
     }
     total(&row_sum)
-}
-
-/// One vector of a row, mapped; `padding` where the row has ended.
-#[inline(always)]
-fn load(row: &[f32], index: usize, padding: f32, map: impl Fn(f32) -> f32) -> Lanes {
-    let from = index * LANES;
-    match row.get(from..from + LANES) {
-        Some(vector) => std::array::from_fn(|k| map(vector[k])),
-        None => std::array::from_fn(|k| row.get(from + k).map_or(padding, |a| map(*a))),
-    }
 }
 
 /// See [`super::softmax_weights`].
@@ -212,36 +282,57 @@ pub(super) fn weights(
     columns: &[f64],
     marks: Marks<'_>,
 ) -> [f64; 2] {
-    let width = columns.len() / 2;
-    if width == 0 {
+    if columns.is_empty() {
         return [0.0; 2];
     }
-    let scale = scale as f32;
     let column_max: Vec<f32> = columns.chunks_exact(2).map(|pair| pair[0] as f32).collect();
     let column_factor: Vec<f32> =
         columns.chunks_exact(2).map(|pair| (1.0 / pair[1]) as f32).collect();
-    let mut positive_sum = 0.0;
-    let weighted = Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            let mut sums: Wide = [0.0; LANES];
-            for (index, row) in tile.chunks_exact_mut(width).enumerate() {
-                let own = Share {
-                    maximum: rows[2 * index] as f32,
-                    factor: (1.0 / rows[2 * index + 1]) as f32,
-                };
-                let marked = marks.row(index);
-                let positive = |column: usize| if marked.positive(column) { 2.0_f32 } else { 0.0 };
-                // Read before the pass below overwrites it.
-                if let RowMarks::Column(column) = marked {
-                    positive_sum += f64::from(row[column]);
-                }
-                weights_row(row, scale, &own, &column_max, &column_factor, positive, &mut sums);
+    vector::dispatch(Weights {
+        tile,
+        scale: scale as f32,
+        rows,
+        column_max: &column_max,
+        column_factor: &column_factor,
+        marks,
+    })
+}
+
+struct Weights<'a> {
+    tile: &'a mut [f32],
+    scale: f32,
+    rows: &'a [f64],
+    column_max: &'a [f32],
+    /// 1 / Σ exp(s − maximum).
+    column_factor: &'a [f32],
+    marks: Marks<'a>,
+}
+
+impl Kernel for Weights<'_> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 2] {
+        let mut sums: Wide = [0.0; LANES];
+        let mut positive_sum = 0.0;
+        let rows = self.tile.chunks_exact_mut(self.column_max.len());
+        for (index, (row, pair)) in rows.zip(self.rows.chunks_exact(2)).enumerate() {
+            let own = Share { maximum: pair[0] as f32, factor: (1.0 / pair[1]) as f32 };
+            let column = match self.marks.row(index) {
+                RowMarks::Column(column) => Some((column, row[column])),
+                _ => None,
+            };
+            let (maxima, factors) = (self.column_max, self.column_factor);
+            weights_row(row, self.scale, &own, maxima, factors, &mut sums);
+            if let Some((column, a)) = column {
+                // Of the positive: its weight lacks the −2, and so does the sum.
+                positive_sum += f64::from(a);
+                row[column] -= 2.0;
+                sums[0] -= 2.0 * f64::from(a);
             }
-            total(&sums)
-        },
-    );
-    [weighted, positive_sum]
+        }
+        [total(&sums), positive_sum]
+    }
 }
 
 /// A row's share of the softmax: exp(s − maximum) · factor.
@@ -257,27 +348,28 @@ fn weights_row(
     own: &Share,
     column_max: &[f32],
     column_factor: &[f32],
-    positive: impl Fn(usize) -> f32,
     sums: &mut Wide,
 ) {
-    let weight = |a: f32, column: usize| {
-        let s = scale * a;
-        let over_row = exp_of_negative(s - own.maximum) * own.factor;
-        let over_column = exp_of_negative(s - column_max[column]) * column_factor[column];
-        over_row + over_column - positive(column)
-    };
-    let full = row.len() / LANES * LANES;
-    for at in (0..full).step_by(LANES) {
-        let a = load(row, at / LANES, 0.0, |a| a);
-        let w: Lanes = std::array::from_fn(|k| weight(a[k], at + k));
+    let (vectors, rest) = row.as_chunks_mut::<LANES>();
+    let (maxima, maxima_rest) = column_max.as_chunks::<LANES>();
+    let (factors, factors_rest) = column_factor.as_chunks::<LANES>();
+    for ((a, maximum), factor) in vectors.iter_mut().zip(maxima).zip(factors) {
         for k in 0..LANES {
-            sums[k] += f64::from(w[k]) * f64::from(a[k]);
+            let w = weight(scale * a[k], own, maximum[k], factor[k]);
+            sums[k] += f64::from(w) * f64::from(a[k]);
+            a[k] = w;
         }
-        row[at..at + LANES].copy_from_slice(&w);
     }
-    for (k, a) in row[full..].iter_mut().enumerate() {
-        let w = weight(*a, full + k);
-        sums[k] += f64::from(w) * f64::from(*a);
+    let rest = rest.iter_mut().zip(maxima_rest).zip(factors_rest).zip(sums);
+    for (((a, maximum), factor), sum) in rest {
+        let w = weight(scale * *a, own, *maximum, *factor);
+        *sum += f64::from(w) * f64::from(*a);
         *a = w;
     }
+}
+
+#[inline(always)]
+fn weight(s: f32, own: &Share, column_max: f32, column_factor: f32) -> f32 {
+    let over_row = exp_of_negative(s - own.maximum) * own.factor;
+    exp_of_negative(s - column_max).mul_add(column_factor, over_row)
 }
