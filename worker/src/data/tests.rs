@@ -434,6 +434,12 @@ fn a_tar_that_breaks_off_keeps_the_samples_before_the_break() {
     std::fs::write(&urls[1], &bytes[..bytes.len() / 2 / 512 * 512 + 100]).unwrap();
     let counted = open(urls.clone()).unwrap();
     assert!((21..40).contains(&counted.len()), "{}", counted.len());
+    let damaged = counted.damaged();
+    assert_eq!(damaged.len(), 1);
+    assert!(damaged[0].url.ends_with("01.tar"), "{damaged:?}");
+    assert_eq!(damaged[0].samples, counted.len() - 20);
+    let offset = bytes.len() / 2 / 512 * 512;
+    assert!(damaged[0].reason.contains(&format!("breaks off at byte {offset} of")), "{damaged:?}");
     // Declared counts keep the order: what is lost is corrupt, not absent.
     let sizes = serde_json::json!({"00.tar": 20, "01.tar": 20}).to_string();
     std::fs::write(folder.path().join("sizes.json"), sizes).unwrap();
@@ -442,6 +448,38 @@ fn a_tar_that_breaks_off_keeps_the_samples_before_the_break() {
     let error = declared.read(39).unwrap_err().to_string();
     assert!(error.contains("01.tar, sample #19"), "{error}");
     assert!(declared.read(20).is_ok());
+}
+
+#[test]
+fn what_is_no_tar_at_all_says_so_without_its_raw_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("noise.tar");
+    let noise: Vec<u8> = (0..4096_u32).map(|i| (i * 37 % 251) as u8).collect();
+    std::fs::write(&path, noise).unwrap();
+    let error = open(vec![path.display().to_string()]).unwrap_err().to_string();
+    assert!(error.contains("noise.tar holds no sample: not a tar archive"), "{error}");
+    assert!(error.contains("byte 0 of 4096"), "{error}");
+    assert!(!error.chars().any(char::is_control), "{error:?}");
+}
+
+#[test]
+fn the_limit_of_corrupt_samples_is_over_all_ranks() {
+    let made = |sample: u64| Substitution {
+        step: 0,
+        row: sample,
+        sample,
+        replacement: 99,
+        reason: format!("sample {sample}"),
+    };
+    let all: Vec<Substitution> = [1, 2, 3, 2].into_iter().map(made).collect();
+    assert_eq!(
+        (corrupt_limit(1000, 0.003), corrupt_limit(10, 0.01), corrupt_limit(10, 0.0)),
+        (3, 1, 0)
+    );
+    assert!(check_corrupt(all.iter(), 3).is_ok(), "one sample counts once");
+    let error = check_corrupt(all.iter(), 2).unwrap_err().to_string();
+    assert!(error.contains("3 corrupt samples, more than the 2"), "{error}");
+    assert!(error.contains("sample 1; sample 2; sample 3"), "{error}");
 }
 
 #[test]
