@@ -14,6 +14,8 @@ pub mod order;
 pub mod store;
 
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
