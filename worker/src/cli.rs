@@ -39,7 +39,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs this node's ranks for a coordinator, until SIGTERM or SIGINT.
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Trains as one rank of a job. Started by an agent, which sets its environment.
     Rank,
 }
@@ -106,7 +106,7 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     start_logging(cli.log_format);
     let code = match cli.command {
-        Command::Agent(args) => run_agent(args),
+        Command::Agent(args) => run_agent(*args),
         Command::Rank => run_rank(),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
