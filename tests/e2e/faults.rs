@@ -1,7 +1,7 @@
 //! Ranks and terminals that die at moments the test chooses.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -187,6 +187,25 @@ fn a_rank_killed_after_the_last_checkpoint_is_replaced_and_the_run_still_finishe
         let disturbed = final_state_after(job(), &[(rank, 12, "before_last_eval")]);
         assert!(disturbed == undisturbed, "rank {rank}");
     }
+}
+
+#[test]
+fn a_rank_killed_after_the_summary_is_not_replaced_and_does_not_hold_up_the_end() {
+    // The other rank waits in the last barrier; it used to wait for the grace of 30 s.
+    let mut job = job();
+    let marker = job.folder().join("struck");
+    let fault = format!("rank=0,step=12,at=after_finish,marker={}", marker.display());
+    job.env.insert("RINGMASTER_FAULT".into(), fault);
+    // Builds the binaries, so that only the run is timed.
+    let mut command = job.train_command(&[]);
+    let began = Instant::now();
+    let output = command.output().unwrap();
+    let took = began.elapsed();
+    let said = job.transcript(&output);
+    assert!(output.status.success() && marker.exists(), "{said}");
+    assert_eq!(job.latest_run().summary()["steps"], 12);
+    assert!(!said.contains("forming generation"), "nothing is redone: {said}");
+    assert!(took < Duration::from_secs(20), "{took:?}: {said}");
 }
 
 #[test]
