@@ -23,8 +23,11 @@ fn run_with(job: &mut Job, faults: &[(u32, u64, &str)]) -> Run {
         .iter()
         .enumerate()
         .map(|(i, (rank, step, at))| {
-            // `{0}` in a place stands for the marker of fault 0.
-            let at = at.replace("{0}", &marker(0).display().to_string());
+            // `{1}` in a place stands for the marker of fault 1.
+            let name = |at: String, i: usize| {
+                at.replace(&format!("{{{i}}}"), &marker(i).display().to_string())
+            };
+            let at = (0..faults.len()).fold((*at).to_owned(), name);
             format!("rank={rank},step={step},at={at},marker={}", marker(i).display())
         })
         .collect();
@@ -78,11 +81,6 @@ fn three_ranks_of_uneven_shares_survive_the_loss_of_any_one() {
     }
 }
 
-/// Fault 0 leaves its rank alive and says that it applied step 6; the others wait for that.
-const APPLIED: &str = "after_apply,act=live";
-const LOSES_READY: &str = "in_ready,after={0}";
-const DIES: &str = "before_apply,after={0}";
-
 #[test]
 fn a_survivor_that_missed_the_end_of_ready_applies_the_gradients_it_holds() {
     // As when a rank dies after its part of *ready* has reached only one of two peers: that one
@@ -96,7 +94,12 @@ fn a_survivor_that_missed_the_end_of_ready_applies_the_gradients_it_holds() {
     let undisturbed = calm.train(&[]);
     for (applied, held, dead) in [(1, 2, 0), (2, 0, 1)] {
         let mut job = three();
-        let faults = [(applied, 6, APPLIED), (held, 6, LOSES_READY), (dead, 6, DIES)];
+        // All three are past the all-reduce before the first of them strikes.
+        let faults = [
+            (applied, 6, "after_apply,act=live"),
+            (held, 6, "in_ready,after={0},after={2}"),
+            (dead, 6, "before_apply,after={0},after={1}"),
+        ];
         let run = run_with(&mut job, &faults);
         let log = run.log();
         let said = |words: &str| log.lines().filter(|line| line.contains(words)).count();
@@ -117,7 +120,8 @@ fn held_gradients_alone_bring_a_rank_to_the_state_of_the_others() {
     };
     let (calm, mut job) = (two(), two());
     let undisturbed = calm.train(&[]);
-    let run = run_with(&mut job, &[(1, 6, APPLIED), (0, 6, LOSES_READY)]);
+    let faults = [(1, 6, "after_apply,act=live"), (0, 6, "in_ready,after={0}")];
+    let run = run_with(&mut job, &faults);
     let log = run.log();
     assert!(log.contains("applying the gradients held since the fault"), "{log}");
     assert!(!log.contains("live=true"), "nobody received a state: {log}");

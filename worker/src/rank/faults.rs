@@ -4,8 +4,10 @@
 //! step 7 before it reduces its gradients. The fault fires only if it can create the marker file,
 //! so exactly once, however often the rank is restarted; the file tells the test that it did.
 //!
-//! Two more keys order what happens on several ranks: `act=live` leaves the marker and lives on,
-//! `after=/tmp/y` holds the fault back until that file is there.
+//! Two more keys order what happens on several ranks. `act=live` leaves the marker and lives on.
+//! `after=/tmp/y`, which may be repeated, makes a rank that has left its own marker wait at its place
+//! until that file is there, too: with the others' markers, all are where they should be before
+//! the first of them strikes.
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
@@ -15,9 +17,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long a fault waits for the file that `after` names before it strikes all the same.
+/// How long a fault waits for the files that `after` names before it strikes all the same.
 const AFTER_LIMIT: Duration = Duration::from_secs(60);
-/// Time between two looks for that file.
+/// Time between two looks for them.
 const AFTER_POLL: Duration = Duration::from_millis(2);
 
 /// A place in a training step where a fault can strike.
@@ -76,7 +78,7 @@ struct Fault {
     at: Place,
     act: Act,
     marker: PathBuf,
-    after: Option<PathBuf>,
+    after: Vec<PathBuf>,
 }
 
 /// The faults of this process; usually none.
@@ -123,20 +125,23 @@ impl Faults {
 }
 
 impl Fault {
-    /// Leaves the marker, unless it is there already, once the file it waits for is.
+    /// Leaves the marker and waits for the files it is to come after; false when the marker was
+    /// there already.
     fn fires(&self) -> bool {
+        if OpenOptions::new().write(true).create_new(true).open(&self.marker).is_err() {
+            return false;
+        }
         let deadline = Instant::now() + AFTER_LIMIT;
-        let waits = || self.after.as_ref().is_some_and(|file| !file.exists());
-        while waits() && Instant::now() < deadline {
+        while !self.after.iter().all(|file| file.exists()) && Instant::now() < deadline {
             std::thread::sleep(AFTER_POLL);
         }
-        OpenOptions::new().write(true).create_new(true).open(&self.marker).is_ok()
+        true
     }
 }
 
 fn parse_one(text: &str) -> Result<Fault, String> {
     let (mut rank, mut step, mut at, mut marker) = (None, None, None, None);
-    let (mut act, mut after) = (Act::Die, None);
+    let (mut act, mut after) = (Act::Die, Vec::new());
     for pair in text.trim().split(',') {
         let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
         let number = || value.parse::<u32>().map_err(|_| format!("{key}={value} is not a number"));
@@ -145,7 +150,7 @@ fn parse_one(text: &str) -> Result<Fault, String> {
             "step" => step = Some(u64::from(number()?)),
             "at" => at = Some(value.parse()?),
             "marker" => marker = Some(PathBuf::from(value)),
-            "after" => after = Some(PathBuf::from(value)),
+            "after" => after.push(PathBuf::from(value)),
             "act" => {
                 act = match value {
                     "die" => Act::Die,
