@@ -5,7 +5,8 @@
 //! `source` (where everything stands), `check` (the document against its schema), `assemble`
 //! (defaults, units, places), `invariants` (what must hold between fields), [`spec`] (the validated
 //! specification), [`model_config`] (`OpenCLIP`'s model JSON) and [`catalogue`] (models by name),
-//! [`error`] (mistakes and their words).
+//! `resume` (what may change between a checkpoint and the job that goes on from it), [`error`]
+//! (mistakes and their words).
 
 mod assemble;
 pub mod catalogue;
@@ -17,6 +18,7 @@ pub mod model_config;
 mod nearest;
 mod number;
 mod parse;
+mod resume;
 mod source;
 pub mod spec;
 mod urls;
@@ -25,6 +27,7 @@ pub use catalogue::ModelCatalogue;
 pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
 pub use parse::{SpecError, from_validated_json, parse, to_json};
+pub use resume::resume_conflict;
 pub use source::Position;
 
 /// Returns the JSON schema of a manifest, for editors and `ringmaster schema`.

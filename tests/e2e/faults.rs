@@ -1,11 +1,11 @@
 //! Ranks and terminals that die at moments the test chooses.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringmaster_tests::job::Job;
+use ringmaster_tests::job::{Job, Run};
 use ringmaster_tests::processes::{eventually, mentioning};
 use ringmaster_tests::tiny;
 
@@ -15,15 +15,19 @@ fn job() -> Job {
     job
 }
 
-/// Trains with a fault and returns the final state; the marker proves that the fault struck.
-fn final_state_after(job: Job, faults: &[(u32, u64, &str)]) -> Vec<(String, Vec<u8>)> {
-    let mut job = job;
+/// Trains with faults and returns the run; the markers prove that the faults struck.
+fn run_with(job: &mut Job, faults: &[(u32, u64, &str)]) -> Run {
     let live = job.checkpoint_every > job.steps;
     let marker = |i: usize| job.folder().join(format!("struck-{i}"));
     let text: Vec<String> = faults
         .iter()
         .enumerate()
         .map(|(i, (rank, step, at))| {
+            // `{1}` in a place stands for the marker of fault 1.
+            let name = |at: String, i: usize| {
+                at.replace(&format!("{{{i}}}"), &marker(i).display().to_string())
+            };
+            let at = (0..faults.len()).fold((*at).to_owned(), name);
             format!("rank={rank},step={step},at={at},marker={}", marker(i).display())
         })
         .collect();
@@ -39,7 +43,13 @@ fn final_state_after(job: Job, faults: &[(u32, u64, &str)]) -> Vec<(String, Vec<
     if live {
         assert_eq!(steps, (1..=12).collect::<Vec<u64>>(), "every step is written down, none twice");
     }
-    run.final_state().into_iter().collect()
+    run
+}
+
+/// Trains with faults and returns the final state.
+fn final_state_after(job: Job, faults: &[(u32, u64, &str)]) -> Vec<(String, Vec<u8>)> {
+    let mut job = job;
+    run_with(&mut job, faults).final_state().into_iter().collect()
 }
 
 #[test]
@@ -68,6 +78,73 @@ fn three_ranks_of_uneven_shares_survive_the_loss_of_any_one() {
     for (rank, at) in [(0, "after_apply"), (1, "before_reduce"), (2, "before_apply")] {
         let disturbed = final_state_after(three(), &[(rank, 6, at)]);
         assert!(disturbed == undisturbed, "rank {rank} killed {at} changed the weights");
+    }
+}
+
+#[test]
+fn a_survivor_that_missed_the_end_of_ready_applies_the_gradients_it_holds() {
+    // As when a rank dies after its part of *ready* has reached only one of two peers: that one
+    // applies the step, the other has entered *ready* and never learns that it is over.
+    let three = || {
+        let mut job = job();
+        (job.ranks, job.checkpoint_every) = (3, 1000);
+        job
+    };
+    let calm = three();
+    let undisturbed = calm.train(&[]);
+    for (applied, held, dead) in [(1, 2, 0), (2, 0, 1)] {
+        let mut job = three();
+        // All three are past the all-reduce before the first of them strikes.
+        let faults = [
+            (applied, 6, "after_apply,act=live"),
+            (held, 6, "in_ready,after={0},after={2}"),
+            (dead, 6, "before_apply,after={0},after={1}"),
+        ];
+        let run = run_with(&mut job, &faults);
+        let log = run.log();
+        let said = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+        assert_eq!(said("applying the gradients held since the fault"), 1, "{log}");
+        assert_eq!(said("the gradients held gave the same state"), 1, "{log}");
+        assert!(run.final_state() == undisturbed.final_state(), "rank {held} changed the weights");
+        assert_eq!(run.curve(), undisturbed.curve(), "rank {held}");
+    }
+}
+
+#[test]
+fn held_gradients_alone_bring_a_rank_to_the_state_of_the_others() {
+    // Nobody dies, so nobody receives: what rank 0 saves in the end comes of what it held.
+    let two = || {
+        let mut job = job();
+        job.checkpoint_every = 1000;
+        job
+    };
+    let (calm, mut job) = (two(), two());
+    let undisturbed = calm.train(&[]);
+    let faults = [(1, 6, "after_apply,act=live"), (0, 6, "in_ready,after={0}")];
+    let run = run_with(&mut job, &faults);
+    let log = run.log();
+    assert!(log.contains("applying the gradients held since the fault"), "{log}");
+    assert!(!log.contains("live=true"), "nobody received a state: {log}");
+    assert!(run.final_state() == undisturbed.final_state());
+    assert_eq!(run.curve(), undisturbed.curve());
+}
+
+#[test]
+fn what_was_due_at_the_step_of_a_fault_is_done_after_the_recovery() {
+    for rank in [0, 1] {
+        let mut job = job();
+        job.held_out = tiny::write_shards(&job.folder().join("held-out"), 1, &[]);
+        job.eval_every = Some(5);
+        let run = run_with(&mut job, &[(rank, 5, "after_apply")]);
+        let url = run.summary()["checkpoint"].as_str().unwrap().replacen("file://", "", 1);
+        let of_job = std::path::Path::new(&url).parent().unwrap();
+        let saved = std::fs::read_dir(of_job).unwrap().flatten().any(|step| {
+            step.file_name().to_string_lossy().starts_with("step-0000000005.")
+                && step.path().join("MANIFEST.json").is_file()
+        });
+        assert!(saved, "no checkpoint of step 5 in {}", of_job.display());
+        let evaluations: Vec<u64> = run.evaluations();
+        assert_eq!(evaluations, [5, 10, 12], "rank {rank}");
     }
 }
 
@@ -114,6 +191,25 @@ fn a_rank_killed_after_the_last_checkpoint_is_replaced_and_the_run_still_finishe
         let disturbed = final_state_after(job(), &[(rank, 12, "before_last_eval")]);
         assert!(disturbed == undisturbed, "rank {rank}");
     }
+}
+
+#[test]
+fn a_rank_killed_after_the_summary_is_not_replaced_and_does_not_hold_up_the_end() {
+    // The other rank waits in the last barrier; it used to wait for the grace of 30 s.
+    let mut job = job();
+    let marker = job.folder().join("struck");
+    let fault = format!("rank=0,step=12,at=after_finish,marker={}", marker.display());
+    job.env.insert("RINGMASTER_FAULT".into(), fault);
+    // Builds the binaries, so that only the run is timed.
+    let mut command = job.train_command(&[]);
+    let began = Instant::now();
+    let output = command.output().unwrap();
+    let took = began.elapsed();
+    let said = job.transcript(&output);
+    assert!(output.status.success() && marker.exists(), "{said}");
+    assert_eq!(job.latest_run().summary()["steps"], 12);
+    assert!(!said.contains("forming generation"), "nothing is redone: {said}");
+    assert!(took < Duration::from_secs(20), "{took:?}: {said}");
 }
 
 #[test]

@@ -5,4 +5,5 @@ mod cluster;
 mod data;
 mod faults;
 mod manifests;
+mod stopping;
 mod world_size;

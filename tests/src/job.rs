@@ -20,6 +20,8 @@ pub struct Job {
     pub steps: u64,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
+    /// Steps between evaluations, if any before the last.
+    pub eval_every: Option<u64>,
     /// `siglip` or `infonce`.
     pub loss: &'static str,
     /// `micro_per_rank`, if any.
@@ -52,6 +54,7 @@ impl Job {
             ranks: 2,
             steps: 20,
             checkpoint_every: 1000,
+            eval_every: None,
             loss: "siglip",
             micro: None,
             train,
@@ -71,7 +74,11 @@ impl Job {
         let micro = self.micro.map_or_else(String::new, |m| format!(", micro_per_rank: {m}"));
         let eval = match self.held_out.as_str() {
             "" => "{}".to_owned(),
-            data => format!("{{zero_shot: [{{name: shapes, data: \"{data}\"}}]}}"),
+            data => {
+                let every =
+                    self.eval_every.map_or_else(String::new, |n| format!(", every_steps: {n}"));
+                format!("{{zero_shot: [{{name: shapes, data: \"{data}\"}}]{every}}}")
+            }
         };
         format!(
             "apiVersion: ringmaster/v1\n\
@@ -173,6 +180,22 @@ impl Run {
             .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"))
             .filter(|line| line.get("train/loss").is_some())
             .collect()
+    }
+
+    /// Returns the steps at which the model was evaluated, in the order they were written.
+    pub fn evaluations(&self) -> Vec<u64> {
+        let text = std::fs::read_to_string(self.folder.join("metrics.jsonl"))
+            .expect("metrics.jsonl exists");
+        text.lines()
+            .filter(|line| line.contains("\"val/"))
+            .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"))
+            .map(|line| line["step"].as_u64().expect("a step is a number"))
+            .collect()
+    }
+
+    /// Returns what the ranks logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("ranks.log")).expect("ranks.log exists")
     }
 
     /// Returns (step, loss, digest of the samples and their order) of every step.

@@ -41,7 +41,7 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Runs this node's ranks for a coordinator, until SIGTERM or SIGINT.
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Trains as one rank of a job. Started by an agent, which sets its environment.
     Rank,
     /// Measures the data plane on this machine and prints one line of JSON.
@@ -65,15 +65,23 @@ struct AgentArgs {
     /// Name of this node, stable over restarts; default: the host name.
     #[arg(long)]
     node: Option<String>,
-    /// Ranks this node can run at once.
+    /// Ranks this node can run at once. Each rank computes with CPUS / SLOTS threads, unless the
+    /// manifest sets spec.resources.threads_per_rank.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: u32,
+    /// Cores for this agent's ranks; default: all that this process may use. Several agents on one
+    /// host should share its cores out by this, since each would take all of them.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    cpus: Option<u32>,
     /// Folder for manifests, status files and logs of ranks.
     #[arg(long)]
     work_dir: PathBuf,
     /// Folder of run folders.
     #[arg(long, default_value = "runs")]
     runs_dir: PathBuf,
+    /// Write the ranks' logs to `logs/` in each job's run folder instead of the work folder.
+    #[arg(long)]
+    logs_in_runs: bool,
     /// Device of this node's ranks.
     #[arg(long, default_value = "cpu")]
     accelerator: Accelerator,
@@ -83,6 +91,9 @@ struct AgentArgs {
     /// Kill all ranks and end when stdin reaches its end: the parent process is gone.
     #[arg(long)]
     parent_pipe: bool,
+    /// Folder to remove once the parent process and all ranks are gone.
+    #[arg(long, hide = true, requires = "parent_pipe", value_name = "DIR")]
+    parent_folder: Option<PathBuf>,
     /// Seconds after which a rank that gives no sign of life is killed.
     #[arg(long, default_value_t = 10.0, value_parser = seconds, value_name = "SECONDS")]
     rank_silence: f64,
@@ -108,7 +119,7 @@ pub(crate) fn run() -> ExitCode {
     let cli = Cli::parse();
     start_logging(cli.log_format);
     let code = match cli.command {
-        Command::Agent(args) => run_agent(args),
+        Command::Agent(args) => run_agent(*args),
         Command::Rank => run_rank(),
         Command::Bench(bench) => run_bench(&bench),
     };
@@ -170,6 +181,9 @@ fn options(args: AgentArgs) -> Result<agent::Options, agent::Error> {
     let node = args.node.unwrap_or_else(host_name);
     let mut options = agent::Options::new(&args.coordinator, &node, args.slots, args.work_dir)?;
     options.runs_dir = args.runs_dir;
+    options.logs_in_runs = args.logs_in_runs;
+    options.parent_folder = args.parent_folder;
+    options.cpus = args.cpus.unwrap_or(options.cpus);
     options.accelerator = match args.accelerator {
         Accelerator::Cpu => "cpu".to_owned(),
         Accelerator::Cuda => "cuda".to_owned(),

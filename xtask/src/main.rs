@@ -5,8 +5,10 @@
 //!
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
-//! [`setup`] (all of these), [`stages`] (the test run), [`console`] (what is printed).
+//! [`setup`] (all of these), [`claims`] (what the main job must reach), [`stages`] (the test run),
+//! [`console`] (what is printed).
 
+mod claims;
 mod console;
 mod emoji;
 mod fetch;
@@ -51,6 +53,9 @@ enum Command {
     Build,
     /// Set up, build, and train the emoji model: the main job from end to end.
     Quickstart {
+        /// Fail unless the run keeps what the README claims: its time, its accuracy.
+        #[arg(long)]
+        check: bool,
         /// Further arguments of `ringmaster train`.
         #[arg(last = true)]
         arguments: Vec<OsString>,
@@ -87,7 +92,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::run(&workspace, false)?;
             Ok(exit_code(build(&workspace)?))
         }
-        Command::Quickstart { arguments } => quickstart(&workspace, &arguments),
+        Command::Quickstart { check, arguments } => quickstart(&workspace, check, &arguments),
         Command::Test(options) => {
             setup::run(&workspace, false)?;
             stages::run(&workspace, &options)
@@ -110,21 +115,28 @@ fn build(workspace: &Workspace) -> Result<bool> {
     Ok(status.success())
 }
 
-/// Becomes `ringmaster train`, so that its exit code and the terminal's signals are its own.
-fn quickstart(workspace: &Workspace, arguments: &[OsString]) -> Result<ExitCode> {
+/// Becomes `ringmaster train`, so that its exit code and the terminal's signals are its own; to
+/// check the run afterwards it has to stay the parent.
+fn quickstart(workspace: &Workspace, check: bool, arguments: &[OsString]) -> Result<ExitCode> {
     setup::run(workspace, false)?;
     if !build(workspace)? {
         return Ok(ExitCode::FAILURE);
     }
     let program = workspace.target_directory()?.join("debug/ringmaster");
     console::step(&format!("ringmaster train {QUICKSTART_JOB}"));
-    let error = workspace
-        .command(&program)
-        .args(["train", QUICKSTART_JOB])
-        .args(arguments)
-        .current_dir(workspace.root())
-        .exec();
-    Err(error).with_context(|| format!("cannot start {}", program.display()))
+    let mut train = workspace.command(&program);
+    train.args(["train", QUICKSTART_JOB]).args(arguments).current_dir(workspace.root());
+    let cannot_start = || format!("cannot start {}", program.display());
+    if !check {
+        return Err(train.exec()).with_context(cannot_start);
+    }
+    let status = train.status().with_context(cannot_start)?;
+    if !status.success() {
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        return Ok(code.map_or(ExitCode::FAILURE, ExitCode::from));
+    }
+    let summary = workspace.root().join("runs/latest/summary.json");
+    Ok(exit_code(claims::check(&summary)?))
 }
 
 fn exit_code(success: bool) -> ExitCode {

@@ -28,6 +28,8 @@ pub(crate) struct Options<'a> {
     pub(crate) work_dir: &'a Path,
     /// Folder that receives run folders.
     pub(crate) runs_dir: &'a Path,
+    /// The cluster's temporary folder, removed by the agent if this process is killed.
+    pub(crate) temporary: Option<&'a Path>,
     /// `cpu` or `cuda`.
     pub(crate) accelerator: &'static str,
 }
@@ -61,6 +63,12 @@ impl AgentProcess {
             .arg(options.work_dir)
             .arg("--runs-dir")
             .arg(options.runs_dir)
+            // What the ranks say outlives the temporary folder, and a kill of this process.
+            .arg("--logs-in-runs");
+        if let Some(folder) = options.temporary {
+            command.arg("--parent-folder").arg(folder);
+        }
+        command
             .stdin(Stdio::piped())
             .stdout(log_file)
             .stderr(log_copy)

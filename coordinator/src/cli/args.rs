@@ -200,7 +200,7 @@ pub(crate) struct Validate {
     /// Manifests to check
     #[arg(value_name = "FILE", required = true)]
     pub(crate) manifests: Vec<PathBuf>,
-    /// Check that the local data files are there, too
+    /// Refuse a manifest whose local data files are missing, instead of warning
     #[arg(long)]
     pub(crate) data: bool,
 }

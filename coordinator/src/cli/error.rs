@@ -37,6 +37,9 @@ pub(crate) enum Error {
     /// `--resume` names nothing that could be resumed.
     #[error("cannot resume from {wanted:?}: {reason}; {remedy}")]
     Resume { wanted: String, reason: String, remedy: String },
+    /// What `--resume` names was trained as something else.
+    #[error("cannot resume from {url}: {conflict}; nothing was started")]
+    ResumeConflict { url: String, conflict: String },
     /// A listener would be open to a network without TLS.
     #[error(
         "{flag} {address} is not a loopback address, and this version has no TLS: whoever reaches \
@@ -49,10 +52,10 @@ pub(crate) enum Error {
     CoordinatorUrl { url: String, source: tonic::transport::Error },
     /// No coordinator answers.
     #[error(
-        "no coordinator answers at {url}; start one with `ringmaster coordinator`, or name \
+        "no coordinator answers at {url} ({why}); start one with `ringmaster coordinator`, or name \
          another by --coordinator or RINGMASTER_COORDINATOR"
     )]
-    Unreachable { url: String, source: tonic::Status },
+    Unreachable { url: String, why: String },
     /// The coordinator does not know what was asked for.
     #[error("{message}; `ringmaster ls --all` lists every job")]
     NotFound { message: String },
@@ -83,6 +86,9 @@ pub(crate) enum Error {
     /// The job was cancelled.
     #[error("job {job_id} was cancelled: {reason}")]
     JobCancelled { job_id: String, reason: String },
+    /// The job was stopped in the terminal, and what was saved has been said.
+    #[error("job {job_id} was stopped")]
+    Stopped { job_id: String },
     /// The user asked twice to stop.
     #[error("interrupted; the ranks of job {job_id} were killed without a last checkpoint")]
     Interrupted { job_id: String },
@@ -106,10 +112,17 @@ impl Error {
     /// Maps the coordinator's answer to the error a person reads.
     pub(crate) fn from_status(url: &str, status: tonic::Status) -> Self {
         match status.code() {
-            tonic::Code::Unavailable => Self::Unreachable { url: url.to_owned(), source: status },
+            tonic::Code::Unavailable => {
+                Self::Unreachable { url: url.to_owned(), why: innermost(&status) }
+            }
             tonic::Code::NotFound => Self::NotFound { message: status.message().to_owned() },
             code => Self::Refused { code, message: status.message().to_owned() },
         }
+    }
+
+    /// Whether the command has said everything already.
+    pub(crate) fn is_said(&self) -> bool {
+        matches!(self, Self::Stopped { .. })
     }
 
     /// Returns the exit code for this error.
@@ -121,14 +134,29 @@ impl Error {
             | Self::Flag { .. }
             | Self::MissingData { .. }
             | Self::Resume { .. }
+            | Self::ResumeConflict { .. }
             | Self::Insecure { .. }
             | Self::CoordinatorUrl { .. } => exit_code::REFUSED,
             Self::Refused { code: tonic::Code::InvalidArgument, .. } => exit_code::REFUSED,
             Self::Unreachable { .. } => exit_code::UNREACHABLE,
             Self::NotFound { .. } => exit_code::NOT_FOUND,
-            Self::JobCancelled { .. } | Self::Interrupted { .. } => exit_code::CANCELLED,
+            Self::JobCancelled { .. } | Self::Stopped { .. } | Self::Interrupted { .. } => {
+                exit_code::CANCELLED
+            }
             _ => exit_code::FAILED,
         }
+    }
+}
+
+/// Returns what lies at the bottom of a failure: the layers above it only repeat that there is one.
+fn innermost(status: &tonic::Status) -> String {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    match std::error::Error::source(status) {
+        Some(_) => cause.to_string(),
+        None => status.message().to_owned(),
     }
 }
 

@@ -45,7 +45,9 @@ pub(crate) async fn run() -> ExitCode {
     match dispatch(&cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::error_chain(&error);
+            if !error.is_said() {
+                output::error_chain(&error);
+            }
             ExitCode::from(error.exit_code())
         }
     }
@@ -89,6 +91,9 @@ async fn submit(args: &args::Submit) -> Result<(), Error> {
     watch::outcome(&job)?;
     if let Some(summary) = summary::Summary::from_json(&job.summary_json) {
         output::print(&summary.training_line())?;
+        for note in summary.notes() {
+            output::print(&note)?;
+        }
         if let Some(table) = summary.table() {
             output::print(&table)?;
         }
@@ -122,7 +127,12 @@ fn validate(manifests: &[PathBuf], data: bool) -> Result<(), Error> {
             Ok(file)
         });
         match checked {
-            Ok(file) => output::print(&format!("{}: ok: {}", path.display(), file.headline()))?,
+            Ok(file) => {
+                output::print(&format!("{}: ok: {}", path.display(), file.headline()))?;
+                if let Err(missing) = file.check_data() {
+                    output::error_line(&format!("warning: {}: {missing}", path.display()));
+                }
+            }
             Err(error) => {
                 if let Some(earlier) = first_error.replace(error) {
                     output::error_chain(&earlier);

@@ -1,8 +1,9 @@
 //! What `--resume` means: `latest`, a job id or a URL, turned into a checkpoint URL.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ringmaster_manifest::resume_conflict;
 use ringmaster_manifest::spec::TrainJob;
 
 use super::error::Error;
@@ -10,13 +11,35 @@ use super::job_file::local_folder;
 
 /// Letters after the name in a job id: `<name>-<6 of base32>`.
 const SUFFIX_LENGTH: usize = 6;
+/// Object of a checkpoint that holds the manifest of the job that wrote it.
+const STATE: &str = "state.json";
 
 /// Returns the checkpoint URL that `wanted` names for `job`: a job folder or a step prefix.
 ///
 /// # Errors
-/// When `wanted` is `latest` and no earlier run of this manifest has a checkpoint, or when the
-/// job it names has none.
+/// When `wanted` is `latest` and no earlier run of this manifest has a checkpoint, when the job it
+/// names has none, or when what was saved is of another loss or model.
 pub(crate) fn resolve(wanted: &str, job: &TrainJob) -> Result<String, Error> {
+    let url = find(wanted, job)?;
+    match saved_job(&url).and_then(|saved| resume_conflict(&saved, job)) {
+        None => Ok(url),
+        Some(conflict) => Err(Error::ResumeConflict { url, conflict }),
+    }
+}
+
+/// Returns the job whose state is at `url`, if that can be read from here; a rank checks again.
+fn saved_job(url: &str) -> Option<TrainJob> {
+    let folder = local_folder(url)?;
+    let step = match folder.join(STATE).is_file() {
+        true => folder,
+        false => newest_step(&folder)?.1,
+    };
+    let state: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(step.join(STATE)).ok()?).ok()?;
+    ringmaster_manifest::from_validated_json(&state.get("manifest")?.to_string()).ok()
+}
+
+fn find(wanted: &str, job: &TrainJob) -> Result<String, Error> {
     if wanted.contains("://") {
         return Ok(wanted.to_owned());
     }
@@ -55,13 +78,19 @@ fn has_checkpoint(job_folder: &Path) -> bool {
 }
 
 fn newest_manifest(job_folder: &Path) -> Option<SystemTime> {
+    newest_step(job_folder).map(|(saved, _)| saved)
+}
+
+/// Returns the complete step prefix that was written last, and when.
+fn newest_step(job_folder: &Path) -> Option<(SystemTime, PathBuf)> {
     let steps = std::fs::read_dir(job_folder).ok()?;
-    let manifest_times = steps.flatten().filter_map(|step| {
+    let complete = steps.flatten().filter_map(|step| {
         let is_step = step.file_name().to_string_lossy().starts_with("step-");
         let manifest = step.path().join("MANIFEST.json");
-        is_step.then(|| manifest.metadata().ok()?.modified().ok()).flatten()
+        let saved = is_step.then(|| manifest.metadata().ok()?.modified().ok()).flatten()?;
+        Some((saved, step.path()))
     });
-    manifest_times.max()
+    complete.max()
 }
 
 /// Returns the id of the job of this name whose newest checkpoint is the newest of all.

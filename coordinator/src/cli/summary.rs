@@ -23,6 +23,10 @@ pub(crate) struct Summary {
     pub(crate) eval_set: Option<String>,
     #[serde(default)]
     pub(crate) recoveries: u64,
+    #[serde(default)]
+    pub(crate) substituted: u64,
+    #[serde(default)]
+    pub(crate) damaged_shards: u64,
 }
 
 /// Classification among all distinct captions.
@@ -76,6 +80,30 @@ impl Summary {
             self.world_size,
             if self.world_size == 1 { "rank" } else { "ranks" },
         )
+    }
+
+    /// Returns what was wrong with the data, one line each; usually nothing.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.substituted > 0 {
+            notes.push(format!(
+                "{} corrupt {} replaced; ranks.log names each",
+                thousands(self.substituted),
+                if self.substituted == 1 { "sample was" } else { "samples were" }
+            ));
+        }
+        if self.damaged_shards > 0 {
+            notes.push(format!(
+                "{} of the training data {} off, and what follows the break was not trained on; \
+                 ranks.log says where",
+                match self.damaged_shards {
+                    1 => "1 shard".to_owned(),
+                    n => format!("{} shards", thousands(n)),
+                },
+                if self.damaged_shards == 1 { "breaks" } else { "break" }
+            ));
+        }
+        notes
     }
 
     /// Returns the table of scores, or none when nothing was evaluated.
@@ -163,11 +191,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_was_wrong_with_the_data_is_said() {
+        let mut summary = Summary::from_json(EXAMPLE).unwrap();
+        (summary.substituted, summary.damaged_shards) = (1, 2);
+        let notes = summary.notes();
+        assert_eq!(notes[0], "1 corrupt sample was replaced; ranks.log names each");
+        assert!(notes[1].starts_with("2 shards of the training data break off"), "{notes:?}");
+    }
+
+    #[test]
     fn a_run_without_evaluation_has_no_table() {
         let text = r#"{"steps":1,"samples":2,"training_seconds":1,"samples_per_second":2,
             "world_size":1,"zero_shot":null,"retrieval":null,"checkpoint":null}"#;
         let summary = Summary::from_json(text).unwrap();
         assert_eq!(summary.table(), None);
+        assert_eq!(summary.notes(), Vec::<String>::new());
         assert_eq!(
             summary.training_line(),
             "1 steps · 2 samples in 0:01 · 2.00 samples/s on 1 rank"

@@ -9,17 +9,22 @@ use std::time::Duration;
 
 use ringmaster::server::{Server, ServerOptions};
 use ringmaster_manifest::spec::Accelerator;
-use ringmaster_proto::v1::{Job, LogsRequest};
+use ringmaster_proto::v1::{Job, JobState, LogsRequest};
 
 use super::agent_process::{self, AgentProcess};
 use super::client::Client;
 use super::error::Error;
 use super::job_file::JobFile;
 use super::progress::Progress;
+use super::text::thousands;
 use super::{args, output, resume, summary::Summary, watch};
 
 /// Time the last log lines may take to arrive.
 const LOG_DEADLINE: Duration = Duration::from_secs(5);
+/// Time the embedded agent gets to register before the job is handed in all the same.
+const AGENT_DEADLINE: Duration = Duration::from_secs(20);
+/// Time between two looks for it.
+const AGENT_POLL: Duration = Duration::from_millis(20);
 /// Lines of a failed job's log that are shown.
 const SHOWN_LOG_LINES: u64 = 20;
 
@@ -48,6 +53,7 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
         slots: file.job.resources.ranks,
         work_dir: &folders.work_dir,
         runs_dir: &folders.runs_dir,
+        temporary: folders.temporary.as_ref().map(tempfile::TempDir::path),
         accelerator: accelerator_word(file.job.resources.accelerator),
     });
     let result = match agent {
@@ -75,6 +81,7 @@ async fn train(
     folders: &Folders,
 ) -> Result<(), Error> {
     let is_resumed = !resume_from.is_empty();
+    wait_for_agent(client, agent).await?;
     let request = file.submit_request(resume_from.clone());
     let job_id = client.submit(request).await?;
     let mut progress = Progress::new(Duration::from_secs(args.log_interval));
@@ -88,6 +95,10 @@ async fn train(
     let run_folder = folders.runs_dir.join(&job_id);
     let log = save_logs(client, &job_id, &run_folder).await;
     let job = followed?;
+    if job.state() == JobState::Cancelled {
+        print_stopped(&job, file.job.schedule.total_steps, &run_folder, &args.manifest)?;
+        return Err(Error::Stopped { job_id });
+    }
     if let Err(error) = watch::outcome(&job) {
         output::error_line(&last_log_lines(client, &job_id).await);
         if let Some(log) = log {
@@ -102,6 +113,20 @@ async fn train(
         return Err(error);
     }
     print_result(&job, &run_folder)
+}
+
+/// Waits until the embedded agent has registered: before, a job could only be queued.
+async fn wait_for_agent(client: &Client, agent: &mut AgentProcess) -> Result<(), Error> {
+    let registered = async {
+        while client.nodes().await?.is_empty() {
+            tokio::time::sleep(AGENT_POLL).await;
+        }
+        Ok(())
+    };
+    tokio::select! {
+        result = tokio::time::timeout(AGENT_DEADLINE, registered) => result.unwrap_or(Ok(())),
+        error = agent.ended_early() => Err(error),
+    }
 }
 
 /// Follows the job; the first Ctrl-C (or SIGTERM) cancels it, the second gives it up.
@@ -159,7 +184,7 @@ struct Folders {
     work_dir: PathBuf,
     runs_dir: PathBuf,
     /// Removed when the command ends, if the user named no folder.
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
 }
 
 impl Folders {
@@ -183,7 +208,7 @@ impl Folders {
             std::fs::create_dir_all(folder)
                 .map_err(|source| Error::io(format!("create {}", folder.display()), source))?;
         }
-        Ok(Self { state_dir, work_dir, runs_dir, _temporary: temporary })
+        Ok(Self { state_dir, work_dir, runs_dir, temporary })
     }
 }
 
@@ -229,6 +254,7 @@ fn print_result(job: &Job, run_folder: &Path) -> Result<(), Error> {
     let mut lines = Vec::new();
     if let Some(summary) = Summary::from_json(&text) {
         lines.push(summary.training_line());
+        lines.extend(summary.notes());
         lines.extend(summary.table());
     }
     lines.push(format!("run folder  {}", shown(run_folder)));
@@ -238,6 +264,37 @@ fn print_result(job: &Job, run_folder: &Path) -> Result<(), Error> {
     }
     if !job.checkpoint_url.is_empty() {
         lines.push(format!("checkpoint  {}", job.checkpoint_url));
+    }
+    output::print(&lines.join("\n"))
+}
+
+/// Prints what a job that was stopped leaves behind, and how to go on.
+fn print_stopped(
+    job: &Job,
+    total_steps: u64,
+    run_folder: &Path,
+    manifest: &Path,
+) -> Result<(), Error> {
+    let stored = std::fs::read_to_string(run_folder.join("summary.json"));
+    let summary = stored.ok().and_then(|text| Summary::from_json(&text));
+    let done = summary.map(|summary| summary.steps);
+    let seen = done.or_else(|| job.metrics.as_ref().map(|metrics| metrics.step)).unwrap_or(0);
+    let mut lines = vec![match seen {
+        0 => "stopped before the first step".to_owned(),
+        _ => format!("stopped after step {} of {}", thousands(seen), thousands(total_steps)),
+    }];
+    let report = run_folder.join("report.html");
+    if report.is_file() {
+        lines.push(format!("run folder  {}", shown(run_folder)));
+        lines.push(format!("report      {}", shown(&report)));
+    }
+    match job.checkpoint_url.as_str() {
+        "" => lines.push("checkpoint  none was saved".to_owned()),
+        url => {
+            lines.push(format!("checkpoint  {url}"));
+            let manifest = manifest.display();
+            lines.push(format!("go on with  ringmaster train {manifest} --resume latest"));
+        }
     }
     output::print(&lines.join("\n"))
 }

@@ -15,6 +15,8 @@ impl Ledger {
             let message = format!("rank {rank}: {how}; the run was finished, nothing is redone");
             self.event(job, "rank_ended", message);
             job.record.done[rank as usize] = true;
+            // The others wait for it in the barrier that ends a run, and have nothing left to do.
+            job.kill_at = Some(self.now.at);
             return;
         }
         let node = job.seat(rank).unwrap_or("an unknown node").to_owned();

@@ -126,6 +126,22 @@ async fn a_rank_that_dies_while_the_job_is_being_cancelled_ends_the_others_at_on
 }
 
 #[tokio::test]
+async fn a_rank_lost_after_the_summary_ends_the_others_at_once_and_the_job_has_succeeded() {
+    // The others would wait for it in the barrier that ends a run, until the grace was over.
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let Running { job_id, generation, starts, .. } = run_two(&mut coordinator, &mut agent).await;
+    coordinator.ranks().await.finish(&job_id, generation).await;
+    agent.exit(killed(&starts[0])).await;
+    let stop = agent.stop_rank().await;
+    assert_eq!((stop.rank, stop.graceful), (1, false));
+    agent.exit(exited(&starts[1], 0)).await;
+    let job = coordinator.until_state(&job_id, JobState::Succeeded).await;
+    assert_eq!(job.recoveries, 0);
+}
+
+#[tokio::test]
 async fn a_rank_that_says_that_nothing_helps_fails_the_job_and_the_others_are_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;

@@ -38,7 +38,7 @@ pub(super) struct Node {
     pub(super) threads: u32,
 }
 
-/// The files of one process, all in the job's folder below the work folder.
+/// The files of one process.
 #[derive(Debug, Clone)]
 pub(super) struct Files {
     pub(super) manifest: PathBuf,

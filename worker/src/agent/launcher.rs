@@ -18,15 +18,25 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use ringmaster_proto::v1::StartRank;
 
+use super::entry::{Ending, Launch};
 use super::environment::{self, Files, Node};
 use super::group;
 use super::logs::{self, Tails};
-use super::ranks::{Ending, Key, Launch, Table};
+use super::ranks::{Key, Table};
 use crate::ffi::process::in_new_session;
 use crate::rank::exit;
 
 /// Bytes of a log's end in which its last line is looked for.
 const LAST_LINE_WINDOW: u64 = 4096;
+
+/// Where the logs of a job's ranks are written.
+#[derive(Debug, Clone)]
+pub(super) enum LogFolder {
+    /// In the job's folder below the work folder.
+    Work,
+    /// In `logs/` of the job's run folder below this one.
+    Runs(PathBuf),
+}
 
 /// What starting a rank takes.
 #[derive(Debug)]
@@ -35,6 +45,8 @@ pub(super) struct Launcher {
     /// Program and first arguments of a rank.
     pub(super) program: Vec<OsString>,
     pub(super) work_dir: PathBuf,
+    /// Where each rank's log goes.
+    pub(super) logs: LogFolder,
     pub(super) node: Node,
     pub(super) tails: Tails,
 }
@@ -46,7 +58,7 @@ impl Launcher {
         for key in queue {
             let mut files = None;
             let exec = |start: &StartRank| {
-                let prepared = prepare(&self.work_dir, start)?;
+                let prepared = prepare(&self.work_dir, &self.logs, start)?;
                 let child = self.exec(start, &prepared)?;
                 files = Some(prepared);
                 Ok(child)
@@ -100,18 +112,23 @@ impl Launcher {
 }
 
 /// Makes the job's folder, writes the manifest and removes an earlier status file.
-fn prepare(work_dir: &Path, start: &StartRank) -> io::Result<Files> {
+fn prepare(work_dir: &Path, logs: &LogFolder, start: &StartRank) -> io::Result<Files> {
     if !is_plain_name(&start.job_id) {
         let message = format!("job id {:?} cannot be the name of a folder", start.job_id);
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let folder = work_dir.join(&start.job_id);
     fs::create_dir_all(&folder)?;
+    let log_folder = match logs {
+        LogFolder::Work => folder.clone(),
+        LogFolder::Runs(runs_dir) => runs_dir.join(&start.job_id).join("logs"),
+    };
+    fs::create_dir_all(&log_folder)?;
     let stem = format!("{}-rank{}", start.generation.unwrap_or_default(), start.rank);
     let files = Files {
         manifest: folder.join(format!("{stem}.manifest.json")),
         status: folder.join(format!("{stem}.status.json")),
-        log: folder.join(format!("{stem}.log")),
+        log: log_folder.join(format!("{stem}.log")),
     };
     fs::write(&files.manifest, &start.manifest)?;
     match fs::remove_file(&files.status) {
@@ -231,10 +248,23 @@ mod tests {
     }
 
     #[test]
+    fn logs_may_go_to_the_run_folder_and_everything_else_stays_in_the_work_folder() {
+        let (work, runs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let start = StartRank { job_id: "emoji-abc234".into(), rank: 3, ..StartRank::default() };
+        let logs = LogFolder::Runs(runs.path().to_owned());
+        let files = prepare(work.path(), &logs, &start).unwrap();
+        assert!(files.log.starts_with(runs.path().join("emoji-abc234/logs")), "{files:?}");
+        assert!(files.manifest.starts_with(work.path()) && files.status.starts_with(work.path()));
+        let files = prepare(work.path(), &LogFolder::Work, &start).unwrap();
+        assert!(files.log.starts_with(work.path()), "{files:?}");
+    }
+
+    #[test]
     fn a_job_id_cannot_leave_the_work_folder() {
         for bad in ["", ".", "..", "../x", "a/b", "a\0b"] {
             let start = StartRank { job_id: bad.into(), ..StartRank::default() };
-            assert!(prepare(Path::new("/nonexistent"), &start).is_err(), "{bad:?}");
+            let prepared = prepare(Path::new("/nonexistent"), &LogFolder::Work, &start);
+            assert!(prepared.is_err(), "{bad:?}");
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::{Channel, Endpoint};
 
-use super::ranks::unpack;
+use super::entry::unpack;
 use crate::rank::client::is_transient;
 
 /// Lines that may wait to be shipped.

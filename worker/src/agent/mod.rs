@@ -1,7 +1,8 @@
 //! The agent of a node: starts and stops ranks, heartbeats for them, ships their logs.
 //!
 //! Modules in reading order: `session` (the stream to the coordinator), `ranks` (the table of
-//! ranks: the agent's only shared state), `launcher` (exec and the wait for the end),
+//! ranks: the agent's only shared state) and `entry` (one rank in it), `launcher` (exec and the wait
+//! for the end),
 //! `environment` (what a rank is told), `socket` and [`wire`] (the line to each rank), `exits`
 //! (kept until acknowledged), `logs`, `group` (nothing a rank started survives it), `parent`
 //! (the agent of `ringmaster train` ends with it).
@@ -9,6 +10,7 @@
 //! An agent that dies takes its ranks along: they end when its socket closes. So a restarted agent
 //! starts with none and says so when it registers.
 
+mod entry;
 pub mod environment;
 mod exits;
 mod group;
@@ -20,6 +22,7 @@ mod session;
 mod socket;
 pub mod wire;
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
@@ -27,11 +30,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringmaster_proto::v1::Register;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Endpoint;
 
 use self::exits::Exits;
-use self::launcher::Launcher;
+use self::launcher::{Launcher, LogFolder};
 use self::ranks::{Key, Table};
 use self::socket::Socket;
 use crate::rank::client;
@@ -61,10 +64,16 @@ pub struct Options {
     pub accelerator: String,
     /// Address at which other nodes' ranks reach this node's (no port).
     pub address: String,
-    /// Folder for manifests, status files and logs of ranks.
+    /// Cores of this node that its ranks may use, shared evenly over the slots.
+    pub cpus: u32,
+    /// Folder for manifests, status files and, unless `logs_in_runs`, logs of ranks.
     pub work_dir: PathBuf,
     /// Folder of run folders, told to ranks.
     pub runs_dir: PathBuf,
+    /// Write the ranks' logs to `logs/` in each job's run folder.
+    pub logs_in_runs: bool,
+    /// Folder that a parent which was killed leaves behind: removed once it and all ranks are gone.
+    pub parent_folder: Option<PathBuf>,
     /// Kill all ranks and end the process when stdin reaches its end.
     pub parent_pipe: bool,
     /// Program and first arguments of a rank.
@@ -76,7 +85,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns options with the defaults: CPU, loopback, this binary's `rank` as rank program,
+    /// Returns options with the defaults: CPU, all cores this process may use, loopback, this binary's `rank` as rank program,
     /// 10 s of silence, an hour without coordinator.
     ///
     /// # Errors
@@ -94,8 +103,11 @@ impl Options {
             slots,
             accelerator: "cpu".to_owned(),
             address: "127.0.0.1".to_owned(),
+            cpus: available_cpus(),
             work_dir,
             runs_dir: PathBuf::from("runs"),
+            logs_in_runs: false,
+            parent_folder: None,
             parent_pipe: false,
             rank_program: vec![executable.into(), "rank".into()],
             silence: Duration::from_secs(10),
@@ -188,7 +200,8 @@ impl Agent {
         let exits = Exits::new(life(&options.node));
         let table = Arc::new(Table::new(slots, options.silence, exits, sender));
         if options.parent_pipe {
-            parent::watch(Arc::clone(&table), socket.folder(), KILL_TIMEOUT)?;
+            let folders = std::iter::once(socket.folder()).chain(options.parent_folder.clone());
+            parent::watch(Arc::clone(&table), folders.collect(), KILL_TIMEOUT)?;
         }
         Ok(Self { options, endpoint, socket, table, launches })
     }
@@ -207,10 +220,7 @@ impl Agent {
         };
         let agent_socket = socket.path();
         let launcher = launcher(&options, &table, agent_socket, tails);
-        std::thread::Builder::new()
-            .name("rank-launcher".into())
-            .spawn(move || launcher.run(&launches))
-            .map_err(|source| Error::Thread { name: "rank-launcher", source })?;
+        let mut launcher = watched_thread("rank-launcher", move || launcher.run(&launches))?;
 
         // A separate connection: logs must not take the heartbeats' window.
         let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
@@ -234,6 +244,8 @@ impl Agent {
                 Ok(Err(source)) => Error::Socket { source },
                 Ok(Ok(())) | Err(_) => Error::Ended { part: "socket" },
             }),
+            // Without it no rank starts any more; it runs as long as the table is there.
+            _ = &mut launcher => Err(Error::Ended { part: "rank launcher" }),
         };
         farewell(&table, line_sender, shipper, &session).await;
         for task in [ranks.abort_handle(), session.abort_handle(), watchdog.abort_handle()] {
@@ -241,6 +253,20 @@ impl Agent {
         }
         outcome
     }
+}
+
+/// Starts a thread; the returned channel closes when it ends, by a panic too.
+fn watched_thread(
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<oneshot::Receiver<Infallible>, Error> {
+    let (alive, gone) = oneshot::channel();
+    let body = move || {
+        let _alive = alive;
+        body();
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+    thread.map(|_| gone).map_err(|source| Error::Thread { name, source })
 }
 
 /// Kills all ranks, then gives exits and log lines a moment to reach the coordinator.
@@ -286,12 +312,16 @@ fn launcher(
         table: Arc::clone(table),
         program: options.rank_program.clone(),
         work_dir: options.work_dir.clone(),
+        logs: match options.logs_in_runs {
+            true => LogFolder::Runs(options.runs_dir.clone()),
+            false => LogFolder::Work,
+        },
         node: environment::Node {
             coordinator: options.coordinator.clone(),
             agent_socket,
             runs_dir: options.runs_dir.clone(),
             address: options.address.clone(),
-            threads: (cpus() / options.slots.max(1)).max(1),
+            threads: (options.cpus / options.slots.max(1)).max(1),
         },
         tails,
     }
@@ -304,13 +334,14 @@ fn identity(options: &Options) -> Register {
         accelerator: options.accelerator.clone(),
         address: options.address.clone(),
         pid: std::process::id(),
-        cpus: cpus(),
+        cpus: options.cpus,
         build_id: BUILD_ID.to_owned(),
         ..Register::default()
     }
 }
 
-fn cpus() -> u32 {
+/// Cores this process may use: affinity and cgroup quota are taken into account.
+fn available_cpus() -> u32 {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     u32::try_from(cpus).unwrap_or(u32::MAX)
 }
@@ -325,4 +356,24 @@ fn folder(path: &PathBuf) -> Result<PathBuf, Error> {
     let path = std::path::absolute(path).map_err(failed)?;
     std::fs::create_dir_all(&path).map_err(failed)?;
     Ok(path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_ends_or_panics_is_noticed_and_one_that_runs_is_not() {
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let mut gone = watched_thread("waits", move || {
+            let _ = wait.recv();
+        })
+        .unwrap();
+        assert!(gone.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty));
+        drop(release);
+        assert!(gone.await.is_err());
+        let gone = watched_thread("panics", || panic!("on purpose")).unwrap();
+        assert!(gone.await.is_err());
+    }
 }

@@ -14,11 +14,15 @@ use super::ranks::Table;
 use crate::ffi::process::exit_now;
 use crate::rank::exit;
 
-/// Starts the thread that waits for stdin's end, kills all ranks then, removes `folder` and ends
+/// Starts the thread that waits for stdin's end, kills all ranks then, removes `folders` and ends
 /// the process with code 0.
 ///
 /// It does so by itself, so that it works whatever state the rest of the agent is in.
-pub(super) fn watch(table: Arc<Table>, folder: PathBuf, timeout: Duration) -> Result<(), Error> {
+pub(super) fn watch(
+    table: Arc<Table>,
+    folders: Vec<PathBuf>,
+    timeout: Duration,
+) -> Result<(), Error> {
     let wait = move || {
         wait_for_end(io::stdin().lock());
         // Nothing goes before the kill, a log line to a dead terminal least of all.
@@ -26,7 +30,9 @@ pub(super) fn watch(table: Arc<Table>, folder: PathBuf, timeout: Duration) -> Re
         if !table.wait_until_empty(timeout) {
             tracing::error!(?timeout, "some ranks are still there");
         }
-        drop(std::fs::remove_dir_all(&folder));
+        for folder in &folders {
+            drop(std::fs::remove_dir_all(folder));
+        }
         exit_now(exit::SUCCESS);
     };
     std::thread::Builder::new()

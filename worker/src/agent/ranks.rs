@@ -12,20 +12,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::process::Child;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringmaster_proto::v1::agent_command::Command;
 use ringmaster_proto::v1::{
-    AgentCommand, Generation, Heartbeat, Phase, RankExited, RankStatus, Regenerate, RunningRank,
-    StartRank, StepMetrics, StopRank,
+    AgentCommand, Generation, Heartbeat, RankExited, RankStatus, Regenerate, RunningRank,
+    StartRank, StopRank,
 };
 use tokio::sync::{Notify, mpsc};
 
+use super::entry::{Ending, Entry, Launch, Line, Process, pack};
 use super::exits::Exits;
-use super::group;
 
 /// A job's rank: (job id, rank).
 pub(super) type Key = (String, u32);
@@ -54,55 +54,6 @@ struct Inner {
     ranks: BTreeMap<Key, Entry>,
     highest: Generation,
     looked_at: Instant,
-}
-
-#[derive(Debug)]
-struct Entry {
-    start: StartRank,
-    // The newest generation this process was asked to be in, packed for the log tailer.
-    generation: Arc<AtomicU64>,
-    process: Process,
-    status: RankStatus,
-    metrics_sent: Option<StepMetrics>,
-    line: Line,
-    // When the rank last said anything; none until it has connected.
-    heard_at: Option<Instant>,
-    // When it is killed unless it ends before, and why.
-    kill_at: Option<(Instant, String)>,
-    killed_because: Option<String>,
-    // What to start in its place once nothing of it is left.
-    next: Option<StartRank>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Process {
-    Queued,
-    Running(u32),
-    // A zombie or reaped: its number may belong to somebody else soon.
-    Ended(u32),
-}
-
-#[derive(Debug)]
-enum Line {
-    // Commands kept for a rank that has not connected yet.
-    Closed(Vec<AgentCommand>),
-    Open(mpsc::UnboundedSender<AgentCommand>),
-}
-
-/// How a process ended, as far as the operating system and the rank itself say.
-#[derive(Debug, Default)]
-pub(super) struct Ending {
-    pub(super) code: Option<i32>,
-    pub(super) signal: Option<i32>,
-    pub(super) reason: String,
-    pub(super) retryable: bool,
-}
-
-/// What the thread that starts ranks needs of one.
-#[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) start: StartRank,
-    pub(super) generation: Arc<AtomicU64>,
 }
 
 impl Table {
@@ -412,95 +363,6 @@ impl Table {
         // No method leaves the table half changed when it panics, and ranks must stay killable.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Entry {
-    fn new(start: StartRank) -> Self {
-        let generation = start.generation.unwrap_or_default();
-        let status = RankStatus {
-            job_id: start.job_id.clone(),
-            rank: start.rank,
-            generation: Some(generation),
-            phase: Phase::Start as i32,
-            ..RankStatus::default()
-        };
-        Self {
-            start,
-            generation: Arc::new(AtomicU64::new(pack(generation))),
-            process: Process::Queued,
-            status,
-            metrics_sent: None,
-            line: Line::Closed(Vec::new()),
-            heard_at: None,
-            kill_at: None,
-            killed_because: None,
-            next: None,
-        }
-    }
-
-    fn target(&self) -> Generation {
-        unpack(self.generation.load(Ordering::Relaxed))
-    }
-
-    fn pid(&self) -> Option<u32> {
-        match self.process {
-            Process::Queued => None,
-            Process::Running(pid) | Process::Ended(pid) => Some(pid),
-        }
-    }
-
-    fn report(&mut self) -> Option<RankStatus> {
-        self.pid()?;
-        let mut status = self.status.clone();
-        if status.metrics == self.metrics_sent {
-            status.metrics = None;
-        } else {
-            self.metrics_sent.clone_from(&status.metrics);
-        }
-        Some(status)
-    }
-
-    fn send(&mut self, command: Command) {
-        let command = AgentCommand { command: Some(command) };
-        match &mut self.line {
-            Line::Closed(waiting) => waiting.push(command),
-            // Fails when the rank hung up: it is ending, and its exit will say so.
-            Line::Open(sender) => drop(sender.send(command)),
-        }
-    }
-
-    fn kill(&mut self, because: &str) {
-        if let Process::Running(pid) = self.process {
-            tracing::warn!(job_id = %self.start.job_id, rank = self.start.rank, pid, because, "killing the rank");
-            self.killed_because.get_or_insert_with(|| because.to_owned());
-            group::kill_session(pid);
-        }
-    }
-
-    fn exit(self, ending: Ending) -> RankExited {
-        RankExited {
-            exit_id: String::new(),
-            generation: Some(self.target()),
-            job_id: self.start.job_id,
-            rank: self.start.rank,
-            code: ending.code,
-            signal: ending.signal,
-            reason: ending.reason,
-            retryable: ending.retryable,
-            last_phase: self.status.phase,
-            last_step: self.status.step,
-        }
-    }
-}
-
-/// Returns a generation in one word, ordered as generations are.
-pub(super) fn pack(generation: Generation) -> u64 {
-    u64::from(generation.incarnation) << 32 | u64::from(generation.counter)
-}
-
-/// Returns the generation that [`pack`] made a word of.
-pub(super) fn unpack(word: u64) -> Generation {
-    Generation::new((word >> 32) as u32, word as u32)
 }
 
 #[cfg(test)]

@@ -20,6 +20,12 @@ pub fn job_url(uri: &str, job_id: &str) -> String {
     format!("{}/{job_id}", uri.trim_end_matches('/'))
 }
 
+/// Returns the step of the checkpoint at `url`; none when its last part is no checkpoint's name.
+pub fn step_of(url: &str) -> Option<u64> {
+    let name = url.trim_end_matches('/').rsplit('/').next()?;
+    name.parse::<StepName>().ok().map(|name| name.step)
+}
+
 /// Returns the name of one rank's slice of the optimizer state.
 pub(super) fn optim(rank: usize, world_size: usize) -> String {
     format!("optim-{rank:05}-of-{world_size:05}.safetensors")
@@ -72,6 +78,8 @@ mod tests {
     fn a_checkpoint_name_round_trips_and_other_spellings_are_refused() {
         let name = StepName { generation: Generation::new(1, 7), step: 1000 };
         assert_eq!(name.to_string(), "step-0000001000.g1.7");
+        assert_eq!(step_of("file:///data/runs/tiny-abc/step-0000001000.g1.7"), Some(1000));
+        assert_eq!(step_of(""), None);
         assert_eq!("step-0000001000.g1.7".parse(), Ok(name));
         for text in ["step-1000.g1.7", "step-+000001000.g1.7", "step-0000001000", "latest.json"] {
             assert_eq!(text.parse::<StepName>(), Err(NotAStep), "{text}");

@@ -44,7 +44,7 @@ mod tests;
 
 pub use choose::{Chosen, Loaded, choose};
 pub use error::{Error, GrantError};
-pub use layout::job_url;
+pub use layout::{job_url, step_of};
 pub use publish::{Grant, Published};
 pub use state::{DataState, NamedTensor, OptimSlice, STATE_VERSION, Snapshot, State};
 pub use writer::{Saved, Writer, WriterOptions};

@@ -60,6 +60,9 @@ pub struct State {
     pub step: u64,
     /// Samples consumed.
     pub samples: u64,
+    /// Of these, the ones that the job this one resumed from had consumed.
+    #[serde(default)]
+    pub resumed_samples: u64,
     /// Who wrote it.
     #[serde(with = "super::manifest::generation_text")]
     pub generation: Generation,
@@ -87,8 +90,8 @@ pub struct DataState {
 }
 
 impl State {
-    /// Describes a run before its first step; the caller fills in `step`, `samples` and
-    /// `data.substitutions` at each snapshot.
+    /// Describes a run before its first step; the caller fills in `step`, `samples`,
+    /// `resumed_samples` and `data.substitutions` at each snapshot.
     pub fn describe(
         job: &TrainJob,
         generation: Generation,
@@ -101,6 +104,7 @@ impl State {
             version: STATE_VERSION,
             step: 0,
             samples: 0,
+            resumed_samples: 0,
             generation,
             seed: job.data.seed,
             world_size,

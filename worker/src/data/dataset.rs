@@ -82,7 +82,20 @@ pub struct Dataset {
     sizes: Vec<u64>,
     /// Index in the data set of every shard's first sample.
     starts: Vec<u64>,
+    damaged: Vec<Damaged>,
     indexes: Mutex<Indexes>,
+}
+
+/// A shard that breaks off and whose number of samples nobody declared: how many are lost is not
+/// known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// The shard.
+    pub url: String,
+    /// Samples before the break, which are used.
+    pub samples: u64,
+    /// Where it breaks off, and what to do.
+    pub reason: String,
 }
 
 /// The newest tar indexes, oldest out first.
@@ -112,6 +125,7 @@ impl Dataset {
             metas: Vec::new(),
             sizes: Vec::new(),
             starts: Vec::new(),
+            damaged: Vec::new(),
             indexes: Mutex::default(),
             options,
         };
@@ -141,6 +155,11 @@ impl Dataset {
     /// Whether there is no sample; an opened data set has some.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Returns the shards that break off, found when they were counted.
+    pub fn damaged(&self) -> &[Damaged] {
+        &self.damaged
     }
 
     /// Returns the samples of every shard, in order.
@@ -241,7 +260,7 @@ impl Dataset {
     }
 
     /// Returns the samples of a shard.
-    fn count(&self, shard: usize, counts: &mut Counts) -> Result<u64, Error> {
+    fn count(&mut self, shard: usize, counts: &mut Counts) -> Result<u64, Error> {
         let (object, meta) = (&self.shards[shard], &self.metas[shard]);
         if let Some(samples) = counts.known(object, meta)? {
             return Ok(samples);
@@ -255,7 +274,9 @@ impl Dataset {
         match &index.broken {
             // A count that a repair would change is not worth keeping.
             Some(reason) => {
-                tracing::warn!(url = %object.url, %reason, samples, "shard ends early");
+                tracing::warn!(url = %object.url, %reason, samples, "damaged shard");
+                let (url, reason) = (object.url.clone(), reason.clone());
+                self.damaged.push(Damaged { url, samples, reason });
             }
             None => counts.remember(object, meta, samples)?,
         }

@@ -52,9 +52,14 @@ pub struct Index {
     entries: Vec<Entry>,
     /// The keys, end to end.
     keys: String,
-    /// Why the headers end early, when they do: what follows in the shard is lost.
+    /// Where and why the headers end early, when they do: what follows in the shard is lost.
     pub broken: Option<String>,
 }
+
+/// Characters of a tar reader's message that are shown: it may quote the shard's bytes.
+const DETAIL_CHARS: usize = 120;
+/// Unit of a tar.
+const BLOCK: u64 = 512;
 
 impl Index {
     /// Reads the headers of `shard`, of `len` bytes.
@@ -72,11 +77,12 @@ impl Index {
             failed: None,
         };
         let mut index = Self::default();
-        let broken = index.collect(&mut reader, wanted).err();
+        let mut next = 0;
+        let broken = index.collect(&mut reader, wanted, &mut next).err();
         if let Some(error) = reader.failed {
             return Err(error);
         }
-        index.broken = broken.map(|e| e.to_string());
+        index.broken = broken.map(|error| describe_break(&error, next, len));
         Ok(index)
     }
 
@@ -106,20 +112,27 @@ impl Index {
         self.entries[place].text
     }
 
-    fn collect(&mut self, reader: &mut RangeReader<'_>, wanted: &Wanted) -> io::Result<()> {
+    /// Reads headers to the end or to the first bad one, whose offset is then in `next`.
+    fn collect(
+        &mut self,
+        reader: &mut RangeReader<'_>,
+        wanted: &Wanted,
+        next: &mut u64,
+    ) -> io::Result<()> {
         let len = reader.len;
         let mut archive = tar::Archive::new(reader);
         // How far down `wanted.image` the newest sample's image stands.
         let mut preference = usize::MAX;
         for entry in archive.entries_with_seek()? {
             let entry = entry?;
-            if !entry.header().entry_type().is_file() {
-                continue;
-            }
             let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             let (offset, size) = (entry.raw_file_position(), entry.size());
-            if offset.checked_add(size).is_none_or(|end| end > len) {
+            let Some(end) = offset.checked_add(size).filter(|&end| end <= len) else {
                 return Err(io::Error::other(format!("{name} ends beyond the shard")));
+            };
+            *next = end.next_multiple_of(BLOCK);
+            if !entry.header().entry_type().is_file() {
+                continue;
             }
             let Some((key, extension)) = split(&name) else { continue };
             if self.is_empty() || self.key(self.len() - 1) != key {
@@ -141,6 +154,19 @@ impl Index {
         }
         Ok(())
     }
+}
+
+/// Says where a shard stops being a tar, without its raw bytes.
+fn describe_break(error: &io::Error, offset: u64, len: u64) -> String {
+    let detail: String =
+        error.to_string().chars().flat_map(char::escape_default).take(DETAIL_CHARS).collect();
+    if offset == 0 {
+        return format!("not a tar archive: no tar header at byte 0 of {len} ({detail})");
+    }
+    format!(
+        "breaks off at byte {offset} of {len} ({detail}); what follows is lost: copy or build the \
+         shard again"
+    )
 }
 
 /// Splits a member's name at the first dot of its base name into key and extension; hidden files

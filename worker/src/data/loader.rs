@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 use ringmaster_manifest::spec::AugCfg;
 
 use super::store::Cancel;
-use super::{Dataset, Error, Order, SampleError, Substitution};
+use super::{
+    Dataset, Error, LISTED, Order, SampleError, Substitution, corrupt_limit, too_many_corrupt,
+};
 use crate::image::{Augment, Preprocess, Scratch, decode};
 use crate::rng::{Site, Stream};
 use crate::text::Tokenizer;
@@ -21,8 +23,6 @@ use crate::text::Tokenizer;
 const UNIT_ROWS: u64 = 16;
 /// Replacements tried for one slot before the data set counts as unusable.
 const SUBSTITUTES: u64 = 96;
-/// Corrupt samples that a message lists.
-const LISTED: usize = 20;
 
 /// What a loader needs.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ pub struct LoaderOptions {
     pub prefetch: u64,
     /// Replacements made earlier in this run, by any rank: they are made again.
     pub substitutions: Vec<Substitution>,
-    /// Largest share of the data set that may be corrupt.
+    /// Largest share of the data set that may be corrupt. A rank counts what its own readers meet,
+    /// ahead of the step; [`super::check_corrupt`] counts over all ranks.
     pub max_corrupt: f64,
 }
 
@@ -373,21 +374,13 @@ impl Shared {
         }
     }
 
-    /// At least one, unless none is accepted: a share of a small data set must not round to zero.
     fn limit(&self) -> u64 {
-        match self.options.max_corrupt {
-            share if share > 0.0 => ((self.options.dataset.len() as f64 * share) as u64).max(1),
-            _ => 0,
-        }
+        corrupt_limit(self.options.dataset.len(), self.options.max_corrupt)
     }
 
     fn too_many(&self) -> Error {
         let state = self.lock();
-        let list: Vec<&str> = state.corrupt.values().take(LISTED).map(String::as_str).collect();
-        Error::TooManyCorrupt {
-            count: state.corrupt.len(),
-            limit: self.limit(),
-            list: list.join("; "),
-        }
+        let reasons = state.corrupt.values().map(String::as_str);
+        too_many_corrupt(state.corrupt.len(), self.limit(), reasons)
     }
 }

@@ -14,13 +14,16 @@ pub mod order;
 pub mod store;
 
 #[cfg(test)]
+mod order_tests;
+#[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-pub use dataset::{Dataset, Options, RawSample, SampleError};
+pub use dataset::{Damaged, Dataset, Options, RawSample, SampleError};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::{Order, OrderOptions, SampleId};
 
@@ -126,6 +129,39 @@ impl Error {
     pub fn retryable(&self) -> bool {
         matches!(self, Self::Store { .. } | Self::Reader { .. })
     }
+}
+
+/// Returns how many corrupt samples a share of `max_corrupt` of `samples` is: at least one, unless
+/// none is accepted, since a share of a small data set must not round to zero.
+pub fn corrupt_limit(samples: u64, max_corrupt: f64) -> u64 {
+    match max_corrupt {
+        share if share > 0.0 => ((samples as f64 * share) as u64).max(1),
+        _ => 0,
+    }
+}
+
+/// Checks that the samples replaced by all ranks together are not more than `limit`.
+///
+/// # Errors
+/// [`Error::TooManyCorrupt`] with some of them.
+pub fn check_corrupt<'a>(
+    substitutions: impl Iterator<Item = &'a Substitution>,
+    limit: u64,
+) -> Result<(), Error> {
+    let corrupt: BTreeMap<u64, &str> =
+        substitutions.map(|s| (s.sample, s.reason.as_str())).collect();
+    if corrupt.len() as u64 <= limit {
+        return Ok(());
+    }
+    Err(too_many_corrupt(corrupt.len(), limit, corrupt.into_values()))
+}
+
+/// Corrupt samples that a message lists.
+const LISTED: usize = 20;
+
+fn too_many_corrupt<'a>(count: usize, limit: u64, reasons: impl Iterator<Item = &'a str>) -> Error {
+    let list: Vec<&str> = reasons.take(LISTED).collect();
+    Error::TooManyCorrupt { count, limit, list: list.join("; ") }
 }
 
 /// Returns the contiguous lanes that `rank` reads: as even as possible, the first ranks one more.

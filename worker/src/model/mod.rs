@@ -24,6 +24,9 @@ mod vision;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod parameter_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod parity;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

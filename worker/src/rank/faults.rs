@@ -3,40 +3,69 @@
 //! `RINGMASTER_FAULT=rank=1,step=7,at=before_reduce,marker=/tmp/x` makes rank 1 die of SIGKILL in
 //! step 7 before it reduces its gradients. The fault fires only if it can create the marker file,
 //! so exactly once, however often the rank is restarted; the file tells the test that it did.
+//!
+//! Two more keys order what happens on several ranks. `act=live` leaves the marker and lives on.
+//! `after=/tmp/y`, which may be repeated, makes a rank that has left its own marker wait at its place
+//! until that file is there, too: with the others' markers, all are where they should be before
+//! the first of them strikes.
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+/// How long a fault waits for the files that `after` names before it strikes all the same.
+const AFTER_LIMIT: Duration = Duration::from_secs(60);
+/// Time between two looks for them.
+const AFTER_POLL: Duration = Duration::from_millis(2);
 
 /// A place in a training step where a fault can strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// Gradients computed, their reduction not started.
     BeforeReduce,
+    /// *Ready* entered, and the news that all ranks did is lost: the rank lives and its ring breaks,
+    /// as when a peer dies after its message has reached only some of the others.
+    InReady,
     /// *Ready* passed, gradients not applied.
     BeforeApply,
     /// Gradients applied.
     AfterApply,
     /// The last checkpoint is published, the last evaluation not begun.
     BeforeLastEval,
+    /// The summary is handed in, the last barrier not passed.
+    AfterFinish,
+}
+
+/// Every place and its word.
+const PLACES: [(&str, Place); 6] = [
+    ("before_reduce", Place::BeforeReduce),
+    ("in_ready", Place::InReady),
+    ("before_apply", Place::BeforeApply),
+    ("after_apply", Place::AfterApply),
+    ("before_last_eval", Place::BeforeLastEval),
+    ("after_finish", Place::AfterFinish),
+];
+
+/// What becomes of the rank that a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Die,
+    Live,
 }
 
 impl FromStr for Place {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "before_reduce" => Ok(Self::BeforeReduce),
-            "before_apply" => Ok(Self::BeforeApply),
-            "after_apply" => Ok(Self::AfterApply),
-            "before_last_eval" => Ok(Self::BeforeLastEval),
-            other => Err(format!(
-                "at={other} is none of before_reduce, before_apply, after_apply, before_last_eval"
-            )),
-        }
+        let known = PLACES.iter().find(|(word, _)| *word == text);
+        known.map(|(_, place)| *place).ok_or_else(|| {
+            let words: Vec<&str> = PLACES.iter().map(|(word, _)| *word).collect();
+            format!("at={text} is none of {}", words.join(", "))
+        })
     }
 }
 
@@ -47,7 +76,9 @@ struct Fault {
     /// 1-based: the step that would be applied next.
     step: u64,
     at: Place,
+    act: Act,
     marker: PathBuf,
+    after: Vec<PathBuf>,
 }
 
 /// The faults of this process; usually none.
@@ -75,19 +106,42 @@ impl Faults {
 
     /// Dies here if a fault says so.
     pub(super) fn strike(&self, step: u64, at: Place) {
-        for fault in &self.faults {
-            if (fault.rank, fault.step, fault.at) != (self.rank, step, at) {
-                continue;
-            }
-            if OpenOptions::new().write(true).create_new(true).open(&fault.marker).is_ok() {
+        for fault in self.due(step, at) {
+            if fault.fires() && fault.act == Act::Die {
                 let _ = kill(Pid::this(), Signal::SIGKILL);
             }
         }
+    }
+
+    /// Whether a fault says that this rank is not to learn that *ready* of `step` is over.
+    pub(super) fn ready_is_lost(&self, step: u64) -> bool {
+        self.due(step, Place::InReady).any(Fault::fires)
+    }
+
+    fn due(&self, step: u64, at: Place) -> impl Iterator<Item = &Fault> {
+        let here = (self.rank, step, at);
+        self.faults.iter().filter(move |fault| (fault.rank, fault.step, fault.at) == here)
+    }
+}
+
+impl Fault {
+    /// Leaves the marker and waits for the files it is to come after; false when the marker was
+    /// there already.
+    fn fires(&self) -> bool {
+        if OpenOptions::new().write(true).create_new(true).open(&self.marker).is_err() {
+            return false;
+        }
+        let deadline = Instant::now() + AFTER_LIMIT;
+        while !self.after.iter().all(|file| file.exists()) && Instant::now() < deadline {
+            std::thread::sleep(AFTER_POLL);
+        }
+        true
     }
 }
 
 fn parse_one(text: &str) -> Result<Fault, String> {
     let (mut rank, mut step, mut at, mut marker) = (None, None, None, None);
+    let (mut act, mut after) = (Act::Die, Vec::new());
     for pair in text.trim().split(',') {
         let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
         let number = || value.parse::<u32>().map_err(|_| format!("{key}={value} is not a number"));
@@ -96,7 +150,17 @@ fn parse_one(text: &str) -> Result<Fault, String> {
             "step" => step = Some(u64::from(number()?)),
             "at" => at = Some(value.parse()?),
             "marker" => marker = Some(PathBuf::from(value)),
-            other => return Err(format!("{other:?} is none of rank, step, at, marker")),
+            "after" => after.push(PathBuf::from(value)),
+            "act" => {
+                act = match value {
+                    "die" => Act::Die,
+                    "live" => Act::Live,
+                    other => return Err(format!("act={other} is none of die, live")),
+                }
+            }
+            other => {
+                return Err(format!("{other:?} is none of rank, step, at, act, marker, after"));
+            }
         }
     }
     let missing = |key: &str| format!("{text:?} lacks {key}=");
@@ -104,11 +168,14 @@ fn parse_one(text: &str) -> Result<Fault, String> {
         rank: rank.ok_or_else(|| missing("rank"))?,
         step: step.ok_or_else(|| missing("step"))?,
         at: at.ok_or_else(|| missing("at"))?,
+        act,
         marker: marker.ok_or_else(|| missing("marker"))?,
+        after,
     })
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -121,9 +188,28 @@ mod tests {
         assert_eq!(
             error.err().as_deref(),
             Some(
-                "RINGMASTER_FAULT: at=lunch is none of before_reduce, before_apply, after_apply, before_last_eval"
+                "RINGMASTER_FAULT: at=lunch is none of before_reduce, in_ready, before_apply, \
+                 after_apply, before_last_eval, after_finish"
             )
         );
         assert!(Faults::parse(Some("rank=1"), 1).is_err_and(|e| e.contains("lacks step=")));
+    }
+
+    #[test]
+    fn a_fault_fires_once_and_only_where_it_was_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (marker, first) = (folder.path().join("struck"), folder.path().join("first"));
+        std::fs::write(&first, "").unwrap();
+        let text = format!(
+            "rank=2,step=7,at=in_ready,marker={},after={}",
+            marker.display(),
+            first.display()
+        );
+        let faults = Faults::parse(Some(&text), 2).unwrap();
+        assert!(!faults.ready_is_lost(6));
+        assert!(!Faults::parse(Some(&text), 1).unwrap().ready_is_lost(7));
+        assert!(!marker.exists());
+        assert!(faults.ready_is_lost(7));
+        assert!(!faults.ready_is_lost(7), "the marker is there");
     }
 }

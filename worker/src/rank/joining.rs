@@ -4,11 +4,13 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest, StateSource};
 
 use super::Error;
 use super::plan::NumericPlan;
 use super::replica::Replica;
+use super::step::Rates;
 use super::train::Rank;
 use crate::checkpoint;
 use crate::collective::tcp::{AbortFlag, Options, Tcp};
@@ -27,7 +29,7 @@ impl Rank {
         let held = self.replica.complete.then(|| HeldState {
             applied_step: self.replica.applied,
             digest: self.replica.digest(),
-            entered_ready: self.replica.entered_ready,
+            entered_ready: self.replica.held.is_some(),
         });
         let plan = NumericPlan::propose(
             &self.job,
@@ -86,6 +88,22 @@ impl Rank {
         }
     }
 
+    /// Catches up with the survivors that applied the step whose gradients this rank holds.
+    pub(super) fn apply_held(&mut self, generation: Generation) -> Result<(), Error> {
+        let Some(held) = self.replica.held.clone() else {
+            let what = "told to apply gradients that this rank does not hold".to_owned();
+            return Err(Error::Internal { what });
+        };
+        let step = self.replica.applied + 1;
+        tracing::info!(step, "applying the gradients held since the fault");
+        let applied = self.replica.apply(&self.job)?;
+        // Nobody measured this step's speed; the one before stands in for it.
+        let rates = self.replica.metrics.as_ref().map_or_else(Rates::default, Rates::of);
+        let known = (held.loss, held.order_digest);
+        self.replica.metrics = Some(self.step_metrics(generation, known, applied, rates));
+        Ok(())
+    }
+
     /// Everybody leaves with the state of the source: a survivor's, a checkpoint's, or step 0.
     pub(super) fn agree_on_state(
         &mut self,
@@ -99,7 +117,20 @@ impl Rank {
         }
         if stored || !reply.receivers.is_empty() {
             let began = Instant::now();
+            let own = reply.apply_held.then(|| self.replica.digest());
             self.replica.receive(source, stored, collective)?;
+            if let Some(own) = own {
+                let step = self.replica.applied;
+                match own == self.replica.digest() {
+                    true => tracing::info!(step, source, "the gradients held gave the same state"),
+                    false => tracing::warn!(
+                        step,
+                        source,
+                        "the gradients held gave another state; this node or the source's \
+                         computes or stores wrongly"
+                    ),
+                }
+            }
             tracing::info!(
                 step = self.replica.applied,
                 source,
@@ -119,11 +150,16 @@ impl Rank {
         if let Some(chosen) = checkpoint::choose(&places)? {
             tracing::info!(url = %chosen.url(), "loading checkpoint");
             let chosen_is_own = chosen.url().starts_with(&own);
+            let url = chosen.url();
             let loaded = chosen.load()?;
-            self.replica.load(&loaded)?;
-            if !chosen_is_own {
-                self.replica.resumed_samples = loaded.state.samples;
+            if let Some(conflict) = resume_conflict(&loaded.state.manifest, &self.job) {
+                return Err(Error::Checkpoint { what: format!("{url}: {conflict}") });
             }
+            self.replica.load(&loaded)?;
+            self.replica.resumed_samples = match chosen_is_own {
+                true => loaded.state.resumed_samples,
+                false => loaded.state.samples,
+            };
             return Ok(());
         }
         if let Some(resume) = resume {

@@ -1,11 +1,13 @@
 //! A rank of a training job.
 //!
 //! Modules in reading order: [`mod@env`] (what the agent tells it at exec), [`train`] (its life and
-//! the training loop), `joining` (how it enters a generation), `step` (a batch to reduced gradients), `replica` (the state every rank
-//! holds), `saving` (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to
-//! the coordinator), `switch` (how orders reach a busy rank), `plan` (what fixes the last bit),
-//! `faults` (deaths on demand, for tests), [`exit`] and [`error`] (how it ends).
+//! the training loop), `joining` (how it enters a generation), `step` (a batch to reduced
+//! gradients), `boundary` (what follows a step), `replica` (the state every rank holds), `saving`
+//! (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to the coordinator),
+//! `switch` (how orders reach a busy rank), `plan` (what fixes the last bit), `faults` (faults on
+//! demand, for tests), [`exit`] and [`error`] (how it ends).
 
+mod boundary;
 mod bytes;
 pub mod client;
 pub mod control;

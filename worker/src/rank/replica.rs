@@ -31,20 +31,30 @@ pub(super) struct Replica {
     decay: Vec<(Range<usize>, bool)>,
     /// Steps applied.
     pub applied: u64,
-    /// The gradients of step `applied + 1` are reduced and kept: this rank entered *ready*.
-    pub entered_ready: bool,
+    /// The gradients of step `applied + 1` are reduced and kept, and this rank entered *ready*.
+    pub held: Option<HeldStep>,
     /// False until the state has been received, loaded or initialised in full.
     pub complete: bool,
     /// Nothing has been written over the initial values.
     pub pristine: bool,
     /// Corrupt samples replaced so far, by all ranks.
     pub substitutions: Vec<Substitution>,
-    /// Those of the step whose gradients are held: they count once it is applied.
-    pub held_substitutions: Vec<Substitution>,
     /// Samples that the run this one resumed from had consumed.
     pub resumed_samples: u64,
     /// Of the step applied last: rank 0 may have died before it wrote them down.
     pub metrics: Option<StepMetrics>,
+}
+
+/// What a rank that entered *ready* knows of the step beside its gradients: enough to write the
+/// step down if it applies it alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct HeldStep {
+    /// Of the global batch.
+    pub loss: f64,
+    /// Which sample stood in which row of the global batch.
+    pub order_digest: u64,
+    /// Corrupt samples replaced in the step, by all ranks: they count once it is applied.
+    pub substitutions: Vec<Substitution>,
 }
 
 /// What travels beside the flat buffers when a state is handed over.
@@ -91,11 +101,10 @@ impl Replica {
             adamw,
             decay,
             applied: 0,
-            entered_ready: false,
+            held: None,
             complete: false,
             pristine: true,
             substitutions: Vec::new(),
-            held_substitutions: Vec::new(),
             resumed_samples: 0,
             metrics: None,
         })
@@ -122,9 +131,10 @@ impl Replica {
             let mut scale = params.flat().narrow(0, entry.offset as i64, entry.len as i64);
             let _ = scale.f_clamp_(0.0, MAX_LOG_SCALE)?;
         }
-        self.substitutions.append(&mut self.held_substitutions);
+        if let Some(held) = self.held.take() {
+            self.substitutions.extend(held.substitutions);
+        }
         self.applied += 1;
-        self.entered_ready = false;
         self.pristine = false;
         Ok(Applied { lr, grad_norm })
     }
@@ -174,8 +184,7 @@ impl Replica {
         self.resumed_samples = header.resumed_samples;
         self.metrics = StepMetrics::decode(header.metrics.as_slice()).ok().filter(|m| m.step > 0);
         self.substitutions = header.substitutions;
-        self.held_substitutions.clear();
-        self.entered_ready = false;
+        self.held = None;
         self.complete = true;
         Ok(())
     }
@@ -208,7 +217,7 @@ impl Replica {
         self.applied = loaded.state.step;
         self.metrics = None;
         self.substitutions = loaded.state.data.substitutions.clone();
-        self.entered_ready = false;
+        self.held = None;
         self.complete = true;
         Ok(())
     }

@@ -96,6 +96,7 @@ impl Saving {
         let state = self.state.clone().map(|mut state| {
             state.step = replica.applied;
             state.samples = replica.applied * u64::from(job.batch.global);
+            state.resumed_samples = replica.resumed_samples;
             state.data.substitutions = replica.substitutions.clone();
             state
         });

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use ringmaster_manifest::spec::{LossKind, TrainJob};
-use ringmaster_proto::v1::Phase;
+use ringmaster_proto::v1::{Phase, StepMetrics};
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
 use super::control::Control;
 use super::faults::{Faults, Place};
-use super::replica::Replica;
-use crate::collective::{Collective, ReduceOp};
+use super::replica::{HeldStep, Replica};
+use crate::collective::{self, Collective, ReduceOp};
 use crate::data::{self, Batch, Substitution};
 use crate::loss::{self, infonce, siglip};
 use crate::model::{Clip, Mode, Tower, normalize};
@@ -25,6 +25,8 @@ pub(super) struct Context<'a> {
     pub device: Device,
     /// Rows of the global batch every rank holds, by rank.
     pub counts: &'a [usize],
+    /// Corrupt samples that the whole run may replace.
+    pub corrupt_limit: u64,
 }
 
 /// What the ranks know of a step once all of them hold its reduced gradients.
@@ -50,8 +52,8 @@ pub(super) fn run(
     batch: &Batch,
     stop: bool,
 ) -> Result<Ready, Error> {
-    let Context { job, collective, control, faults, .. } = context;
-    replica.entered_ready = false;
+    let Context { collective, control, faults, .. } = context;
+    replica.held = None;
     let step = replica.applied;
     control.status(|status| status.phase = Phase::Compute.into());
     let rows: Vec<u64> = batch.rows.clone().collect();
@@ -74,38 +76,42 @@ pub(super) fn run(
     });
     image_sum.wait()?;
     text_sum.wait()?;
-    let order = ledger(job, replica, *collective, batch)?;
-    replica.entered_ready = true;
-    ready(replica, *collective, loss.loss, order, stop)
+    let held = ledger(context, replica, batch, loss.loss)?;
+    let order_digest = held.order_digest;
+    replica.held = Some(held);
+    ready(context, replica, loss.loss, order_digest, stop)
 }
 
-/// Returns the digest of the global batch's order, after every rank has learnt which of its samples
-/// were replaced: whoever applies the step, even alone after a fault, has the whole ledger.
+/// Returns what every rank has to know of the step: whoever applies it, even alone after a fault,
+/// has the whole ledger of replaced samples.
 fn ledger(
-    job: &TrainJob,
-    replica: &mut Replica,
-    collective: &dyn Collective,
+    context: &Context<'_>,
+    replica: &Replica,
     batch: &Batch,
-) -> Result<u64, Error> {
-    let order = order_digest(job.data.seed, replica.applied, batch);
+    loss: f64,
+) -> Result<HeldStep, Error> {
+    let order = order_digest(context.job.data.seed, replica.applied, batch);
     let sums = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
-    collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
-    replica.held_substitutions.clear();
+    context.collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
+    let mut substitutions = Vec::new();
     if sums.int64_value(&[1]) > 0 {
         let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
-        for text in super::bytes::gather(&own, collective)? {
+        for text in super::bytes::gather(&own, context.collective)? {
             let theirs: Vec<Substitution> = serde_json::from_slice(&text)
                 .map_err(|e| Error::Internal { what: format!("ledger: {e}") })?;
-            replica.held_substitutions.extend(theirs);
+            substitutions.extend(theirs);
         }
+        // All ranks see the same ledger, so all of them stop here or none does.
+        let all = replica.substitutions.iter().chain(&substitutions);
+        data::check_corrupt(all, context.corrupt_limit)?;
     }
-    Ok(sums.int64_value(&[0]) as u64)
+    Ok(HeldStep { loss, order_digest: sums.int64_value(&[0]) as u64, substitutions })
 }
 
 /// The small all-reduce that says that every rank holds the reduced gradients.
 fn ready(
+    context: &Context<'_>,
     replica: &Replica,
-    collective: &dyn Collective,
     loss: f64,
     order_digest: u64,
     stop: bool,
@@ -120,7 +126,12 @@ fn ready(
         -squared,
         f64::from(u8::from(stop)),
     ]);
-    collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
+    context.collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
+    if context.faults.ready_is_lost(replica.applied + 1) {
+        let reason = "RINGMASTER_FAULT takes the end of ready away".to_owned();
+        context.collective.aborter().abort(&reason);
+        return Err(collective::Error::Aborted { reason }.into());
+    }
     let flag = |i: i64| flags.double_value(&[i]);
     if flag(0) > 0.0 {
         return Err(Error::NotFinite { step: replica.applied + 1, loss, squared_norm });
@@ -289,8 +300,32 @@ impl Clock {
         Self { start: Instant::now(), data: 0.0, comm: 0.0, samples: 0 }
     }
 
-    pub(super) fn elapsed(&self) -> f64 {
-        self.start.elapsed().as_secs_f64().max(1e-9)
+    pub(super) fn rates(&self) -> Rates {
+        let elapsed = self.start.elapsed().as_secs_f64().max(1e-9);
+        Rates {
+            samples_per_second: self.samples as f64 / elapsed,
+            data_share: self.data / elapsed,
+            comm_share: self.comm / elapsed,
+        }
+    }
+}
+
+/// Speed, and where the compute thread's time went.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rates {
+    pub samples_per_second: f64,
+    pub data_share: f64,
+    pub comm_share: f64,
+}
+
+impl Rates {
+    /// Returns those of an earlier step.
+    pub(super) fn of(metrics: &StepMetrics) -> Self {
+        Self {
+            samples_per_second: metrics.samples_per_second,
+            data_share: metrics.data_share,
+            comm_share: metrics.comm_share,
+        }
     }
 }
 

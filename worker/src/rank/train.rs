@@ -1,7 +1,7 @@
 //! A rank's life: join a generation, agree on the state, train, and start over when a peer is lost.
 //!
 //! [`run`] is the outer loop over generations, `Rank::attempt` one generation (how it begins is in
-//! `joining.rs`), `Rank::train` the steps, top to bottom.
+//! `joining.rs`), `Rank::train` the steps, top to bottom; what follows a step is in `boundary.rs`.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -9,17 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringmaster_manifest::spec::TrainJob;
-use ringmaster_proto::v1::{FinishRequest, Generation, JoinReply, Phase, StepMetrics};
+use ringmaster_proto::v1::{Generation, JoinReply, Phase, StepMetrics};
 use tch::Device;
 
 use super::Error;
+use super::boundary::Due;
 use super::client::{self, RanksClient};
 use super::control::Control;
 use super::env::RankEnv;
 use super::faults::{Faults, Place};
 use super::replica::{Applied, Replica};
 use super::saving::Saving;
-use super::step::{self, Clock, Context, Ready, row_counts};
+use super::step::{self, Clock, Context, Rates, Ready, row_counts};
 use super::switch::Switch;
 use crate::collective::Collective;
 use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
@@ -177,11 +178,7 @@ impl Rank {
     ) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Load.into());
         if reply.apply_held {
-            tracing::info!(
-                step = self.replica.applied + 1,
-                "applying the gradients held since the fault"
-            );
-            self.replica.apply(&self.job)?;
+            self.apply_held(generation)?;
         }
         self.agree_on_state(reply, collective)?;
         self.control.status(|status| status.step = self.replica.applied);
@@ -199,6 +196,7 @@ impl Rank {
             &reply.numeric_plan,
             &self.dataset,
         ));
+        self.catch_up(reply, collective)?;
         match self.train(generation, collective, &counts)? {
             Ended::Complete => self.finish(generation, collective),
             Ended::Stopped => self.stop(collective),
@@ -207,7 +205,8 @@ impl Rank {
 
     fn open_run(&mut self, generation: Generation, world_size: usize) -> Result<(), Error> {
         if let Some(run) = &mut self.run {
-            return Ok(run.enter(generation, world_size)?);
+            run.enter(generation, world_size)?;
+            return self.write_down_last_step();
         }
         self.run = Some(Run::open(report::Options {
             runs_dir: &self.env.runs_dir,
@@ -220,7 +219,8 @@ impl Rank {
         self.write_down_last_step()
     }
 
-    /// A rank 0 that died between applying a step and writing its metrics leaves that to the next.
+    /// A rank 0 that died between applying a step and writing its metrics leaves that to the next;
+    /// one that got the step from another rank, or applied it late, has not written it either.
     fn write_down_last_step(&mut self) -> Result<(), Error> {
         let (Some(run), Some(metrics)) = (&mut self.run, &self.replica.metrics) else {
             return Ok(());
@@ -241,6 +241,7 @@ impl Rank {
         let total = self.job.schedule.total_steps;
         let mut loader = self.start_loader(collective)?;
         let mut clock = Clock::start();
+        let corrupt_limit = data::corrupt_limit(self.dataset.len(), self.job.data.max_corrupt);
         while self.replica.applied < total {
             // Data.
             self.control.status(|status| status.phase = Phase::Data.into());
@@ -256,6 +257,7 @@ impl Rank {
                 faults: &self.faults,
                 device: self.device,
                 counts,
+                corrupt_limit,
             };
             let stop = self.switch.stop_requested();
             let ready = step::run(&context, &mut self.replica, &batch, stop)?;
@@ -273,15 +275,7 @@ impl Rank {
             if ready.stop {
                 return Ok(Ended::Stopped);
             }
-            let step = self.replica.applied;
-            if step.is_multiple_of(self.job.checkpoint.every_steps) && step < total {
-                self.save(collective)?;
-            }
-            if self.job.eval.every_steps.is_some_and(|every| step.is_multiple_of(every))
-                && step < total
-            {
-                self.evaluate(collective)?;
-            }
+            self.follow_up(Due::after(&self.job, self.replica.applied), collective)?;
         }
         Ok(Ended::Complete)
     }
@@ -306,6 +300,35 @@ impl Rank {
         })?)
     }
 
+    /// Returns the metrics of the step applied last, of which the loss and the order's digest are
+    /// `known`.
+    pub(super) fn step_metrics(
+        &self,
+        generation: Generation,
+        known: (f64, u64),
+        applied: Applied,
+        rates: Rates,
+    ) -> StepMetrics {
+        let step = self.replica.applied;
+        StepMetrics {
+            step,
+            total_steps: self.job.schedule.total_steps,
+            samples: step * u64::from(self.job.batch.global),
+            loss: known.0,
+            logit_scale: self.replica.clip.logit_scale().exp(),
+            logit_bias: self.replica.clip.logit_bias(),
+            lr: applied.lr,
+            grad_norm: applied.grad_norm,
+            samples_per_second: rates.samples_per_second,
+            data_share: rates.data_share,
+            compute_share: (1.0 - rates.data_share - rates.comm_share).max(0.0),
+            comm_share: rates.comm_share,
+            generation: Some(generation),
+            substituted: self.replica.substitutions.len() as u64,
+            order_digest: known.1,
+        }
+    }
+
     fn report(
         &mut self,
         generation: Generation,
@@ -313,27 +336,9 @@ impl Rank {
         applied: Applied,
         clock: &mut Clock,
     ) -> Result<(), Error> {
-        let step = self.replica.applied;
-        let elapsed = clock.elapsed();
-        let data_share = clock.data / elapsed;
-        let comm_share = clock.comm / elapsed;
-        let metrics = StepMetrics {
-            step,
-            total_steps: self.job.schedule.total_steps,
-            samples: step * u64::from(self.job.batch.global),
-            loss: ready.loss,
-            logit_scale: self.replica.clip.logit_scale().exp(),
-            logit_bias: self.replica.clip.logit_bias(),
-            lr: applied.lr,
-            grad_norm: applied.grad_norm,
-            samples_per_second: clock.samples as f64 / elapsed,
-            data_share,
-            compute_share: (1.0 - data_share - comm_share).max(0.0),
-            comm_share,
-            generation: Some(generation),
-            substituted: self.replica.substitutions.len() as u64,
-            order_digest: ready.order_digest,
-        };
+        let known = (ready.loss, ready.order_digest);
+        let metrics = self.step_metrics(generation, known, applied, clock.rates());
+        let step = metrics.step;
         self.replica.metrics = Some(metrics);
         if let Some(run) = &mut self.run {
             run.step(&metrics)?;
@@ -353,69 +358,9 @@ impl Rank {
         });
         Ok(())
     }
-
-    fn save(&mut self, collective: &dyn Collective) -> Result<(), Error> {
-        self.control.status(|status| status.phase = Phase::Save.into());
-        let saving = self.saving.as_mut().expect("every attempt starts a writer");
-        saving.save(&self.replica, &self.job, collective)
-    }
-
-    /// Returns the URL of the run's last checkpoint.
-    fn save_last(&mut self) -> Option<String> {
-        self.control.status(|status| status.phase = Phase::Save.into());
-        let saving = self.saving.take().expect("every attempt starts a writer");
-        saving.save_last(&self.replica, &self.job)
-    }
-
-    fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
-        self.control.status(|status| status.phase = Phase::Eval.into());
-        let preprocess = preprocess(&self.job);
-        for set in &self.eval_sets {
-            let clip = &self.replica.clip;
-            let scores = eval::evaluate(clip, &self.tokenizer, collective, set, &preprocess)?;
-            if let Some(run) = &mut self.run {
-                run.eval(self.replica.applied, &scores)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Last checkpoint, evaluation, report; all ranks leave together, so that a rank lost now can
-    /// still be replaced.
-    fn finish(&mut self, generation: Generation, collective: &dyn Collective) -> Result<(), Error> {
-        let checkpoint = self.save_last();
-        self.faults.strike(self.replica.applied, Place::BeforeLastEval);
-        self.evaluate(collective)?;
-        self.control.status(|status| status.phase = Phase::Done.into());
-        if let Some(run) = self.run.take() {
-            let summary = run.finish(&report::Ending {
-                steps: self.replica.applied,
-                samples: self.replica.applied * u64::from(self.job.batch.global),
-                resumed_samples: self.replica.resumed_samples,
-                training_seconds: None,
-                checkpoint,
-            })?;
-            tracing::info!("{}", summary.to_text());
-            self.client.finish(FinishRequest {
-                job_id: self.env.job_id.clone(),
-                generation: Some(generation),
-                summary_json: summary.to_json(),
-            })?;
-        }
-        collective.barrier()?;
-        Ok(())
-    }
-
-    /// Asked to stop: one last checkpoint at this step boundary.
-    fn stop(&mut self, collective: &dyn Collective) -> Result<(), Error> {
-        tracing::info!(step = self.replica.applied, "stopping as asked, after a checkpoint");
-        self.save_last();
-        collective.barrier()?;
-        Ok(())
-    }
 }
 
-fn preprocess(job: &TrainJob) -> Preprocess {
+pub(super) fn preprocess(job: &TrainJob) -> Preprocess {
     Preprocess::clip(job.model.config.vision_cfg.image_size as u32)
 }
 

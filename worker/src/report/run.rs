@@ -36,6 +36,8 @@ pub struct Options<'a> {
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ending {
+    /// False for a run that was stopped before its last step.
+    pub finished: bool,
     /// Steps applied.
     pub steps: u64,
     /// Samples consumed, those before a resume included.
@@ -44,6 +46,10 @@ pub struct Ending {
     pub resumed_samples: u64,
     /// Seconds trained; none to take the time from the folder's first opening until now.
     pub training_seconds: Option<f64>,
+    /// Corrupt samples replaced in all steps applied.
+    pub substituted: u64,
+    /// Shards of the training data that break off.
+    pub damaged_shards: u64,
     /// URL of the last checkpoint.
     pub checkpoint: Option<String>,
 }
@@ -159,6 +165,16 @@ impl Run {
         Ok(records.last_step())
     }
 
+    /// Returns how many evaluation sets have scores at `step` in the folder, whoever wrote them.
+    ///
+    /// # Errors
+    /// When `metrics.jsonl` cannot be read.
+    pub fn evaluations_at(&self, step: u64) -> Result<usize, Error> {
+        let path = self.folder.join("metrics.jsonl");
+        let records = Records::read(&path).map_err(failed("read", &path))?;
+        Ok(records.evals.iter().filter(|line| line.step == step).count())
+    }
+
     /// Appends the metrics of a training step.
     ///
     /// # Errors
@@ -220,6 +236,7 @@ impl Run {
                 LossKind::Siglip => "siglip".to_owned(),
                 LossKind::Infonce => "infonce".to_owned(),
             },
+            finished: ending.finished,
             steps: ending.steps,
             samples: ending.samples,
             training_seconds: seconds,
@@ -227,10 +244,8 @@ impl Run {
             world_size: self.world_size,
             final_loss: last_line.and_then(|line| line.get("train/loss")),
             recoveries: self.record.generations.len().saturating_sub(1),
-            substituted: last_line
-                .and_then(|line| line.get("train/substituted"))
-                .or_else(|| self.last.as_ref().map(|last| last.substituted as f64))
-                .unwrap_or(0.0) as u64,
+            substituted: ending.substituted,
+            damaged_shards: ending.damaged_shards,
             eval_set: sets.first().map(|set| set.name.clone()),
             zero_shot: sets.first().map(|set| set.zero_shot.clone()),
             retrieval: sets.first().map(|set| set.retrieval.clone()),

@@ -78,10 +78,13 @@ fn scores() -> Scores {
 
 fn ending() -> Ending {
     Ending {
+        finished: true,
         steps: 40,
         samples: 40 * 64,
         resumed_samples: 0,
         training_seconds: Some(4.0),
+        substituted: 0,
+        damaged_shards: 0,
         checkpoint: Some("file:///data/checkpoints/tiny-abc234/step-0000000040.g1.2".to_owned()),
     }
 }
@@ -119,6 +122,28 @@ fn a_finished_run_has_every_file_and_latest_points_at_it() {
         assert!(page.contains(part), "{part}");
     }
     assert!(!page.contains("http"), "the page must not need the network");
+}
+
+#[test]
+fn a_resumed_run_is_as_fast_as_its_own_samples_make_it() {
+    let runs = tempfile::tempdir().unwrap();
+    let job = job();
+    let mut run = open(runs.path(), &job, 1);
+    run.step(&metrics(40, 1.0)).unwrap();
+    let summary = run.finish(&Ending { resumed_samples: 30 * 64, ..ending() }).unwrap();
+    assert_eq!((summary.samples, summary.samples_per_second), (40 * 64, 160.0));
+}
+
+#[test]
+fn a_stopped_run_says_so_and_has_a_report() {
+    let runs = tempfile::tempdir().unwrap();
+    let job = job();
+    let mut run = open(runs.path(), &job, 1);
+    run.step(&metrics(7, 1.0)).unwrap();
+    let ending = Ending { finished: false, steps: 7, samples: 7 * 64, ..ending() };
+    let summary = run.finish(&ending).unwrap();
+    assert_eq!((summary.finished, summary.steps, summary.zero_shot), (false, 7, None));
+    assert!(runs.path().join("latest/report.html").is_file());
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub struct Summary {
     pub model: String,
     /// `siglip` or `infonce`.
     pub loss: String,
+    /// False for a run that was stopped before its last step.
+    #[serde(default = "yes")]
+    pub finished: bool,
     /// Steps applied.
     pub steps: u64,
     /// Samples consumed, those before a resume included.
@@ -31,6 +34,9 @@ pub struct Summary {
     pub recoveries: usize,
     /// Corrupt samples that were replaced.
     pub substituted: u64,
+    /// Shards of the training data that break off: their samples up to there were used.
+    #[serde(default)]
+    pub damaged_shards: u64,
     /// Name of the evaluation set the scores below belong to: the first of the manifest.
     pub eval_set: Option<String>,
     /// Classification of held-out images among all distinct captions.
@@ -41,6 +47,11 @@ pub struct Summary {
     pub eval_sets: Vec<SetScores>,
     /// URL of the last checkpoint.
     pub checkpoint: Option<String>,
+}
+
+/// Summaries of before the field existed were of finished runs only.
+fn yes() -> bool {
+    true
 }
 
 /// `summary.json`'s `zero_shot`.
@@ -100,6 +111,12 @@ impl Summary {
             self.samples_per_second,
             self.world_size
         );
+        if self.substituted > 0 {
+            text.push_str(&format!("\n{} corrupt samples were replaced", self.substituted));
+        }
+        if self.damaged_shards > 0 {
+            text.push_str(&format!("\n{} shards break off", self.damaged_shards));
+        }
         for set in &self.eval_sets {
             let shares = |values: &[f64]| {
                 let texts = values.iter().map(|value| format!("{:.1} %", value * 100.0));

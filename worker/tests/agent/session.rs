@@ -19,6 +19,12 @@ async fn an_agent_registers_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_shares_its_host_registers_only_its_cores() {
+    let cluster = Cluster::start_with(|options| options.cpus = 3).await;
+    assert_eq!(cluster.coordinator.seen().registrations()[0].cpus, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_session_names_the_ranks_that_still_run() {
     let mut cluster = Cluster::start().await;
     let pid = cluster.start_training(1, "train").await;
