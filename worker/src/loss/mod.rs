@@ -6,6 +6,7 @@
 //! embedding gradients; the encoders' backward passes start from those. [`mod@reference`] is the
 //! plain dense form the tests compare with.
 
+pub mod cuda;
 pub mod infonce;
 #[doc(hidden)]
 pub mod reference;
