@@ -196,7 +196,10 @@ mod tests {
 
         fails.store(true, Ordering::Relaxed);
         let error = both.all_reduce(&flags, ReduceOp::Max).unwrap_err();
-        assert!(matches!(&error, Error::Aborted { reason } if reason.contains("fell off")), "{error}");
+        assert!(
+            matches!(&error, Error::Aborted { reason } if reason.contains("fell off")),
+            "{error}"
+        );
         assert!(both.broadcast(&flags, 0).is_err());
         assert!(both.exchange(&flags, 0, &flags, 0).is_err());
         assert!(both.all_gather(&flags, &flags, &[4]).is_err());

@@ -111,11 +111,10 @@ impl Shared {
         drop(progress);
         let (shared, reason) = (Arc::clone(self), reason.to_owned());
         let watch = move || {
-            let waited = shared.changed.wait_timeout_while(
-                shared.lock(),
-                ABORT_DEADLINE,
-                |progress| !progress.closed,
-            );
+            let waited =
+                shared
+                    .changed
+                    .wait_timeout_while(shared.lock(), ABORT_DEADLINE, |progress| !progress.closed);
             let (progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if !progress.closed {
                 tracing::error!(

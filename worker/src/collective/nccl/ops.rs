@@ -10,10 +10,29 @@ use crate::ffi::nccl::{Communicator, DataType, Error, RedOp};
 #[derive(Debug)]
 pub(super) enum Call {
     /// `mask` is reduced along, in the same group.
-    AllReduce { data: DeviceBytes, dtype: DataType, op: RedOp, mask: Option<DeviceBytes> },
-    AllGather { from: DeviceBytes, to: DeviceBytes, shares: Vec<usize>, dtype: DataType },
-    ReduceScatter { from: DeviceBytes, to: DeviceBytes, shares: Vec<usize>, dtype: DataType },
-    Broadcast { data: DeviceBytes, dtype: DataType, root: usize },
+    AllReduce {
+        data: DeviceBytes,
+        dtype: DataType,
+        op: RedOp,
+        mask: Option<DeviceBytes>,
+    },
+    AllGather {
+        from: DeviceBytes,
+        to: DeviceBytes,
+        shares: Vec<usize>,
+        dtype: DataType,
+    },
+    ReduceScatter {
+        from: DeviceBytes,
+        to: DeviceBytes,
+        shares: Vec<usize>,
+        dtype: DataType,
+    },
+    Broadcast {
+        data: DeviceBytes,
+        dtype: DataType,
+        root: usize,
+    },
     Exchange {
         send: DeviceBytes,
         to: usize,

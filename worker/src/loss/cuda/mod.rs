@@ -331,8 +331,7 @@ fn positive_arguments(
         }
         Positives::Labels { rows: of_rows, columns: of_columns } => {
             let of_rows = contiguous("row labels", of_rows, device, Kind::Int64, rows)?;
-            let of_columns =
-                contiguous("column labels", of_columns, device, Kind::Int64, columns)?;
+            let of_columns = contiguous("column labels", of_columns, device, Kind::Int64, columns)?;
             Ok(([0; 3], (of_rows, of_columns)))
         }
     }

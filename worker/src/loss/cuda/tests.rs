@@ -94,7 +94,8 @@ impl Case {
         for (i, (actual, expected)) in left.weights.iter().zip(&weights).enumerate() {
             let error = (f64::from(*actual) - expected).abs();
             // The logit itself carries an f32 rounding of up to scale + |bias|.
-            let tolerance = 1e-5 * expected.abs() + 1e-30 + f64::from(u8::from(self.log_sums.is_some())) * 2e-6;
+            let tolerance =
+                1e-5 * expected.abs() + 1e-30 + f64::from(u8::from(self.log_sums.is_some())) * 2e-6;
             assert!(error <= tolerance, "{context}: weight {i}: {actual} for {expected}");
             if i % self.stride < self.columns {
                 assert_eq!(left.bf16[i], half::bf16::from_f32(*actual).to_bits(), "{context}: {i}");
@@ -148,7 +149,9 @@ fn emulator(folder: &Path) -> std::path::PathBuf {
         .arg(&program)
         .arg(sources.join("emulate.cpp"))
         .output()
-        .unwrap_or_else(|e| panic!("the build needs a C++ compiler, {compiler} does not start: {e}"));
+        .unwrap_or_else(|e| {
+            panic!("the build needs a C++ compiler, {compiler} does not start: {e}")
+        });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     program
 }
@@ -244,7 +247,9 @@ fn extreme_logits_give_finite_weights_and_no_lost_digits() {
 
 #[test]
 fn every_launch_covers_the_tile_within_its_limits() {
-    for (rows, columns) in [(1, 1), (1, 4), (512, 256), (16_384, 16_384), (1, 1 << 30), (1 << 30, 1)] {
+    for (rows, columns) in
+        [(1, 1), (1, 4), (512, 256), (16_384, 16_384), (1, 1 << 30), (1 << 30, 1)]
+    {
         let Geometry { grid, block } = Geometry::of(rows, columns);
         assert_eq!(block.0 * block.1, THREADS, "[{rows}, {columns}]");
         assert!(grid.0 >= 1 && grid.1 >= 1 && grid.0 * grid.1 <= MAX_BLOCKS, "{grid:?}");
@@ -337,7 +342,10 @@ fn gpu_epilogues_equal_the_definition_in_f64() {
     let Some(device) = test_device() else { return };
     let epilogues = Epilogues::for_device(device).unwrap();
     let mut cases = cases();
-    cases.push(("large".to_owned(), Case { diagonal: (100, 900, 700), ..Case::new(1000, 2000, 2048) }));
+    cases.push((
+        "large".to_owned(),
+        Case { diagonal: (100, 900, 700), ..Case::new(1000, 2000, 2048) },
+    ));
     for (name, case) in &cases {
         let shape = [case.rows as i64, case.columns as i64];
         let stride = [case.stride as i64, 1];
