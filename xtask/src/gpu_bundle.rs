@@ -184,16 +184,16 @@ fn add_openclip(folder: &Path) -> Result<()> {
 fn unpack_openclip(wheel: &Path, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     let mut archive = ZipArchive::new(fs::File::open(wheel)?)?;
-    let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
-    for name in names {
-        let target = match name.rsplit('/').next() {
-            Some("loss.py") if name == "open_clip/loss.py" => "loss.py",
-            Some("LICENSE") => "LICENSE",
-            Some("METADATA") => "METADATA",
+    for index in 0..archive.len() {
+        let mut member = archive.by_index(index)?;
+        let target = match member.name()?.as_ref() {
+            "open_clip/loss.py" => "loss.py",
+            name if name.ends_with(".dist-info/METADATA") => "METADATA",
+            name if name.contains(".dist-info/") && name.ends_with("/LICENSE") => "LICENSE",
             _ => continue,
         };
         let mut file = fs::File::create(folder.join(target))?;
-        std::io::copy(&mut archive.by_name(&name)?, &mut file)?;
+        std::io::copy(&mut member, &mut file)?;
     }
     if !folder.join("loss.py").exists() {
         bail!("it holds no open_clip/loss.py");

@@ -18,6 +18,8 @@ use crate::collective::{ByDevice, Collective, Solo};
 
 /// Time all peers have to connect once they know one another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for their GPUs: NCCL explores the network first.
+const COMMUNICATOR_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Rank {
     pub(super) fn join(
@@ -105,12 +107,15 @@ impl Rank {
             );
             Error::Environment { what }
         })?;
+        // A GPU that has failed once stays failed for this process; another one may do better.
+        nccl::check_device(ordinal)
+            .map_err(|e| Error::Internal { what: format!("GPU {ordinal} of this node: {e}") })?;
         let options = nccl::Options {
             id,
             rank: host.rank(),
             world_size: host.world_size(),
             ordinal,
-            connect_timeout: CONNECT_TIMEOUT,
+            connect_timeout: COMMUNICATOR_TIMEOUT,
             // As for `host`.
             deadline: None,
             on_failure: Some(host.aborter()),

@@ -337,11 +337,13 @@ impl Collective for Nccl {
     }
 }
 
-/// Opens what this back end needs, without a communicator: the first thing a rank with a GPU does.
+/// Opens what this back end needs, and has the device do nothing once: what fails here would fail
+/// in every communicator of this process.
 ///
 /// # Errors
-/// There is no driver, no such GPU or no NCCL; says what to do.
-pub fn check_machine(ordinal: usize) -> Result<(), ffi::nccl::Error> {
-    Context::primary(ordinal)?;
+/// There is no driver, no such GPU or no NCCL (says what to do), or the device's context is broken.
+pub fn check_device(ordinal: usize) -> Result<(), ffi::nccl::Error> {
+    let stream = Stream::independent(Context::primary(ordinal)?)?;
+    stream.synchronize()?;
     version().map(drop)
 }
