@@ -40,8 +40,9 @@ fn open_libtorch_cuda() -> Result<(), String> {
             Ok(())
         }
         Err(error) => Err(format!(
-            "accelerator: cuda needs libtorch_cuda.so of PyTorch 2.11 ({error}); \
-             put its folder into LD_LIBRARY_PATH, or use accelerator: cpu"
+            "accelerator: cuda needs libtorch_cuda.so of PyTorch 2.11 ({}); \
+             put its folder into LD_LIBRARY_PATH, or use accelerator: cpu",
+            super::library::reason(&error)
         )),
     }
 }

@@ -66,13 +66,12 @@ pub(super) fn open_one(name: &OsStr) -> Result<Library, String> {
     // named here, whose initialisers set up their own state; no handle is ever closed while code of
     // the library can run, because all callers keep theirs for the process's life.
     let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) };
-    library.map_err(|error| {
-        let mut text = error.to_string();
-        if let Some(cause) = std::error::Error::source(&error) {
-            text = cause.to_string();
-        }
-        text
-    })
+    library.map_err(|error| reason(&error))
+}
+
+/// What the dynamic linker said, which the error itself does not repeat.
+pub(super) fn reason(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Names, then files that exist beside the folders of `path`.
