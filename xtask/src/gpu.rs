@@ -229,11 +229,7 @@ impl Place<'_> {
         command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
         command.env("RINGMASTER_REQUIRE", "gpu");
         let ran = run_within(&mut command, self.limit)?;
-        // What the test measured stands in lines of the form "name: value".
-        let lines = ran.output.lines().map(str::trim);
-        let measured: Vec<&str> =
-            lines.filter(|line| line.contains(" s") && line.contains(": ")).collect();
-        let numbers = (!measured.is_empty()).then(|| json!({ "printed": measured }));
+        let numbers = measured(&ran.output);
         if !ran.output.contains("1 passed") || !ran.success {
             return Ok(Verdict::failed(ran.last_words(), numbers));
         }
@@ -300,6 +296,19 @@ impl Place<'_> {
         command.env("LD_LIBRARY_PATH", library_path(self.torch)).stdin(Stdio::null());
         command
     }
+}
+
+/// Reads lines such as "abort: 0.003 s", in which tests say what they measured.
+fn measured(output: &str) -> Option<Value> {
+    let mut numbers = serde_json::Map::new();
+    for line in output.lines() {
+        let Some((name, rest)) = line.trim().split_once(": ") else { continue };
+        let seconds = rest.split_once(" s").and_then(|(number, _)| number.parse::<f64>().ok());
+        if let Some(seconds) = seconds {
+            numbers.insert(format!("{name}_seconds"), json!(seconds));
+        }
+    }
+    (!numbers.is_empty()).then_some(Value::Object(numbers))
 }
 
 /// Returns what speaks against us.
@@ -454,6 +463,14 @@ mod tests {
         let ran = run_within(&mut command, Duration::from_secs(60)).unwrap();
         assert!(!ran.success && ran.status.contains('3'), "{}", ran.status);
         assert_eq!(last_json(&ran.output), Some(json!({ "a": 1 })));
+    }
+
+    #[test]
+    fn what_tests_measured_is_read_from_their_lines() {
+        let output = "running 1 test\nabort: 0.003 s\ndeath: 1.5 s: lost\nabort: rank 0 is done\n";
+        let numbers = json!({ "abort_seconds": 0.003, "death_seconds": 1.5 });
+        assert_eq!(measured(output), Some(numbers));
+        assert_eq!(measured("test result: ok. 1 passed; finished in 1.2s"), None);
     }
 
     #[test]

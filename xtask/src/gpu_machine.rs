@@ -106,10 +106,10 @@ fn usable(
     let sees_gpu = torch.as_ref().is_ok_and(|torch| torch.sees_gpu);
     if !sees_gpu {
         if let Err(why) = listed {
-            return Err(format!("this machine has no GPU: nvidia-smi: {why}"));
+            return Err(format!("this machine has no GPU (nvidia-smi: {why})"));
         }
         if gpus == 0 {
-            return Err("this machine has no GPU: nvidia-smi lists none".to_owned());
+            return Err("this machine has no GPU (nvidia-smi lists none)".to_owned());
         }
     }
     let torch = torch.map_err(|why| format!("{python} cannot import torch: {why}"))?;

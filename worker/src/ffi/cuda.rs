@@ -53,6 +53,7 @@ fn open_libtorch_cuda() -> Result<(), String> {
 /// libtorch notices its CUDA half only before its first use, so tests of the GPU begin with this
 /// and run in a process without others: their names begin with `gpu_`, to be selected.
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // tests say what they skip
 pub(crate) fn test_device() -> Option<Device> {
     match device(Accelerator::Cuda, 0) {
         Ok(device) => Some(device),

@@ -4,7 +4,7 @@
 //! each is a host of its own (`NCCL_HOSTID`), so that it connects them over sockets; it refuses two
 //! ranks on one GPU of one host. The test program starts itself again, once per rank, to run one
 //! test that does nothing otherwise.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};

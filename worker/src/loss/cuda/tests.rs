@@ -1,6 +1,6 @@
 //! The kernels: compiled by NVRTC where there is one, run on the host by a small emulation, and run
 //! on the GPU where there is one.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::Write as _;
 use std::path::Path;
@@ -173,7 +173,7 @@ fn emulate(program: &Path, case: &Case, launches: i32) -> (Left, u32) {
         column as i32,
         length as i32,
         i32::from(case.labels.is_some()),
-        i32::from(case.stride % 4 == 0),
+        i32::from(case.stride.is_multiple_of(4)),
         launches,
     ] {
         input.extend(number.to_ne_bytes());
