@@ -6,12 +6,17 @@
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
 //! [`setup`] (all of these), [`claims`] (what the main job must reach), [`stages`] (the test run),
+//! [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
 //! [`console`] (what is printed).
 
 mod claims;
 mod console;
 mod emoji;
 mod fetch;
+mod gpu;
+mod gpu_bundle;
+mod gpu_machine;
+mod gpu_report;
 mod libtorch;
 mod setup;
 mod stages;
@@ -62,6 +67,10 @@ enum Command {
     },
     /// Set up, then check format, lints, tests, documentation and dependencies.
     Test(stages::Options),
+    /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
+    GpuCheck(gpu::Options),
+    /// Pack what gpu-check needs on a machine with PyTorch 2.11 and a GPU but no Rust.
+    GpuBundle(gpu_bundle::Options),
 }
 
 fn main() -> ExitCode {
@@ -75,27 +84,36 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode> {
-    let workspace = Workspace::locate()?;
     match command {
         Command::Setup { verify } => {
-            setup::run(&workspace, verify)?;
+            setup::run(&Workspace::locate()?, verify)?;
             console::note(
                 "next: `cargo xtask quickstart` trains the emoji model; `cargo xtask test` runs every test",
             );
             Ok(ExitCode::SUCCESS)
         }
         Command::Env => {
-            console::out(&workspace.shell_exports());
+            console::out(&Workspace::locate()?.shell_exports());
             Ok(ExitCode::SUCCESS)
         }
         Command::Build => {
+            let workspace = Workspace::locate()?;
             setup::run(&workspace, false)?;
             Ok(exit_code(build(&workspace)?))
         }
-        Command::Quickstart { check, arguments } => quickstart(&workspace, check, &arguments),
+        Command::Quickstart { check, arguments } => {
+            quickstart(&Workspace::locate()?, check, &arguments)
+        }
         Command::Test(options) => {
+            let workspace = Workspace::locate()?;
             setup::run(&workspace, false)?;
             stages::run(&workspace, &options)
+        }
+        // Runs outside the repository too, out of a bundle.
+        Command::GpuCheck(options) => gpu::run(Workspace::locate, &options),
+        Command::GpuBundle(options) => {
+            gpu_bundle::run(&Workspace::locate()?, &options)?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -179,6 +179,8 @@ impl Ledger {
             receivers: plan.receivers.clone(),
             numeric_plan,
             checkpoint_hint: job.record.checkpoint_url.clone(),
+            // Of this generation: what waited for an older one was dropped with it.
+            communicator_id: requests[0].communicator_id.clone(),
         };
         job.membership.told = job
             .ranks()

@@ -282,6 +282,11 @@ pub(crate) fn killed(start: &v1::StartRank) -> v1::RankExited {
     v1::RankExited { code: None, signal: Some(9), ..exited(start, 0) }
 }
 
+/// What a rank would form its GPUs' communicator with; only rank 0's counts.
+pub(crate) fn communicator_id(rank: u32, generation: v1::Generation) -> Vec<u8> {
+    format!("made by rank {rank} for {generation}").into_bytes()
+}
+
 /// What ranks call.
 #[derive(Clone)]
 pub(crate) struct Rank {
@@ -305,6 +310,7 @@ impl Rank {
             data_address: format!("127.0.0.1:{}", 9000 + rank),
             held,
             numeric_plan: format!("{{\"of\":\"rank {rank} in {generation}\"}}"),
+            communicator_id: communicator_id(rank, generation),
         };
         tokio::spawn(async move { Ok(client.join(request).await?.into_inner()) })
     }

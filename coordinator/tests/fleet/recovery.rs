@@ -7,8 +7,8 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, hasty, joined, killed, manifest, patient, refused, register, run_submitted,
-    run_two, status, with,
+    Agent, Coordinator, communicator_id, hasty, joined, killed, manifest, patient, refused,
+    register, run_submitted, run_two, status, with,
 };
 
 #[tokio::test]
@@ -78,6 +78,39 @@ async fn a_survivor_that_dies_too_opens_yet_another_generation() {
     for join in joins {
         assert_eq!(joined(join).await.source(), v1::StateSource::Stored);
     }
+}
+
+#[tokio::test]
+async fn every_rank_receives_rank_0s_communicator_id_of_its_own_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    let first = communicator_id(0, running.generation);
+    for reply in &running.replies {
+        assert_eq!(reply.communicator_id, first);
+    }
+
+    // Rank 0 has joined the second generation, with an id, when rank 1 dies once more.
+    agent.exit(killed(&running.starts[1])).await;
+    let second = agent.regenerate().await.generation.unwrap();
+    let start = agent.start_rank().await;
+    let ranks = coordinator.ranks().await;
+    let waiting = ranks.join(&running.job_id, second, 0, None);
+    let joined_one = |job: &v1::Job| job.reason.starts_with("1 of 2 ranks");
+    coordinator.until(&running.job_id, "the first join", joined_one).await;
+    agent.exit(killed(&start)).await;
+    assert_eq!(refused(waiting).await.code(), tonic::Code::Aborted);
+
+    let third = agent.regenerate().await.generation.unwrap();
+    agent.start_rank().await;
+    let joins = [1, 0].map(|rank| ranks.join(&running.job_id, third, rank, None));
+    for join in joins {
+        assert_eq!(joined(join).await.communicator_id, communicator_id(0, third));
+    }
+    // An answer that was lost on the way is the same when it is asked for again.
+    let again = joined(ranks.join(&running.job_id, third, 1, None)).await;
+    assert_eq!(again.communicator_id, communicator_id(0, third));
 }
 
 #[tokio::test]

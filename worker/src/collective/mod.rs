@@ -1,10 +1,13 @@
 //! Collectives between the ranks of one generation.
 //!
 //! [`Collective`] is the contract; [`tcp`] implements it over plain sockets for CPU tensors,
-//! [`Solo`] for a world of one. Every operation is started in the same order on every rank,
+//! [`nccl`] for CUDA tensors, [`ByDevice`] for both at once, [`Solo`] for a world of one. Every operation is started in the same order on every rank,
 //! returns a [`Pending`] at once and runs on the back end's own thread, so communication overlaps
-//! the caller's computation. Reductions add in rank order: the same bits on every rank, every run.
+//! the caller's computation. Reductions over tcp add in rank order: the same bits on every rank, every
+//! run; NCCL chooses its own order, the same on every rank.
 
+mod by_device;
+pub mod nccl;
 mod pending;
 mod solo;
 pub mod tcp;
@@ -18,13 +21,15 @@ use std::time::Duration;
 
 use tch::Tensor;
 
+pub use by_device::ByDevice;
 pub use pending::{Pending, take_waited};
 pub use solo::Solo;
 
 /// How an all-reduce combines elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReduceOp {
-    /// Sum in rank order; integers wrap, bf16 accumulates in f32.
+    /// Sum; integers wrap. Over tcp in rank order, bf16 accumulating in f32; NCCL sums in the order
+    /// of its algorithm and rounds each partial sum.
     Sum,
     /// Maximum; a NaN anywhere makes the result NaN.
     Max,
@@ -166,6 +171,16 @@ pub trait Collective: Send {
         recv: &Tensor,
         from: usize,
     ) -> Result<Pending, Error>;
+
+    /// Returns once everything that this rank has started so far has succeeded here, device work
+    /// included; what it brought may be kept from then on.
+    ///
+    /// # Errors
+    /// What ended one of them.
+    fn settle(&self) -> Result<(), Error> {
+        // For back ends whose `Pending::wait` returns no sooner than that.
+        Ok(())
+    }
 
     /// Returns once every rank has called it.
     fn barrier(&self) -> Result<(), Error>;

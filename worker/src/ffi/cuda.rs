@@ -40,8 +40,28 @@ fn open_libtorch_cuda() -> Result<(), String> {
             Ok(())
         }
         Err(error) => Err(format!(
-            "accelerator: cuda needs libtorch_cuda.so of PyTorch 2.11 ({error}); \
-             put its folder into LD_LIBRARY_PATH, or use accelerator: cpu"
+            "accelerator: cuda needs libtorch_cuda.so of PyTorch 2.11 ({}); \
+             put its folder into LD_LIBRARY_PATH, or use accelerator: cpu",
+            super::library::reason(&error)
         )),
+    }
+}
+
+/// Returns the GPU that tests run on; none, after saying why, on a machine without one. Fails
+/// instead where `RINGMASTER_REQUIRE` names `gpu`.
+///
+/// libtorch notices its CUDA half only before its first use, so tests of the GPU begin with this
+/// and run in a process without others: their names begin with `gpu_`, to be selected.
+#[cfg(test)]
+#[allow(clippy::print_stdout)] // tests say what they skip
+pub(crate) fn test_device() -> Option<Device> {
+    match device(Accelerator::Cuda, 0) {
+        Ok(device) => Some(device),
+        Err(why) => {
+            let required = std::env::var("RINGMASTER_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|what| what.trim() == "gpu"), "no GPU: {why}");
+            println!("skipped: {why}");
+            None
+        }
     }
 }

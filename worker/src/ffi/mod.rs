@@ -2,7 +2,12 @@
 #![allow(unsafe_code)]
 
 pub mod cuda;
+pub mod device_memory;
+pub mod driver;
+pub mod library;
 pub mod memory;
+pub mod nccl;
+pub mod nvrtc;
 pub mod process;
 pub mod slices;
 pub mod vector;

@@ -11,6 +11,7 @@
 //! multiplies it with this rank's images; `epilogue` turns the tile of dot products into the loss
 //! and the gradient's weights in one pass; `tile` multiplies those back into both gradients.
 
+pub mod cuda;
 mod epilogue;
 pub mod infonce;
 mod inputs;

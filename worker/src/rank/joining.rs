@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest, StateSource};
+use tch::Device;
 
 use super::Error;
 use super::plan::NumericPlan;
@@ -13,11 +14,14 @@ use super::replica::Replica;
 use super::step::Rates;
 use super::train::Rank;
 use crate::checkpoint;
+use crate::collective::nccl::{self, Nccl, UniqueId};
 use crate::collective::tcp::{AbortFlag, Options, Tcp};
-use crate::collective::{Collective, Solo};
+use crate::collective::{ByDevice, Collective, Solo};
 
 /// Time all peers have to connect once they know one another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for their GPUs: NCCL explores the network first.
+const COMMUNICATOR_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Rank {
     pub(super) fn join(
@@ -47,8 +51,19 @@ impl Rank {
             data_address,
             held,
             numeric_plan: serde_json::to_string(&plan).expect("a plan is plain data"),
+            communicator_id: self.communicator_id()?,
         };
         Ok(self.client.join_unless_interrupted_since(request, interruptions)?)
+    }
+
+    /// What the GPUs' communicator of the next generation is formed with: rank 0 makes a new one
+    /// for each, and listens for its peers from then on.
+    fn communicator_id(&self) -> Result<Vec<u8>, Error> {
+        if self.env.rank != 0 || self.env.world_size == 1 || self.device == Device::Cpu {
+            return Ok(Vec::new());
+        }
+        let id = UniqueId::create().map_err(|e| Error::Environment { what: e.to_string() })?;
+        Ok(id.as_bytes().to_vec())
     }
 
     pub(super) fn connect(
@@ -70,7 +85,45 @@ impl Rank {
             // Progress is the control plane's to judge: it knows slow from dead.
             deadline: None,
         };
-        Ok(Box::new(Tcp::connect(listener, &options, abort)?))
+        let host = Tcp::connect(listener, &options, abort)?;
+        match self.device {
+            Device::Cuda(ordinal) => self.connect_gpus(host, ordinal, reply, abort),
+            _ => Ok(Box::new(host)),
+        }
+    }
+
+    /// Joins the ranks' GPUs beside their connections over `host`.
+    fn connect_gpus(
+        &self,
+        host: Tcp,
+        ordinal: usize,
+        reply: &JoinReply,
+        abort: &AbortFlag,
+    ) -> Result<Box<dyn Collective>, Error> {
+        let id = UniqueId::from_bytes(&reply.communicator_id).ok_or_else(|| {
+            let bytes = reply.communicator_id.len();
+            let what = format!(
+                "rank 0 sent a communicator id of {bytes} bytes, but NCCL's have {}; all ranks of a \
+                 job need accelerator: cuda and the same version of ringmaster-worker",
+                UniqueId::LEN
+            );
+            Error::Environment { what }
+        })?;
+        // A GPU that has failed once stays failed for this process; another one may do better.
+        nccl::check_device(ordinal)
+            .map_err(|e| Error::Internal { what: format!("GPU {ordinal} of this node: {e}") })?;
+        let options = nccl::Options {
+            id,
+            rank: host.rank(),
+            world_size: host.world_size(),
+            ordinal,
+            connect_timeout: COMMUNICATOR_TIMEOUT,
+            // As for `host`.
+            deadline: None,
+            on_failure: Some(host.aborter()),
+        };
+        let device = Nccl::connect(options, abort)?;
+        Ok(Box::new(ByDevice::new(Box::new(device), Box::new(host))))
     }
 
     /// Keeps the plan that the job's first generation fixed, and says where that is impossible.

@@ -180,6 +180,8 @@ impl Replica {
         for buffer in self.buffers() {
             collective.broadcast(buffer, source)?.wait()?;
         }
+        // On a device the buffers are whole only now.
+        collective.settle()?;
         self.applied = header.applied;
         self.resumed_samples = header.resumed_samples;
         self.metrics = StepMetrics::decode(header.metrics.as_slice()).ok().filter(|m| m.step > 0);

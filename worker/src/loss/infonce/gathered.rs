@@ -1,10 +1,10 @@
-//! Text gathered once, its gradient scattered back once.
+//! Text gathered once, its gradient sent home once.
 
 use tch::Tensor;
 
 use super::Options;
 use super::passes::{Columns, Passes};
-use crate::collective::{Collective, ReduceOp};
+use crate::collective::{Collective, Pending, ReduceOp};
 use crate::loss::epilogue::Softmax;
 use crate::loss::ring::narrow;
 use crate::loss::{Error, Inputs, Output, tile};
@@ -59,30 +59,71 @@ pub fn all_gather(
     }
     let mut stats = combine(&stats, collective)?;
 
-    let grad_all_text = Tensor::f_empty(all, (passes.kind(), passes.device()))?;
-    for stretch in &stretches {
-        let text = narrow(&text, &stretch.columns);
-        let columns = Columns { text: &text, rows: stretch.rows.clone(), own: stretch.own };
-        let mut grad_text = narrow(&grad_all_text, &stretch.columns);
-        passes.second(&columns, &mut narrow(&stats, &stretch.columns), &mut grad_text)?;
+    let kind = (passes.kind(), passes.device());
+    let grad_text = Tensor::f_empty([inputs.text.size()[0], dim], kind)?;
+    let mut homeward = Homeward { collective, grad_text, parts: Vec::new() };
+    // Own columns last: meanwhile the other ranks' parts are on their way.
+    for distance in (1..world_size).chain([0]) {
+        let owner = (rank + distance) % world_size;
+        let part = match distance {
+            0 => homeward.own(),
+            _ => Tensor::f_empty([inputs.text_counts[owner] as i64, dim], kind)?,
+        };
+        for stretch in stretches.iter().filter(|stretch| stretch.owner == owner) {
+            let text = narrow(&text, &stretch.columns);
+            let columns = Columns { text: &text, rows: stretch.rows.clone(), own: stretch.own };
+            let mut stats = narrow(&stats, &stretch.columns);
+            passes.second(&columns, &mut stats, &mut narrow(&part, &stretch.rows))?;
+        }
+        homeward.send(part, distance)?;
     }
     drop(text);
+    let grad_text = homeward.arrive()?;
     let offset = inputs.text_offset(rank);
     stats = narrow(&stats, &(offset..offset + inputs.text_counts[rank]));
-    let grad_text = match world_size {
-        1 => grad_all_text,
-        _ => {
-            let own =
-                Tensor::f_empty([inputs.text.size()[0], dim], (passes.kind(), passes.device()))?;
-            collective.reduce_scatter(&grad_all_text, &own, inputs.text_counts)?.wait()?;
-            own
-        }
-    };
     passes.finish(&stats, grad_text, collective)
+}
+
+/// The reduce-scatter of the texts' gradients, one rank's part at a time, in flight while the next
+/// part is computed. Every rank adds in the order of the distance that a part has come.
+struct Homeward<'a> {
+    collective: &'a dyn Collective,
+    grad_text: Tensor,
+    parts: Vec<(Tensor, Pending)>,
+}
+
+impl Homeward<'_> {
+    /// Where this rank's own part belongs.
+    fn own(&self) -> Tensor {
+        self.grad_text.shallow_clone()
+    }
+
+    /// Sends the part of the rank `distance` ahead and receives from the one as far behind.
+    fn send(&mut self, part: Tensor, distance: usize) -> Result<(), Error> {
+        if distance == 0 {
+            return Ok(());
+        }
+        let (rank, world_size) = (self.collective.rank(), self.collective.world_size());
+        let (to, from) =
+            ((rank + distance) % world_size, (rank + world_size - distance) % world_size);
+        let received = Tensor::empty_like(&self.grad_text);
+        let pending = self.collective.exchange(&part, to, &received, from)?;
+        self.parts.push((received, pending));
+        Ok(())
+    }
+
+    fn arrive(mut self) -> Result<Tensor, Error> {
+        for (received, pending) in self.parts.drain(..) {
+            pending.wait()?;
+            let _ = self.grad_text.f_add_(&received)?;
+        }
+        Ok(self.grad_text)
+    }
 }
 
 /// A sub-chunk of one rank's text.
 struct Stretch {
+    owner: usize,
     /// Rows of its owner.
     rows: std::ops::Range<usize>,
     /// Rows of the global batch.
@@ -103,7 +144,7 @@ fn stretches(
         let offset = inputs.text_offset(owner);
         for rows in tile::ranges(inputs.text_counts[owner], sub_chunk) {
             let columns = offset + rows.start..offset + rows.end;
-            stretches.push(Stretch { rows, columns, own: distance == 0 });
+            stretches.push(Stretch { owner, rows, columns, own: distance == 0 });
         }
     }
     stretches
