@@ -46,6 +46,7 @@ pub fn ring_options(world_size: usize) -> (Vec<TcpListener>, Vec<Options>) {
             token: vec![7; 32],
             connect_timeout: Duration::from_secs(20),
             deadline: Some(Duration::from_secs(60)),
+            tls: None,
         })
         .collect();
     (listeners, options)

@@ -4,3 +4,4 @@
 pub mod cuda;
 pub mod memory;
 pub mod process;
+pub mod socket;

@@ -11,7 +11,7 @@ use super::plan::NumericPlan;
 use super::replica::Replica;
 use super::train::Rank;
 use crate::checkpoint;
-use crate::collective::tcp::{AbortFlag, Options, Tcp};
+use crate::collective::tcp::{AbortFlag, Options, Tcp, Tls};
 use crate::collective::{Collective, Solo};
 
 /// Time all peers have to connect once they know one another.
@@ -67,8 +67,17 @@ impl Rank {
             connect_timeout: CONNECT_TIMEOUT,
             // Progress is the control plane's to judge: it knows slow from dead.
             deadline: None,
+            tls: self.tls()?,
         };
         Ok(Box::new(Tcp::connect(listener, &options, abort)?))
+    }
+
+    /// The certificate names the generation, so its file is read anew for each.
+    fn tls(&self) -> Result<Option<Tls>, Error> {
+        let Some(files) = &self.env.data_tls else { return Ok(None) };
+        let tls =
+            Tls::from_files(&self.env.job_id, &files.authority, &files.certificate, &files.key)?;
+        Ok(Some(tls))
     }
 
     /// Keeps the plan that the job's first generation fixed, and says where that is impossible.
