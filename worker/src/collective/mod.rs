@@ -5,13 +5,14 @@
 //! returns a [`Pending`] at once and runs on the back end's own thread, so communication overlaps
 //! the caller's computation. Reductions add in rank order: the same bits on every rank, every run.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod contract;
 mod pending;
 mod solo;
 pub mod tcp;
 #[doc(hidden)]
 pub mod testing;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
