@@ -1,4 +1,5 @@
-//! What the kernel knows about a TCP connection's other end.
+//! Two socket options of TCP for which no safe call exists: what the kernel knows about the other
+//! end, and how many bytes are worth waking up for.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -47,4 +48,25 @@ pub fn answering(socket: BorrowedFd<'_>) -> io::Result<Answering> {
         unanswered_probes: info.tcpi_probes,
         silent_ms: info.tcpi_last_ack_recv,
     })
+}
+
+/// Makes poll(2) report `socket` as readable only from `bytes` on, or at its end (`SO_RCVLOWAT`,
+/// socket(7)).
+///
+/// # Errors
+/// The kernel refuses the number.
+pub fn wake_from(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let value = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the descriptor is open for the borrow's life; the kernel reads the given length, the
+    // size of an int, from a pointer to one.
+    let code = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

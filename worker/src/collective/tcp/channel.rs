@@ -9,7 +9,7 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::Connection;
 
-use crate::ffi::socket::answering;
+use crate::ffi::socket::{answering, wake_from};
 
 /// Seconds of silence after which an idle connection is probed, and seconds between probes.
 const KEEPALIVE_IDLE: u32 = 5;
@@ -20,6 +20,8 @@ const KEEPALIVE_PROBES: u32 = 5;
 const UNANSWERED_MS: u32 = 10_000;
 /// Bytes handed over in one call, so that one peer's sends do not hold up all receives.
 const WRITE_AT_ONCE: usize = 1 << 20;
+/// Bytes worth waking up for, if more are expected.
+const WAKE_AT_MOST: usize = 256 << 10;
 /// Bytes of plaintext a TLS connection takes before it has sent any.
 const TLS_BUFFER: usize = 256 << 10;
 
@@ -28,6 +30,8 @@ const TLS_BUFFER: usize = 256 << 10;
 pub(super) struct Channel {
     stream: Arc<TcpStream>,
     tls: Option<Box<Connection>>,
+    /// Bytes from which on poll reports this socket as readable.
+    wakes_from: usize,
 }
 
 impl Channel {
@@ -43,7 +47,7 @@ impl Channel {
             connection.set_buffer_limit(Some(TLS_BUFFER));
             Box::new(connection)
         });
-        Ok(Self { stream: Arc::new(stream), tls })
+        Ok(Self { stream: Arc::new(stream), tls, wakes_from: 1 })
     }
 
     pub(super) fn stream(&self) -> &Arc<TcpStream> {
@@ -124,6 +128,17 @@ impl Channel {
         let unanswered = (state.unacknowledged > 0 && state.retransmits > 1)
             || state.unanswered_probes as u32 >= KEEPALIVE_PROBES;
         (unanswered && state.silent_ms > UNANSWERED_MS).then_some(state.silent_ms / 1000)
+    }
+
+    /// Lets the wait for `wanted` bytes end when a good part of them has come: on a machine with
+    /// more ranks than cores, waking up for each segment costs more than moving it.
+    pub(super) fn await_bytes(&mut self, wanted: usize) -> io::Result<()> {
+        let least = if self.tls.is_some() { 1 } else { wanted.clamp(1, WAKE_AT_MOST) };
+        if least != self.wakes_from {
+            wake_from(self.stream.as_fd(), least)?;
+            self.wakes_from = least;
+        }
+        Ok(())
     }
 
     /// What to poll for: room to write if `sending` or TLS is behind, bytes if `receiving`.

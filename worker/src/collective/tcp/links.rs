@@ -130,7 +130,11 @@ impl Links {
                     self.stalled = None;
                 }
                 Ok(None) if self.send_queued(frame)? => {}
-                Ok(None) => self.wait(Some(peer), frame)?,
+                Ok(None) => {
+                    let waited = self.channel(peer).await_bytes(buffer.len() - filled);
+                    waited.map_err(|e| self.lost(peer, frame, &e))?;
+                    self.wait(Some(peer), frame)?;
+                }
                 Err(e) => return Err(self.lost(peer, frame, &e)),
             }
         }
