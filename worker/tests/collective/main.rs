@@ -1,6 +1,6 @@
 //! The tcp collective between real processes: what the others see when one is killed, and what
 //! the bench prints.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
