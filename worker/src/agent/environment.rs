@@ -9,7 +9,7 @@ use crate::rank::env;
 
 /// Variables of the agent's own environment that ranks get, and why nothing else: a rank must run
 /// the same from a terminal, a service manager and a batch system.
-const INHERITED: [&str; 11] = [
+const INHERITED: [&str; 14] = [
     "ATEN_CPU_CAPABILITY",
     "CUDA_VISIBLE_DEVICES",
     "HOME",
@@ -19,6 +19,9 @@ const INHERITED: [&str; 11] = [
     "RUST_LOG",
     "TMPDIR",
     "TZ",
+    env::DATA_TLS_CA,
+    env::DATA_TLS_CERT,
+    env::DATA_TLS_KEY,
     env::FAULT,
     LOG_FORMAT,
 ];

@@ -55,7 +55,9 @@ fn bytes(text: &str) -> Result<u64, String> {
     let bytes: u64 = text.parse().map_err(|error| format!("{error}"))?;
     match bytes {
         0 => Err("must be above 0".to_owned()),
-        _ if bytes % 4 != 0 => Err("must be a multiple of 4, the size of an f32".to_owned()),
+        _ if !bytes.is_multiple_of(4) => {
+            Err("must be a multiple of 4, the size of an f32".to_owned())
+        }
         _ if bytes > 1 << 36 => Err("must be at most 68719476736 (64 GiB)".to_owned()),
         _ => Ok(bytes),
     }
@@ -127,7 +129,7 @@ fn rank(args: &CollectiveArgs) -> anyhow::Result<()> {
     }
     let mut seconds = Vec::with_capacity(args.steps as usize);
     for step in 0..WARMUP_STEPS + args.steps {
-        // Sums of ones would overflow after 128 steps of 2 ranks.
+        // Every step adds the same ones, so that the last result can be checked.
         let _ = tensor.shallow_clone().f_fill_(1.0)?;
         ring.barrier()?;
         let began = Instant::now();

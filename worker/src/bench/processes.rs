@@ -102,6 +102,7 @@ pub fn child() -> anyhow::Result<Box<dyn Collective>> {
         token: hex::decode(&place.token).context("the ring's token is not hexadecimal")?,
         connect_timeout: CONNECT_TIMEOUT,
         deadline: None,
+        tls: None,
     };
     Ok(Box::new(Tcp::connect(&listener, &options, &AbortFlag::new())?))
 }

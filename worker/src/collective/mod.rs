@@ -7,14 +7,15 @@
 //! run; NCCL chooses its own order, the same on every rank.
 
 mod by_device;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod contract;
 pub mod nccl;
 mod pending;
 mod solo;
 pub mod tcp;
 #[doc(hidden)]
 pub mod testing;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

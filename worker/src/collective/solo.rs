@@ -95,3 +95,29 @@ impl Collective for Solo {
         self.sequence.get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::contract::{Backend, contract};
+    use super::*;
+
+    #[derive(Default)]
+    struct Alone;
+
+    impl Backend for Alone {
+        const WORLD_SIZES: &'static [usize] = &[1];
+
+        fn ring<T: Send>(
+            &self,
+            _world_size: usize,
+            _deadline: Duration,
+            body: impl Fn(&dyn Collective) -> T + Sync,
+        ) -> Vec<T> {
+            vec![body(&Solo::new())]
+        }
+    }
+
+    contract!(alone, Alone);
+}

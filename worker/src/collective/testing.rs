@@ -12,6 +12,15 @@ use super::tcp::{AbortFlag, Options, Tcp};
 /// they returned, by rank.
 pub fn with_ring<T: Send>(world_size: usize, body: impl Fn(&dyn Collective) -> T + Sync) -> Vec<T> {
     let (listeners, options) = ring_options(world_size);
+    run_ring(listeners, options, body)
+}
+
+/// Connects the ranks of these options, one thread each, and runs `body` on each.
+pub fn run_ring<T: Send>(
+    listeners: Vec<TcpListener>,
+    options: Vec<Options>,
+    body: impl Fn(&dyn Collective) -> T + Sync,
+) -> Vec<T> {
     std::thread::scope(|scope| {
         let body = &body;
         let threads: Vec<_> = listeners
@@ -46,6 +55,7 @@ pub fn ring_options(world_size: usize) -> (Vec<TcpListener>, Vec<Options>) {
             token: vec![7; 32],
             connect_timeout: Duration::from_secs(20),
             deadline: Some(Duration::from_secs(60)),
+            tls: None,
         })
         .collect();
     (listeners, options)

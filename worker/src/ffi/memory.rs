@@ -53,6 +53,11 @@ impl HostBytes {
         self.len == 0
     }
 
+    /// Whether these bytes, from `offset` on, are in the same place as all of `other`.
+    pub fn lies_at(&self, offset: usize, other: &Self) -> bool {
+        other.is_empty() || self.start.wrapping_add(offset) == other.start
+    }
+
     /// Returns bytes to send.
     pub fn read(&self, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {}", self.len);

@@ -10,4 +10,5 @@ pub mod nccl;
 pub mod nvrtc;
 pub mod process;
 pub mod slices;
+pub mod socket;
 pub mod vector;

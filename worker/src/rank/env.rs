@@ -28,6 +28,13 @@ pub const RUNS_DIR: &str = "RINGMASTER_RUNS_DIR";
 pub const ADDRESS: &str = "RINGMASTER_ADDRESS";
 /// A fault to inject, for tests; absent otherwise.
 pub const FAULT: &str = "RINGMASTER_FAULT";
+/// Path of the authority's certificate that vouches for peers of the tcp ring, as PEM; absent for
+/// a plaintext ring.
+pub const DATA_TLS_CA: &str = "RINGMASTER_DATA_TLS_CA";
+/// Path of this rank's certificate chain as PEM; goes with [`DATA_TLS_CA`].
+pub const DATA_TLS_CERT: &str = "RINGMASTER_DATA_TLS_CERT";
+/// Path of that certificate's key as PEM; goes with [`DATA_TLS_CA`].
+pub const DATA_TLS_KEY: &str = "RINGMASTER_DATA_TLS_KEY";
 /// Rank within the job, as torchrun names it.
 pub const RANK: &str = "RANK";
 /// Rank within the node.
@@ -70,6 +77,20 @@ pub struct RankEnv {
     pub fault: Option<String>,
     /// [`THREADS`]; at least 1.
     pub threads: u32,
+    /// Where mutual TLS between ranks finds its files; all three or none.
+    pub data_tls: Option<DataTls>,
+}
+
+/// Files for mutual TLS between ranks. They are read anew for every generation, whose name the
+/// certificate carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataTls {
+    /// [`DATA_TLS_CA`].
+    pub authority: PathBuf,
+    /// [`DATA_TLS_CERT`].
+    pub certificate: PathBuf,
+    /// [`DATA_TLS_KEY`].
+    pub key: PathBuf,
 }
 
 /// What is wrong with the environment.
@@ -131,6 +152,7 @@ impl RankEnv {
             address: env.text(ADDRESS)?,
             fault: env.optional_text(FAULT)?,
             threads: env.at_least(THREADS, 1)?,
+            data_tls: env.data_tls()?,
         })
     }
 }
@@ -144,6 +166,19 @@ impl<F: Fn(&str) -> Option<OsString>> Lookup<F> {
 
     fn required(&self, name: &'static str) -> Result<OsString, Error> {
         self.optional(name).ok_or(Error::Missing { name })
+    }
+
+    /// One file without the others must not end in a plaintext ring.
+    fn data_tls(&self) -> Result<Option<DataTls>, Error> {
+        let names = [DATA_TLS_CA, DATA_TLS_CERT, DATA_TLS_KEY];
+        if names.iter().all(|name| self.optional(name).is_none()) {
+            return Ok(None);
+        }
+        Ok(Some(DataTls {
+            authority: self.required(DATA_TLS_CA)?.into(),
+            certificate: self.required(DATA_TLS_CERT)?.into(),
+            key: self.required(DATA_TLS_KEY)?.into(),
+        }))
     }
 
     fn optional_text(&self, name: &'static str) -> Result<Option<String>, Error> {
@@ -185,7 +220,7 @@ mod tests {
             RANK | LOCAL_RANK => "1",
             WORLD_SIZE | THREADS => "2",
             RESUME_FROM => "",
-            FAULT => return None,
+            FAULT | DATA_TLS_CA | DATA_TLS_CERT | DATA_TLS_KEY => return None,
             _ => "x",
         };
         Some(value.into())
@@ -203,6 +238,20 @@ mod tests {
     fn a_missing_variable_names_itself() {
         let without = |name: &str| if name == STATUS_FILE { None } else { complete(name) };
         assert_eq!(RankEnv::from_lookup(without), Err(Error::Missing { name: STATUS_FILE }));
+    }
+
+    #[test]
+    fn tls_needs_all_three_of_its_files_or_none() {
+        assert_eq!(RankEnv::from_lookup(complete).unwrap().data_tls, None);
+        let all = |name: &str| {
+            let tls = name.strip_prefix("RINGMASTER_DATA_").map(OsString::from);
+            tls.or_else(|| complete(name))
+        };
+        let tls = RankEnv::from_lookup(all).unwrap().data_tls.unwrap();
+        assert_eq!(tls.key, PathBuf::from("TLS_KEY"));
+        let without_key = |name: &str| if name == DATA_TLS_KEY { None } else { all(name) };
+        let error = RankEnv::from_lookup(without_key).unwrap_err();
+        assert_eq!(error, Error::Missing { name: DATA_TLS_KEY });
     }
 
     #[test]

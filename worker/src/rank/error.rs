@@ -30,6 +30,9 @@ pub enum Error {
     /// The ring broke.
     #[error("ring broke")]
     Collective(#[from] collective::Error),
+    /// The files for mutual TLS between ranks are no good.
+    #[error("TLS between ranks")]
+    Tls(#[from] collective::tcp::tls::Error),
     /// No socket for the peers.
     #[error("cannot listen for peers on {address}")]
     Listen {

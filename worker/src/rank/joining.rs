@@ -15,7 +15,7 @@ use super::step::Rates;
 use super::train::Rank;
 use crate::checkpoint;
 use crate::collective::nccl::{self, Nccl, UniqueId};
-use crate::collective::tcp::{AbortFlag, Options, Tcp};
+use crate::collective::tcp::{AbortFlag, Options, Tcp, Tls};
 use crate::collective::{ByDevice, Collective, Solo};
 
 /// Time all peers have to connect once they know one another.
@@ -84,6 +84,7 @@ impl Rank {
             connect_timeout: CONNECT_TIMEOUT,
             // Progress is the control plane's to judge: it knows slow from dead.
             deadline: None,
+            tls: self.tls()?,
         };
         let host = Tcp::connect(listener, &options, abort)?;
         match self.device {
@@ -124,6 +125,14 @@ impl Rank {
         };
         let device = Nccl::connect(options, abort)?;
         Ok(Box::new(ByDevice::new(Box::new(device), Box::new(host))))
+    }
+
+    /// The certificate names the generation, so its file is read anew for each.
+    fn tls(&self) -> Result<Option<Tls>, Error> {
+        let Some(files) = &self.env.data_tls else { return Ok(None) };
+        let tls =
+            Tls::from_files(&self.env.job_id, &files.authority, &files.certificate, &files.key)?;
+        Ok(Some(tls))
     }
 
     /// Keeps the plan that the job's first generation fixed, and says where that is impossible.

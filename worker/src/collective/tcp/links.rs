@@ -1,180 +1,109 @@
-//! The connections of one rank: framed sends on writer threads, receives on the caller's thread,
-//! and an abort that wakes all of them.
+//! The connections of one rank, driven both ways by one thread: while it waits for a peer's bytes
+//! it sends what is queued, and it watches every peer for a hang-up.
+//!
+//! No other thread touches the tensors, so when an operation has reported its end, good or bad,
+//! nothing reads or writes their memory any more.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::Error;
-use super::ops::Frame;
+use super::abort::{AbortFlag, AbortHandle};
+use super::channel::Channel;
+use super::frame::{Frame, Operation};
 use crate::ffi::memory::HostBytes;
 
 /// The peer closed its side; missing from nix's own flags.
 const PEER_CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
-/// How often a blocked receive looks at the abort flag and its deadline.
+/// How often a blocked operation looks at the abort flag and its deadline.
 const POLL_INTERVAL_MS: u16 = 100;
-/// Messages up to this size always fit the socket's send buffer beside an earlier one, so the
-/// operation thread writes them itself.
-pub(super) const SMALL_MESSAGE: usize = 8 << 10;
+/// How often a blocked operation asks whether its peers' hosts still answer.
+const HOST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A switch that ends the formation or the life of a ring; set once, with a reason.
-#[derive(Debug, Clone, Default)]
-pub struct AbortFlag(Arc<Mutex<Option<String>>>);
-
-impl AbortFlag {
-    /// Returns a flag that is not set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets the flag; the first reason stays.
-    pub fn set(&self, reason: &str) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert_with(|| reason.to_owned());
-    }
-
-    /// Returns the reason once the flag is set.
-    pub fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn check(&self) -> Result<(), Error> {
-        match self.get() {
-            Some(reason) => Err(Error::Aborted { reason }),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Ends the ring from another thread.
-#[derive(Debug, Clone)]
-pub(super) struct AbortHandle {
-    flag: AbortFlag,
-    streams: Arc<Vec<Option<TcpStream>>>,
-}
-
-impl AbortHandle {
-    pub(super) fn abort(&self, reason: &str) {
-        self.flag.set(reason);
-        for stream in self.streams.iter().flatten() {
-            // Wakes reads and writes here, and tells the peer.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    pub(super) fn reason(&self) -> String {
-        self.flag.get().unwrap_or_else(|| "the ring is closed".to_owned())
-    }
-}
-
-/// A send handed to a peer's writer thread.
-struct Outgoing {
-    frame: [u8; Frame::LEN],
+/// Bytes on their way to a peer.
+struct Segment {
+    head: [u8; Frame::LEN],
+    /// Bytes of `head` that are still to be sent.
+    head_left: usize,
     data: HostBytes,
-    range: std::ops::Range<usize>,
-    done: SyncSender<Result<(), String>>,
-}
-
-/// A send in flight.
-pub(super) struct Sent {
-    peer: usize,
-    done: Option<Receiver<Result<(), String>>>,
+    range: Range<usize>,
 }
 
 /// Everything one rank holds of the ring.
 pub(super) struct Links {
     pub(super) rank: usize,
     pub(super) world_size: usize,
-    streams: Arc<Vec<Option<TcpStream>>>,
-    writers: Vec<Option<SyncSender<Outgoing>>>,
-    flag: AbortFlag,
+    channels: Vec<Option<Channel>>,
+    outgoing: Vec<VecDeque<Segment>>,
+    abort: AbortHandle,
     deadline: Option<Duration>,
+    /// Since when nothing has moved.
+    stalled: Option<Instant>,
+    hosts_asked: Instant,
 }
 
 impl Links {
+    /// Takes one connection per peer, none at this rank's own place.
     pub(super) fn new(
         rank: usize,
-        streams: Vec<Option<TcpStream>>,
+        channels: Vec<Option<Channel>>,
         deadline: Option<Duration>,
         flag: AbortFlag,
-    ) -> Result<Self, Error> {
-        let world_size = streams.len();
-        let connect_error = |e: std::io::Error| Error::Connect {
-            world_size,
-            reason: format!("cannot set up a connection: {e}"),
-        };
-        let mut writers = Vec::with_capacity(world_size);
-        for (peer, stream) in streams.iter().enumerate() {
-            let Some(stream) = stream else {
-                writers.push(None);
-                continue;
-            };
-            let stream = stream.try_clone().map_err(connect_error)?;
-            let (queue, outgoing) = sync_channel::<Outgoing>(4);
-            std::thread::Builder::new()
-                .name(format!("tcp-{rank}-to-{peer}"))
-                .spawn(move || {
-                    for item in outgoing {
-                        let result = stream
-                            .write_all(&item.frame)
-                            .and_then(|()| stream.write_all(item.data.read(item.range)));
-                        let _ = item.done.send(result.map_err(|e| e.to_string()));
-                    }
-                })
-                .map_err(connect_error)?;
-            writers.push(Some(queue));
+    ) -> Self {
+        let streams = channels.iter().flatten().map(|c| Arc::clone(c.stream())).collect();
+        Self {
+            rank,
+            world_size: channels.len(),
+            outgoing: channels.iter().map(|_| VecDeque::new()).collect(),
+            channels,
+            abort: AbortHandle { flag, streams: Arc::new(streams) },
+            deadline,
+            stalled: None,
+            hosts_asked: Instant::now(),
         }
-        Ok(Self { rank, world_size, streams: Arc::new(streams), writers, flag, deadline })
     }
 
-    pub(super) fn abort_handle(&self) -> AbortHandle {
-        AbortHandle { flag: self.flag.clone(), streams: Arc::clone(&self.streams) }
+    pub(super) fn abort_handle(&self) -> &AbortHandle {
+        &self.abort
     }
 
     pub(super) fn check_abort(&self) -> Result<(), Error> {
-        self.flag.check()
+        self.abort.flag.check()
     }
 
-    /// Starts sending a part of `data` to `peer`.
-    pub(super) fn send(
-        &self,
-        peer: usize,
-        frame: Frame,
-        data: HostBytes,
-        range: std::ops::Range<usize>,
-    ) -> Result<Sent, Error> {
-        if range.len() <= SMALL_MESSAGE {
-            let mut message = Vec::with_capacity(Frame::LEN + range.len());
-            message.extend_from_slice(&frame.encode());
-            message.extend_from_slice(data.read(range));
-            self.stream(peer).write_all(&message).map_err(|e| self.lost(peer, frame, &e))?;
-            return Ok(Sent { peer, done: None });
+    /// Returns the other ranks, beginning with the next one.
+    pub(super) fn peers(&self) -> impl Iterator<Item = usize> + use<> {
+        let (rank, world_size) = (self.rank, self.world_size);
+        (1..world_size).map(move |distance| (rank + distance) % world_size)
+    }
+
+    /// Queues the header of a message and a part of `data` for `peer`.
+    pub(super) fn send(&mut self, peer: usize, frame: Frame, data: HostBytes, range: Range<usize>) {
+        let segment = Segment { head: frame.encode(), head_left: Frame::LEN, data, range };
+        self.outgoing[peer].push_back(segment);
+    }
+
+    /// Queues more of the last message for `peer`.
+    pub(super) fn send_more(&mut self, peer: usize, data: HostBytes, range: Range<usize>) {
+        if !range.is_empty() {
+            let segment = Segment { head: [0; Frame::LEN], head_left: 0, data, range };
+            self.outgoing[peer].push_back(segment);
         }
-        let (done, result) = sync_channel(1);
-        let writer = self.writers[peer].as_ref().expect("only peers are sent to");
-        writer
-            .send(Outgoing { frame: frame.encode(), data, range, done })
-            .map_err(|_| self.lost(peer, frame, &std::io::Error::other("writer ended")))?;
-        Ok(Sent { peer, done: Some(result) })
     }
 
-    /// Waits until the bytes of these sends are in the kernel, so their memory may change.
-    pub(super) fn finish(&self, frame: Frame, sends: Vec<Sent>) -> Result<(), Error> {
-        for sent in sends {
-            let Some(done) = sent.done else { continue };
-            let result = done.recv().unwrap_or_else(|_| Err("writer ended".to_owned()));
-            result.map_err(|reason| self.lost(sent.peer, frame, &std::io::Error::other(reason)))?;
-        }
-        Ok(())
+    /// Forgets what was queued, as after a failure.
+    pub(super) fn forget_sends(&mut self) {
+        self.outgoing.iter_mut().for_each(VecDeque::clear);
     }
 
-    /// Receives a frame from `peer` and checks that it is the expected one.
-    pub(super) fn expect(&self, peer: usize, want: Frame) -> Result<(), Error> {
+    /// Receives a header from `peer` and checks that it is the expected one.
+    pub(super) fn expect(&mut self, peer: usize, want: Frame) -> Result<(), Error> {
         let mut buffer = [0; Frame::LEN];
         self.receive(peer, want, &mut buffer)?;
         let got = Frame::decode(&buffer);
@@ -185,98 +114,169 @@ impl Links {
         Ok(())
     }
 
-    /// Fills `buffer` from `peer`, watching the abort flag, the deadline and every other peer.
+    /// Fills `buffer` from `peer`, sending meanwhile.
     pub(super) fn receive(
-        &self,
+        &mut self,
         peer: usize,
         frame: Frame,
         buffer: &mut [u8],
     ) -> Result<(), Error> {
         let mut filled = 0;
-        let mut last_progress = Instant::now();
         while filled < buffer.len() {
-            if !self.wait_readable(peer, frame)? {
-                if let Some(deadline) = self.deadline
-                    && last_progress.elapsed() > deadline
-                {
-                    let (operation, sequence) = (frame.name(), frame.sequence);
-                    return Err(Error::Deadline { operation, sequence, peer, deadline });
+            match self.channel(peer).read(&mut buffer[filled..]) {
+                Ok(Some(0)) => return Err(self.lost(peer, frame, &"closed by peer")),
+                Ok(Some(read)) => {
+                    filled += read;
+                    self.stalled = None;
                 }
-                continue;
-            }
-            match self.stream(peer).read(&mut buffer[filled..]) {
-                Ok(0) => {
-                    return Err(self.lost(peer, frame, &std::io::Error::other("closed by peer")));
+                Ok(None) if self.send_queued(frame)? => {}
+                Ok(None) => {
+                    let waited = self.channel(peer).await_bytes(buffer.len() - filled);
+                    waited.map_err(|e| self.lost(peer, frame, &e))?;
+                    self.wait(Some(peer), frame)?;
                 }
-                Ok(n) => {
-                    filled += n;
-                    last_progress = Instant::now();
-                }
-                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(e) => return Err(self.lost(peer, frame, &e)),
             }
         }
         Ok(())
     }
 
-    /// Waits a moment for bytes from `peer`; a hang-up of any other peer is an error at once.
-    fn wait_readable(&self, peer: usize, frame: Frame) -> Result<bool, Error> {
-        self.check_abort()?;
-        let mut ranks = Vec::with_capacity(self.world_size);
-        let mut fds = Vec::with_capacity(self.world_size);
-        for (other, stream) in self.streams.iter().enumerate() {
-            let Some(stream) = stream else { continue };
-            let mut events = PEER_CLOSED;
-            events.set(PollFlags::POLLIN, other == peer);
-            ranks.push(other);
-            fds.push(PollFd::new(stream.as_fd(), events));
-        }
-        match poll(&mut fds, PollTimeout::from(POLL_INTERVAL_MS)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(self.lost(peer, frame, &std::io::Error::from(e))),
-        }
-        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
-        let mut readable = false;
-        for (&other, fd) in ranks.iter().zip(&fds) {
-            // nix has no name for POLLRDHUP and returns None for it, the only other bit asked for.
-            let events = fd.revents().unwrap_or(PollFlags::POLLHUP);
-            if other == peer {
-                readable = !events.is_empty();
-            } else if events.intersects(gone) && frame.watches_others() {
-                return Err(self.lost(other, frame, &std::io::Error::other("closed by peer")));
+    /// Waits until everything queued is in the kernel, so its memory may change.
+    pub(super) fn flush(&mut self, frame: Frame) -> Result<(), Error> {
+        while self.is_sending() {
+            if !self.send_queued(frame)? {
+                self.wait(None, frame)?;
             }
         }
-        Ok(readable)
+        Ok(())
     }
 
-    fn stream(&self, peer: usize) -> &TcpStream {
-        self.streams[peer].as_ref().expect("a rank has no connection to itself only")
+    fn is_sending(&self) -> bool {
+        let queued = self.outgoing.iter().any(|queue| !queue.is_empty());
+        queued || self.channels.iter().flatten().any(Channel::holds_back)
     }
 
-    fn lost(&self, peer: usize, frame: Frame, error: &std::io::Error) -> Error {
-        if let Some(reason) = self.flag.get() {
-            return Error::Aborted { reason };
+    /// Writes what the sockets take without blocking; whether they took anything.
+    fn send_queued(&mut self, frame: Frame) -> Result<bool, Error> {
+        let mut moved = false;
+        for peer in self.peers() {
+            match send_some(self.channels[peer].as_mut(), &mut self.outgoing[peer]) {
+                Ok(some) => moved |= some,
+                Err(e) => return Err(self.lost(peer, frame, &e)),
+            }
         }
-        let (operation, sequence) = (frame.name(), frame.sequence);
-        Error::PeerLost { peer, operation, sequence, reason: error.to_string() }
+        if moved {
+            self.stalled = None;
+        }
+        Ok(moved)
+    }
+
+    /// Sleeps until `awaited` has bytes or a queued send has room, for a moment at most; a hang-up
+    /// of any peer is an error at once.
+    fn wait(&mut self, awaited: Option<usize>, frame: Frame) -> Result<(), Error> {
+        self.check_abort()?;
+        let leaving = frame.operation == Operation::Goodbye;
+        let mut peers = Vec::with_capacity(self.world_size);
+        let mut fds = Vec::with_capacity(self.world_size);
+        for (peer, channel) in self.channels.iter().enumerate() {
+            let Some(channel) = channel else { continue };
+            let mut events =
+                channel.interest(!self.outgoing[peer].is_empty(), awaited == Some(peer));
+            // Who has said goodbye may close.
+            events.set(PEER_CLOSED, !leaving || !events.is_empty());
+            if !events.is_empty() {
+                peers.push(peer);
+                fds.push(PollFd::new(channel.as_fd(), events));
+            }
+        }
+        let ready = match poll(&mut fds, PollTimeout::from(POLL_INTERVAL_MS)) {
+            Ok(ready) => ready,
+            Err(Errno::EINTR) => return Ok(()),
+            Err(e) => return Err(self.lost(awaited.unwrap_or(self.rank), frame, &e)),
+        };
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        let hung_up = peers.iter().zip(&fds).find(|(peer, fd)| {
+            // nix has no name for POLLRDHUP and returns None for it.
+            let events = fd.revents().unwrap_or(PollFlags::POLLHUP);
+            // Reading tells what the awaited peer has left behind.
+            awaited != Some(**peer) && events.intersects(gone)
+        });
+        match hung_up {
+            Some((&peer, _)) if !leaving => Err(self.lost(peer, frame, &"closed by peer")),
+            _ if ready == 0 => self.check_stall(awaited, frame),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing moves: a deadline may have passed, or a host may be gone without a word.
+    fn check_stall(&mut self, awaited: Option<usize>, frame: Frame) -> Result<(), Error> {
+        let since = *self.stalled.get_or_insert_with(Instant::now);
+        if let Some(deadline) = self.deadline
+            && since.elapsed() > deadline
+        {
+            let behind = || self.peers().find(|&peer| !self.outgoing[peer].is_empty());
+            let peer = awaited.or_else(behind).unwrap_or(self.rank);
+            let (operation, sequence) = (frame.operation.name(), frame.sequence);
+            return Err(Error::Deadline { operation, sequence, peer, deadline });
+        }
+        if self.hosts_asked.elapsed() < HOST_INTERVAL {
+            return Ok(());
+        }
+        self.hosts_asked = Instant::now();
+        for peer in self.peers() {
+            if let Some(seconds) = self.channel(peer).host_is_gone() {
+                let reason = format!("its host has not answered for {seconds} s");
+                return Err(self.lost(peer, frame, &reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn channel(&mut self, peer: usize) -> &mut Channel {
+        self.channels[peer].as_mut().expect("a rank has no connection to itself only")
+    }
+
+    fn lost(&self, peer: usize, frame: Frame, reason: &dyn std::fmt::Display) -> Error {
+        if let Err(aborted) = self.check_abort() {
+            return aborted;
+        }
+        let (operation, sequence) = (frame.operation.name(), frame.sequence);
+        Error::PeerLost { peer, operation, sequence, reason: reason.to_string() }
     }
 }
 
-/// `&TcpStream` writes without exclusive access; only the operation thread and the writer thread
-/// of the same peer write, and never at the same time.
-trait WriteAll {
-    fn write_all(&self, bytes: &[u8]) -> std::io::Result<()>;
-    fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize>;
+impl Drop for Links {
+    fn drop(&mut self) {
+        // Also when the thread that owned this has panicked: the peers must not wait for it.
+        self.abort.abort("the ring is closed");
+    }
 }
 
-impl WriteAll for TcpStream {
-    fn write_all(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let mut stream = self;
-        Write::write_all(&mut stream, bytes)
+/// Sends from the front of `queue` until the connection takes no more.
+fn send_some(
+    channel: Option<&mut Channel>,
+    queue: &mut VecDeque<Segment>,
+) -> std::io::Result<bool> {
+    let Some(channel) = channel else { return Ok(false) };
+    let mut moved = false;
+    while let Some(segment) = queue.front_mut() {
+        let head = &segment.head[Frame::LEN - segment.head_left..];
+        let data = segment.data.read(segment.range.clone());
+        let Some(mut written) = channel.write(head, data)? else { return Ok(moved) };
+        moved = true;
+        let of_head = written.min(segment.head_left);
+        segment.head_left -= of_head;
+        written -= of_head;
+        segment.range.start += written;
+        if segment.head_left == 0 && segment.range.is_empty() {
+            queue.pop_front();
+        } else if segment.head_left == 0 {
+            // The socket took a part: it is full, and the receives have waited.
+            return Ok(moved);
+        }
     }
-
-    fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let mut stream = self;
-        Read::read(&mut stream, buffer)
+    if channel.holds_back() {
+        moved |= channel.flush()?;
     }
+    Ok(moved)
 }

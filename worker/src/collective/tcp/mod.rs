@@ -1,15 +1,22 @@
-//! Collectives over plain TCP sockets, for CPU tensors.
+//! Collectives over TCP sockets, plain or TLS, for CPU tensors.
 //!
-//! Every pair of ranks shares one full-duplex connection (`connect`); one thread per rank runs
-//! the operations in the order they were started (`ops`), one writer thread per peer keeps
-//! sends and receives going both ways at once (`links`). Reductions (`reduce`) add in rank
-//! order. A peer's death shows as a closed connection and ends the whole ring at once: each rank
-//! that notices closes its own connections, so the news needs no timeout.
+//! Every pair of ranks shares one full-duplex connection (`connect`, `hello`, `channel`, `tls`).
+//! One thread per rank runs the operations in the order they were started (`ops`) and drives all
+//! its connections both ways without ever blocking on one of them (`links`). Reductions (`reduce`)
+//! add in rank order. A peer's death shows as a closed connection and ends the whole ring at once:
+//! each rank that notices closes its own connections, so the news needs no timeout.
 
+mod abort;
+mod channel;
 mod connect;
+mod frame;
+mod hello;
 mod links;
 mod ops;
 mod reduce;
+#[cfg(test)]
+mod tests;
+pub mod tls;
 
 use std::cell::Cell;
 use std::net::TcpListener;
@@ -20,8 +27,11 @@ use std::time::Duration;
 use ringmaster_proto::v1::Generation;
 use tch::{Kind, Tensor};
 
+pub use self::abort::AbortFlag;
+use self::abort::AbortHandle;
 use self::links::Links;
 use self::ops::Job;
+pub use self::tls::Tls;
 use super::{Aborter, Collective, Error, Pending, ReduceOp};
 use crate::ffi::memory::HostBytes;
 
@@ -40,6 +50,8 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Time after which an operation that makes no progress fails; none leaves that to the control plane.
     pub deadline: Option<Duration>,
+    /// Certificates for mutual TLS; without them the ring is plaintext.
+    pub tls: Option<Tls>,
 }
 
 /// The TCP back end.
@@ -49,7 +61,7 @@ pub struct Tcp {
     world_size: usize,
     sequence: Cell<u64>,
     jobs: Option<Sender<Job>>,
-    links: links::AbortHandle,
+    links: AbortHandle,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -57,16 +69,16 @@ impl Tcp {
     /// Connects to every peer; `listener` is the socket whose address the peers were told.
     ///
     /// # Errors
-    /// [`Error::Connect`] when a peer does not come, is of another generation or has another
-    /// token; [`Error::Aborted`] when `abort` is used meanwhile.
+    /// [`Error::Connect`] when a peer does not come, is of another generation, has another token or
+    /// cannot prove its rank; [`Error::Aborted`] when `abort` is used meanwhile.
     pub fn connect(
         listener: &TcpListener,
         options: &Options,
         abort: &AbortFlag,
     ) -> Result<Self, Error> {
-        let streams = connect::mesh(listener, options, abort)?;
-        let links = Links::new(options.rank, streams, options.deadline, abort.clone())?;
-        let handle = links.abort_handle();
+        let channels = connect::mesh(listener, options, abort)?;
+        let links = Links::new(options.rank, channels, options.deadline, abort.clone());
+        let handle = links.abort_handle().clone();
         let (jobs, queue) = channel::<Job>();
         let thread = std::thread::Builder::new()
             .name(format!("tcp-{}", options.rank))
@@ -129,6 +141,15 @@ fn row_bytes(operation: &'static str, tensor: &Tensor, rows: usize) -> Result<us
     Ok(per_row as usize * tensor.kind().elt_size_in_bytes())
 }
 
+/// Checks that `counts` has a share for every rank.
+fn check_counts(operation: &'static str, counts: &[usize], world_size: usize) -> Result<(), Error> {
+    if counts.len() == world_size {
+        return Ok(());
+    }
+    let reason = format!("{} counts for {world_size} ranks", counts.len());
+    Err(Error::Tensor { operation, reason })
+}
+
 fn check_same_kind(operation: &'static str, a: &Tensor, b: &Tensor) -> Result<Kind, Error> {
     if a.kind() != b.kind() {
         let reason = format!("dtypes {:?} and {:?} differ", a.kind(), b.kind());
@@ -159,6 +180,7 @@ impl Collective for Tcp {
         counts: &[usize],
     ) -> Result<Pending, Error> {
         const NAME: &str = "all_gather";
+        check_counts(NAME, counts, self.world_size)?;
         check_same_kind(NAME, input, output)?;
         let row = row_bytes(NAME, input, counts[self.rank])?;
         row_bytes(NAME, output, counts.iter().sum())?;
@@ -174,6 +196,7 @@ impl Collective for Tcp {
         counts: &[usize],
     ) -> Result<Pending, Error> {
         const NAME: &str = "reduce_scatter";
+        check_counts(NAME, counts, self.world_size)?;
         let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
         let row = row_bytes(NAME, output, counts[self.rank])?;
         row_bytes(NAME, input, counts.iter().sum())?;
@@ -199,6 +222,16 @@ impl Collective for Tcp {
         self.check_rank(NAME, "to", to)?;
         self.check_rank(NAME, "from", from)?;
         let (send_bytes, recv_bytes) = (bytes(NAME, send)?, bytes(NAME, recv)?);
+        let (to_self, from_self) = (to == self.rank, from == self.rank);
+        if to_self != from_self || (to_self && send_bytes.len() != recv_bytes.len()) {
+            let reason = format!(
+                "{} bytes to rank {to}, {} from rank {from}: a rank's exchange with itself has the \
+                 same bytes both ways",
+                send_bytes.len(),
+                recv_bytes.len()
+            );
+            return Err(Error::Tensor { operation: NAME, reason });
+        }
         let kind = ops::Kind::Exchange { send: send_bytes, to, recv: recv_bytes, from };
         self.start(kind, &[send, recv])
     }
@@ -216,5 +249,3 @@ impl Collective for Tcp {
         self.sequence.get()
     }
 }
-
-pub use self::links::AbortFlag;

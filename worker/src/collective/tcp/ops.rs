@@ -1,16 +1,20 @@
 //! The collectives themselves, run one after another on the rank's communication thread.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::super::{Error, ReduceOp, even_counts};
-use super::links::{Links, SMALL_MESSAGE};
-use super::reduce::{Accumulator, Dtype};
+use super::frame::{Frame, Operation};
+use super::links::Links;
+use super::reduce::{Dtype, Reduction};
 use crate::ffi::memory::HostBytes;
 
-/// Bytes reduced at a time: a block of every rank's part stays in the second-level cache.
-const BLOCK: usize = 128 << 10;
+/// Bytes reduced at a time: a block's sum and a peer's part of it stay in the second-level cache.
+const BLOCK: usize = 512 << 10;
+/// Blocks whose parts are under way before a block's result is: what keeps both directions busy.
+const AHEAD: usize = 4;
+/// All-reduces up to this size go whole to everybody: one latency instead of two.
+const SMALL_MESSAGE: usize = 8 << 10;
 
 /// One started operation.
 pub(super) struct Job {
@@ -29,113 +33,38 @@ pub(super) enum Kind {
     Barrier,
 }
 
-/// What precedes every message: enough for the receiver to see that both ranks do the same thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) sequence: u64,
-    pub(super) operation: Operation,
-    /// Bytes that follow.
-    pub(super) len: u64,
-}
-
-/// Operation codes on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Operation {
-    AllReduce = 1,
-    AllGather = 2,
-    ReduceScatter = 3,
-    Broadcast = 4,
-    Exchange = 5,
-    Barrier = 6,
-    Goodbye = 7,
-}
-
-impl Frame {
-    pub(super) const LEN: usize = 24;
-
-    pub(super) fn name(self) -> &'static str {
-        match self.operation {
-            Operation::AllReduce => "all_reduce",
-            Operation::AllGather => "all_gather",
-            Operation::ReduceScatter => "reduce_scatter",
-            Operation::Broadcast => "broadcast",
-            Operation::Exchange => "exchange",
-            Operation::Barrier => "barrier",
-            Operation::Goodbye => "goodbye",
-        }
-    }
-
-    /// While saying goodbye, peers that already have close their side.
-    pub(super) fn watches_others(self) -> bool {
-        self.operation != Operation::Goodbye
-    }
-
-    pub(super) fn encode(self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        bytes[..8].copy_from_slice(&self.sequence.to_le_bytes());
-        bytes[8] = self.operation as u8;
-        bytes[16..].copy_from_slice(&self.len.to_le_bytes());
-        bytes
-    }
-
-    pub(super) fn decode(bytes: &[u8; Self::LEN]) -> Option<Self> {
-        let word = |at: usize| {
-            let mut word = [0; 8];
-            word.copy_from_slice(&bytes[at..at + 8]);
-            u64::from_le_bytes(word)
-        };
-        let operation = match bytes[8] {
-            1 => Operation::AllReduce,
-            2 => Operation::AllGather,
-            3 => Operation::ReduceScatter,
-            4 => Operation::Broadcast,
-            5 => Operation::Exchange,
-            6 => Operation::Barrier,
-            7 => Operation::Goodbye,
-            _ => return None,
-        };
-        Some(Self { sequence: word(0), operation, len: word(16) })
-    }
-}
-
-impl fmt::Display for Frame {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} #{} of {} bytes", self.name(), self.sequence, self.len)
-    }
-}
-
 /// Runs jobs until the queue closes, then says goodbye; the first failure ends the ring.
-pub(super) fn run(links: Links, queue: Receiver<Job>) {
+pub(super) fn run(mut links: Links, queue: Receiver<Job>) {
     let mut last = 0;
     for job in queue {
         last = job.sequence;
-        let result = links.check_abort().and_then(|()| perform(&links, job.sequence, &job.kind));
+        let result = match links.check_abort() {
+            Ok(()) => perform(&mut links, job.sequence, &job.kind),
+            Err(aborted) => Err(aborted),
+        };
         if let Err(error) = &result {
+            links.forget_sends();
             links.abort_handle().abort(&error.to_string());
         }
         let _ = job.done.send(result);
     }
     // Nobody closes before everybody has finished, so a closed connection always means a failure.
     if links.check_abort().is_ok() {
-        let _ = to_all(&links, last + 1, Operation::Goodbye);
+        let _ = to_all(&mut links, last + 1, Operation::Goodbye);
     }
-    links.abort_handle().abort("the ring is closed");
 }
 
-fn perform(links: &Links, sequence: u64, kind: &Kind) -> Result<(), Error> {
+fn perform(links: &mut Links, sequence: u64, kind: &Kind) -> Result<(), Error> {
     match kind {
+        Kind::AllReduce { data, dtype, op } if data.len() <= SMALL_MESSAGE => {
+            all_reduce_small(links, sequence, *data, *dtype, *op)
+        }
         Kind::AllReduce { data, dtype, op } => all_reduce(links, sequence, *data, *dtype, *op),
         Kind::AllGather { from, to, shares } => {
-            let ranges = ranges(shares);
-            let own = ranges[links.rank].clone();
-            to.write(own).copy_from_slice(from.read(0..from.len()));
-            all_gather(links, sequence, Operation::AllGather, *to, &ranges)
+            all_gather(links, sequence, *from, *to, &ranges(shares))
         }
         Kind::ReduceScatter { from, to, shares, dtype } => {
-            let operation = Operation::ReduceScatter;
-            let ranges = ranges(shares);
-            scatter_sum(links, sequence, operation, *from, *to, 0, &ranges, *dtype, ReduceOp::Sum)
+            reduce_scatter(links, sequence, *from, *to, &ranges(shares), *dtype)
         }
         Kind::Broadcast { data, root } => broadcast(links, sequence, *data, *root),
         Kind::Exchange { send, to, recv, from } => {
@@ -156,35 +85,120 @@ fn ranges(shares: &[usize]) -> Vec<Range<usize>> {
     ranges
 }
 
-fn peers(links: &Links) -> impl Iterator<Item = usize> + use<> {
-    let (rank, world_size) = (links.rank, links.world_size);
-    (1..world_size).map(move |distance| (rank + distance) % world_size)
+/// The part of `range` that belongs to its `index`-th block; empty beyond the end.
+fn block_of(range: &Range<usize>, index: usize) -> Range<usize> {
+    let start = (range.start + index * BLOCK).min(range.end);
+    start..(start + BLOCK).min(range.end)
 }
 
-/// Reduce-scatter, then all-gather, over equal shares: 2 (W−1)/W of the buffer each way.
-/// Small buffers go whole to everybody, one latency instead of two.
+fn block_count(ranges: &[Range<usize>]) -> usize {
+    ranges.iter().map(|range| range.len().div_ceil(BLOCK)).max().unwrap_or(0)
+}
+
+/// Sends the header of an operation on `len` bytes to all, and checks that all send the same.
+fn open(links: &mut Links, frame: Frame) -> Result<(), Error> {
+    for peer in links.peers() {
+        links.send(peer, frame, HostBytes::EMPTY, 0..0);
+    }
+    for peer in links.peers() {
+        links.expect(peer, frame)?;
+    }
+    Ok(())
+}
+
+/// Reduce-scatter and all-gather over equal shares, 2 (W−1)/W of the buffer each way, as one
+/// pipeline: a block's result travels, still warm in the cache, while later blocks are reduced.
+///
+/// On every connection the order is: [`AHEAD`] blocks of parts, then in turns one more block of
+/// parts and one of results. A result overwrites this rank's part of that block, which its reducer
+/// has received by then.
 fn all_reduce(
-    links: &Links,
+    links: &mut Links,
     sequence: u64,
     data: HostBytes,
     dtype: Dtype,
     op: ReduceOp,
 ) -> Result<(), Error> {
-    let operation = Operation::AllReduce;
-    if data.len() <= SMALL_MESSAGE {
-        return all_reduce_small(links, sequence, data, dtype, op);
-    }
-    let elements = data.len() / dtype.size();
-    let shares: Vec<usize> =
-        even_counts(elements, links.world_size).iter().map(|n| n * dtype.size()).collect();
+    let frame = Frame { sequence, operation: Operation::AllReduce, len: data.len() as u64 };
+    let elements = even_counts(data.len() / dtype.size(), links.world_size);
+    let shares: Vec<usize> = elements.iter().map(|count| count * dtype.size()).collect();
     let ranges = ranges(&shares);
-    let own_start = ranges[links.rank].start;
-    scatter_sum(links, sequence, operation, data, data, own_start, &ranges, dtype, op)?;
-    all_gather(links, sequence, operation, data, &ranges)
+    let count = block_count(&ranges);
+    let mut reduction = Reduction::new(dtype, op, BLOCK);
+    for peer in links.peers() {
+        links.send(peer, frame, HostBytes::EMPTY, 0..0);
+    }
+    for block in 0..count.min(AHEAD) {
+        send_parts(links, data, &ranges, block);
+    }
+    for peer in links.peers() {
+        links.expect(peer, frame)?;
+    }
+    for block in 0..count {
+        if block + AHEAD < count {
+            send_parts(links, data, &ranges, block + AHEAD);
+        }
+        if block > AHEAD {
+            receive_results(links, frame, data, &ranges, block - AHEAD - 1)?;
+        }
+        let own = block_of(&ranges[links.rank], block);
+        reduce_block(links, frame, &mut reduction, None, data.write(own.clone()))?;
+        for peer in links.peers() {
+            links.send_more(peer, data, own.clone());
+        }
+    }
+    for block in count.saturating_sub(AHEAD + 1)..count {
+        receive_results(links, frame, data, &ranges, block)?;
+    }
+    links.flush(frame)
+}
+
+/// Queues for every peer this rank's part of a block of the peer's share.
+fn send_parts(links: &mut Links, from: HostBytes, ranges: &[Range<usize>], block: usize) {
+    for peer in links.peers() {
+        links.send_more(peer, from, block_of(&ranges[peer], block));
+    }
+}
+
+fn receive_results(
+    links: &mut Links,
+    frame: Frame,
+    to: HostBytes,
+    ranges: &[Range<usize>],
+    block: usize,
+) -> Result<(), Error> {
+    for peer in links.peers() {
+        links.receive(peer, frame, to.write(block_of(&ranges[peer], block)))?;
+    }
+    Ok(())
+}
+
+/// Reduces one block over all ranks, in rank order, into `to`, where this rank's own part lies
+/// unless it is given apart.
+fn reduce_block(
+    links: &mut Links,
+    frame: Frame,
+    reduction: &mut Reduction,
+    own: Option<&[u8]>,
+    to: &mut [u8],
+) -> Result<(), Error> {
+    if to.is_empty() {
+        return Ok(());
+    }
+    for rank in 0..links.world_size {
+        if rank == links.rank {
+            reduction.fold_own(own, to);
+        } else {
+            links.receive(rank, frame, reduction.part(to.len()))?;
+            reduction.fold_part(to);
+        }
+    }
+    reduction.finish(to);
+    Ok(())
 }
 
 fn all_reduce_small(
-    links: &Links,
+    links: &mut Links,
     sequence: u64,
     data: HostBytes,
     dtype: Dtype,
@@ -192,150 +206,119 @@ fn all_reduce_small(
 ) -> Result<(), Error> {
     let len = data.len();
     let frame = Frame { sequence, operation: Operation::AllReduce, len: len as u64 };
-    let mut sends = Vec::new();
-    for peer in peers(links) {
-        sends.push(links.send(peer, frame, data, 0..len)?);
+    for peer in links.peers() {
+        links.send(peer, frame, data, 0..len);
     }
-    links.finish(frame, sends)?;
-    // u64 backing keeps the bytes aligned for every dtype.
-    let words = len.div_ceil(8);
-    let (mut sum, mut part) = (vec![0_u64; words], vec![0_u64; words]);
-    let sum: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut sum)[..len];
-    let part: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut part)[..len];
-    let mut accumulator = Accumulator::new(dtype, op);
-    for rank in 0..links.world_size {
-        if rank == links.rank {
-            part.copy_from_slice(data.read(0..len));
-        } else {
-            links.expect(rank, frame)?;
-            links.receive(rank, frame, part)?;
-        }
-        match rank {
-            0 => accumulator.start(sum, part),
-            _ => accumulator.add(sum, part),
-        }
+    for peer in links.peers() {
+        links.expect(peer, frame)?;
     }
-    accumulator.finish(sum);
-    data.write(0..len).copy_from_slice(sum);
+    // What is being sent must stay as it is, so the result waits beside it.
+    let mut result = vec![0_u64; len.div_ceil(8)];
+    let result = &mut bytemuck::cast_slice_mut(&mut result)[..len];
+    let mut reduction = Reduction::new(dtype, op, len);
+    reduce_block(links, frame, &mut reduction, Some(data.read(0..len)), result)?;
+    links.flush(frame)?;
+    data.write(0..len).copy_from_slice(result);
     Ok(())
 }
 
-/// Sends every rank its share of `from`, and sums what all ranks hold of this rank's share, in
-/// rank order, into `to` at `to_start`.
-#[allow(clippy::too_many_arguments)] // the shared core of two collectives
-fn scatter_sum(
-    links: &Links,
+/// Sends every rank its share of `from`, and sums what all ranks hold of this rank's share.
+fn reduce_scatter(
+    links: &mut Links,
     sequence: u64,
-    operation: Operation,
     from: HostBytes,
     to: HostBytes,
-    to_start: usize,
     ranges: &[Range<usize>],
     dtype: Dtype,
-    op: ReduceOp,
 ) -> Result<(), Error> {
-    let frame = |len: usize| Frame { sequence, operation, len: len as u64 };
+    let frame = Frame { sequence, operation: Operation::ReduceScatter, len: from.len() as u64 };
     let own = ranges[links.rank].clone();
-    let mut sends = Vec::new();
-    for peer in peers(links) {
-        let range = ranges[peer].clone();
-        sends.push(links.send(peer, frame(range.len()), from, range)?);
+    for peer in links.peers() {
+        links.send(peer, frame, from, ranges[peer].clone());
     }
-    for peer in peers(links) {
-        links.expect(peer, frame(own.len()))?;
+    for peer in links.peers() {
+        links.expect(peer, frame)?;
     }
-    let block_len = BLOCK.min(own.len());
-    let words = block_len.div_ceil(8);
-    let (mut sum, mut part) = (vec![0_u64; words], vec![0_u64; words]);
-    let mut accumulator = Accumulator::new(dtype, op);
-    for offset in (0..own.len()).step_by(BLOCK) {
-        let len = BLOCK.min(own.len() - offset);
-        let sum: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut sum)[..len];
-        let part: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut part)[..len];
-        for rank in 0..links.world_size {
-            if rank == links.rank {
-                let start = own.start + offset;
-                part.copy_from_slice(from.read(start..start + len));
-            } else {
-                links.receive(rank, frame(own.len()), part)?;
-            }
-            match rank {
-                0 => accumulator.start(sum, part),
-                _ => accumulator.add(sum, part),
-            }
-        }
-        accumulator.finish(sum);
-        let start = to_start + offset;
-        to.write(start..start + len).copy_from_slice(sum);
+    let mut reduction = Reduction::new(dtype, ReduceOp::Sum, BLOCK.min(own.len()));
+    for block in 0..own.len().div_ceil(BLOCK) {
+        let part = block_of(&own, block);
+        let result = to.write(part.start - own.start..part.end - own.start);
+        reduce_block(links, frame, &mut reduction, Some(from.read(part)), result)?;
     }
-    links.finish(frame(own.len()), sends)
+    links.flush(frame)
 }
 
-/// Sends this rank's range of `data` to all and receives theirs into place.
+/// Sends this rank's share to all and receives theirs into place.
 fn all_gather(
-    links: &Links,
+    links: &mut Links,
     sequence: u64,
-    operation: Operation,
-    data: HostBytes,
+    from: HostBytes,
+    to: HostBytes,
     ranges: &[Range<usize>],
 ) -> Result<(), Error> {
-    let frame = |len: usize| Frame { sequence, operation, len: len as u64 };
+    let frame = Frame { sequence, operation: Operation::AllGather, len: to.len() as u64 };
+    for peer in links.peers() {
+        links.send(peer, frame, from, 0..from.len());
+    }
     let own = ranges[links.rank].clone();
-    let mut sends = Vec::new();
-    for peer in peers(links) {
-        sends.push(links.send(peer, frame(own.len()), data, own.clone())?);
+    if !to.lies_at(own.start, &from) {
+        to.write(own).copy_from_slice(from.read(0..from.len()));
     }
-    for peer in peers(links) {
-        let range = ranges[peer].clone();
-        links.expect(peer, frame(range.len()))?;
-        links.receive(peer, frame(range.len()), data.write(range.clone()))?;
+    for peer in links.peers() {
+        links.expect(peer, frame)?;
+        links.receive(peer, frame, to.write(ranges[peer].clone()))?;
     }
-    links.finish(frame(own.len()), sends)
+    links.flush(frame)
 }
 
-fn broadcast(links: &Links, sequence: u64, data: HostBytes, root: usize) -> Result<(), Error> {
-    let len = data.len();
-    let frame = Frame { sequence, operation: Operation::Broadcast, len: len as u64 };
-    if links.rank != root {
-        links.expect(root, frame)?;
-        return links.receive(root, frame, data.write(0..len));
+/// Block by block from each rank to the next, beginning at the root: every rank sends the buffer
+/// once at most, and all links carry it at the same time.
+fn broadcast(links: &mut Links, sequence: u64, data: HostBytes, root: usize) -> Result<(), Error> {
+    let frame = Frame { sequence, operation: Operation::Broadcast, len: data.len() as u64 };
+    let world_size = links.world_size;
+    let next = (links.rank + 1) % world_size;
+    let previous = (links.rank + world_size - 1) % world_size;
+    let (receives, sends) = (links.rank != root, next != root);
+    if sends {
+        links.send(next, frame, HostBytes::EMPTY, 0..0);
     }
-    let mut sends = Vec::new();
-    for peer in peers(links) {
-        sends.push(links.send(peer, frame, data, 0..len)?);
+    if receives {
+        links.expect(previous, frame)?;
     }
-    links.finish(frame, sends)
+    for block in 0..data.len().div_ceil(BLOCK) {
+        let range = block_of(&(0..data.len()), block);
+        if receives {
+            links.receive(previous, frame, data.write(range.clone()))?;
+        }
+        if sends {
+            links.send_more(next, data, range);
+        }
+    }
+    links.flush(frame)
 }
 
 fn exchange(
-    links: &Links,
+    links: &mut Links,
     sequence: u64,
     send: HostBytes,
     to: usize,
     recv: HostBytes,
     from: usize,
 ) -> Result<(), Error> {
+    let frame = |len: usize| Frame { sequence, operation: Operation::Exchange, len: len as u64 };
     if to == links.rank && from == links.rank {
         recv.write(0..recv.len()).copy_from_slice(send.read(0..send.len()));
         return Ok(());
     }
-    let frame = |len: usize| Frame { sequence, operation: Operation::Exchange, len: len as u64 };
-    let sent = links.send(to, frame(send.len()), send, 0..send.len())?;
+    links.send(to, frame(send.len()), send, 0..send.len());
     links.expect(from, frame(recv.len()))?;
     links.receive(from, frame(recv.len()), recv.write(0..recv.len()))?;
-    links.finish(frame(send.len()), vec![sent])
+    links.flush(frame(send.len()))
 }
 
 /// An empty message to and from everybody.
-fn to_all(links: &Links, sequence: u64, operation: Operation) -> Result<(), Error> {
+fn to_all(links: &mut Links, sequence: u64, operation: Operation) -> Result<(), Error> {
     let frame = Frame { sequence, operation, len: 0 };
-    for peer in peers(links) {
-        links.send(peer, frame, EMPTY, 0..0)?;
-    }
-    for peer in peers(links) {
-        links.expect(peer, frame)?;
-    }
-    Ok(())
+    open(links, frame)?;
+    links.flush(frame)
 }
-
-const EMPTY: HostBytes = HostBytes::EMPTY;

@@ -1,0 +1,123 @@
+//! The tcp collective between real processes: what the others see when one is killed, and what
+//! the bench prints.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringmaster_worker::bench::collective::monotonic;
+use ringmaster_worker::bench::processes::{Event, Group};
+use serde_json::Value;
+
+const WORKER: &str = env!("CARGO_BIN_EXE_ringmaster-worker");
+const RANKS: usize = 4;
+/// What the contract allows.
+const PROMPT: Duration = Duration::from_secs(1);
+/// Times a rank is killed; another number in this variable makes a longer run.
+const REPEATS: (&str, usize) = ("RINGMASTER_KILLS", 10);
+
+#[test]
+fn when_one_of_four_ranks_is_killed_in_an_all_reduce_the_others_fail_within_a_second() {
+    let repeats = std::env::var(REPEATS.0).map_or(REPEATS.1, |text| text.parse().unwrap());
+    let mut slowest = Duration::ZERO;
+    for repeat in 0..repeats {
+        let noticed = kill_one(repeat % RANKS);
+        assert!(noticed < PROMPT, "repetition {repeat}: {noticed:?}");
+        slowest = slowest.max(noticed);
+    }
+    eprintln!("{repeats} of {repeats}, slowest {} ms", slowest.as_millis());
+}
+
+/// Returns how long after the signal the last survivor had its error.
+fn kill_one(victim: usize) -> Duration {
+    let ranks = format!("--ranks={RANKS}");
+    let args =
+        ["bench", "collective", "--op=all_reduce", &ranks, "--bytes=16777216", "--until-lost"];
+    let mut group = Group::start(Path::new(WORKER), RANKS, 1, &args).unwrap();
+    for _ in 0..RANKS {
+        let (_, report) = next_report(&mut group);
+        assert!(report["inside"].as_u64().is_some(), "{report}");
+    }
+    // Before the signal, so that the time includes the death itself.
+    let killed_at = monotonic().unwrap();
+    kill(Pid::from_raw(group.pid(victim) as i32), Signal::SIGKILL).unwrap();
+    let mut last = Duration::ZERO;
+    let (mut reported, mut ended) = (0, 0);
+    while ended < RANKS {
+        match group.next(Duration::from_secs(30)).unwrap().expect("a survivor hangs") {
+            (rank, Event::Report(report)) => {
+                assert_ne!(rank, victim, "{report}");
+                let at = Duration::from_nanos(report["lost_at"].as_u64().unwrap());
+                last = last.max(at.saturating_sub(killed_at));
+                reported += 1;
+            }
+            (rank, Event::Ended(status)) => {
+                let expected = (rank == victim).then_some(Signal::SIGKILL as i32);
+                assert_eq!(status.signal(), expected, "rank {rank}");
+                assert!(rank == victim || status.success(), "rank {rank}: {status}");
+                ended += 1;
+            }
+        }
+    }
+    assert_eq!(reported, RANKS - 1);
+    last
+}
+
+fn next_report(group: &mut Group) -> (usize, Value) {
+    match group.next(Duration::from_secs(60)).unwrap().expect("a rank hangs") {
+        (rank, Event::Report(report)) => (rank, report),
+        (rank, Event::Ended(status)) => panic!("rank {rank} ended: {status}"),
+    }
+}
+
+#[test]
+fn the_bench_prints_one_line_with_all_its_fields() {
+    for op in ["all_reduce", "ring"] {
+        let args = ["bench", "collective", "--op", op, "--ranks", "3", "--bytes", "100000"];
+        let output = Command::new(WORKER).args(args).args(["--steps", "3"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        let result: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&result["op"], &result["ranks"]), (&op.into(), &3.into()));
+        assert_eq!((&result["bytes"], &result["steps"]), (&100_000.into(), &3.into()));
+        let number = |field: &str| result[field].as_f64().unwrap();
+        let rate = 100_000.0 / number("seconds") / 1e9;
+        assert!((number("gigabytes_per_second") / rate - 1.0).abs() < 1e-9, "{line}");
+        assert!(number("copy_gigabytes_per_second") > 0.0, "{line}");
+        assert!(number("socket_gigabytes_per_second") > 0.0, "{line}");
+    }
+}
+
+#[test]
+fn the_bench_refuses_what_it_cannot_measure_and_names_it() {
+    let refused = [
+        (["all_reduce", "1", "64"], "1 is not in 2..=64"),
+        (["all_reduce", "2", "7"], "must be a multiple of 4"),
+        (["ring", "2", "0"], "must be above 0"),
+        (["all_to_all", "2", "64"], "possible values: all_reduce, ring"),
+    ];
+    for ([op, ranks, bytes], message) in refused {
+        let args = ["bench", "collective", "--op", op, "--ranks", ranks, "--bytes", bytes];
+        let output = Command::new(WORKER).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(message), "{stderr}");
+    }
+}
+
+#[test]
+fn a_rank_that_fails_is_reported_with_its_stderr() {
+    let script = ["-c", "echo '{\"address\": \"127.0.0.1:1\"}'; echo no memory left >&2; exit 3"];
+    let error = Group::start(Path::new("/bin/sh"), 2, 1, &script)
+        .and_then(Group::results)
+        .unwrap_err()
+        .to_string();
+    // A child may be gone before it has been told its place.
+    let told = error.contains("no memory left") && error.contains("exit status: 3");
+    assert!(told || error.contains("is gone"), "{error}");
+}
