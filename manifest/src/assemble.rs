@@ -270,7 +270,17 @@ fn loss(loss: &file::Loss) -> spec::Loss {
         init_logit_scale: loss.init_logit_scale,
         init_logit_bias: loss.init_logit_bias,
         clamp_logit_scale: loss.clamp_logit_scale.unwrap_or(true),
-        sub_chunk: loss.sub_chunk.unwrap_or(256),
+        positives: loss.positives.unwrap_or(spec::Positives::Pairs),
+        exchange: loss.exchange.unwrap_or(match loss.kind {
+            Some(spec::LossKind::Infonce) => spec::Exchange::AllGather,
+            _ => spec::Exchange::Ring,
+        }),
+        ring_group: match loss.ring.as_ref().and_then(|ring| ring.group) {
+            Some(file::RingGroup::Ranks(ranks)) => Some(ranks),
+            Some(file::RingGroup::Auto(_)) | None => None,
+        },
+        sub_chunk: loss.sub_chunk,
+        tile_rows: loss.tile_rows,
         logits_budget: loss.logits_budget.map_or(256 << 20, |bytes| bytes.0),
     }
 }

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::number::{ByteSize, Count, Positive, Share};
-use crate::spec::{Accelerator, LossKind, Precision, ReportTo, ScheduleKind};
+use crate::spec::{Accelerator, Exchange, LossKind, Positives, Precision, ReportTo, ScheduleKind};
 
 /// The only `apiVersion` this build reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -236,11 +236,51 @@ pub(crate) struct Loss {
     pub(crate) init_logit_bias: Option<f64>,
     /// Clamp t' to [0, ln 100] after each step, as `OpenCLIP` does. Default true.
     pub(crate) clamp_logit_scale: Option<bool>,
-    /// Text rows that travel together round the ring. Default 256.
+    /// Which pairs belong together: `pairs` (an image and its caption), or `captions` (an image and
+    /// every caption equal to its own: duplicates are no negatives; siglip only). Default pairs.
+    pub(crate) positives: Option<Positives>,
+    /// How text meets the images of other ranks: `ring` (it travels; nobody holds all of it) or
+    /// `all_gather` (infonce only: less traffic, memory for the whole batch's text). Default: ring
+    /// for siglip, all_gather for infonce.
+    pub(crate) exchange: Option<Exchange>,
+    /// The ring's shape.
+    pub(crate) ring: Option<Ring>,
+    /// Text rows that travel together round the ring. Default: by device, 256 on a CPU.
     #[schemars(range(min = 1))]
     pub(crate) sub_chunk: Option<u32>,
+    /// Image rows that are multiplied together. Default: by the device's cache or memory.
+    #[schemars(range(min = 1))]
+    pub(crate) tile_rows: Option<u32>,
     /// Bytes infonce may keep for its rows of logits instead of recomputing them. Default 256MiB.
     pub(crate) logits_budget: Option<ByteSize>,
+}
+
+/// The ring's shape.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ring {
+    /// Ranks that stand together: text rotates inside a group and travels between groups. `auto`
+    /// (the ranks of a node, from 16 ranks on), or a number that divides the ranks; 1 is the flat
+    /// ring. Default auto.
+    pub(crate) group: Option<RingGroup>,
+}
+
+/// `auto` or a number of ranks.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum RingGroup {
+    /// Chosen from the world size and the nodes.
+    Auto(Auto),
+    /// Ranks in a group.
+    Ranks(#[schemars(range(min = 1))] u32),
+}
+
+/// The word `auto`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Auto {
+    /// Chosen.
+    Auto,
 }
 
 /// `AdamW`.

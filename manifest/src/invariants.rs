@@ -3,7 +3,7 @@
 //! [`crate::parse`] places each violation in the user's file; [`crate::from_validated_json`] uses
 //! the same list against what arrives over the wire.
 
-use crate::spec::{LossKind, TrainJob};
+use crate::spec::{Exchange, LossKind, Positives, TrainJob};
 
 /// ln 100: what t' is clamped to, as in `OpenCLIP`.
 pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
@@ -101,6 +101,29 @@ fn loss(job: &TrainJob, found: &mut Vec<Violation>) {
             field: "spec.loss.init_logit_bias",
             others: &["spec.loss.kind"],
             reason: "infonce has no bias; remove it, or set loss.kind to siglip".to_owned(),
+        });
+    }
+    if job.loss.kind == LossKind::Infonce && job.loss.positives == Positives::Captions {
+        found.push(Violation {
+            field: "spec.loss.positives",
+            others: &["spec.loss.kind"],
+            reason: "infonce has one positive per row; use pairs, or set loss.kind to siglip"
+                .to_owned(),
+        });
+    }
+    if job.loss.kind == LossKind::Siglip && job.loss.exchange == Exchange::AllGather {
+        found.push(Violation {
+            field: "spec.loss.exchange",
+            others: &["spec.loss.kind"],
+            reason: "siglip's text travels round the ring; remove it, or use ring".to_owned(),
+        });
+    }
+    let ranks = job.resources.ranks;
+    if let Some(group) = job.loss.ring_group.filter(|group| !ranks.is_multiple_of(*group)) {
+        found.push(Violation {
+            field: "spec.loss.ring.group",
+            others: &["spec.resources.ranks"],
+            reason: format!("groups of {group} do not divide {ranks} ranks; use auto or a divisor"),
         });
     }
     let outside = |scale: f64| !(0.0..=MAX_LOGIT_SCALE).contains(&scale);

@@ -158,8 +158,16 @@ pub struct Loss {
     pub init_logit_bias: Option<f64>,
     /// Clamp t' to [0, ln 100] after each step, as OpenCLIP does. Default true.
     pub clamp_logit_scale: bool,
-    /// Text rows that travel together round the ring. Default 256.
-    pub sub_chunk: u32,
+    /// Which pairs belong together.
+    pub positives: Positives,
+    /// How text meets the images of other ranks.
+    pub exchange: Exchange,
+    /// Ranks that stand together in the ring; none: chosen.
+    pub ring_group: Option<u32>,
+    /// Text rows that travel together round the ring; none: chosen.
+    pub sub_chunk: Option<u32>,
+    /// Image rows of a tile; none: chosen.
+    pub tile_rows: Option<u32>,
     /// Bytes InfoNCE may keep for its rows of logits instead of recomputing them. Default 256 MiB.
     pub logits_budget: u64,
 }
@@ -172,6 +180,26 @@ pub enum LossKind {
     Siglip,
     /// One-sided all-gathered softmax loss (arXiv:2103.00020).
     Infonce,
+}
+
+/// `spec.loss.positives`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Positives {
+    /// An image and its own caption.
+    Pairs,
+    /// An image and every caption that is equal to its own.
+    Captions,
+}
+
+/// `spec.loss.exchange`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Exchange {
+    /// Text travels round the ring of ranks.
+    Ring,
+    /// Every rank holds the text of the whole batch.
+    AllGather,
 }
 
 /// `spec.optimizer`: AdamW.

@@ -121,8 +121,8 @@ fn missing_keys_say_what_belongs_there() {
         "missing_keys.yaml",
         &[
             "job.yaml:6:1: missing key \"loss\" in spec; expected a mapping with the keys \
-             kind, init_logit_scale, init_logit_bias, clamp_logit_scale, sub_chunk, \
-             logits_budget",
+             kind, init_logit_scale, init_logit_bias, clamp_logit_scale, positives, exchange, \
+             ring, sub_chunk, tile_rows, logits_budget",
             "job.yaml:19:3: missing key \"lr\" in spec.optimizer; expected a number above 0",
             "job.yaml:20:3: missing key \"samples\" in spec.schedule; expected the length of \
              the run, as samples (20M) or as steps",
@@ -199,6 +199,24 @@ fn a_bias_for_a_loss_without_one_is_refused() {
         "infonce_with_bias.yaml",
         &["job.yaml:19:42: spec.loss.init_logit_bias is -10: infonce has no bias; remove \
              it, or set loss.kind to siglip"],
+    );
+}
+
+#[test]
+fn ways_to_compute_a_loss_that_do_not_fit_it_are_refused() {
+    assert_mistakes(
+        "loss_ways_that_do_not_fit.yaml",
+        &[
+            "job.yaml:19:27: spec.loss.exchange is \"all_gather\": siglip's text travels round \
+             the ring; remove it, or use ring",
+            "job.yaml:19:53: spec.loss.ring.group is 3: groups of 3 do not divide 2 ranks; use \
+             auto or a divisor",
+        ],
+    );
+    assert_mistakes(
+        "infonce_with_many_positives.yaml",
+        &["job.yaml:19:40: spec.loss.positives is \"captions\": infonce has one positive per \
+             row; use pairs, or set loss.kind to siglip"],
     );
 }
 

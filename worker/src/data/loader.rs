@@ -57,7 +57,7 @@ pub struct LoaderOptions {
 }
 
 /// One rank's rows of a global batch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
     /// The global batch, 0-based.
     pub step: u64,

@@ -75,10 +75,7 @@ impl<'a> Inputs<'a> {
 
     /// dtype of dot products and gradients: sums never accumulate in bf16.
     pub(super) fn compute_kind(&self) -> Kind {
-        match self.image.kind() {
-            Kind::Double => Kind::Double,
-            _ => Kind::Float,
-        }
+        super::tile::sum_kind(self.image.kind())
     }
 
     pub(super) fn check(&self, rank: usize, world_size: usize) -> Result<(), Error> {

@@ -26,7 +26,7 @@ mod tests;
 
 pub use inputs::{Inputs, Positives};
 pub use tile::Tiling;
-pub(crate) use tile::{dot_products_into, multiply_into, widened};
+pub(crate) use tile::{dot_products_into, multiply_into, operand};
 
 use tch::Tensor;
 
@@ -56,6 +56,9 @@ pub enum Error {
     /// libtorch refused an operation (out of memory, a shape).
     #[error("loss tile failed")]
     Tensor(#[from] tch::TchError),
+    /// The passes over a tile failed on the GPU.
+    #[error("loss kernel failed")]
+    Cuda(#[from] cuda::Error),
     /// Inputs that do not belong together.
     #[error("{what}: expected {expected}, got {actual}")]
     Shape {

@@ -14,12 +14,11 @@ use std::ops::Range;
 
 use tch::{Kind, Tensor};
 
-use super::epilogue::{self, Marks};
+use super::epilogue::{Marks, Sigmoid};
 use super::ring::{Ring, Visit, narrow};
 use super::tile::{self, Tile, Tiling};
 use super::{Error, Inputs, Output, Positives};
 use crate::collective::{Collective, ReduceOp};
-use crate::ffi::slices;
 
 /// How the work is divided; part of the numeric plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +64,10 @@ struct Work<'a> {
     scale: f64,
     kind: Kind,
     tile: Tile,
-    image_labels: Vec<i64>,
     /// Σ w y, without the common factor t / B.
     grad_image: Tensor,
-    /// [Σ log σ(z s), Σ w x·y, Σ w] with w = B g.
-    sums: [f64; 3],
+    /// Adds up Σ log σ(z s), Σ w (s − β) and Σ w with w = B g.
+    epilogue: Sigmoid,
 }
 
 impl Visit for Work<'_> {
@@ -97,21 +95,21 @@ impl Visit for Work<'_> {
             let _ = part.f_zero_()?;
             return Ok(());
         }
-        let text = tile::widened(&cargo[0], self.kind);
-        let text_labels = cargo.get(1).map(slices::to_i64);
+        let text = tile::operand(&cargo[0], self.kind);
         for image_rows in tile::ranges(images, self.tiling.image_rows) {
-            let labels = text_labels.as_deref();
-            let marks = marks(&image_rows, &self.image_labels, labels, &rows, owner == self.rank);
-            let first = image_rows.start == 0;
-            let image = tile::widened(&narrow(self.inputs.image, &image_rows), self.kind);
-            let mut weights = self.tile.dot_products(&image, &text)?;
-            let sums = epilogue::sigmoid(&mut weights, self.scale, self.inputs.bias, marks);
-            for (sum, more) in self.sums.iter_mut().zip(sums) {
-                *sum += more;
-            }
+            let labels = self.image_labels(&image_rows);
+            let marks = match (&labels, cargo.get(1)) {
+                (Some(image), Some(text)) => Marks::Labels { rows: image, columns: text },
+                _ => diagonal(&image_rows, &rows, owner == self.rank),
+            };
+            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
+            let mut products = self.tile.dot_products(&image, &text)?;
+            let low = self.tile.low(&products);
+            self.epilogue.pass(&mut products, marks, low.as_ref())?;
+            let weights = low.unwrap_or(products);
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            tile::multiply_into(part, &weights.tr(), &image, first)?;
+            tile::multiply_into(part, &weights.tr(), &image, image_rows.start == 0)?;
         }
         Ok(())
     }
@@ -127,21 +125,26 @@ impl<'a> Work<'a> {
         let (kind, device) = (inputs.compute_kind(), inputs.image.device());
         let size = inputs.image.size();
         let columns = inputs.text_counts.iter().copied().max().unwrap_or(0).min(tiling.sub_chunk);
-        let image_labels = match inputs.positives {
-            Positives::Labels { image, .. } => slices::to_i64(image),
-            Positives::Pairs => Vec::new(),
-        };
+        let rows = (size[0] as usize).min(tiling.image_rows);
+        let scale = inputs.log_scale.exp();
         Ok(Self {
             inputs,
             tiling,
             rank,
-            scale: inputs.log_scale.exp(),
+            scale,
             kind,
-            tile: Tile::new((size[0] as usize).min(tiling.image_rows), columns, kind, device)?,
-            image_labels,
+            tile: Tile::new(rows, columns, inputs.image.kind(), device)?,
             grad_image: Tensor::f_zeros(size.as_slice(), (kind, device))?,
-            sums: [0.0; 3],
+            epilogue: Sigmoid::new(device, scale, inputs.bias)?,
         })
+    }
+
+    /// Labels of some images. Shape `[n]`.
+    fn image_labels(&self, rows: &Range<usize>) -> Option<Tensor> {
+        match self.inputs.positives {
+            Positives::Labels { image, .. } => Some(narrow(image, rows)),
+            Positives::Pairs => None,
+        }
     }
 
     /// Applies the common factor and sums the scalars over all ranks: one small all-reduce.
@@ -150,7 +153,7 @@ impl<'a> Work<'a> {
         mut grad_text: Tensor,
         collective: &dyn Collective,
     ) -> Result<Output, Error> {
-        let sums = Tensor::from_slice(&self.sums);
+        let sums = Tensor::from_slice(&self.epilogue.totals());
         let reduced = collective.all_reduce(&sums, ReduceOp::Sum)?;
         let batch = self.inputs.batch() as f64;
         let _ = self.grad_image.f_mul_scalar_(self.scale / batch)?;
@@ -161,24 +164,19 @@ impl<'a> Work<'a> {
             loss: -mean(0),
             grad_image: self.grad_image,
             grad_text,
-            grad_log_scale: self.scale * mean(1),
+            grad_log_scale: mean(1),
             grad_bias: mean(2),
         })
     }
 }
 
-/// The positives of the tile of `image_rows` and the text rows `text_rows` of some rank; without
-/// labels they are on the diagonal of the global batch, which only meets a rank's `own` text.
-pub(super) fn marks<'a>(
+/// The positives among `image_rows` and `text_rows` of some rank when images and texts come in pairs:
+/// the diagonal of the global batch, which only meets a rank's `own` texts.
+pub(super) fn diagonal(
     image_rows: &Range<usize>,
-    image_labels: &'a [i64],
-    text_labels: Option<&'a [i64]>,
     text_rows: &Range<usize>,
     own: bool,
-) -> Marks<'a> {
-    if let Some(columns) = text_labels {
-        return Marks::Labels { rows: &image_labels[image_rows.clone()], columns };
-    }
+) -> Marks<'static> {
     let both = image_rows.start.max(text_rows.start)..image_rows.end.min(text_rows.end);
     if !own || both.is_empty() {
         return Marks::Nowhere;

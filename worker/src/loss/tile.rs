@@ -48,35 +48,68 @@ fn second_level_cache() -> usize {
 
 /// Memory for one tile of dot products, used for every tile of a call.
 pub(super) struct Tile {
-    buffer: Tensor,
+    /// f32, or f64 for f64 embeddings.
+    products: Tensor,
+    /// On a GPU with bf16 embeddings, the weights once more in bf16, for the matrix units.
+    low: Option<Tensor>,
 }
 
 impl Tile {
+    /// A tile for embeddings of dtype `kind`.
     pub(super) fn new(
         rows: usize,
         columns: usize,
         kind: Kind,
         device: Device,
     ) -> Result<Self, Error> {
-        Ok(Self { buffer: Tensor::f_empty([(rows * columns) as i64], (kind, device))? })
+        let elements = [(rows * columns) as i64];
+        let low = device != Device::Cpu && kind == Kind::BFloat16;
+        Ok(Self {
+            products: Tensor::f_empty(elements, (sum_kind(kind), device))?,
+            low: low.then(|| Tensor::f_empty(elements, (kind, device))).transpose()?,
+        })
     }
 
     /// Returns X Yᵀ, in this tile's memory. Shapes: `[n, d]`, `[m, d]` → `[n, m]`.
     pub(super) fn dot_products(&self, image: &Tensor, text: &Tensor) -> Result<Tensor, Error> {
         let (n, m) = (image.size()[0], text.size()[0]);
-        let out = self.buffer.narrow(0, 0, n * m).view([n, m]);
+        let out = self.products.narrow(0, 0, n * m).view([n, m]);
         dot_products_into(&out, image, text)?;
         Ok(out)
     }
+
+    /// Returns X Yᵀ in memory of its own.
+    pub(super) fn own_dot_products(image: &Tensor, text: &Tensor) -> Result<Tensor, Error> {
+        let shape = [image.size()[0], text.size()[0]];
+        let out = Tensor::f_empty(shape, (sum_kind(image.kind()), image.device()))?;
+        dot_products_into(&out, image, text)?;
+        Ok(out)
+    }
+
+    /// Where the weights of these products also go in bf16, if they do.
+    pub(super) fn low(&self, products: &Tensor) -> Option<Tensor> {
+        let shape = products.size();
+        self.low.as_ref().map(|low| low.narrow(0, 0, shape[0] * shape[1]).view(shape.as_slice()))
+    }
 }
 
-/// `out` = X Yᵀ. Shapes: `[n, d]`, `[m, d]` → `[n, m]`, f32 or f64.
+/// dtype in which products of `kind` are summed.
+pub(super) fn sum_kind(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
+/// `out` = X Yᵀ. Shapes: `[n, d]`, `[m, d]` → `[n, m]`; `out` f32 or f64, operands as [`operand`]
+/// returns them.
 pub(crate) fn dot_products_into(
     out: &Tensor,
     image: &Tensor,
     text: &Tensor,
 ) -> Result<(), tch::TchError> {
-    let _ = image.f_mm_out(out, &text.tr())?;
+    let _ = match image.kind() == out.kind() {
+        true => image.f_mm_out(out, &text.tr())?,
+        // bf16 factors, products summed and left in f32; CUDA only.
+        false => image.f_mm_dtype_out(out, &text.tr(), out.kind())?,
+    };
     Ok(())
 }
 
@@ -87,16 +120,22 @@ pub(crate) fn multiply_into(
     rows: &Tensor,
     first: bool,
 ) -> Result<(), tch::TchError> {
-    let _ = match first {
-        true => weights.f_mm_out(sum, rows)?,
-        false => sum.f_addmm_(weights, rows)?,
+    let _ = match (first, rows.kind() == sum.kind()) {
+        (true, true) => weights.f_mm_out(sum, rows)?,
+        (false, true) => sum.f_addmm_(weights, rows)?,
+        (true, false) => weights.f_mm_dtype_out(sum, rows, sum.kind())?,
+        (false, false) => sum.f_addmm_dtype_out(sum, weights, rows, sum.kind())?,
     };
     Ok(())
 }
 
-/// Rows in the dtype of the sums: themselves, or one tile's worth converted.
-pub(crate) fn widened(rows: &Tensor, kind: Kind) -> Tensor {
-    if rows.kind() == kind { rows.shallow_clone() } else { rows.to_kind(kind) }
+/// Embeddings as the products take them: a CPU multiplies in the dtype of the sums (a tile's worth
+/// is converted), a GPU multiplies bf16 as it is.
+pub(crate) fn operand(rows: &Tensor, kind: Kind) -> Tensor {
+    match rows.device() {
+        Device::Cpu if rows.kind() != kind => rows.to_kind(kind),
+        _ => rows.shallow_clone(),
+    }
 }
 
 /// Consecutive ranges of at most `step` rows that cover `rows`.

@@ -57,6 +57,8 @@ pub struct RankEnv {
     pub world_size: u32,
     /// [`LOCAL_RANK`].
     pub local_rank: u32,
+    /// [`LOCAL_WORLD_SIZE`]; 1 where the environment does not say.
+    pub local_world_size: u32,
     /// [`GENERATION`].
     pub generation: Generation,
     /// [`COORDINATOR`].
@@ -142,6 +144,10 @@ impl RankEnv {
             rank,
             world_size,
             local_rank: env.parsed(LOCAL_RANK, "a number")?,
+            local_world_size: match env.optional_text(LOCAL_WORLD_SIZE)? {
+                Some(_) => env.at_least(LOCAL_WORLD_SIZE, 1)?,
+                None => 1,
+            },
             generation: env.parsed(GENERATION, "a generation such as g1.7")?,
             coordinator: env.text(COORDINATOR)?,
             agent_socket: env.required(AGENT_SOCKET)?.into(),

@@ -35,11 +35,7 @@ impl Rank {
             digest: self.replica.digest(),
             entered_ready: self.replica.held.is_some(),
         });
-        let plan = NumericPlan::propose(
-            &self.job,
-            self.env.world_size as usize,
-            self.env.threads.max(1) as usize,
-        );
+        let plan = NumericPlan::propose(&self.job, &self.env, self.device);
         let data_address = listener
             .local_addr()
             .map_err(|source| Error::Listen { address: self.env.address.clone(), source })?
@@ -136,11 +132,15 @@ impl Rank {
     }
 
     /// Keeps the plan that the job's first generation fixed, and says where that is impossible.
-    pub(super) fn note_numeric_plan(&self, reply: &JoinReply, collective: &dyn Collective) {
-        let Ok(fixed) = serde_json::from_str::<NumericPlan>(&reply.numeric_plan) else { return };
-        tch::set_num_threads(fixed.threads.max(1) as i32);
-        let now = NumericPlan::propose(&self.job, collective.world_size(), fixed.threads);
-        let departures = now.departures(&fixed);
+    pub(super) fn note_numeric_plan(&mut self, reply: &JoinReply) {
+        let now = NumericPlan::propose(&self.job, &self.env, self.device);
+        let Ok(fixed) = serde_json::from_str::<NumericPlan>(&reply.numeric_plan) else {
+            self.plan = now;
+            return;
+        };
+        self.plan = now.keeping(&fixed);
+        tch::set_num_threads(self.plan.threads.max(1) as i32);
+        let departures = self.plan.departures(&fixed);
         if !departures.is_empty() {
             tracing::warn!(
                 step = self.replica.applied,

@@ -10,6 +10,7 @@
 mod boundary;
 mod bytes;
 pub mod client;
+mod contrast;
 pub mod control;
 pub mod env;
 pub mod error;

@@ -6,6 +6,10 @@
 
 use ringmaster_manifest::spec::TrainJob;
 use serde::{Deserialize, Serialize};
+use tch::Device;
+
+use super::RankEnv;
+use crate::loss::Tiling;
 
 /// The plan of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +24,10 @@ pub(super) struct NumericPlan {
     pub libtorch: String,
     /// Text rows that travel round the ring together.
     pub sub_chunk: usize,
+    /// Image rows of a tile of dot products.
+    pub tile_rows: usize,
+    /// Ranks that stand together in the ring; 1 is the flat ring.
+    pub ring_group: usize,
     /// Bytes of logits InfoNCE may keep.
     pub logits_budget: u64,
     /// Samples a rank sends through a tower at once.
@@ -30,17 +38,41 @@ pub(super) struct NumericPlan {
 
 impl NumericPlan {
     /// Returns the plan this process would use.
-    pub(super) fn propose(job: &TrainJob, world_size: usize, threads: usize) -> Self {
+    pub(super) fn propose(job: &TrainJob, env: &RankEnv, device: Device) -> Self {
+        let world_size = env.world_size as usize;
+        let given = |rows: Option<u32>| rows.map_or(0, |rows| rows as usize);
+        let tiling = Tiling::choose(device, given(job.loss.sub_chunk), given(job.loss.tile_rows));
+        let chosen = || ring_group(world_size, env.local_world_size as usize);
         Self {
             world_size,
-            threads,
+            threads: env.threads.max(1) as usize,
             cpu_capability: cpu_capability(),
             libtorch: "2.11".to_owned(),
-            sub_chunk: job.loss.sub_chunk as usize,
+            sub_chunk: tiling.sub_chunk,
+            tile_rows: tiling.image_rows,
+            ring_group: job.loss.ring_group.map_or_else(chosen, |group| group as usize),
             logits_budget: job.loss.logits_budget,
             micro_per_rank: job.batch.micro_per_rank,
             alignment: 64,
         }
+    }
+
+    /// Returns this plan with what can be kept of the plan `fixed` earlier.
+    pub(super) fn keeping(&self, fixed: &Self) -> Self {
+        let divides = self.world_size.is_multiple_of(fixed.ring_group.max(1));
+        Self {
+            threads: fixed.threads,
+            sub_chunk: fixed.sub_chunk,
+            tile_rows: fixed.tile_rows,
+            ring_group: if divides { fixed.ring_group.max(1) } else { self.ring_group },
+            logits_budget: fixed.logits_budget,
+            ..self.clone()
+        }
+    }
+
+    /// Sizes of sub-chunks and tiles.
+    pub(super) fn tiling(&self) -> Tiling {
+        Tiling { sub_chunk: self.sub_chunk, image_rows: self.tile_rows }
     }
 
     /// Says in words where `self` departs from the plan `fixed` earlier.
@@ -56,11 +88,26 @@ impl NumericPlan {
         compare("CPU capability", self.cpu_capability.clone(), fixed.cpu_capability.clone());
         compare("libtorch", self.libtorch.clone(), fixed.libtorch.clone());
         compare("sub-chunk", self.sub_chunk.to_string(), fixed.sub_chunk.to_string());
+        compare("tile rows", self.tile_rows.to_string(), fixed.tile_rows.to_string());
+        compare("ring group", self.ring_group.to_string(), fixed.ring_group.to_string());
         compare("logits budget", self.logits_budget.to_string(), fixed.logits_budget.to_string());
         let micro = |plan: &Self| plan.micro_per_rank.map_or("the share".into(), |n| n.to_string());
         compare("micro-batch", micro(self), micro(fixed));
         compare("alignment", self.alignment.to_string(), fixed.alignment.to_string());
         departures
+    }
+}
+
+/// Ranks from which on a flat ring's latencies add up to more than its simplicity is worth.
+const GROUPS_FROM: usize = 16;
+
+/// The ranks of a node stand together where there are many ranks on several nodes.
+fn ring_group(world_size: usize, local_world_size: usize) -> usize {
+    let several_nodes = local_world_size < world_size;
+    let even = world_size.is_multiple_of(local_world_size.max(1));
+    match world_size >= GROUPS_FROM && several_nodes && even {
+        true => local_world_size.max(1),
+        false => 1,
     }
 }
 
@@ -78,4 +125,19 @@ fn cpu_capability() -> String {
         }
     }
     "default".to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ring_group;
+
+    #[test]
+    fn the_ring_goes_over_nodes_only_where_there_are_many_ranks_on_several() {
+        assert_eq!(ring_group(2, 1), 1);
+        assert_eq!(ring_group(8, 4), 1);
+        assert_eq!(ring_group(16, 8), 8);
+        assert_eq!(ring_group(256, 8), 8);
+        assert_eq!(ring_group(16, 16), 1);
+        assert_eq!(ring_group(18, 8), 1);
+    }
 }

@@ -2,17 +2,19 @@
 
 use std::time::Instant;
 
-use ringmaster_manifest::spec::{LossKind, TrainJob};
+use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Phase, StepMetrics};
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
+use super::contrast;
 use super::control::Control;
 use super::faults::{Faults, Place};
+use super::plan::NumericPlan;
 use super::replica::{HeldStep, Replica};
 use crate::collective::{self, Collective, ReduceOp};
 use crate::data::{self, Batch, Substitution};
-use crate::loss::{self, infonce, siglip};
+
 use crate::model::{Clip, Mode, Tower, normalize};
 use crate::rng::{Site, key};
 
@@ -25,6 +27,8 @@ pub(super) struct Context<'a> {
     pub device: Device,
     /// Rows of the global batch every rank holds, by rank.
     pub counts: &'a [usize],
+    /// How the work is divided.
+    pub plan: &'a NumericPlan,
     /// Corrupt samples that the whole run may replace.
     pub corrupt_limit: u64,
 }
@@ -61,7 +65,8 @@ pub(super) fn run(
 
     let image = share.encode(Tower::Image)?;
     let text = share.encode(Tower::Text)?;
-    let loss = contrastive_loss(context, &replica.clip, &image.embeddings, &text.embeddings)?;
+    let embeddings = (&image.embeddings, &text.embeddings);
+    let loss = contrast::loss(context, &replica.clip, batch, embeddings.0, embeddings.1)?;
     share.backward(Tower::Image, image, &loss.grad_image)?;
     faults.strike(step + 1, Place::BeforeReduce);
     let image_sum = reduce(replica, Tower::Image, *collective)?;
@@ -165,33 +170,6 @@ fn reduce(
     let range = params.range(tower);
     let grad = params.grad().narrow(0, range.start as i64, range.len() as i64);
     Ok(collective.all_reduce(&grad, ReduceOp::Sum)?)
-}
-
-fn contrastive_loss(
-    context: &Context<'_>,
-    clip: &Clip,
-    image: &Tensor,
-    text: &Tensor,
-) -> Result<loss::Output, Error> {
-    let inputs = loss::Inputs::pairs(image, text, context.counts)
-        .with_logits(clip.logit_scale(), clip.logit_bias().unwrap_or(0.0));
-    let settings = &context.job.loss;
-    let tiling = loss::Tiling::choose(context.device, settings.sub_chunk as usize, 0);
-    let output = match settings.kind {
-        LossKind::Siglip => {
-            siglip::ring(&inputs, siglip::Options { tiling, group: 1 }, context.collective)
-        }
-        LossKind::Infonce => {
-            let options =
-                infonce::Options { tiling, logits_budget: settings.logits_budget, group: 1 };
-            infonce::all_gather(&inputs, options, context.collective)
-        }
-    };
-    match output {
-        Ok(output) => Ok(output),
-        Err(loss::Error::Collective(error)) => Err(error.into()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// This rank's rows of the batch, on its device.

@@ -18,6 +18,7 @@ use super::client::{self, RanksClient};
 use super::control::Control;
 use super::env::RankEnv;
 use super::faults::{Faults, Place};
+use super::plan::NumericPlan;
 use super::replica::{Applied, Replica};
 use super::saving::Saving;
 use super::step::{self, Clock, Context, Rates, Ready, row_counts};
@@ -70,6 +71,8 @@ pub(super) struct Rank {
     pub(super) dataset: Arc<Dataset>,
     pub(super) order: Arc<Order>,
     pub(super) replica: Replica,
+    /// How the work is divided; the job's first generation fixes it.
+    pub(super) plan: NumericPlan,
     pub(super) eval_sets: Vec<eval::EvalSet>,
     /// Open on rank 0 once it has trained.
     pub(super) run: Option<Run>,
@@ -117,7 +120,9 @@ impl Rank {
             threads,
             "rank ready"
         );
+        let plan = NumericPlan::propose(&job, &env, device);
         Ok(Self {
+            plan,
             env,
             job,
             device,
@@ -151,7 +156,7 @@ impl Rank {
         let collective = self.connect(generation, &listener, &reply, &abort)?;
         let collective = collective.as_ref();
         self.switch.attach(collective.aborter());
-        self.note_numeric_plan(&reply, collective);
+        self.note_numeric_plan(&reply);
         self.in_ring(generation, &reply, collective)
     }
 
@@ -257,6 +262,7 @@ impl Rank {
                 faults: &self.faults,
                 device: self.device,
                 counts,
+                plan: &self.plan,
                 corrupt_limit,
             };
             let stop = self.switch.stop_requested();

@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::inputs::Shares;
-use crate::loss::{Tiling, dot_products_into, multiply_into, widened};
+use crate::loss::{Tiling, dot_products_into, multiply_into, operand};
 
 /// Matrix products per pair: those of the dot products, and two for the gradients.
 #[derive(Debug, Clone, Copy)]
@@ -30,10 +30,10 @@ pub(super) fn tiled(
     for _ in 0..world_size {
         for from in (0..columns).step_by(sub_chunk as usize) {
             let m = sub_chunk.min(columns - from);
-            let text = widened(&text.narrow(0, from, m), kind);
+            let text = operand(&text.narrow(0, from, m), kind);
             for first in (0..rows).step_by(image_rows as usize) {
                 let n = image_rows.min(rows - first);
-                let image = widened(&image.narrow(0, first, n), kind);
+                let image = operand(&image.narrow(0, first, n), kind);
                 let weights = tile.narrow(0, 0, n * m).view([n, m]);
                 for _ in 0..units.forward {
                     dot_products_into(&weights, &image, &text)?;
@@ -69,8 +69,8 @@ impl Dense {
         }
         let options = (sum_kind(&shares.image), shares.image.device());
         Ok(Some(Self {
-            image: widened(&shares.image, options.0),
-            all_text: widened(&shares.text, options.0).f_repeat([world_size, 1])?,
+            image: operand(&shares.image, options.0),
+            all_text: operand(&shares.text, options.0).f_repeat([world_size, 1])?,
             weights: Tensor::f_zeros([b, batch], options)?,
             grad_image: Tensor::f_zeros([b, dim], options)?,
             grad_text: Tensor::f_zeros([batch, dim], options)?,

@@ -23,6 +23,9 @@ const KINDS: [Kind; 4] = [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Int64
 const SIZES: [i64; 5] = [0, 1, 7, 5003, 100_001];
 
 /// Small whole numbers, exact in every dtype, different on every rank.
+/// Sizes that divide nothing.
+const TILING: loss::Tiling = loss::Tiling { sub_chunk: 24, image_rows: 20 };
+
 fn numbers(rows: i64, rank: usize, kind: Kind, device: Device) -> Tensor {
     let index = Tensor::arange(rows, (Kind::Int64, device));
     (index * (rank as i64 + 2) + rank as i64).remainder(11).to_kind(kind)
@@ -159,14 +162,13 @@ fn losses_are_exact(ring: &dyn Collective, device: Device) {
         for kind in ["siglip", "infonce"] {
             let (log_scale, bias) =
                 if kind == "siglip" { (10_f64.ln(), -10.0) } else { ((1.0_f64 / 0.07).ln(), 0.0) };
-            let inputs =
-                loss::Inputs { image: &image, text: &text, counts: &counts, log_scale, bias };
+            let inputs = loss::Inputs::pairs(&image, &text, &counts).with_logits(log_scale, bias);
             let (got, want) = if kind == "siglip" {
-                let options = siglip::Options { sub_chunk: 24 };
+                let options = siglip::Options { tiling: TILING, group: 1 };
                 let want = reference::siglip(&all_image, &all_text, log_scale, bias);
                 (siglip::ring(&inputs, options, ring).unwrap(), want)
             } else {
-                let options = infonce::Options { logits_budget: 0 };
+                let options = infonce::Options { tiling: TILING, logits_budget: 0, group: 1 };
                 let want = reference::infonce(&all_image, &all_text, log_scale);
                 (infonce::all_gather(&inputs, options, ring).unwrap(), want)
             };

@@ -1,8 +1,9 @@
 //! The passes over a tile in f64, one number at a time: the formulas as they are written down.
 
-use super::{Marks, math};
+use super::host::Marks;
+use super::math;
 
-/// See [`super::sigmoid`].
+/// See [`super::host::sigmoid`].
 pub(super) fn sigmoid(
     tile: &mut [f64],
     columns: usize,
@@ -29,7 +30,7 @@ pub(super) fn sigmoid(
     sums
 }
 
-/// See [`super::softmax_stats`]; `rows` and `columns` are pairs (maximum, sum).
+/// See [`super::host::stats`]; `rows` and `columns` are pairs (maximum, sum).
 pub(super) fn stats(tile: &[f64], scale: f64, rows: &mut [f64], columns: &mut [f64]) {
     let width = columns.len() / 2;
     for (row, pair) in tile.chunks_exact(width.max(1)).zip(rows.chunks_exact_mut(2)) {
@@ -40,7 +41,7 @@ pub(super) fn stats(tile: &[f64], scale: f64, rows: &mut [f64], columns: &mut [f
     }
 }
 
-/// See [`super::softmax_weights`].
+/// See [`super::host::weights`].
 pub(super) fn weights(
     tile: &mut [f64],
     scale: f64,

@@ -4,8 +4,8 @@
 //! instructions, of the widest set that the machine has ([`vector`]). Since a lane adds up the same
 //! elements whatever the width, every machine gets the same bits.
 
+use super::host::{Marks, RowMarks};
 use super::math::{exp_of_negative, join, ln_1p_of_unit};
-use super::{Marks, RowMarks};
 use crate::ffi::vector::{self, Kernel};
 
 /// Numbers worked on together: one AVX-512 register, two AVX2 ones.
@@ -16,7 +16,7 @@ const VECTORS: usize = 8;
 type Lanes = [f32; LANES];
 type Wide = [f64; LANES];
 
-/// See [`super::sigmoid`].
+/// See [`super::host::sigmoid`].
 pub(super) fn sigmoid(
     tile: &mut [f32],
     columns: usize,
@@ -170,7 +170,7 @@ fn total(lanes: &Wide) -> f64 {
     sums[0]
 }
 
-/// See [`super::softmax_stats`].
+/// See [`super::host::stats`].
 pub(super) fn stats(tile: &[f32], scale: f64, rows: &mut [f64], columns: &mut [f64]) {
     let width = columns.len() / 2;
     if width == 0 || rows.is_empty() {
@@ -274,7 +274,7 @@ fn exp_sums(
     total(&row_sum)
 }
 
-/// See [`super::softmax_weights`].
+/// See [`super::host::weights`].
 pub(super) fn weights(
     tile: &mut [f32],
     scale: f64,

@@ -3,6 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::host::{self, Marks};
 use super::*;
 
 const SHAPES: [(i64, i64); 6] = [(1, 1), (3, 5), (7, 16), (4, 129), (33, 131), (2, 300)];
@@ -35,8 +36,8 @@ fn the_sigmoid_pass_equals_the_plain_one_for_any_shape_marks_and_scale() {
                 // Both see the same f32 dot products.
                 let mut fast = tile(n, m).to_kind(Kind::Float);
                 let mut plain = fast.to_kind(Kind::Double);
-                let sums = sigmoid(&mut fast, scale, bias, marks);
-                let wanted = sigmoid(&mut plain, scale, bias, marks);
+                let sums = host::sigmoid(&mut fast, scale, bias, marks);
+                let wanted = host::sigmoid(&mut plain, scale, bias, marks);
                 let what = format!("{n}x{m} {marks:?} t {scale} β {bias}");
                 assert_close(sums[0], wanted[0], wanted[0].abs(), &what);
                 let total = plain.abs().sum(Kind::Double).double_value(&[]);
@@ -56,17 +57,17 @@ fn the_softmax_passes_equal_the_plain_ones_in_any_number_of_tiles() {
             let fast_tile = tile(n, m).to_kind(Kind::Float);
             let run = |kind| {
                 let whole = fast_tile.to_kind(kind);
-                let mut rows = empty_softmax(n).unwrap();
-                let mut columns = empty_softmax(m).unwrap();
+                let mut rows = no_stats(n, Device::Cpu).unwrap();
+                let mut columns = no_stats(m, Device::Cpu).unwrap();
                 for start in (0..n).step_by(2) {
                     let part = whole.narrow(0, start, 2.min(n - start));
                     let mut part_rows = rows.narrow(0, start, part.size()[0]);
-                    softmax_stats(&mut part.contiguous(), scale, &mut part_rows, &mut columns);
+                    host::stats(&mut part.contiguous(), scale, &mut part_rows, &mut columns);
                 }
                 let marks = Marks::Diagonal { row: 0, column: 0, length: n.min(m) as usize };
                 let (row_lse, column_lse) = (log_sum_exp(&rows), log_sum_exp(&columns));
                 let mut weights = whole.copy();
-                let sums = softmax_weights(&mut weights, scale, &mut rows, &mut columns, marks);
+                let sums = host::weights(&mut weights, scale, &mut rows, &mut columns, marks);
                 (row_lse, column_lse, weights, sums)
             };
             let (fast, plain) = (run(Kind::Float), run(Kind::Double));
@@ -88,8 +89,9 @@ fn the_softmax_passes_equal_the_plain_ones_in_any_number_of_tiles() {
 fn the_plain_softmax_statistics_are_those_of_libtorch() {
     let (n, m) = (5, 7);
     let mut logits = tile(n, m);
-    let (mut rows, mut columns) = (empty_softmax(n).unwrap(), empty_softmax(m).unwrap());
-    softmax_stats(&mut logits, 30.0, &mut rows, &mut columns);
+    let (mut rows, mut columns) =
+        (no_stats(n, Device::Cpu).unwrap(), no_stats(m, Device::Cpu).unwrap());
+    host::stats(&mut logits, 30.0, &mut rows, &mut columns);
     let wanted = (&logits * 30.0).logsumexp([1_i64].as_slice(), false);
     assert!((log_sum_exp(&rows) - wanted).abs().max().double_value(&[]) < 1e-12);
     let wanted = (&logits * 30.0).logsumexp([0_i64].as_slice(), false);
@@ -98,10 +100,10 @@ fn the_plain_softmax_statistics_are_those_of_libtorch() {
 
 #[test]
 fn statistics_of_nothing_leave_others_as_they_are() {
-    let mut stats = empty_softmax(2).unwrap();
-    join_softmax(&mut stats, &empty_softmax(2).unwrap());
+    let mut stats = no_stats(2, Device::Cpu).unwrap();
+    join_stats(&mut stats, &no_stats(2, Device::Cpu).unwrap()).unwrap();
     assert_eq!(stats.double_value(&[0, 1]), 0.0);
     let some = Tensor::from_slice(&[3.0, 2.0, -1.0, 4.0]).view([2, 2]);
-    join_softmax(&mut stats, &some);
+    join_stats(&mut stats, &some).unwrap();
     assert_eq!(stats, some);
 }

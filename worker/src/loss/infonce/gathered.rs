@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::Options;
 use super::passes::{Columns, Passes};
 use crate::collective::{Collective, Pending, ReduceOp};
-use crate::loss::epilogue::Softmax;
+use crate::loss::epilogue::Stats;
 use crate::loss::ring::narrow;
 use crate::loss::{Error, Inputs, Output, tile};
 
@@ -38,7 +38,7 @@ pub fn all_gather(
         1 => None,
         _ => Some(collective.all_gather(inputs.text, &text, inputs.text_counts)?),
     };
-    let stats = Passes::no_stats(batch as usize)?;
+    let stats = passes.no_stats(batch as usize)?;
     // Own columns first: the others are still on their way.
     let stretches = stretches(inputs, rank, world_size, options.tiling.sub_chunk);
     for stretch in &stretches {
@@ -152,7 +152,7 @@ fn stretches(
 
 /// Combines every rank's column statistics: the maximum of B numbers, then the sum of B rescaled
 /// sums. A rank without rows has maximum −∞ and sum 0: exp(−∞) = 0 keeps it out.
-fn combine(stats: &Softmax, collective: &dyn Collective) -> Result<Softmax, Error> {
+fn combine(stats: &Stats, collective: &dyn Collective) -> Result<Stats, Error> {
     let maximum = stats.select(1, 0).contiguous(); // [B]
     let own_maximum = maximum.copy();
     collective.all_reduce(&maximum, ReduceOp::Max)?.wait()?;

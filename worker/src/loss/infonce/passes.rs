@@ -5,9 +5,9 @@ use std::ops::Range;
 use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, ReduceOp};
-use crate::loss::epilogue::{self, Softmax};
+use crate::loss::epilogue::{self, Softmax, Stats};
 use crate::loss::ring::narrow;
-use crate::loss::siglip::marks;
+use crate::loss::siglip::diagonal;
 use crate::loss::tile::{self, Tile, Tiling};
 use crate::loss::{Error, Inputs, Output, Positives};
 
@@ -29,13 +29,13 @@ pub(super) struct Passes<'a> {
     kind: Kind,
     tile: Tile,
     /// Statistics of this rank's rows. Shape `[b_r, 2]`.
-    row_stats: Softmax,
+    row_stats: Stats,
     /// Dot products of the first pass, in the order of visits, when they may be kept.
     kept: Option<Vec<Tensor>>,
     /// Σ w y, without the common factor t / 2B.
     grad_image: Tensor,
-    /// [Σ w x·y, Σ_i x_i·y_i] with w = 2B G.
-    sums: [f64; 2],
+    /// Adds up Σ w s and Σ_i s_ii with w = 2B G.
+    epilogue: Softmax,
 }
 
 impl<'a> Passes<'a> {
@@ -48,17 +48,18 @@ impl<'a> Passes<'a> {
         let size = inputs.image.size();
         let columns = inputs.text_counts.iter().copied().max().unwrap_or(0).min(tiling.sub_chunk);
         let rows = (size[0] as usize).min(tiling.image_rows);
+        let scale = inputs.log_scale.exp();
         Ok(Self {
             inputs,
             tiling,
-            scale: inputs.log_scale.exp(),
+            scale,
             kind,
             // Kept dot products have memory of their own.
-            tile: Tile::new(if keep { 0 } else { rows }, columns, kind, device)?,
-            row_stats: epilogue::empty_softmax(size[0])?,
+            tile: Tile::new(if keep { 0 } else { rows }, columns, inputs.image.kind(), device)?,
+            row_stats: epilogue::no_stats(size[0], device)?,
             kept: keep.then(Vec::new),
             grad_image: Tensor::f_zeros(size.as_slice(), (kind, device))?,
-            sums: [0.0; 2],
+            epilogue: Softmax::new(device, scale)?,
         })
     }
 
@@ -71,24 +72,23 @@ impl<'a> Passes<'a> {
     pub(super) fn first(
         &mut self,
         columns: &Columns<'_>,
-        column_stats: &mut Softmax,
+        column_stats: &mut Stats,
     ) -> Result<(), Error> {
         if columns.rows.is_empty() {
             return Ok(());
         }
-        let text = tile::widened(columns.text, self.kind);
+        let text = tile::operand(columns.text, self.kind);
         for image_rows in self.tiles() {
-            let image = tile::widened(&narrow(self.inputs.image, &image_rows), self.kind);
+            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
             let mut products = match &mut self.kept {
                 None => self.tile.dot_products(&image, &text)?,
                 Some(kept) => {
-                    let products = image.f_matmul(&text.tr())?;
-                    kept.push(products.shallow_clone());
-                    products
+                    kept.push(Tile::own_dot_products(&image, &text)?);
+                    kept[kept.len() - 1].shallow_clone()
                 }
             };
             let mut rows = narrow(&self.row_stats, &image_rows);
-            epilogue::softmax_stats(&mut products, self.scale, &mut rows, column_stats);
+            self.epilogue.first(&mut products, &mut rows, column_stats)?;
         }
         Ok(())
     }
@@ -98,7 +98,7 @@ impl<'a> Passes<'a> {
     pub(super) fn second(
         &mut self,
         columns: &Columns<'_>,
-        column_stats: &mut Softmax,
+        column_stats: &mut Stats,
         grad_text: &mut Tensor,
     ) -> Result<(), Error> {
         if columns.rows.is_empty() {
@@ -108,23 +108,22 @@ impl<'a> Passes<'a> {
             let _ = grad_text.f_zero_()?;
             return Ok(());
         }
-        let text = tile::widened(columns.text, self.kind);
+        let text = tile::operand(columns.text, self.kind);
         let mut kept = self.kept.as_mut().map(|kept| {
             let tiles = self.inputs.image.size()[0] as usize;
             kept.drain(..tiles.div_ceil(self.tiling.image_rows)).collect::<Vec<_>>().into_iter()
         });
         for image_rows in self.tiles() {
-            let image = tile::widened(&narrow(self.inputs.image, &image_rows), self.kind);
-            let mut weights = match kept.as_mut().and_then(Iterator::next) {
+            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
+            let mut products = match kept.as_mut().and_then(Iterator::next) {
                 Some(products) => products,
                 None => self.tile.dot_products(&image, &text)?,
             };
-            let marks = marks(&image_rows, &[], None, &columns.rows, columns.own);
+            let low = self.tile.low(&products);
+            let marks = diagonal(&image_rows, &columns.rows, columns.own);
             let mut rows = narrow(&self.row_stats, &image_rows);
-            let sums =
-                epilogue::softmax_weights(&mut weights, self.scale, &mut rows, column_stats, marks);
-            self.sums[0] += sums[0];
-            self.sums[1] += sums[1];
+            self.epilogue.second(&mut products, &mut rows, column_stats, marks, low.as_ref())?;
+            let weights = low.unwrap_or(products);
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
             tile::multiply_into(grad_text, &weights.tr(), &image, image_rows.start == 0)?;
@@ -136,14 +135,14 @@ impl<'a> Passes<'a> {
     /// complete statistics of this rank's texts.
     pub(super) fn finish(
         mut self,
-        own_columns: &Softmax,
+        own_columns: &Stats,
         mut grad_text: Tensor,
         collective: &dyn Collective,
     ) -> Result<Output, Error> {
-        let lse =
-            |stats: &Softmax| epilogue::log_sum_exp(stats).sum(Kind::Double).double_value(&[]);
-        let twice_loss = lse(&self.row_stats) + lse(own_columns) - 2.0 * self.scale * self.sums[1];
-        let sums = Tensor::from_slice(&[twice_loss, self.scale * self.sums[0]]);
+        let lse = |stats: &Stats| epilogue::log_sum_exp(stats).sum(Kind::Double).double_value(&[]);
+        let [weighted, positives] = self.epilogue.totals();
+        let twice_loss = lse(&self.row_stats) + lse(own_columns) - 2.0 * positives;
+        let sums = Tensor::from_slice(&[twice_loss, weighted]);
         let reduced = collective.all_reduce(&sums, ReduceOp::Sum)?;
         let twice_batch = 2.0 * self.inputs.batch() as f64;
         let _ = self.grad_image.f_mul_scalar_(self.scale / twice_batch)?;
@@ -158,9 +157,9 @@ impl<'a> Passes<'a> {
         })
     }
 
-    /// Empty statistics of `m` columns.
-    pub(super) fn no_stats(m: usize) -> Result<Softmax, Error> {
-        epilogue::empty_softmax(m as i64)
+    /// Statistics of `m` columns that nothing has been added to.
+    pub(super) fn no_stats(&self, m: usize) -> Result<Stats, Error> {
+        epilogue::no_stats(m as i64, self.device())
     }
 
     /// Device of the embeddings.

@@ -7,7 +7,7 @@ use tch::Tensor;
 use super::Options;
 use super::passes::{Columns, Passes};
 use crate::collective::Collective;
-use crate::loss::epilogue::{self, Softmax};
+use crate::loss::epilogue::{self, Stats};
 use crate::loss::ring::{Ring, Visit, narrow};
 use crate::loss::{Error, Inputs, Output};
 
@@ -30,7 +30,7 @@ pub fn ring(
     inputs.check(rank, collective.world_size())?;
     let ring = Ring::new(collective, inputs.text_counts, options.group, options.tiling.sub_chunk)?;
     let passes = Passes::new(inputs, options.tiling, false)?;
-    let own_stats = Passes::no_stats(inputs.text_counts[rank])?;
+    let own_stats = passes.no_stats(inputs.text_counts[rank])?;
 
     let mut first = First { passes, rank };
     ring.turn(&mut first, &own_stats)?;
@@ -59,17 +59,15 @@ impl Visit for First<'_> {
         cargo: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        part: &mut Softmax,
+        part: &mut Stats,
     ) -> Result<(), Error> {
-        let _ = part.select(1, 0).f_fill_(f64::NEG_INFINITY)?;
-        let _ = part.select(1, 1).f_fill_(0.0)?;
+        epilogue::clear_stats(part)?;
         let columns = Columns { text: &cargo[0], rows, own: owner == self.rank };
         self.passes.first(&columns, part)
     }
 
-    fn join(&self, sum: &mut Softmax, part: &Softmax) -> Result<(), Error> {
-        epilogue::join_softmax(sum, part);
-        Ok(())
+    fn join(&self, sum: &mut Stats, part: &Stats) -> Result<(), Error> {
+        epilogue::join_stats(sum, part)
     }
 }
 
@@ -77,7 +75,7 @@ impl Visit for First<'_> {
 struct Second<'a> {
     passes: Passes<'a>,
     rank: usize,
-    own_stats: Softmax,
+    own_stats: Stats,
 }
 
 impl Visit for Second<'_> {

@@ -1,0 +1,116 @@
+//! The passes over a tile in host memory.
+//!
+//! `simd` does them for f32 with vectors of fixed length, so that every instruction set adds in the
+//! same order; `plain` does them for f64, one number at a time, and is what `simd` is tested against.
+
+use tch::{Kind, Tensor};
+
+use super::{Stats, math, plain, simd};
+use crate::ffi::slices;
+
+/// Which entries of a tile are positives.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Marks<'a> {
+    /// None of them.
+    Nowhere,
+    /// Entries (row + k, column + k) for k < length: the diagonal of the global batch.
+    Diagonal { row: usize, column: usize, length: usize },
+    /// Entries whose labels are equal.
+    Labels { rows: &'a [i64], columns: &'a [i64] },
+}
+
+/// The positives of one row of a tile.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum RowMarks<'a> {
+    Nowhere,
+    Column(usize),
+    Labels { own: i64, columns: &'a [i64] },
+}
+
+impl<'a> Marks<'a> {
+    #[inline(always)]
+    pub(super) fn row(&self, index: usize) -> RowMarks<'a> {
+        match *self {
+            Marks::Diagonal { row, column, length } if (row..row + length).contains(&index) => {
+                RowMarks::Column(column + index - row)
+            }
+            Marks::Nowhere | Marks::Diagonal { .. } => RowMarks::Nowhere,
+            Marks::Labels { rows, columns } => RowMarks::Labels { own: rows[index], columns },
+        }
+    }
+}
+
+impl RowMarks<'_> {
+    pub(super) fn positive(&self, column: usize) -> bool {
+        match *self {
+            RowMarks::Nowhere => false,
+            RowMarks::Column(positive) => column == positive,
+            RowMarks::Labels { own, columns } => columns[column] == own,
+        }
+    }
+}
+
+/// The sigmoid loss of a tile. With s = scale·a + bias and z = ±1 it replaces a, in place, by
+/// w = −z σ(−z s), and returns Σ log σ(z s), Σ w a and Σ w.
+///
+/// Shapes: `tile` `[n, m]`, contiguous, f32 or f64, on the CPU.
+pub(super) fn sigmoid(tile: &mut Tensor, scale: f64, bias: f64, marks: Marks<'_>) -> [f64; 3] {
+    let columns = tile.size()[1] as usize;
+    match tile.kind() {
+        Kind::Double => {
+            slices::with_f64(tile, |tile| plain::sigmoid(tile, columns, scale, bias, marks))
+        }
+        _ => slices::with_f32(tile, |tile| simd::sigmoid(tile, columns, scale, bias, marks)),
+    }
+}
+
+/// Adds the statistics of other elements of the same rows or columns to `stats`.
+pub(super) fn join(stats: &mut Stats, other: &Stats) {
+    let mut other = other.shallow_clone();
+    slices::with_f64(&mut other, |other| {
+        slices::with_f64(stats, |stats| {
+            for (pair, other) in stats.chunks_exact_mut(2).zip(other.chunks_exact(2)) {
+                math::join(pair, other[0], other[1]);
+            }
+        });
+    });
+}
+
+/// Adds a tile's logits s = scale·a to the statistics of its rows and columns; the tile is only
+/// read. The maximum runs along, so no scale overflows (scale > 0).
+///
+/// Shapes: `tile` `[n, m]` as above, `rows` `[n, 2]`, `columns` `[m, 2]`.
+pub(super) fn stats(tile: &mut Tensor, scale: f64, rows: &mut Stats, columns: &mut Stats) {
+    let kind = tile.kind();
+    slices::with_f64(rows, |rows| {
+        slices::with_f64(columns, |columns| match kind {
+            Kind::Double => {
+                slices::with_f64(tile, |tile| plain::stats(tile, scale, rows, columns));
+            }
+            _ => slices::with_f32(tile, |tile| simd::stats(tile, scale, rows, columns)),
+        });
+    });
+}
+
+/// The softmax loss of a tile, its rows' and columns' statistics complete: replaces a, in place, by
+/// w = softmax over the row + softmax over the column − 2 at positives, and returns Σ w a and the
+/// sum of a over the positives, which are a diagonal.
+///
+/// Shapes: as [`stats`].
+pub(super) fn weights(
+    tile: &mut Tensor,
+    scale: f64,
+    rows: &mut Stats,
+    columns: &mut Stats,
+    marks: Marks<'_>,
+) -> [f64; 2] {
+    let kind = tile.kind();
+    slices::with_f64(rows, |rows| {
+        slices::with_f64(columns, |columns| match kind {
+            Kind::Double => {
+                slices::with_f64(tile, |t| plain::weights(t, scale, rows, columns, marks))
+            }
+            _ => slices::with_f32(tile, |t| simd::weights(t, scale, rows, columns, marks)),
+        })
+    })
+}
