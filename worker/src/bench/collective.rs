@@ -94,7 +94,7 @@ fn measure(args: &CollectiveArgs) -> anyhow::Result<Value> {
     ];
     let copy = copy_rate();
     let socket = socket_rate()?;
-    let ranks = processes::run(args.ranks as usize, 1, &child_args)?;
+    let ranks = processes::run(args.ranks as usize, 1, false, &child_args)?;
     let ranks: Vec<Measured> =
         ranks.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?;
     // A step lasts until its slowest rank is done.

@@ -104,6 +104,9 @@ pub struct LossArgs {
     /// Ranks that stand together in the ring.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     group: u32,
+    /// With --device cuda: all ranks on the first GPU. NCCL then connects them over sockets.
+    #[arg(long)]
+    share_gpu: bool,
     /// libtorch threads of every rank.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
@@ -130,7 +133,7 @@ impl LossArgs {
         let name = |value: &dyn Fn() -> Option<clap::builder::PossibleValue>| {
             value().map_or_else(String::new, |value| value.get_name().to_owned())
         };
-        vec![
+        let mut arguments = vec![
             "bench".to_owned(),
             "loss".to_owned(),
             format!("--kind={}", name(&|| self.kind.to_possible_value())),
@@ -149,7 +152,11 @@ impl LossArgs {
             format!("--tile-rows={}", self.tile_rows),
             format!("--group={}", self.group),
             format!("--threads={}", self.threads),
-        ]
+        ];
+        if self.share_gpu {
+            arguments.push("--share-gpu".to_owned());
+        }
+        arguments
     }
 }
 
@@ -164,7 +171,8 @@ pub fn run(args: &LossArgs) -> anyhow::Result<()> {
     if processes::is_child() {
         return rank::run(args);
     }
-    let ranks = processes::run(args.ranks as usize, args.threads as usize, &args.for_child())?;
+    let (ranks, threads) = (args.ranks as usize, args.threads as usize);
+    let ranks = processes::run(ranks, threads, args.share_gpu, &args.for_child())?;
     let ranks: Vec<Measured> =
         ranks.into_iter().map(serde_json::from_value).collect::<Result<_, _>>()?;
     let line = serde_json::to_string(&result(args, &ranks)?)? + "\n";

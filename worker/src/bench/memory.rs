@@ -4,6 +4,7 @@ use std::fs;
 
 use anyhow::{Context as _, bail};
 
+use crate::ffi::driver::Context;
 use crate::ffi::process::trim_heap;
 
 /// Runs `work` and returns, beside its result, how far this process's resident memory rose above
@@ -22,6 +23,22 @@ pub fn peak_of<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T
     let before = status("VmRSS")?;
     let result = work()?;
     Ok((result, status("VmHWM")?.saturating_sub(before)))
+}
+
+/// As [`peak_of`], of a GPU's memory, for work that has not been done in this process before: what
+/// libtorch has once taken it keeps, so the device's free memory has fallen by the highest mark.
+///
+/// # Errors
+/// The driver does not answer, or `work` fails.
+pub fn device_peak_of<T>(
+    ordinal: usize,
+    work: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(T, u64)> {
+    let context = Context::primary(ordinal)?;
+    let before = context.free_memory()?;
+    let result = work()?;
+    tch::Cuda::synchronize(ordinal as i64);
+    Ok((result, before.saturating_sub(context.free_memory()?)))
 }
 
 /// Reads a size from /proc/self/status, in bytes.

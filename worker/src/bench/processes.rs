@@ -55,8 +55,8 @@ pub enum Event {
     Ended(ExitStatus),
 }
 
-/// Runs this program with `child_args` as `world_size` ranks of `threads` threads each, and
-/// returns the last report of every rank.
+/// Runs this program with `child_args` as `world_size` ranks of `threads` threads each, all on one
+/// GPU with `share_gpu`, and returns the last report of every rank.
 ///
 /// The children find their ring with [`child`] and report with [`report`].
 ///
@@ -65,10 +65,11 @@ pub enum Event {
 pub fn run<S: AsRef<OsStr>>(
     world_size: usize,
     threads: usize,
+    share_gpu: bool,
     child_args: &[S],
 ) -> anyhow::Result<Vec<Value>> {
     let program = std::env::current_exe().context("cannot find this program's file")?;
-    Group::start(&program, world_size, threads, child_args)?.results()
+    Group::start_with(&program, world_size, threads, share_gpu, child_args)?.results()
 }
 
 /// Whether this process is a rank that [`Group::start`] started.
@@ -141,10 +142,28 @@ impl Group {
         threads: usize,
         args: &[S],
     ) -> anyhow::Result<Self> {
+        Self::start_with(program, world_size, threads, false, args)
+    }
+
+    fn start_with<S: AsRef<OsStr>>(
+        program: &Path,
+        world_size: usize,
+        threads: usize,
+        share_gpu: bool,
+        args: &[S],
+    ) -> anyhow::Result<Self> {
         let (sender, lines) = channel();
         let mut group = Self { ranks: Vec::with_capacity(world_size), lines };
         for rank in 0..world_size {
-            let process = Command::new(program)
+            let mut command = Command::new(program);
+            if share_gpu {
+                // NCCL refuses two ranks of one host on one GPU: each poses as a host of its own.
+                command
+                    .env("NCCL_HOSTID", format!("ringmaster-bench-{rank}"))
+                    .env("NCCL_IB_DISABLE", "1")
+                    .env("NCCL_SOCKET_IFNAME", "lo");
+            }
+            let process = command
                 .args(args)
                 .env(CHILD, "1")
                 .env("OMP_NUM_THREADS", threads.to_string())

@@ -104,6 +104,18 @@ impl Context {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.handle) })
     }
 
+    /// Returns the bytes of device memory that no process has taken.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn free_memory(self) -> Result<u64, Error> {
+        self.enter()?;
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: a context is current and both are locals the call fills.
+        check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
+        Ok(free as u64)
+    }
+
     /// Returns (major, minor) of the device's compute capability.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ mod joining;
 mod plan;
 mod replica;
 mod saving;
+mod share;
 mod step;
 mod switch;
 pub mod train;

@@ -12,10 +12,11 @@ use super::control::Control;
 use super::faults::{Faults, Place};
 use super::plan::NumericPlan;
 use super::replica::{HeldStep, Replica};
+use super::share::{Draw, Share};
 use crate::collective::{self, Collective, ReduceOp};
 use crate::data::{self, Batch, Substitution};
 
-use crate::model::{Clip, Mode, Tower, normalize};
+use crate::model::Tower;
 use crate::rng::{Site, key};
 
 /// What every step of a generation shares.
@@ -56,12 +57,14 @@ pub(super) fn run(
     batch: &Batch,
     stop: bool,
 ) -> Result<Ready, Error> {
-    let Context { collective, control, faults, .. } = context;
+    let Context { job, collective, control, faults, device, .. } = context;
     replica.held = None;
     let step = replica.applied;
     control.status(|status| status.phase = Phase::Compute.into());
     let rows: Vec<u64> = batch.rows.clone().collect();
-    let share = Share::new(context, &replica.clip, batch, &rows, step);
+    let draw = Draw { seed: job.data.seed, step };
+    let micro = job.batch.micro_per_rank;
+    let share = Share::new(&replica.clip, batch, &rows, micro, draw, *device);
 
     let image = share.encode(Tower::Image)?;
     let text = share.encode(Tower::Text)?;
@@ -170,95 +173,6 @@ fn reduce(
     let range = params.range(tower);
     let grad = params.grad().narrow(0, range.start as i64, range.len() as i64);
     Ok(collective.all_reduce(&grad, ReduceOp::Sum)?)
-}
-
-/// This rank's rows of the batch, on its device.
-struct Share<'a> {
-    clip: &'a Clip,
-    images: Tensor,
-    tokens: Tensor,
-    rows: &'a [u64],
-    /// Rows that go through a tower at once.
-    micro: usize,
-    seed: u64,
-    step: u64,
-}
-
-/// Embeddings of one tower.
-struct Encoded {
-    /// Unit rows without a graph. Shape `[b_r, d]`.
-    embeddings: Tensor,
-    /// The same with their graph, when all rows went through the tower at once.
-    graph: Option<Tensor>,
-}
-
-impl<'a> Share<'a> {
-    fn new(
-        context: &Context<'_>,
-        clip: &'a Clip,
-        batch: &Batch,
-        rows: &'a [u64],
-        step: u64,
-    ) -> Self {
-        let n = rows.len() as i64;
-        let size = clip.config().vision_cfg.image_size;
-        let length = clip.config().text_cfg.context_length;
-        let images = Tensor::from_slice(&batch.images).view([n, 3, size, size]);
-        let tokens = Tensor::from_slice(&batch.tokens).view([n, length]);
-        Self {
-            clip,
-            images: images.to_device(context.device),
-            tokens: tokens.to_device(context.device),
-            rows,
-            micro: context.job.batch.micro_per_rank.map_or(rows.len(), |m| m as usize).max(1),
-            seed: context.job.data.seed,
-            step,
-        }
-    }
-
-    /// Embeds all rows; in micro-batches without a graph when they do not fit at once.
-    fn encode(&self, tower: Tower) -> Result<Encoded, Error> {
-        if self.rows.len() <= self.micro {
-            let graph = self.forward(tower, 0..self.rows.len())?;
-            return Ok(Encoded { embeddings: graph.detach(), graph: Some(graph) });
-        }
-        let parts: Result<Vec<Tensor>, Error> =
-            tch::no_grad(|| self.micro_batches().map(|rows| self.forward(tower, rows)).collect());
-        Ok(Encoded { embeddings: Tensor::cat(&parts?, 0), graph: None })
-    }
-
-    /// Sends the embedding gradients back through the tower into the flat gradient buffer. Without
-    /// a kept graph the micro-batches go forward once more, this time with one (arXiv:2101.06983);
-    /// counter-based randomness makes both passes the same.
-    fn backward(&self, tower: Tower, encoded: Encoded, grad: &Tensor) -> Result<(), Error> {
-        let params = self.clip.params();
-        if let Some(graph) = encoded.graph {
-            let surrogate = (graph * grad).sum(Kind::Float);
-            return Ok(params.backward(tower, &surrogate, false)?);
-        }
-        for (index, rows) in self.micro_batches().enumerate() {
-            let part = grad.narrow(0, rows.start as i64, rows.len() as i64);
-            let surrogate = (self.forward(tower, rows)? * part).sum(Kind::Float);
-            params.backward(tower, &surrogate, index > 0)?;
-        }
-        Ok(())
-    }
-
-    fn micro_batches(&self) -> impl Iterator<Item = std::ops::Range<usize>> + use<> {
-        let (rows, micro) = (self.rows.len(), self.micro);
-        (0..rows).step_by(micro).map(move |start| start..rows.min(start + micro))
-    }
-
-    /// Returns unit embeddings of some rows. Shape `[n, d]`.
-    fn forward(&self, tower: Tower, rows: std::ops::Range<usize>) -> Result<Tensor, Error> {
-        let mode = Mode::Train { seed: self.seed, step: self.step, rows: &self.rows[rows.clone()] };
-        let part = |t: &Tensor| t.narrow(0, rows.start as i64, rows.len() as i64);
-        let embeddings = match tower {
-            Tower::Image => self.clip.encode_image(&part(&self.images), &mode)?,
-            _ => self.clip.encode_text(&part(&self.tokens), &mode)?,
-        };
-        Ok(normalize(&embeddings))
-    }
 }
 
 /// Clock of one reporting interval: where the compute thread's time went.

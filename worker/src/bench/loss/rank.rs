@@ -1,15 +1,20 @@
 //! One rank of `bench loss`.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use ringmaster_manifest::spec::Accelerator;
 use serde::{Deserialize, Serialize};
-use tch::Device;
+use tch::{Device, Tensor};
 
 use super::floor::{self, Dense, Units};
 use super::inputs::{self, Shares};
 use super::{DeviceKind, Dtype, Exchange, Kind, LossArgs};
 use crate::bench::{memory, processes};
-use crate::collective::Collective;
+use crate::collective::nccl::{self, Nccl, UniqueId};
+use crate::collective::tcp::AbortFlag;
+use crate::collective::{ByDevice, Collective};
+use crate::ffi::slices;
 use crate::loss::{Inputs, Output, Tiling, infonce, siglip};
 
 /// Calls before the measured ones: buffers of libraries, code pages, sockets' windows.
@@ -37,8 +42,12 @@ pub(super) struct Measured {
 /// Joins the ring, measures, and reports to the parent.
 pub(super) fn run(args: &LossArgs) -> anyhow::Result<()> {
     tch::set_num_threads(args.threads as i32);
-    let device = device(args)?;
-    let collective = processes::child()?;
+    let host = processes::child()?;
+    let device = device(args, host.rank())?;
+    let collective = match device {
+        Device::Cuda(ordinal) if host.world_size() > 1 => join_gpus(host, ordinal)?,
+        _ => host,
+    };
     let bench = Bench::new(args, device, &*collective);
     let measured = tch::no_grad(|| bench.measure())?;
     processes::report(&measured)?;
@@ -46,14 +55,37 @@ pub(super) fn run(args: &LossArgs) -> anyhow::Result<()> {
     Ok(collective.barrier()?)
 }
 
-fn device(args: &LossArgs) -> anyhow::Result<Device> {
-    match args.device {
-        DeviceKind::Cpu => Ok(Device::Cpu),
-        DeviceKind::Cuda => {
-            let cuda = ringmaster_manifest::spec::Accelerator::Cuda;
-            crate::ffi::cuda::device(cuda, 0).map_err(anyhow::Error::msg)
-        }
+fn device(args: &LossArgs, rank: usize) -> anyhow::Result<Device> {
+    let local_rank = if args.share_gpu { 0 } else { rank as u32 };
+    let accelerator = match args.device {
+        DeviceKind::Cpu => Accelerator::Cpu,
+        DeviceKind::Cuda => Accelerator::Cuda,
+    };
+    crate::ffi::cuda::device(accelerator, local_rank).map_err(anyhow::Error::msg)
+}
+
+/// Connects the ranks' GPUs; the communicator's id goes round over `host`.
+fn join_gpus(host: Box<dyn Collective>, ordinal: usize) -> anyhow::Result<Box<dyn Collective>> {
+    let id = Tensor::zeros([UniqueId::LEN as i64], (tch::Kind::Int64, Device::Cpu));
+    if host.rank() == 0 {
+        let bytes: Vec<i64> =
+            UniqueId::create()?.as_bytes().iter().map(|byte| i64::from(*byte)).collect();
+        let _ = id.shallow_clone().f_copy_(&Tensor::from_slice(&bytes))?;
     }
+    host.broadcast(&id, 0)?.wait()?;
+    let bytes: Vec<u8> =
+        slices::to_i64(&id).into_iter().map(u8::try_from).collect::<Result<_, _>>()?;
+    let options = nccl::Options {
+        id: UniqueId::from_bytes(&bytes).context("rank 0 sent no communicator id")?,
+        rank: host.rank(),
+        world_size: host.world_size(),
+        ordinal,
+        connect_timeout: Duration::from_secs(60),
+        deadline: None,
+        on_failure: Some(host.aborter()),
+    };
+    let device = Nccl::connect(options, &AbortFlag::new())?;
+    Ok(Box::new(ByDevice::new(Box::new(device), host)))
 }
 
 struct Bench<'a> {
@@ -84,12 +116,15 @@ impl<'a> Bench<'a> {
 
     fn measure(&self) -> anyhow::Result<Measured> {
         let world_size = self.collective.world_size() as i64;
-        for _ in 0..WARMUP_STEPS {
-            self.call()?;
-        }
         // Memory before time: the floors' buffers are not there yet.
-        self.collective.barrier()?;
-        let (output, risen) = memory::peak_of(|| self.call())?;
+        let (output, risen) = match self.shares.image.device() {
+            Device::Cuda(ordinal) => memory::device_peak_of(ordinal, || self.call())?,
+            _ => {
+                self.warm_up()?;
+                memory::peak_of(|| self.call())?
+            }
+        };
+        self.warm_up()?;
         let mut dense = Dense::new(&self.shares, world_size)?;
         let (mut seconds, mut floor_seconds, mut dense_floor_seconds) = (vec![], vec![], vec![]);
         for _ in 0..self.args.steps {
@@ -104,13 +139,28 @@ impl<'a> Bench<'a> {
         Ok(self.report(&output, risen, [seconds, floor_seconds, dense_floor_seconds]))
     }
 
+    fn warm_up(&self) -> anyhow::Result<()> {
+        for _ in 0..WARMUP_STEPS {
+            self.call()?;
+        }
+        Ok(self.collective.barrier()?)
+    }
+
     /// Seconds from the moment all ranks begin to the moment all have finished.
     fn timed(&self, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+        self.synchronize();
         self.collective.barrier()?;
         let began = Instant::now();
         work()?;
+        self.synchronize();
         self.collective.barrier()?;
         Ok(began.elapsed().as_secs_f64())
+    }
+
+    fn synchronize(&self) {
+        if let Device::Cuda(ordinal) = self.shares.image.device() {
+            tch::Cuda::synchronize(ordinal as i64);
+        }
     }
 
     fn call(&self) -> anyhow::Result<Output> {
