@@ -1,16 +1,13 @@
-"""Measures gloo's all_reduce through torch.distributed and prints one line of JSON.
+"""Compares our all_reduce with gloo's through torch.distributed, in turn, in one run.
 
-Needs torch 2.11:
-
-    python tests/parity/collective_gloo.py --ranks 2 --bytes 67108864
-
-One process per rank over loopback, one thread each, an f32 tensor, barrier before every step: as
-`ringmaster-worker bench collective --op all_reduce` does it, so that the two lines compare.
+One process per rank over loopback, one thread each, an f32 tensor, a barrier before every step, on
+both sides. Needs torch 2.11; `cargo xtask bench collective` brings it.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import time
 
 import torch
@@ -39,40 +36,58 @@ def rank_main(rank, args, port, results):
     dist.destroy_process_group()
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--ranks", type=int, required=True)
-    parser.add_argument("--bytes", type=int, required=True)
-    parser.add_argument("--steps", type=int, default=10)
-    args = parser.parse_args()
+def gloo(ranks, size, steps):
+    """Runs gloo's all_reduce and returns what `bench collective` prints of ours."""
+    args = argparse.Namespace(ranks=ranks, bytes=size, steps=steps)
     context = mp.get_context("spawn")
     results = context.Queue()
     # The store lives here and the ranks are its clients: no port is chosen by hand.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks = [
+    processes = [
         context.Process(target=rank_main, args=(rank, args, store.port, results))
-        for rank in range(args.ranks)
+        for rank in range(ranks)
     ]
-    for process in ranks:
+    for process in processes:
         process.start()
-    seconds = [results.get(timeout=300) for _ in ranks]
-    for process in ranks:
+    seconds = [results.get(timeout=300) for _ in processes]
+    for process in processes:
         process.join()
     del store
     slowest = statistics.median(max(step) for step in zip(*seconds))
-    print(
-        json.dumps(
-            {
-                "op": "all_reduce",
-                "backend": "gloo",
-                "ranks": args.ranks,
-                "bytes": args.bytes,
-                "steps": args.steps,
-                "seconds": slowest,
-                "gigabytes_per_second": args.bytes / slowest / 1e9,
-            }
-        )
-    )
+    return {"seconds": slowest, "gigabytes_per_second": size / slowest / 1e9}
+
+
+def ours(worker, ranks, size, steps):
+    command = [worker, "bench", "collective", "--op", "all_reduce", "--ranks", ranks]
+    command += ["--bytes", size, "--steps", steps]
+    done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--worker", required=True, help="the ringmaster-worker program")
+    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4])
+    parser.add_argument("--bytes", type=int, default=64 << 20)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--pairs", type=int, default=3, help="how often both are measured in turn")
+    args = parser.parse_args()
+    for ranks in args.ranks:
+        pairs = []
+        for _ in range(args.pairs):
+            mine = ours(args.worker, ranks, args.bytes, args.steps)
+            pairs.append((mine, gloo(ranks, args.bytes, args.steps)))
+        rate = "gigabytes_per_second"
+        print(json.dumps({
+            "op": "all_reduce",
+            "ranks": ranks,
+            "bytes": args.bytes,
+            rate: [round(mine[rate], 3) for mine, _ in pairs],
+            "gloo_" + rate: [round(theirs[rate], 3) for _, theirs in pairs],
+            "times_faster": round(statistics.median(m[rate] / t[rate] for m, t in pairs), 3),
+            "copy_" + rate: round(pairs[0][0]["copy_" + rate], 3),
+            "socket_" + rate: round(pairs[0][0]["socket_" + rate], 3),
+        }), flush=True)
 
 
 if __name__ == "__main__":

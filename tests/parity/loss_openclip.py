@@ -3,14 +3,13 @@
 
 For every case the same inputs go through open_clip's SigLipLoss (bidir) or ClipLoss (local_loss,
 gather_with_grad) under gloo, one process and one thread per rank, and through the bench. Loss and
-gradient sums must agree to 1e-5 relative (the wave sums relative to the absolute sums). Needs
-`pip install torch==2.11.0 torchvision==0.26.0 open-clip-torch==3.3.0`.
-
-    loss_openclip.py --worker target/debug/ringmaster-worker             # the parity table
-    loss_openclip.py --worker target/debug/ringmaster-worker --speed     # time and memory, W = 2
+gradient sums must agree to 1e-5 relative (the wave sums relative to the absolute sums).
+`cargo xtask bench parity` runs it; with --speed, as `cargo xtask bench loss` does, it compares time and
+memory of one shape instead.
 """
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -45,6 +44,7 @@ def embeddings(torch, start, rows, dim, spread):
 
 
 def peak_reset():
+    ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return resident("VmRSS")

@@ -6,9 +6,10 @@
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
 //! [`setup`] (all of these), [`claims`] (what the main job must reach), [`stages`] (the test run),
-//! [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
+//! [`bench`] (our numbers beside the peers'), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
 //! [`console`] (what is printed).
 
+mod bench;
 mod claims;
 mod console;
 mod emoji;
@@ -67,6 +68,8 @@ enum Command {
     },
     /// Set up, then check format, lints, tests, documentation and dependencies.
     Test(stages::Options),
+    /// Compare with OpenCLIP and gloo in one run: parity, loss, collective.
+    Bench(bench::Options),
     /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
     GpuCheck(gpu::Options),
     /// Pack what gpu-check needs on a machine with PyTorch 2.11 and a GPU but no Rust.
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::run(&workspace, false)?;
             stages::run(&workspace, &options)
         }
+        Command::Bench(options) => Ok(exit_code(bench::run(&Workspace::locate()?, &options)?)),
         // Runs outside the repository too, out of a bundle.
         Command::GpuCheck(options) => gpu::run(Workspace::locate, &options),
         Command::GpuBundle(options) => {

@@ -224,7 +224,7 @@ mod tests {
         let value = match name {
             GENERATION => "g1.7",
             RANK | LOCAL_RANK => "1",
-            WORLD_SIZE | THREADS => "2",
+            WORLD_SIZE | THREADS | LOCAL_WORLD_SIZE => "2",
             RESUME_FROM => "",
             FAULT | DATA_TLS_CA | DATA_TLS_CERT | DATA_TLS_KEY => return None,
             _ => "x",

@@ -24,7 +24,8 @@ pub(super) fn tiled(
     let kind = sum_kind(image);
     let (image_rows, sub_chunk) =
         (rows.min(tiling.image_rows as i64), columns.min(tiling.sub_chunk as i64));
-    let tile = Tensor::f_empty([image_rows * sub_chunk], (kind, image.device()))?;
+    let tile = Tensor::f_zeros([image_rows * sub_chunk], (kind, image.device()))?;
+    let factors = tile.f_to_kind(factor_kind(image))?;
     let grad_image = Tensor::f_zeros(image.size().as_slice(), (kind, image.device()))?;
     let part = Tensor::f_zeros([sub_chunk, image.size()[1]], (kind, image.device()))?;
     for _ in 0..world_size {
@@ -34,10 +35,11 @@ pub(super) fn tiled(
             for first in (0..rows).step_by(image_rows as usize) {
                 let n = image_rows.min(rows - first);
                 let image = operand(&image.narrow(0, first, n), kind);
-                let weights = tile.narrow(0, 0, n * m).view([n, m]);
+                let products = tile.narrow(0, 0, n * m).view([n, m]);
                 for _ in 0..units.forward {
-                    dot_products_into(&weights, &image, &text)?;
+                    dot_products_into(&products, &image, &text)?;
                 }
+                let weights = factors.narrow(0, 0, n * m).view([n, m]);
                 multiply_into(&mut grad_image.narrow(0, first, n), &weights, &text, false)?;
                 let sum = &mut part.narrow(0, 0, m);
                 multiply_into(sum, &weights.tr(), &image, first == 0)?;
@@ -51,6 +53,7 @@ pub(super) fn tiled(
 pub(super) struct Dense {
     image: Tensor,
     all_text: Tensor,
+    products: Tensor,
     weights: Tensor,
     grad_image: Tensor,
     grad_text: Tensor,
@@ -71,7 +74,8 @@ impl Dense {
         Ok(Some(Self {
             image: operand(&shares.image, options.0),
             all_text: operand(&shares.text, options.0).f_repeat([world_size, 1])?,
-            weights: Tensor::f_zeros([b, batch], options)?,
+            products: Tensor::f_zeros([b, batch], options)?,
+            weights: Tensor::f_zeros([b, batch], (factor_kind(&shares.image), options.1))?,
             grad_image: Tensor::f_zeros([b, dim], options)?,
             grad_text: Tensor::f_zeros([batch, dim], options)?,
         }))
@@ -79,12 +83,17 @@ impl Dense {
 
     pub(super) fn run(&mut self, units: Units) -> anyhow::Result<()> {
         for _ in 0..units.forward {
-            dot_products_into(&self.weights, &self.image, &self.all_text)?;
+            dot_products_into(&self.products, &self.image, &self.all_text)?;
         }
         multiply_into(&mut self.grad_image, &self.weights, &self.all_text, true)?;
         multiply_into(&mut self.grad_text, &self.weights.tr(), &self.image, true)?;
         Ok(())
     }
+}
+
+/// dtype of what the products multiply: see [`operand`].
+fn factor_kind(embeddings: &Tensor) -> tch::Kind {
+    operand(&embeddings.narrow(0, 0, 1), sum_kind(embeddings)).kind()
 }
 
 fn sum_kind(embeddings: &Tensor) -> tch::Kind {

@@ -51,7 +51,7 @@ pub fn all_gather(
             true => narrow(inputs.text, &stretch.rows),
             false => narrow(&text, &stretch.columns),
         };
-        let columns = Columns { text: &text, rows: stretch.rows.clone(), own: stretch.own };
+        let columns = stretch.columns_of(&text);
         passes.first(&columns, &mut narrow(&stats, &stretch.columns))?;
     }
     if let Some(gathering) = gathering {
@@ -71,7 +71,7 @@ pub fn all_gather(
         };
         for stretch in stretches.iter().filter(|stretch| stretch.owner == owner) {
             let text = narrow(&text, &stretch.columns);
-            let columns = Columns { text: &text, rows: stretch.rows.clone(), own: stretch.own };
+            let columns = stretch.columns_of(&text);
             let mut stats = narrow(&stats, &stretch.columns);
             passes.second(&columns, &mut stats, &mut narrow(&part, &stretch.rows))?;
         }
@@ -129,6 +129,12 @@ struct Stretch {
     /// Rows of the global batch.
     columns: std::ops::Range<usize>,
     own: bool,
+}
+
+impl Stretch {
+    fn columns_of<'t>(&self, text: &'t Tensor) -> Columns<'t> {
+        Columns { text, rows: self.rows.clone(), start: self.columns.start, own: self.own }
+    }
 }
 
 /// All sub-chunks, this rank's first.

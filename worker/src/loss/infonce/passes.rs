@@ -1,5 +1,6 @@
 //! This rank's images against some text: the two passes over a stretch of the pair matrix.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
@@ -17,6 +18,8 @@ pub(super) struct Columns<'a> {
     pub(super) text: &'a Tensor,
     /// Rows of the owner.
     pub(super) rows: Range<usize>,
+    /// First of them in the global batch.
+    pub(super) start: usize,
     /// Whether this rank owns them.
     pub(super) own: bool,
 }
@@ -30,8 +33,8 @@ pub(super) struct Passes<'a> {
     tile: Tile,
     /// Statistics of this rank's rows. Shape `[b_r, 2]`.
     row_stats: Stats,
-    /// Dot products of the first pass, in the order of visits, when they may be kept.
-    kept: Option<Vec<Tensor>>,
+    /// Dot products of the first pass, tile after tile, by the columns' start, when they may be kept.
+    kept: Option<BTreeMap<usize, Vec<Tensor>>>,
     /// Σ w y, without the common factor t / 2B.
     grad_image: Tensor,
     /// Adds up Σ w s and Σ_i s_ii with w = 2B G.
@@ -57,7 +60,7 @@ impl<'a> Passes<'a> {
             // Kept dot products have memory of their own.
             tile: Tile::new(if keep { 0 } else { rows }, columns, inputs.image.kind(), device)?,
             row_stats: epilogue::no_stats(size[0], device)?,
-            kept: keep.then(Vec::new),
+            kept: keep.then(BTreeMap::new),
             grad_image: Tensor::f_zeros(size.as_slice(), (kind, device))?,
             epilogue: Softmax::new(device, scale)?,
         })
@@ -83,8 +86,9 @@ impl<'a> Passes<'a> {
             let mut products = match &mut self.kept {
                 None => self.tile.dot_products(&image, &text)?,
                 Some(kept) => {
-                    kept.push(Tile::own_dot_products(&image, &text)?);
-                    kept[kept.len() - 1].shallow_clone()
+                    let products = Tile::own_dot_products(&image, &text)?;
+                    kept.entry(columns.start).or_default().push(products.shallow_clone());
+                    products
                 }
             };
             let mut rows = narrow(&self.row_stats, &image_rows);
@@ -93,7 +97,7 @@ impl<'a> Passes<'a> {
         Ok(())
     }
 
-    /// Second pass, over the same columns in the same order: the gradients. `grad_text`, all of
+    /// Second pass, over the same columns in any order: the gradients. `grad_text`, all of
     /// it, becomes Σ w x over this rank's images. Shape `[m, d]`.
     pub(super) fn second(
         &mut self,
@@ -109,10 +113,8 @@ impl<'a> Passes<'a> {
             return Ok(());
         }
         let text = tile::operand(columns.text, self.kind);
-        let mut kept = self.kept.as_mut().map(|kept| {
-            let tiles = self.inputs.image.size()[0] as usize;
-            kept.drain(..tiles.div_ceil(self.tiling.image_rows)).collect::<Vec<_>>().into_iter()
-        });
+        let kept = self.kept.as_mut().and_then(|kept| kept.remove(&columns.start));
+        let mut kept = kept.map(Vec::into_iter);
         for image_rows in self.tiles() {
             let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
             let mut products = match kept.as_mut().and_then(Iterator::next) {

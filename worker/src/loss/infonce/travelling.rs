@@ -62,7 +62,8 @@ impl Visit for First<'_> {
         part: &mut Stats,
     ) -> Result<(), Error> {
         epilogue::clear_stats(part)?;
-        let columns = Columns { text: &cargo[0], rows, own: owner == self.rank };
+        let start = self.passes.inputs.text_offset(owner) + rows.start;
+        let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
         self.passes.first(&columns, part)
     }
 
@@ -90,7 +91,8 @@ impl Visit for Second<'_> {
         rows: Range<usize>,
         part: &mut Tensor,
     ) -> Result<(), Error> {
-        let columns = Columns { text: &cargo[0], rows, own: owner == self.rank };
+        let start = self.passes.inputs.text_offset(owner) + rows.start;
+        let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
         let mut stats = cargo[1].shallow_clone();
         self.passes.second(&columns, &mut stats, part)
     }

@@ -1,0 +1,96 @@
+//! `cargo xtask bench`: our numbers beside the peer's, from the same run on the same machine.
+//!
+//! The peers (PyTorch with gloo, OpenCLIP) live in a Python environment of their own in the cache
+//! folder, made at the first call. The comparisons themselves are scripts under `tests/parity`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::workspace::Workspace;
+use crate::{build, console, setup};
+
+/// What the environment of the peers holds.
+const PEERS: [&str; 3] = ["torch==2.11.0", "torchvision==0.26.0", "open-clip-torch==3.3.0"];
+
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// Loss values and gradients against OpenCLIP's, in many shapes.
+    Parity,
+    /// Time and memory of the losses against OpenCLIP's and against their bare matrix products.
+    Loss,
+    /// All-reduce over 2 and 4 ranks against gloo's.
+    Collective,
+}
+
+/// `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// What to compare.
+    what: What,
+    /// A Python that has PyTorch 2.11 and open-clip-torch, instead of the cache folder's own.
+    #[arg(long)]
+    python: Option<PathBuf>,
+    /// Further arguments of the script, such as --steps 21.
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Builds the worker, finds the peers and runs the comparison. Returns whether it passed.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
+    setup::run(workspace, false)?;
+    if !build(workspace)? {
+        return Ok(false);
+    }
+    let python = match &options.python {
+        Some(python) => python.clone(),
+        None => peers(&workspace.cache().join("peers"))?,
+    };
+    let worker = workspace.target_directory()?.join("debug/ringmaster-worker");
+    let (script, mode) = match options.what {
+        What::Parity => ("loss_openclip.py", None),
+        What::Loss => ("loss_openclip.py", Some("--speed")),
+        What::Collective => ("collective_gloo.py", None),
+    };
+    console::step(&format!("tests/parity/{script}"));
+    // Not the trimmed libtorch for the peer: it brings its own.
+    let status = Command::new(&python)
+        .arg(workspace.root().join("tests/parity").join(script))
+        .arg("--worker")
+        .arg(&worker)
+        .args(mode)
+        .args(&options.arguments)
+        .env_remove("LD_LIBRARY_PATH")
+        .status()
+        .with_context(|| format!("cannot start {}", python.display()))?;
+    Ok(status.success())
+}
+
+/// Returns the Python of the peers' environment, which is made where it is missing or incomplete.
+fn peers(folder: &Path) -> Result<PathBuf> {
+    let python = folder.join("bin/python");
+    // Written last, so an interrupted installation is begun anew.
+    let (complete, wanted) = (folder.join("complete"), PEERS.join("\n"));
+    if std::fs::read_to_string(&complete).is_ok_and(|found| found == wanted) {
+        return Ok(python);
+    }
+    console::step("installing the peers for comparison: PyTorch and OpenCLIP (5 GB, some minutes)");
+    let python3 = Command::new("python3").args(["-m", "venv", "--clear"]).arg(folder).status();
+    if !python3.context("cannot start python3")?.success() {
+        bail!("python3 -m venv failed; on Debian: apt-get install python3-venv");
+    }
+    let pip = Command::new(&python)
+        .args(["-m", "pip", "install", "--disable-pip-version-check", "--quiet"])
+        .args(PEERS)
+        .status()
+        .with_context(|| format!("cannot start {}", python.display()))?;
+    if !pip.success() {
+        bail!("pip cannot install {}", PEERS.join(", "));
+    }
+    std::fs::write(&complete, wanted)
+        .with_context(|| format!("cannot write {}", complete.display()))?;
+    Ok(python)
+}
