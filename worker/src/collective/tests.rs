@@ -90,10 +90,7 @@ fn broadcast_exchange_and_barrier_move_what_they_should() {
         // Unequal lengths, as sub-chunks of uneven shards have.
         let send = numbers(size + ring.rank() as i64, ring.rank(), kind);
         let received = numbers(size + previous as i64, 0, kind);
-        ring.exchange(&send, (ring.rank() + 1) % ring.world_size(), &received, previous)
-            .unwrap()
-            .wait()
-            .unwrap();
+        ring.exchange(&send, (ring.rank() + 1) % ring.world_size(), &received, previous).unwrap().wait().unwrap();
         assert_eq!(list(&received), list(&numbers(size + previous as i64, previous, kind)));
         ring.barrier().unwrap();
     });

@@ -3,11 +3,11 @@
 //! `stub.c` takes the place of libcuda and libnccl in a process of its own: the test program starts
 //! itself again with the compiled stub in `LD_LIBRARY_PATH`, to run one test that does nothing
 //! otherwise.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
@@ -20,6 +20,7 @@ const ABSENT_PEERS: u8 = 1;
 const STUCK: u8 = 2;
 const REMOTE_ERROR: u8 = 3;
 const UNREADY: u8 = 4;
+const HANGING_ABORT: u8 = 5;
 
 fn options(what: u8) -> Options {
     let mut id = [0; UniqueId::LEN];
@@ -31,6 +32,7 @@ fn options(what: u8) -> Options {
         ordinal: 0,
         connect_timeout: Duration::from_secs(60),
         deadline: None,
+        abort_deadline: Duration::from_secs(20),
         on_failure: None,
     }
 }
@@ -46,8 +48,17 @@ fn start(ring: &Nccl) -> Result<Pending, Error> {
     ring.start("all_reduce", Call::AllReduce { data, dtype, op, mask: None }, None, &[])
 }
 
-/// Runs one case in a process with the stub; returns what the stub wrote.
+/// Runs one case, which passes, in a process with the stub; returns what the stub wrote.
 fn run_case(case: &str) -> String {
+    let output = start_case(case);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && out.contains("1 passed"), "{case}: {out}{text}");
+    text
+}
+
+/// Runs one case in a process with the stub, however it ends.
+fn start_case(case: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let stub = folder.path().join("stub.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/collective/nccl/stub.c");
@@ -66,16 +77,12 @@ fn run_case(case: &str) -> String {
     let inherited = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let folders =
         std::iter::once(folder.path().to_owned()).chain(std::env::split_paths(&inherited));
-    let output = Command::new(std::env::current_exe().unwrap())
+    Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "collective::nccl::stub_tests::stub_process", "--nocapture"])
         .env("LD_LIBRARY_PATH", std::env::join_paths(folders).unwrap())
         .env(CASE, case)
         .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    let out = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && out.contains("1 passed"), "{case}: {out}{text}");
-    text
+        .unwrap()
 }
 
 /// A started process: plays its case, with the stub as driver and NCCL.
@@ -89,6 +96,7 @@ fn stub_process() {
         "deadline" => a_deadline_passes(),
         "unready" => an_abort_ends_a_call_that_nccl_does_not_finish(),
         "absent" => absent_peers_are_an_error(),
+        "hanging" => a_hanging_abort_ends_the_process(),
         "interrupted" => an_abort_ends_the_wait_for_peers(),
         other => panic!("no case {other}"),
     }
@@ -158,6 +166,17 @@ fn an_abort_ends_a_call_that_nccl_does_not_finish() {
     assert!(ring.settle().is_err());
 }
 
+fn a_hanging_abort_ends_the_process() {
+    let abort_deadline = Duration::from_millis(100);
+    let options = Options { abort_deadline, ..options(HANGING_ABORT) };
+    let ring = Nccl::connect(options, &AbortFlag::new()).unwrap();
+    start(&ring).unwrap().wait().unwrap();
+    ring.aborter().abort("told to");
+    // Never returns: the abort does not, and until it has, nobody is told anything.
+    let _ = ring.settle();
+    println!("settled");
+}
+
 fn absent_peers_are_an_error() {
     let connect_timeout = Duration::from_millis(50);
     let options = Options { connect_timeout, ..options(ABSENT_PEERS) };
@@ -202,6 +221,15 @@ fn an_operation_that_outlasts_its_deadline_is_aborted() {
 #[test]
 fn a_call_that_never_reaches_the_stream_fails_with_all_behind_it() {
     assert!(run_case("unready").contains("stub: aborted"));
+}
+
+#[test]
+fn a_process_whose_abort_hangs_ends_and_counts_as_lost() {
+    let output = start_case("hanging");
+    assert_eq!(output.status.code(), Some(1), "{}", output.status);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(!out.contains("settled") && !out.contains("test result"), "{out}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("stub: aborted"));
 }
 
 #[test]

@@ -210,6 +210,7 @@ fn gpu_rank_process() {
         ordinal: 0,
         connect_timeout: Duration::from_secs(60),
         deadline: Some(Duration::from_secs(60)),
+        abort_deadline: Duration::from_secs(20),
         on_failure: None,
     };
     let ring = Nccl::connect(options, &AbortFlag::new()).unwrap();
@@ -365,6 +366,7 @@ fn without_a_gpu_joining_says_what_is_missing() {
         ordinal: 0,
         connect_timeout: Duration::from_secs(1),
         deadline: None,
+        abort_deadline: Duration::from_secs(20),
         on_failure: None,
     };
     let text = Nccl::connect(options, &AbortFlag::new()).unwrap_err().to_string();
