@@ -39,6 +39,12 @@ impl DeviceBytes {
         })
     }
 
+    /// Memory that no tensor has, for tests that never touch it.
+    #[cfg(test)]
+    pub(crate) fn at(address: u64, len: usize) -> Self {
+        Self { address, len }
+    }
+
     /// Device address of the first byte; unspecified when there are none.
     pub fn address(&self) -> u64 {
         self.address

@@ -22,6 +22,8 @@ use crate::collective::{ByDevice, Collective, Solo};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for their GPUs: NCCL explores the network first.
 const COMMUNICATOR_TIMEOUT: Duration = Duration::from_secs(120);
+/// Time their GPUs have to drop all work when the ring breaks.
+const ABORT_DEADLINE: Duration = Duration::from_secs(20);
 
 impl Rank {
     pub(super) fn join(
@@ -117,6 +119,7 @@ impl Rank {
             connect_timeout: COMMUNICATOR_TIMEOUT,
             // As for `host`.
             deadline: None,
+            abort_deadline: ABORT_DEADLINE,
             on_failure: Some(host.aborter()),
         };
         let device = Nccl::connect(options, abort)?;

@@ -60,6 +60,23 @@ pub(in crate::collective) fn all_gather_and_reduce_scatter_take_even_uneven_and_
     });
 }
 
+pub(in crate::collective) fn a_maximum_is_nan_where_any_rank_has_one<B: Backend>(backend: &B) {
+    for &world_size in B::WORLD_SIZES {
+        backend.ring(world_size, LONG, |ring| {
+            let device = backend.device(ring.rank());
+            for kind in [Kind::Float, Kind::Double, Kind::BFloat16] {
+                let tensor = numbers(5, ring.rank(), kind, device);
+                if ring.rank() == 0 {
+                    let _ = tensor.narrow(0, 3, 1).fill_(f64::NAN);
+                }
+                ring.all_reduce(&tensor, ReduceOp::Max).unwrap().wait().unwrap();
+                let nans: Vec<bool> = tensor.isnan().try_into().unwrap();
+                assert_eq!(nans, [false, false, false, true, false], "{kind:?}");
+            }
+        });
+    }
+}
+
 pub(in crate::collective) fn broadcast_reaches_all_from_every_root<B: Backend>(backend: &B) {
     for_all(backend, |ring, kind, device, size| {
         for root in 0..ring.world_size() {

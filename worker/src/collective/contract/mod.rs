@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 use super::Collective;
 
 /// A way to make rings of connected ranks, one thread each.
-pub(super) trait Backend: Default + Sync {
+pub(super) trait Backend: Sync {
     /// Sizes of rings to test.
     const WORLD_SIZES: &'static [usize];
 
@@ -68,6 +68,7 @@ macro_rules! contract {
         $crate::collective::contract::contract!($name, $backend, [
             data::all_reduce_sums_and_takes_maxima_for_every_dtype_and_size,
             data::all_gather_and_reduce_scatter_take_even_uneven_and_empty_shares,
+            data::a_maximum_is_nan_where_any_rank_has_one,
             data::broadcast_reaches_all_from_every_root,
             data::exchange_follows_rings_rotations_and_rings_between_groups,
             data::an_exchange_is_in_flight_while_the_caller_computes,

@@ -21,8 +21,6 @@ const IDLE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 /// Time the communicator has to close politely.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
-/// Time it has to be aborted; a GPU or driver that takes longer hangs.
-const ABORT_DEADLINE: Duration = Duration::from_secs(20);
 /// Exit code of a process that could not abort: of a failure that another process may not meet.
 const LOST: i32 = 1;
 
@@ -49,6 +47,7 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Shared {
     flag: AbortFlag,
+    abort_deadline: Duration,
     progress: Mutex<Progress>,
     changed: Condvar,
 }
@@ -66,8 +65,8 @@ struct Progress {
 }
 
 impl Shared {
-    pub(super) fn new(flag: AbortFlag) -> Self {
-        Self { flag, progress: Mutex::default(), changed: Condvar::new() }
+    pub(super) fn new(flag: AbortFlag, abort_deadline: Duration) -> Self {
+        Self { flag, abort_deadline, progress: Mutex::default(), changed: Condvar::new() }
     }
 
     /// Fails once the communicator has.
@@ -111,15 +110,16 @@ impl Shared {
         drop(progress);
         let (shared, reason) = (Arc::clone(self), reason.to_owned());
         let watch = move || {
-            let waited =
-                shared
-                    .changed
-                    .wait_timeout_while(shared.lock(), ABORT_DEADLINE, |progress| !progress.closed);
+            let waited = shared.changed.wait_timeout_while(
+                shared.lock(),
+                shared.abort_deadline,
+                |progress| !progress.closed,
+            );
             let (progress, _) = waited.unwrap_or_else(PoisonError::into_inner);
             if !progress.closed {
                 tracing::error!(
                     %reason,
-                    deadline = ?ABORT_DEADLINE,
+                    deadline = ?shared.abort_deadline,
                     "NCCL did not abort in time; this process ends"
                 );
                 exit_now(LOST);

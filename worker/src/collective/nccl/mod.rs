@@ -21,6 +21,8 @@ mod engine;
 mod ops;
 
 #[cfg(test)]
+mod stub_tests;
+#[cfg(test)]
 mod tests;
 
 use std::cell::Cell;
@@ -56,6 +58,9 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// Time after which an operation that has not ended fails; none leaves that to the control plane.
     pub deadline: Option<Duration>,
+    /// Time an abort has. A GPU or driver that takes longer hangs: the process then ends, and counts as
+    /// lost, so that its successor finds the GPU free.
+    pub abort_deadline: Duration,
     /// Told of a failure of this communicator, so that peers waiting elsewhere notice.
     pub on_failure: Option<Aborter>,
 }
@@ -135,7 +140,7 @@ impl Nccl {
             "joining the communicator; NCCL traffic is not encrypted: it needs an isolated network"
         );
         let (rank, ordinal) = (options.rank, options.ordinal);
-        let shared = Arc::new(Shared::new(abort.clone()));
+        let shared = Arc::new(Shared::new(abort.clone(), options.abort_deadline));
         let (commands, queue) = std::sync::mpsc::channel();
         let (ready, is_ready) = sync_channel(1);
         let thread = std::thread::Builder::new()

@@ -187,8 +187,8 @@ impl Epilogues {
     /// Turns a tile of raw dot products into InfoNCE's weights, in place: the second pass, once the
     /// log-sum-exps of all rows and columns are known.
     ///
-    /// With s = scale · logits: logits ← w = exp(s − row) + exp(s − column) − 2·[positive] =
-    /// 2B·∂L/∂s, and sums += [Σ w s, Σ over positives of s, Σ w]. Otherwise as
+    /// With s = scale · logits, and p = 1 for positives, else 0: logits ← w = exp(s − row) +
+    /// exp(s − column) − 2p = 2B·∂L/∂s, and sums += [Σ w s, Σ p s, Σ w]. Otherwise as
     /// [`Epilogues::siglip_tile`]. Pass scale 1 for logits that are scaled already.
     ///
     /// Shapes: `row_log_sum` `[n]`, `column_log_sum` `[m]`, both f32 and contiguous.
