@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Phase, StepMetrics};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::Error;
 use super::contrast;

@@ -82,6 +82,7 @@ fn join_gpus(host: Box<dyn Collective>, ordinal: usize) -> anyhow::Result<Box<dy
         ordinal,
         connect_timeout: Duration::from_secs(60),
         deadline: None,
+        abort_deadline: Duration::from_secs(20),
         on_failure: Some(host.aborter()),
     };
     let device = Nccl::connect(options, &AbortFlag::new())?;
