@@ -271,10 +271,7 @@ fn loss(loss: &file::Loss) -> spec::Loss {
         init_logit_bias: loss.init_logit_bias,
         clamp_logit_scale: loss.clamp_logit_scale.unwrap_or(true),
         positives: loss.positives.unwrap_or(spec::Positives::Pairs),
-        exchange: loss.exchange.unwrap_or(match loss.kind {
-            Some(spec::LossKind::Infonce) => spec::Exchange::AllGather,
-            _ => spec::Exchange::Ring,
-        }),
+        exchange: loss.exchange,
         ring_group: match loss.ring.as_ref().and_then(|ring| ring.group) {
             Some(file::RingGroup::Ranks(ranks)) => Some(ranks),
             Some(file::RingGroup::Auto(_)) | None => None,

@@ -248,7 +248,7 @@ pub(crate) struct Loss {
     /// Text rows that travel together round the ring. Default: by device, 256 on a CPU.
     #[schemars(range(min = 1))]
     pub(crate) sub_chunk: Option<u32>,
-    /// Image rows that are multiplied together. Default: by the device's cache or memory.
+    /// Image rows that are multiplied together. Default: by a CPU's cache, 8192 on a GPU.
     #[schemars(range(min = 1))]
     pub(crate) tile_rows: Option<u32>,
     /// Bytes infonce may keep for its rows of logits instead of recomputing them. Default 256MiB.

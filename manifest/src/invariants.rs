@@ -32,6 +32,17 @@ pub(crate) fn violations(job: &TrainJob) -> Vec<Violation> {
 }
 
 fn resources(job: &TrainJob, found: &mut Vec<Violation>) {
+    let gathers = job.loss.exchange() == Exchange::AllGather;
+    if job.loss.ring_group.is_some() && job.loss.kind == LossKind::Infonce && gathers {
+        found.push(Violation {
+            field: "spec.loss.ring.group",
+            others: &["spec.loss.exchange"],
+            reason:
+                "infonce gathers its text, there is no ring; remove it, or set loss.exchange to \
+                     ring"
+                    .to_owned(),
+        });
+    }
     let ranks = job.resources.ranks;
     if job.resources.min_ranks > ranks {
         found.push(Violation {
@@ -111,7 +122,7 @@ fn loss(job: &TrainJob, found: &mut Vec<Violation>) {
                 .to_owned(),
         });
     }
-    if job.loss.kind == LossKind::Siglip && job.loss.exchange == Exchange::AllGather {
+    if job.loss.kind == LossKind::Siglip && job.loss.exchange() == Exchange::AllGather {
         found.push(Violation {
             field: "spec.loss.exchange",
             others: &["spec.loss.kind"],

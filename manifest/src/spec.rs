@@ -159,9 +159,10 @@ pub struct Loss {
     /// Clamp t' to [0, ln 100] after each step, as OpenCLIP does. Default true.
     pub clamp_logit_scale: bool,
     /// Which pairs belong together.
+    #[serde(default)]
     pub positives: Positives,
-    /// How text meets the images of other ranks.
-    pub exchange: Exchange,
+    /// How text meets the images of other ranks; none: as [`Loss::exchange`] says.
+    pub exchange: Option<Exchange>,
     /// Ranks that stand together in the ring; none: chosen.
     pub ring_group: Option<u32>,
     /// Text rows that travel together round the ring; none: chosen.
@@ -182,11 +183,23 @@ pub enum LossKind {
     Infonce,
 }
 
+impl Loss {
+    /// How text meets the images of other ranks: unless the manifest says, it travels for siglip and
+    /// is gathered for infonce.
+    pub fn exchange(&self) -> Exchange {
+        self.exchange.unwrap_or(match self.kind {
+            LossKind::Siglip => Exchange::Ring,
+            LossKind::Infonce => Exchange::AllGather,
+        })
+    }
+}
+
 /// `spec.loss.positives`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Positives {
     /// An image and its own caption.
+    #[default]
     Pairs,
     /// An image and every caption that is equal to its own.
     Captions,

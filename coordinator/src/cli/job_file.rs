@@ -53,6 +53,11 @@ impl JobFile {
             let constraint = format!("spec.batch.global is {batch} and every rank needs a sample");
             return Err(refused(constraint, "use fewer ranks or a larger batch"));
         }
+        if let Some(group) = self.job.loss.ring_group.filter(|group| !ranks.is_multiple_of(*group))
+        {
+            let constraint = format!("spec.loss.ring.group is {group} and must divide the ranks");
+            return Err(refused(constraint, "use a multiple, or ring.group: auto"));
+        }
         self.job.resources.ranks = ranks;
         self.job.resources.min_ranks = self.job.resources.min_ranks.min(ranks);
         Ok(())

@@ -218,6 +218,13 @@ fn ways_to_compute_a_loss_that_do_not_fit_it_are_refused() {
         &["job.yaml:19:40: spec.loss.positives is \"captions\": infonce has one positive per \
              row; use pairs, or set loss.kind to siglip"],
     );
+    assert_mistakes(
+        "ring_of_a_gathered_loss.yaml",
+        &[
+            "job.yaml:19:41: spec.loss.ring.group is 2: infonce gathers its text, there is no ring; \
+             remove it, or set loss.exchange to ring",
+        ],
+    );
 }
 
 #[test]

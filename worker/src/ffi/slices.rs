@@ -6,11 +6,11 @@ use tch::{Device, Kind, Tensor};
 ///
 /// # Panics
 /// The tensor is on another device, of another dtype or not contiguous.
-pub fn with_f32<T>(tensor: &mut Tensor, body: impl FnOnce(&mut [f32]) -> T) -> T {
+pub(crate) fn with_f32<T>(tensor: &mut Tensor, body: impl FnOnce(&mut [f32]) -> T) -> T {
     check(tensor, Kind::Float);
     // SAFETY: `check` says that these are `numel` f32 in host memory, aligned by libtorch's
-    // allocator to its elements at least; the exclusive borrow lasts as long as the slice, and the
-    // caller of this crate's losses keeps no other view of a tile while it is worked on.
+    // allocator to its elements at least. Only tiles and statistics that are being made are written
+    // through this: the compute thread made them, is alone with them, and sends them later.
     body(unsafe { std::slice::from_raw_parts_mut(start(tensor), tensor.numel()) })
 }
 
@@ -18,14 +18,26 @@ pub fn with_f32<T>(tensor: &mut Tensor, body: impl FnOnce(&mut [f32]) -> T) -> T
 ///
 /// # Panics
 /// As [`with_f32`].
-pub fn with_f64<T>(tensor: &mut Tensor, body: impl FnOnce(&mut [f64]) -> T) -> T {
+pub(crate) fn with_f64<T>(tensor: &mut Tensor, body: impl FnOnce(&mut [f64]) -> T) -> T {
     check(tensor, Kind::Double);
     // SAFETY: as in `with_f32`, with f64.
     body(unsafe { std::slice::from_raw_parts_mut(start(tensor), tensor.numel()) })
 }
 
+/// Runs `body` on the elements of a contiguous f64 tensor on the CPU, which it only reads: others may
+/// read them meanwhile, as a transfer that sends them does.
+///
+/// # Panics
+/// As [`with_f32`].
+pub(crate) fn read_f64<T>(tensor: &Tensor, body: impl FnOnce(&[f64]) -> T) -> T {
+    check(tensor, Kind::Double);
+    // SAFETY: as in `with_f32`, but shared: nobody writes while the caller holds the tensor for
+    // reading, which the order of exchanges and passes sees to.
+    body(unsafe { std::slice::from_raw_parts(start::<f64>(tensor), tensor.numel()) })
+}
+
 /// Returns a copy of an i64 tensor's elements, from whichever device.
-pub fn to_i64(tensor: &Tensor) -> Vec<i64> {
+pub(crate) fn to_i64(tensor: &Tensor) -> Vec<i64> {
     let mut out = vec![0; tensor.numel()];
     let host = tensor.to_device(Device::Cpu).contiguous().view(-1);
     host.copy_data(&mut out, tensor.numel());

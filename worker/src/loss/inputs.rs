@@ -1,6 +1,6 @@
 //! What a loss is computed from, and the checks before anything is sent.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Error;
 
@@ -95,6 +95,15 @@ impl<'a> Inputs<'a> {
             let expected = "f32, f64 or bf16".to_owned();
             return Err(mismatch("image embeddings", expected, format!("{kind:?}")));
         }
+        let device = self.image.device();
+        if kind == Kind::Double && device != Device::Cpu {
+            let expected = "f32 or bf16 on a GPU".to_owned();
+            return Err(mismatch("image embeddings", expected, format!("{kind:?}")));
+        }
+        if self.text.device() != device {
+            let actual = format!("{:?}", self.text.device());
+            return Err(mismatch("text embeddings", format!("on {device:?}"), actual));
+        }
         let wanted = [self.text_counts[rank] as i64, image[1]];
         if self.text.size() != wanted || self.text.kind() != kind {
             let actual = format!("{:?} of {:?}", self.text.size(), self.text.kind());
@@ -116,9 +125,11 @@ impl<'a> Inputs<'a> {
             ("image labels", image, self.image_counts[rank]),
             ("text labels", text, self.text_counts[rank]),
         ] {
-            if labels.size() != [rows as i64] || labels.kind() != Kind::Int64 {
-                let actual = format!("{:?} of {:?}", labels.size(), labels.kind());
-                return Err(mismatch(what, format!("[{rows}] of Int64"), actual));
+            let (device, wanted) = (labels.device(), self.image.device());
+            if labels.size() != [rows as i64] || labels.kind() != Kind::Int64 || device != wanted {
+                let actual = format!("{:?} of {:?} on {device:?}", labels.size(), labels.kind());
+                let expected = format!("[{rows}] of Int64 on {wanted:?}");
+                return Err(mismatch(what, expected, actual));
             }
         }
         Ok(())

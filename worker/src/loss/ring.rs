@@ -97,12 +97,12 @@ impl<'a> Ring<'a> {
             let last = hop + 1 == groups;
             let next_slice = match last {
                 true => None,
-                false => Some(self.pass(&slice, 1, &self.like(&slice, before, start))?),
+                false => Some(self.pass(&slice, 1, &self.like(&slice, before, start)?)?),
             };
             // Alone, or in one group, results need not travel: they are written where they belong.
             let mut sum = match groups {
                 1 => home.shallow_clone(),
-                _ => self.like(std::slice::from_ref(&home), own, start).swap_remove(0),
+                _ => self.like(std::slice::from_ref(&home), own, start)?.swap_remove(0),
             };
             self.visit_group(visitor, &slice, &at, start, &mut sum)?;
             wait(previous_lap.take())?;
@@ -112,7 +112,7 @@ impl<'a> Ring<'a> {
             if groups > 1 {
                 let into = match last {
                     true => vec![home.shallow_clone()],
-                    false => self.like(std::slice::from_ref(&home), before, start),
+                    false => self.like(std::slice::from_ref(&home), before, start)?,
                 };
                 arriving = Some(self.pass(&[sum], 1, &into)?);
             }
@@ -134,7 +134,7 @@ impl<'a> Ring<'a> {
         sum: &mut Tensor,
     ) -> Result<(), Error> {
         let rotate = |distance: usize| {
-            let guest = self.like(slice, at(-(distance as isize)), start);
+            let guest = self.like(slice, at(-(distance as isize)), start)?;
             self.rotate(slice, distance as isize, &guest)
         };
         let mut next_guest = if self.group > 1 { Some(rotate(1)?) } else { None };
@@ -147,12 +147,12 @@ impl<'a> Ring<'a> {
                 next_guest = Some(rotate(distance + 1)?);
             }
             let template = std::slice::from_ref(&*sum);
-            let mut part = self.like(template, owner, start).swap_remove(0);
+            let mut part = self.like(template, owner, start)?.swap_remove(0);
             visitor.visit(&guest, owner, self.rows(owner, start), &mut part)?;
             if let Some(returned) = wait(returning.take())? {
                 visitor.join(sum, &returned[0])?;
             }
-            let into = vec![Tensor::empty_like(sum)];
+            let into = vec![sum.f_empty_like()?];
             returning = Some(self.rotate(&[part], -(distance as isize), &into)?);
         }
         if let Some(returned) = wait(returning)? {
@@ -203,12 +203,17 @@ impl<'a> Ring<'a> {
     }
 
     /// Uninitialised tensors shaped as `tensors`, with as many rows as `owner` has.
-    fn like(&self, tensors: &[Tensor], owner: usize, start: usize) -> Vec<Tensor> {
+    fn like(
+        &self,
+        tensors: &[Tensor],
+        owner: usize,
+        start: usize,
+    ) -> Result<Vec<Tensor>, tch::TchError> {
         let rows = self.rows(owner, start).len() as i64;
         let like = |t: &Tensor| {
             let mut shape = t.size();
             shape[0] = rows;
-            Tensor::empty(shape.as_slice(), (t.kind(), t.device()))
+            Tensor::f_empty(shape.as_slice(), (t.kind(), t.device()))
         };
         tensors.iter().map(like).collect()
     }

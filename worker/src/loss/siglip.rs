@@ -34,8 +34,8 @@ pub struct Options {
 /// Shapes: see [`Inputs`] and [`Output`]. The loss and the two scalar gradients accumulate in f64
 /// and are summed over all ranks; the embedding gradients are complete when this returns. Memory
 /// beyond inputs and outputs: five sub-chunks of text or its gradient and one tile, for any number
-/// of ranks (with groups of n ranks three sub-chunks more); for bf16 inputs also one tile's rows
-/// of either side in f32.
+/// of ranks (ten sub-chunks with groups of three or more); for bf16 inputs on a CPU also one tile's
+/// rows of either side in f32.
 ///
 /// # Errors
 /// A shape that does not fit the counts, a group that does not divide the ranks, a failed peer, or
@@ -95,14 +95,14 @@ impl Visit for Work<'_> {
             let _ = part.f_zero_()?;
             return Ok(());
         }
-        let text = tile::operand(&cargo[0], self.kind);
+        let text = tile::operand(&cargo[0], self.kind)?;
         for image_rows in tile::ranges(images, self.tiling.image_rows) {
             let labels = self.image_labels(&image_rows);
             let marks = match (&labels, cargo.get(1)) {
                 (Some(image), Some(text)) => Marks::Labels { rows: image, columns: text },
                 _ => diagonal(&image_rows, &rows, owner == self.rank),
             };
-            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
+            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind)?;
             let mut products = self.tile.dot_products(&image, &text)?;
             let low = self.tile.low(&products);
             self.epilogue.pass(&mut products, marks, low.as_ref())?;
@@ -133,7 +133,7 @@ impl<'a> Work<'a> {
             rank,
             scale,
             kind,
-            tile: Tile::new(rows, columns, inputs.image.kind(), device)?,
+            tile: Tile::new(rows, columns, inputs.image.kind(), device, true)?,
             grad_image: Tensor::f_zeros(size.as_slice(), (kind, device))?,
             epilogue: Sigmoid::new(device, scale, inputs.bias)?,
         })

@@ -29,7 +29,8 @@ impl Tiling {
             _ => (8192, 8192 * 8192),
         };
         let sub_chunk = if sub_chunk == 0 { columns } else { sub_chunk };
-        let chosen = (elements / sub_chunk).next_power_of_two().clamp(64, 8192);
+        // Rounded down to a power of two.
+        let chosen = 1_usize << (elements / sub_chunk).clamp(64, 8192).ilog2();
         Self { sub_chunk, image_rows: if image_rows == 0 { chosen } else { image_rows } }
     }
 }
@@ -56,16 +57,22 @@ pub(super) struct Tile {
 
 impl Tile {
     /// A tile for embeddings of dtype `kind`.
+    ///
+    /// Without `products` the caller has memory of its own for these.
     pub(super) fn new(
         rows: usize,
         columns: usize,
         kind: Kind,
         device: Device,
+        products: bool,
     ) -> Result<Self, Error> {
         let elements = [(rows * columns) as i64];
         let low = device != Device::Cpu && kind == Kind::BFloat16;
         Ok(Self {
-            products: Tensor::f_empty(elements, (sum_kind(kind), device))?,
+            products: Tensor::f_empty(
+                if products { elements } else { [0] },
+                (sum_kind(kind), device),
+            )?,
             low: low.then(|| Tensor::f_empty(elements, (kind, device))).transpose()?,
         })
     }
@@ -131,10 +138,10 @@ pub(crate) fn multiply_into(
 
 /// Embeddings as the products take them: a CPU multiplies in the dtype of the sums (a tile's worth
 /// is converted), a GPU multiplies bf16 as it is.
-pub(crate) fn operand(rows: &Tensor, kind: Kind) -> Tensor {
+pub(crate) fn operand(rows: &Tensor, kind: Kind) -> Result<Tensor, tch::TchError> {
     match rows.device() {
-        Device::Cpu if rows.kind() != kind => rows.to_kind(kind),
-        _ => rows.shallow_clone(),
+        Device::Cpu if rows.kind() != kind => rows.f_to_kind(kind),
+        _ => Ok(rows.shallow_clone()),
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn loss(
     let plan = context.plan;
     let (tiling, group) = (plan.tiling(), plan.ring_group);
     let infonce = infonce::Options { tiling, logits_budget: plan.logits_budget, group };
-    let output = match (settings.kind, settings.exchange) {
+    let output = match (settings.kind, settings.exchange()) {
         (LossKind::Siglip, _) => {
             siglip::ring(&inputs, siglip::Options { tiling, group }, context.collective)
         }

@@ -138,7 +138,8 @@ impl Rank {
     pub(super) fn note_numeric_plan(&mut self, reply: &JoinReply) {
         let now = NumericPlan::propose(&self.job, &self.env, self.device);
         let Ok(fixed) = serde_json::from_str::<NumericPlan>(&reply.numeric_plan) else {
-            self.plan = now;
+            tracing::warn!(plan = reply.numeric_plan, "cannot read the job's numeric plan");
+            self.plan = now.keeping(&NumericPlan { ring_group: 1, ..now.clone() });
             return;
         };
         self.plan = now.keeping(&fixed);

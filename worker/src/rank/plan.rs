@@ -25,8 +25,10 @@ pub(super) struct NumericPlan {
     /// Text rows that travel round the ring together.
     pub sub_chunk: usize,
     /// Image rows of a tile of dot products.
+    #[serde(default = "unknown_tile_rows")]
     pub tile_rows: usize,
     /// Ranks that stand together in the ring; 1 is the flat ring.
+    #[serde(default = "flat")]
     pub ring_group: usize,
     /// Bytes of logits InfoNCE may keep.
     pub logits_budget: u64,
@@ -50,7 +52,7 @@ impl NumericPlan {
             libtorch: "2.11".to_owned(),
             sub_chunk: tiling.sub_chunk,
             tile_rows: tiling.image_rows,
-            ring_group: job.loss.ring_group.map_or_else(chosen, |group| group as usize),
+            ring_group: job.loss.ring_group.map_or_else(chosen, |group| group.max(1) as usize),
             logits_budget: job.loss.logits_budget,
             micro_per_rank: job.batch.micro_per_rank,
             alignment: 64,
@@ -64,7 +66,8 @@ impl NumericPlan {
             threads: fixed.threads,
             sub_chunk: fixed.sub_chunk,
             tile_rows: fixed.tile_rows,
-            ring_group: if divides { fixed.ring_group.max(1) } else { self.ring_group },
+            // The same on every rank: what only this rank's node suggests must not decide.
+            ring_group: if divides { fixed.ring_group.max(1) } else { 1 },
             logits_budget: fixed.logits_budget,
             ..self.clone()
         }
@@ -96,6 +99,15 @@ impl NumericPlan {
         compare("alignment", self.alignment.to_string(), fixed.alignment.to_string());
         departures
     }
+}
+
+/// What the first plans, which did not say, had.
+fn unknown_tile_rows() -> usize {
+    512
+}
+
+fn flat() -> usize {
+    1
 }
 
 /// Ranks from which on a flat ring's latencies add up to more than its simplicity is worth.

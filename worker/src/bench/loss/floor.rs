@@ -1,6 +1,6 @@
-//! The matrix products of a loss and nothing else: no loss can be faster than these.
+//! The matrix products of a loss and nothing else, in memory that is there already.
 
-use tch::Tensor;
+use tch::{Kind, TchError, Tensor};
 
 use super::inputs::Shares;
 use crate::loss::{Tiling, dot_products_into, multiply_into, operand};
@@ -12,51 +12,88 @@ pub(super) struct Units {
     pub(super) forward: usize,
 }
 
-/// Runs the products of one call tile by tile, in the loss's own shapes, on this rank's memory.
-pub(super) fn tiled(
-    shares: &Shares,
-    world_size: i64,
-    tiling: Tiling,
-    units: Units,
-) -> anyhow::Result<()> {
-    let (image, text) = (&shares.image, &shares.text);
-    let (rows, columns) = (image.size()[0], text.size()[0]);
-    let kind = sum_kind(image);
-    let (image_rows, sub_chunk) =
-        (rows.min(tiling.image_rows as i64), columns.min(tiling.sub_chunk as i64));
-    let tile = Tensor::f_zeros([image_rows * sub_chunk], (kind, image.device()))?;
-    let factors = tile.f_to_kind(factor_kind(image))?;
-    let grad_image = Tensor::f_zeros(image.size().as_slice(), (kind, image.device()))?;
-    let part = Tensor::f_zeros([sub_chunk, image.size()[1]], (kind, image.device()))?;
-    for _ in 0..world_size {
-        for from in (0..columns).step_by(sub_chunk as usize) {
-            let m = sub_chunk.min(columns - from);
-            let text = operand(&text.narrow(0, from, m), kind);
-            for first in (0..rows).step_by(image_rows as usize) {
-                let n = image_rows.min(rows - first);
-                let image = operand(&image.narrow(0, first, n), kind);
-                let products = tile.narrow(0, 0, n * m).view([n, m]);
-                for _ in 0..units.forward {
-                    dot_products_into(&products, &image, &text)?;
-                }
-                let weights = factors.narrow(0, 0, n * m).view([n, m]);
-                multiply_into(&mut grad_image.narrow(0, first, n), &weights, &text, false)?;
-                let sum = &mut part.narrow(0, 0, m);
-                multiply_into(sum, &weights.tr(), &image, first == 0)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The same products in one piece each: what a program with memory for all pairs would do.
-pub(super) struct Dense {
+/// Factors and results, in the dtypes in which the loss multiplies and sums.
+struct Memory {
     image: Tensor,
-    all_text: Tensor,
+    text: Tensor,
     products: Tensor,
     weights: Tensor,
     grad_image: Tensor,
     grad_text: Tensor,
+}
+
+impl Memory {
+    /// For tiles of `n` × `m` pairs.
+    fn new(image: &Tensor, text: &Tensor, n: i64, m: i64) -> Result<Self, TchError> {
+        let sums = if image.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+        let (image, text) = (operand(image, sums)?, operand(text, sums)?);
+        let (device, dim) = (image.device(), image.size()[1]);
+        Ok(Self {
+            products: Tensor::f_zeros([n * m], (sums, device))?,
+            weights: Tensor::f_zeros([n * m], (image.kind(), device))?,
+            grad_image: Tensor::f_zeros(image.size().as_slice(), (sums, device))?,
+            grad_text: Tensor::f_zeros([m, dim], (sums, device))?,
+            image,
+            text,
+        })
+    }
+
+    /// The products of one tile.
+    fn run(
+        &mut self,
+        images: (i64, i64),
+        texts: (i64, i64),
+        units: Units,
+        first: bool,
+    ) -> Result<(), TchError> {
+        let ((row, n), (column, m)) = (images, texts);
+        let image = self.image.narrow(0, row, n);
+        let text = self.text.narrow(0, column, m);
+        let products = self.products.narrow(0, 0, n * m).view([n, m]);
+        for _ in 0..units.forward {
+            dot_products_into(&products, &image, &text)?;
+        }
+        let weights = self.weights.narrow(0, 0, n * m).view([n, m]);
+        multiply_into(&mut self.grad_image.narrow(0, row, n), &weights, &text, false)?;
+        multiply_into(&mut self.grad_text.narrow(0, 0, m), &weights.tr(), &image, first)
+    }
+}
+
+/// The products of one call tile by tile, in the loss's own shapes.
+pub(super) struct Tiled {
+    memory: Memory,
+    world_size: i64,
+    image_rows: i64,
+    sub_chunk: i64,
+}
+
+impl Tiled {
+    pub(super) fn new(shares: &Shares, world_size: i64, tiling: Tiling) -> Result<Self, TchError> {
+        let (rows, columns) = (shares.image.size()[0], shares.text.size()[0]);
+        let image_rows = rows.min(tiling.image_rows as i64);
+        let sub_chunk = columns.min(tiling.sub_chunk as i64);
+        let memory = Memory::new(&shares.image, &shares.text, image_rows, sub_chunk)?;
+        Ok(Self { memory, world_size, image_rows, sub_chunk })
+    }
+
+    pub(super) fn run(&mut self, units: Units) -> Result<(), TchError> {
+        let (rows, columns) = (self.memory.image.size()[0], self.memory.text.size()[0]);
+        for _ in 0..self.world_size {
+            for column in (0..columns).step_by(self.sub_chunk as usize) {
+                for row in (0..rows).step_by(self.image_rows as usize) {
+                    let images = (row, self.image_rows.min(rows - row));
+                    let texts = (column, self.sub_chunk.min(columns - column));
+                    self.memory.run(images, texts, units, row == 0)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same products in one piece each: what a program with memory for all pairs would do.
+pub(super) struct Dense {
+    memory: Memory,
 }
 
 impl Dense {
@@ -64,41 +101,19 @@ impl Dense {
     const MOST_PAIRS: i64 = 16 << 20;
 
     /// Returns none where the pair matrix would be large.
-    pub(super) fn new(shares: &Shares, world_size: i64) -> anyhow::Result<Option<Self>> {
-        let (b, dim) = (shares.image.size()[0], shares.image.size()[1]);
-        let batch = b * world_size;
-        if b * batch > Self::MOST_PAIRS {
+    pub(super) fn new(shares: &Shares, world_size: i64) -> Result<Option<Self>, TchError> {
+        let rows = shares.image.size()[0];
+        let batch = shares.text.size()[0] * world_size;
+        if rows * batch > Self::MOST_PAIRS {
             return Ok(None);
         }
-        let options = (sum_kind(&shares.image), shares.image.device());
-        Ok(Some(Self {
-            image: operand(&shares.image, options.0),
-            all_text: operand(&shares.text, options.0).f_repeat([world_size, 1])?,
-            products: Tensor::f_zeros([b, batch], options)?,
-            weights: Tensor::f_zeros([b, batch], (factor_kind(&shares.image), options.1))?,
-            grad_image: Tensor::f_zeros([b, dim], options)?,
-            grad_text: Tensor::f_zeros([batch, dim], options)?,
-        }))
+        let all_text = shares.text.f_repeat([world_size, 1])?;
+        Ok(Some(Self { memory: Memory::new(&shares.image, &all_text, rows, batch)? }))
     }
 
-    pub(super) fn run(&mut self, units: Units) -> anyhow::Result<()> {
-        for _ in 0..units.forward {
-            dot_products_into(&self.products, &self.image, &self.all_text)?;
-        }
-        multiply_into(&mut self.grad_image, &self.weights, &self.all_text, true)?;
-        multiply_into(&mut self.grad_text, &self.weights.tr(), &self.image, true)?;
-        Ok(())
-    }
-}
-
-/// dtype of what the products multiply: see [`operand`].
-fn factor_kind(embeddings: &Tensor) -> tch::Kind {
-    operand(&embeddings.narrow(0, 0, 1), sum_kind(embeddings)).kind()
-}
-
-fn sum_kind(embeddings: &Tensor) -> tch::Kind {
-    match embeddings.kind() {
-        tch::Kind::Double => tch::Kind::Double,
-        _ => tch::Kind::Float,
+    pub(super) fn run(&mut self, units: Units) -> Result<(), TchError> {
+        let images = (0, self.memory.image.size()[0]);
+        let texts = (0, self.memory.text.size()[0]);
+        self.memory.run(images, texts, units, true)
     }
 }

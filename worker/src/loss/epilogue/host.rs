@@ -66,8 +66,7 @@ pub(super) fn sigmoid(tile: &mut Tensor, scale: f64, bias: f64, marks: Marks<'_>
 
 /// Adds the statistics of other elements of the same rows or columns to `stats`.
 pub(super) fn join(stats: &mut Stats, other: &Stats) {
-    let mut other = other.shallow_clone();
-    slices::with_f64(&mut other, |other| {
+    slices::read_f64(other, |other| {
         slices::with_f64(stats, |stats| {
             for (pair, other) in stats.chunks_exact_mut(2).zip(other.chunks_exact(2)) {
                 math::join(pair, other[0], other[1]);
@@ -100,13 +99,13 @@ pub(super) fn stats(tile: &mut Tensor, scale: f64, rows: &mut Stats, columns: &m
 pub(super) fn weights(
     tile: &mut Tensor,
     scale: f64,
-    rows: &mut Stats,
-    columns: &mut Stats,
+    rows: &Stats,
+    columns: &Stats,
     marks: Marks<'_>,
 ) -> [f64; 2] {
     let kind = tile.kind();
-    slices::with_f64(rows, |rows| {
-        slices::with_f64(columns, |columns| match kind {
+    slices::read_f64(rows, |rows| {
+        slices::read_f64(columns, |columns| match kind {
             Kind::Double => {
                 slices::with_f64(tile, |t| plain::weights(t, scale, rows, columns, marks))
             }

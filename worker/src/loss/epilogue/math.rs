@@ -3,7 +3,7 @@
 
 /// Adds (maximum, sum) of further elements to a pair of softmax statistics.
 pub(super) fn join(pair: &mut [f64], maximum: f64, sum: f64) {
-    let highest = pair[0].max(maximum);
+    let highest = pair[0].max(maximum); // of a NaN and a number the number
     // Nothing on either side yet: −∞ − −∞ would be NaN.
     if highest == f64::NEG_INFINITY {
         return;
@@ -25,7 +25,7 @@ const LOWEST: f32 = -87.0;
 /// x = n ln 2 + r with |r| ≤ ln 2 / 2; exp(r) by its Taylor series, whose next term is under 1e-8.
 #[inline(always)]
 pub(super) fn exp_of_negative(x: f32) -> f32 {
-    let x = if x > LOWEST { x } else { LOWEST };
+    let x = if x < LOWEST { LOWEST } else { x }; // a NaN stays one
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = n.mul_add(-LN2_HIGH, x);

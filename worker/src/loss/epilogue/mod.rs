@@ -1,7 +1,8 @@
 //! What happens to a tile of dot products between the matrix products: one pass that turns it, in
 //! place, into the weights of both gradients and adds up what the loss is made of.
 //!
-//! In host memory the passes are loops of our own (`host`), on a GPU one kernel each (`device`).
+//! In host memory the passes are loops of our own (`host`). On a GPU those that make weights are one
+//! kernel each; the softmax's statistics are libtorch's operations (`device`).
 
 mod device;
 mod host;
@@ -187,8 +188,8 @@ impl Softmax {
     pub(super) fn second(
         &mut self,
         tile: &mut Tensor,
-        rows: &mut Stats,
-        columns: &mut Stats,
+        rows: &Stats,
+        columns: &Stats,
         marks: Marks<'_>,
         low: Option<&Tensor>,
     ) -> Result<(), Error> {

@@ -67,7 +67,7 @@ fn the_softmax_passes_equal_the_plain_ones_in_any_number_of_tiles() {
                 let marks = Marks::Diagonal { row: 0, column: 0, length: n.min(m) as usize };
                 let (row_lse, column_lse) = (log_sum_exp(&rows), log_sum_exp(&columns));
                 let mut weights = whole.copy();
-                let sums = host::weights(&mut weights, scale, &mut rows, &mut columns, marks);
+                let sums = host::weights(&mut weights, scale, &rows, &columns, marks);
                 (row_lse, column_lse, weights, sums)
             };
             let (fast, plain) = (run(Kind::Float), run(Kind::Double));
@@ -106,4 +106,23 @@ fn statistics_of_nothing_leave_others_as_they_are() {
     let some = Tensor::from_slice(&[3.0, 2.0, -1.0, 4.0]).view([2, 2]);
     join_stats(&mut stats, &some).unwrap();
     assert_eq!(stats, some);
+}
+
+#[test]
+fn a_nan_in_a_tile_is_not_swallowed() {
+    for kind in [Kind::Float, Kind::Double] {
+        let broken = || {
+            let tile = tile(3, 20).to_kind(kind);
+            let _ = tile.get(1).get(17).fill_(f64::NAN);
+            tile
+        };
+        let sums = host::sigmoid(&mut broken(), 10.0, -10.0, Marks::Nowhere);
+        assert!(sums.iter().all(|sum| sum.is_nan()), "{kind:?} {sums:?}");
+        let (mut rows, mut columns) =
+            (no_stats(3, Device::Cpu).unwrap(), no_stats(20, Device::Cpu).unwrap());
+        host::stats(&mut broken(), 10.0, &mut rows, &mut columns);
+        assert!(log_sum_exp(&rows).double_value(&[1]).is_nan(), "{kind:?} rows");
+        assert!(log_sum_exp(&columns).double_value(&[17]).is_nan(), "{kind:?} columns");
+        assert!(!log_sum_exp(&columns).double_value(&[16]).is_nan(), "{kind:?} columns");
+    }
 }

@@ -12,8 +12,8 @@ use crate::loss::{Error, Inputs, Output, tile};
 /// Computes the loss of the global batch and this rank's gradients, all text in memory.
 ///
 /// Shapes: see [`Inputs`] and [`Output`]; the bias is ignored. Memory beyond inputs and outputs:
-/// B·d of text, B·d of its gradient, O(B), and one tile (or all of this rank's dot products within
-/// the budget).
+/// B·d of text, four ranks' rows of its gradient, O(B), and one tile (or all of this rank's dot
+/// products within the budget).
 ///
 /// # Errors
 /// A shape that does not fit the counts, a failed peer, or libtorch running out of memory.
@@ -59,66 +59,57 @@ pub fn all_gather(
     }
     let mut stats = combine(&stats, collective)?;
 
-    let kind = (passes.kind(), passes.device());
-    let grad_text = Tensor::f_empty([inputs.text.size()[0], dim], kind)?;
-    let mut homeward = Homeward { collective, grad_text, parts: Vec::new() };
-    // Own columns last: meanwhile the other ranks' parts are on their way.
-    for distance in (1..world_size).chain([0]) {
-        let owner = (rank + distance) % world_size;
-        let part = match distance {
-            0 => homeward.own(),
-            _ => Tensor::f_empty([inputs.text_counts[owner] as i64, dim], kind)?,
-        };
-        for stretch in stretches.iter().filter(|stretch| stretch.owner == owner) {
-            let text = narrow(&text, &stretch.columns);
-            let columns = stretch.columns_of(&text);
-            let mut stats = narrow(&stats, &stretch.columns);
-            passes.second(&columns, &mut stats, &mut narrow(&part, &stretch.rows))?;
-        }
-        homeward.send(part, distance)?;
-    }
+    let grad_text = send_home(&mut passes, &text, &stats, &stretches, collective)?;
     drop(text);
-    let grad_text = homeward.arrive()?;
     let offset = inputs.text_offset(rank);
     stats = narrow(&stats, &(offset..offset + inputs.text_counts[rank]));
     passes.finish(&stats, grad_text, collective)
 }
 
-/// The reduce-scatter of the texts' gradients, one rank's part at a time, in flight while the next
-/// part is computed. Every rank adds in the order of the distance that a part has come.
-struct Homeward<'a> {
-    collective: &'a dyn Collective,
-    grad_text: Tensor,
-    parts: Vec<(Tensor, Pending)>,
+/// The second pass over all text, and the sum of all ranks' gradients of this rank's: a
+/// reduce-scatter one rank's part at a time, each in flight while the next is computed. Every rank
+/// adds in the order of the distance that a part has come, its own last.
+fn send_home(
+    passes: &mut Passes<'_>,
+    text: &Tensor,
+    stats: &Stats,
+    stretches: &[Stretch],
+    collective: &dyn Collective,
+) -> Result<Tensor, Error> {
+    let (rank, world_size) = (collective.rank(), collective.world_size());
+    let (counts, dim) = (passes.inputs.text_counts, passes.inputs.dim());
+    let options = (passes.kind(), passes.device());
+    let rows_of = |owner: usize| Tensor::f_empty([counts[owner] as i64, dim], options);
+    let mut sum: Option<Tensor> = None;
+    let mut in_flight: Option<(Tensor, Pending)> = None;
+    for distance in (1..world_size).chain([0]) {
+        let owner = (rank + distance) % world_size;
+        let part = rows_of(owner)?;
+        for stretch in stretches.iter().filter(|stretch| stretch.owner == owner) {
+            let text = narrow(text, &stretch.columns);
+            let columns = stretch.columns_of(&text);
+            let stats = narrow(stats, &stretch.columns);
+            passes.second(&columns, &stats, &mut narrow(&part, &stretch.rows))?;
+        }
+        if let Some((received, pending)) = in_flight.take() {
+            pending.wait()?;
+            sum = Some(add(sum, received)?);
+        }
+        if distance == 0 {
+            return add(sum, part);
+        }
+        let received = rows_of(rank)?;
+        let from = (rank + world_size - distance) % world_size;
+        let pending = collective.exchange(&part, owner, &received, from)?;
+        in_flight = Some((received, pending));
+    }
+    unreachable!("the last distance is this rank's own")
 }
 
-impl Homeward<'_> {
-    /// Where this rank's own part belongs.
-    fn own(&self) -> Tensor {
-        self.grad_text.shallow_clone()
-    }
-
-    /// Sends the part of the rank `distance` ahead and receives from the one as far behind.
-    fn send(&mut self, part: Tensor, distance: usize) -> Result<(), Error> {
-        if distance == 0 {
-            return Ok(());
-        }
-        let (rank, world_size) = (self.collective.rank(), self.collective.world_size());
-        let (to, from) =
-            ((rank + distance) % world_size, (rank + world_size - distance) % world_size);
-        let received = Tensor::empty_like(&self.grad_text);
-        let pending = self.collective.exchange(&part, to, &received, from)?;
-        self.parts.push((received, pending));
-        Ok(())
-    }
-
-    fn arrive(mut self) -> Result<Tensor, Error> {
-        for (received, pending) in self.parts.drain(..) {
-            pending.wait()?;
-            let _ = self.grad_text.f_add_(&received)?;
-        }
-        Ok(self.grad_text)
-    }
+fn add(sum: Option<Tensor>, part: Tensor) -> Result<Tensor, Error> {
+    let Some(mut sum) = sum else { return Ok(part) };
+    let _ = sum.f_add_(&part)?;
+    Ok(sum)
 }
 
 /// A sub-chunk of one rank's text.

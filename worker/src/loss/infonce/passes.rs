@@ -58,7 +58,7 @@ impl<'a> Passes<'a> {
             scale,
             kind,
             // Kept dot products have memory of their own.
-            tile: Tile::new(if keep { 0 } else { rows }, columns, inputs.image.kind(), device)?,
+            tile: Tile::new(rows, columns, inputs.image.kind(), device, !keep)?,
             row_stats: epilogue::no_stats(size[0], device)?,
             kept: keep.then(BTreeMap::new),
             grad_image: Tensor::f_zeros(size.as_slice(), (kind, device))?,
@@ -80,9 +80,9 @@ impl<'a> Passes<'a> {
         if columns.rows.is_empty() {
             return Ok(());
         }
-        let text = tile::operand(columns.text, self.kind);
+        let text = tile::operand(columns.text, self.kind)?;
         for image_rows in self.tiles() {
-            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
+            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind)?;
             let mut products = match &mut self.kept {
                 None => self.tile.dot_products(&image, &text)?,
                 Some(kept) => {
@@ -102,7 +102,7 @@ impl<'a> Passes<'a> {
     pub(super) fn second(
         &mut self,
         columns: &Columns<'_>,
-        column_stats: &mut Stats,
+        column_stats: &Stats,
         grad_text: &mut Tensor,
     ) -> Result<(), Error> {
         if columns.rows.is_empty() {
@@ -112,19 +112,19 @@ impl<'a> Passes<'a> {
             let _ = grad_text.f_zero_()?;
             return Ok(());
         }
-        let text = tile::operand(columns.text, self.kind);
+        let text = tile::operand(columns.text, self.kind)?;
         let kept = self.kept.as_mut().and_then(|kept| kept.remove(&columns.start));
         let mut kept = kept.map(Vec::into_iter);
         for image_rows in self.tiles() {
-            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind);
+            let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind)?;
             let mut products = match kept.as_mut().and_then(Iterator::next) {
                 Some(products) => products,
                 None => self.tile.dot_products(&image, &text)?,
             };
             let low = self.tile.low(&products);
             let marks = diagonal(&image_rows, &columns.rows, columns.own);
-            let mut rows = narrow(&self.row_stats, &image_rows);
-            self.epilogue.second(&mut products, &mut rows, column_stats, marks, low.as_ref())?;
+            let rows = narrow(&self.row_stats, &image_rows);
+            self.epilogue.second(&mut products, &rows, column_stats, marks, low.as_ref())?;
             let weights = low.unwrap_or(products);
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
