@@ -8,6 +8,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import time
 
 import torch
@@ -72,22 +73,27 @@ def main():
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--pairs", type=int, default=3, help="how often both are measured in turn")
     args = parser.parse_args()
+    good = True
     for ranks in args.ranks:
         pairs = []
         for _ in range(args.pairs):
             mine = ours(args.worker, ranks, args.bytes, args.steps)
             pairs.append((mine, gloo(ranks, args.bytes, args.steps)))
         rate = "gigabytes_per_second"
+        times_faster = statistics.median(m[rate] / t[rate] for m, t in pairs)
+        good = good and times_faster >= 1.0
         print(json.dumps({
             "op": "all_reduce",
             "ranks": ranks,
             "bytes": args.bytes,
             rate: [round(mine[rate], 3) for mine, _ in pairs],
             "gloo_" + rate: [round(theirs[rate], 3) for _, theirs in pairs],
-            "times_faster": round(statistics.median(m[rate] / t[rate] for m, t in pairs), 3),
+            "times_faster": round(times_faster, 3),
+            "passed": times_faster >= 1.0,
             "copy_" + rate: round(pairs[0][0]["copy_" + rate], 3),
             "socket_" + rate: round(pairs[0][0]["socket_" + rate], 3),
         }), flush=True)
+    sys.exit(0 if good else 1)
 
 
 if __name__ == "__main__":

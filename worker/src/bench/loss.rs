@@ -165,6 +165,13 @@ impl LossArgs {
 /// # Errors
 /// Arguments that do not fit together, or a rank that failed.
 pub fn run(args: &LossArgs) -> anyhow::Result<()> {
+    let gathers = args.kind == Kind::Infonce && args.exchange == Exchange::AllGather;
+    if gathers && args.group != 1 {
+        bail!("--group {} needs --exchange ring: a gathered loss has no ring", args.group);
+    }
+    if !gathers && args.logits_budget != 0 {
+        bail!("--logits-budget is for --kind infonce --exchange all_gather");
+    }
     if args.ranks % args.group != 0 {
         bail!("--group {} does not divide --ranks {}", args.group, args.ranks);
     }
@@ -182,7 +189,7 @@ pub fn run(args: &LossArgs) -> anyhow::Result<()> {
 /// Joins what the ranks measured: a step lasts as long as on its slowest rank, sums are over all.
 fn result(args: &LossArgs, ranks: &[Measured]) -> anyhow::Result<Value> {
     let first = ranks.first().context("no rank reported")?;
-    if let Some(odd) = ranks.iter().find(|rank| rank.loss != first.loss) {
+    if let Some(odd) = ranks.iter().find(|rank| rank.loss.total_cmp(&first.loss).is_ne()) {
         bail!("ranks disagree on the loss: {} and {}", first.loss, odd.loss);
     }
     let slowest = |of: fn(&Measured) -> &Vec<f64>| {
@@ -216,7 +223,7 @@ fn result(args: &LossArgs, ranks: &[Measured]) -> anyhow::Result<Value> {
         "floor_seconds": floor,
         "dense_floor_seconds": dense,
         "seconds_over_floor": seconds / floor,
-        "peak_bytes": ranks.iter().map(|r| r.peak_bytes).max(),
+        "peak_bytes": ranks.iter().map(|r| r.peak_bytes).max().flatten(),
         "loss": first.loss,
         "grad_abs_x": sum(|r| r.grad_abs_x),
         "grad_abs_y": sum(|r| r.grad_abs_y),

@@ -38,7 +38,7 @@ fn memory_of_the_ring_loss_grows_neither_with_the_ranks_nor_with_their_rows() {
     let smallest = peak("2", "1024");
     // Five sub-chunks and a tile, and what threads and allocator add. All pairs would take 8 MiB.
     assert!(smallest < 2.5 * f64::from(1 << 20), "{smallest} bytes");
-    for (ranks, rows) in [("4", "1024"), ("2", "4096")] {
+    for (ranks, rows) in [("4", "1024"), ("8", "1024"), ("2", "4096")] {
         let larger = peak(ranks, rows);
         assert!(larger < smallest + 0.5 * f64::from(1 << 20), "{larger} after {smallest} bytes");
     }
@@ -61,7 +61,9 @@ fn the_travelling_softmax_loss_holds_no_gathered_text_and_computes_the_same() {
     let gathered = measured(&arguments("--exchange=all_gather"));
     let travelling = measured(&arguments("--exchange=ring"));
     // All text of 4 ranks alone takes 4 MiB.
-    assert!(number(&gathered, "peak_bytes") > 4.0 * f64::from(1 << 20), "{gathered}");
+    // and four ranks' rows of its gradient as much again.
+    let mebibytes = number(&gathered, "peak_bytes") / f64::from(1 << 20);
+    assert!((4.0..10.0).contains(&mebibytes), "{gathered}");
     assert!(number(&travelling, "peak_bytes") < 2.5 * f64::from(1 << 20), "{travelling}");
     for field in ["loss", "grad_abs_x", "grad_abs_y", "grad_scale"] {
         let (a, b) = (number(&gathered, field), number(&travelling, field));

@@ -7,7 +7,7 @@ use ringmaster_manifest::spec::Accelerator;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
 
-use super::floor::{self, Dense, Units};
+use super::floor::{Dense, Tiled, Units};
 use super::inputs::{self, Shares};
 use super::{DeviceKind, Dtype, Exchange, Kind, LossArgs};
 use crate::bench::{memory, processes};
@@ -27,7 +27,8 @@ pub(super) struct Measured {
     pub(super) floor_seconds: Vec<f64>,
     /// Empty where the whole pair matrix would be too large.
     pub(super) dense_floor_seconds: Vec<f64>,
-    pub(super) peak_bytes: u64,
+    /// None where other ranks use the same GPU.
+    pub(super) peak_bytes: Option<u64>,
     pub(super) sub_chunk: usize,
     pub(super) tile_rows: usize,
     pub(super) loss: f64,
@@ -126,15 +127,14 @@ impl<'a> Bench<'a> {
             }
         };
         self.warm_up()?;
+        let mut tiled = Tiled::new(&self.shares, world_size, self.tiling)?;
         let mut dense = Dense::new(&self.shares, world_size)?;
         let (mut seconds, mut floor_seconds, mut dense_floor_seconds) = (vec![], vec![], vec![]);
         for _ in 0..self.args.steps {
             seconds.push(self.timed(|| self.call().map(drop))?);
-            floor_seconds.push(
-                self.timed(|| floor::tiled(&self.shares, world_size, self.tiling, self.units()))?,
-            );
+            floor_seconds.push(self.timed(|| Ok(tiled.run(self.units())?))?);
             if let Some(dense) = &mut dense {
-                dense_floor_seconds.push(self.timed(|| dense.run(self.units()))?);
+                dense_floor_seconds.push(self.timed(|| Ok(dense.run(self.units())?))?);
             }
         }
         Ok(self.report(&output, risen, [seconds, floor_seconds, dense_floor_seconds]))
@@ -200,7 +200,8 @@ impl<'a> Bench<'a> {
             seconds,
             floor_seconds,
             dense_floor_seconds,
-            peak_bytes: risen.saturating_sub(outputs),
+            // Both outputs are there at the end, which is when a ring's memory is at its highest.
+            peak_bytes: (!self.args.share_gpu).then(|| risen.saturating_sub(outputs)),
             sub_chunk: self.tiling.sub_chunk,
             tile_rows: self.tiling.image_rows,
             loss: output.loss,

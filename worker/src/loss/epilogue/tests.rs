@@ -57,7 +57,7 @@ fn the_softmax_passes_equal_the_plain_ones_in_any_number_of_tiles() {
             let fast_tile = tile(n, m).to_kind(Kind::Float);
             let run = |kind| {
                 let whole = fast_tile.to_kind(kind);
-                let mut rows = no_stats(n, Device::Cpu).unwrap();
+                let rows = no_stats(n, Device::Cpu).unwrap();
                 let mut columns = no_stats(m, Device::Cpu).unwrap();
                 for start in (0..n).step_by(2) {
                     let part = whole.narrow(0, start, 2.min(n - start));
