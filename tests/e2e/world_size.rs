@@ -37,6 +37,35 @@ fn infonce_trains_the_same_with_one_and_with_three_ranks() {
     assert_same_curve(&one, &job.train(&[]).curve(), 1e-4);
 }
 
+/// Everything `spec.loss` says about how the work is divided changes rounding only.
+#[test]
+fn how_a_loss_is_divided_does_not_change_training() {
+    let mut job = Job::new();
+    (job.ranks, job.steps) = (4, 6);
+    for (one, other) in [
+        ("infonce", "infonce, exchange: ring, sub_chunk: 3, tile_rows: 2"),
+        ("siglip", "siglip, ring: {group: 2}, sub_chunk: 3, tile_rows: 2"),
+    ] {
+        job.loss = one;
+        let expected = job.train(&[]).curve();
+        job.loss = other;
+        assert_same_curve(&expected, &job.train(&[]).curve(), 1e-4);
+    }
+}
+
+/// The shapes' captions repeat within a batch, so that they are positives of one another.
+#[test]
+fn equal_captions_are_positives_on_any_number_of_ranks() {
+    let mut job = Job::new();
+    job.steps = 4;
+    let pairs = job.train(&[]).curve();
+    job.loss = "siglip, positives: captions";
+    let captions = job.train(&[]).curve();
+    assert!((pairs[0].1 - captions[0].1).abs() > 1e-3 * pairs[0].1, "{pairs:?} {captions:?}");
+    job.ranks = 1;
+    assert_same_curve(&captions, &job.train(&[]).curve(), 1e-4);
+}
+
 #[test]
 fn micro_batches_do_not_change_training() {
     let mut job = Job::new();
