@@ -207,21 +207,21 @@ fn ways_to_compute_a_loss_that_do_not_fit_it_are_refused() {
     assert_mistakes(
         "loss_ways_that_do_not_fit.yaml",
         &[
-            "job.yaml:19:27: spec.loss.exchange is \"all_gather\": siglip's text travels round \
+            "job.yaml:19:34: spec.loss.exchange is \"all_gather\": siglip's text travels round \
              the ring; remove it, or use ring",
-            "job.yaml:19:53: spec.loss.ring.group is 3: groups of 3 do not divide 2 ranks; use \
+            "job.yaml:19:60: spec.loss.ring.group is 3: groups of 3 do not divide 2 ranks; use \
              auto or a divisor",
         ],
     );
     assert_mistakes(
         "infonce_with_many_positives.yaml",
-        &["job.yaml:19:40: spec.loss.positives is \"captions\": infonce has one positive per \
+        &["job.yaml:19:36: spec.loss.positives is \"captions\": infonce has one positive per \
              row; use pairs, or set loss.kind to siglip"],
     );
     assert_mistakes(
         "ring_of_a_gathered_loss.yaml",
         &[
-            "job.yaml:19:41: spec.loss.ring.group is 2: infonce gathers its text, there is no ring; \
+            "job.yaml:19:39: spec.loss.ring.group is 2: infonce gathers its text, there is no ring; \
              remove it, or set loss.exchange to ring",
         ],
     );

@@ -15,6 +15,7 @@ pub mod cuda;
 mod epilogue;
 pub mod infonce;
 mod inputs;
+mod pool;
 #[doc(hidden)]
 pub mod reference;
 mod ring;

@@ -7,7 +7,8 @@
 //! 1. the member passes its slice on to its counterpart in the next group (in flight meanwhile),
 //! 2. works on its slice, then on those of the other members, which rotate inside the group,
 //! 3. returns to each member the part of the result that belongs to that member's slice,
-//! 4. adds the result that arrived from the group before and passes the sum on, one hop behind.
+//! 4. passes the result on, to which the groups before have added; it follows one hop behind and
+//!    is needed only when there is something to add to it.
 //!
 //! After G hops every result is home. A flat ring of W ranks pays W latencies a lap; G groups pay
 //! G between the groups, where links are slow, and the rest inside them. The order of additions
@@ -17,6 +18,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
+use super::pool::{Chunk, Pool};
 use super::{Error, tile};
 use crate::collective::{Collective, Pending};
 
@@ -25,17 +27,37 @@ pub(super) trait Visit {
     /// Returns rows of this rank's own cargo: tensors whose dimension 0 is rows.
     fn cargo(&self, rows: Range<usize>) -> Vec<Tensor>;
 
-    /// Writes this rank's part of the result for `rows` of `owner`'s cargo into `part`, all of it.
+    /// Works on rows `rows` of `owner`'s cargo and returns `result` with this rank's part added.
+    ///
+    /// The sooner it asks for [`Sum::ready`], the less of the transfer is hidden.
     fn visit(
         &mut self,
         cargo: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        part: &mut Tensor,
-    ) -> Result<(), Error>;
+        result: Sum<'_>,
+    ) -> Result<Chunk, Error>;
 
     /// Adds another rank's part to `sum`.
     fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error>;
+}
+
+/// What other ranks have added to the result for some rows, perhaps still on its way.
+pub(super) enum Sum<'p> {
+    /// Nothing yet: memory that is not initialised.
+    Nothing(Chunk),
+    /// An exchange that brings it.
+    Coming(Arrival, &'p mut Pool),
+}
+
+impl Sum<'_> {
+    /// Waits for it; true if nobody has added anything.
+    pub(super) fn ready(self) -> Result<(Chunk, bool), Error> {
+        match self {
+            Self::Nothing(chunk) => Ok((chunk, true)),
+            Self::Coming(arrival, pool) => Ok((arrival.wait(pool)?, false)),
+        }
+    }
 }
 
 /// The order in which rows pass the ranks.
@@ -46,6 +68,12 @@ pub(super) struct Ring<'a> {
     /// Ranks that stand together; divides the world size.
     group: usize,
     sub_chunk: usize,
+}
+
+/// Memory for what travels.
+struct Pools {
+    cargo: Pool,
+    results: Pool,
 }
 
 impl<'a> Ring<'a> {
@@ -66,13 +94,23 @@ impl<'a> Ring<'a> {
     /// Sends all rows round once; `home` receives this rank's results. Shape `[counts[rank], …]`.
     pub(super) fn turn(&self, visitor: &mut impl Visit, home: &Tensor) -> Result<(), Error> {
         let most = self.counts.iter().copied().max().unwrap_or(0);
+        let rows = self.sub_chunk.min(most);
+        let mut pools = Pools {
+            cargo: Pool::like(&visitor.cargo(0..0), rows),
+            results: Pool::like(std::slice::from_ref(home), rows),
+        };
+        if self.collective.world_size() > 1 {
+            // As much as any ring needs, so that the memory is the same for any number of ranks.
+            pools.cargo.fill(2)?;
+            pools.results.fill(2)?;
+        }
         let mut coming_home = None;
         // Every rank walks the same sub-chunk starts, so that the exchanges pair up even when some
         // ranks hold fewer rows (their later sub-chunks are empty).
         for rows in tile::ranges(most, self.sub_chunk) {
-            coming_home = self.lap(rows.start, visitor, home, coming_home)?;
+            coming_home = self.lap(rows.start, visitor, home, coming_home, &mut pools)?;
         }
-        wait(coming_home).map(drop)
+        finish(coming_home, &mut pools.results)
     }
 
     /// One sub-chunk of every rank once round. Returns the last exchange, still in flight, which
@@ -83,107 +121,126 @@ impl<'a> Ring<'a> {
         visitor: &mut impl Visit,
         home: &Tensor,
         mut previous_lap: Option<Arrival>,
+        pools: &mut Pools,
     ) -> Result<Option<Arrival>, Error> {
         let groups = self.collective.world_size() / self.group;
-        let rank = self.collective.rank();
-        let own_rows = self.rows(rank, start);
-        let home = narrow(home, &own_rows);
-        let mut slice = visitor.cargo(own_rows);
+        let own_rows = self.rows(self.collective.rank(), start);
+        let home = Chunk::lent(vec![narrow(home, &own_rows)]);
+        let mut slice = Chunk::lent(visitor.cargo(own_rows));
         let mut arriving: Option<Arrival> = None;
         for hop in 0..groups {
-            let at = |member| self.ahead(-(hop as isize), member);
-            let own = at(0);
-            let before = self.ahead(-(hop as isize) - 1, 0);
+            let at = At { ring: self, hop, start };
             let last = hop + 1 == groups;
             let next_slice = match last {
                 true => None,
-                false => Some(self.pass(&slice, 1, &self.like(&slice, before, start)?)?),
+                false => Some(self.pass(&slice, pools.cargo.take(at.rows_before())?)?),
             };
-            // Alone, or in one group, results need not travel: they are written where they belong.
-            let mut sum = match groups {
-                1 => home.shallow_clone(),
-                _ => self.like(std::slice::from_ref(&home), own, start)?.swap_remove(0),
+            let sum = match arriving.take() {
+                Some(arriving) => Sum::Coming(arriving, &mut pools.results),
+                // Alone, or in one group, results do not travel: they are made where they belong.
+                None if groups == 1 => Sum::Nothing(home.again()),
+                None => Sum::Nothing(pools.results.take(at.rows_of(0).len())?),
             };
-            self.visit_group(visitor, &slice, &at, start, &mut sum)?;
-            wait(previous_lap.take())?;
-            if let Some(arrived) = wait(arriving.take())? {
-                visitor.join(&mut sum, &arrived[0])?;
-            }
+            let mut first_guest = self.rotate_guest(&slice, &at, 1, &mut pools.cargo)?;
+            let mut sum = visitor.visit(slice.tensors(), at.owner(0), at.rows_of(0), sum)?;
+            finish(previous_lap.take(), &mut pools.results)?;
+            self.visit_others(visitor, &slice, &at, &mut first_guest, &mut sum, pools)?;
             if groups > 1 {
                 let into = match last {
-                    true => vec![home.shallow_clone()],
-                    false => self.like(std::slice::from_ref(&home), before, start)?,
+                    true => home.again(),
+                    false => pools.results.take(at.rows_before())?,
                 };
-                arriving = Some(self.pass(&[sum], 1, &into)?);
+                arriving = Some(self.send_on(sum, into)?);
             }
-            if let Some(next) = wait(next_slice)? {
-                slice = next;
+            if let Some(next) = next_slice {
+                let next = next.wait(&mut pools.cargo)?;
+                pools.cargo.give(std::mem::replace(&mut slice, next));
             }
         }
+        pools.cargo.give(slice);
         Ok(arriving)
     }
 
-    /// Works on the sub-chunks that the members of this rank's group hold; `sum` becomes the
-    /// group's result for this member's own `slice`.
-    fn visit_group(
+    /// Works on the sub-chunks that the other members of this rank's group hold, and adds to `sum`
+    /// what they made of this member's `slice`.
+    fn visit_others(
         &self,
         visitor: &mut impl Visit,
-        slice: &[Tensor],
-        at: &dyn Fn(isize) -> usize,
-        start: usize,
-        sum: &mut Tensor,
+        slice: &Chunk,
+        at: &At<'_>,
+        next_guest: &mut Option<Arrival>,
+        sum: &mut Chunk,
+        pools: &mut Pools,
     ) -> Result<(), Error> {
-        let rotate = |distance: usize| {
-            let guest = self.like(slice, at(-(distance as isize)), start)?;
-            self.rotate(slice, distance as isize, &guest)
-        };
-        let mut next_guest = if self.group > 1 { Some(rotate(1)?) } else { None };
-        visitor.visit(slice, at(0), self.rows(at(0), start), sum)?;
         let mut returning: Option<Arrival> = None;
         for distance in 1..self.group {
-            let owner = at(-(distance as isize));
-            let guest = wait(next_guest.take())?.unwrap_or_default();
-            if distance + 1 < self.group {
-                next_guest = Some(rotate(distance + 1)?);
-            }
-            let template = std::slice::from_ref(&*sum);
-            let mut part = self.like(template, owner, start)?.swap_remove(0);
-            visitor.visit(&guest, owner, self.rows(owner, start), &mut part)?;
-            if let Some(returned) = wait(returning.take())? {
-                visitor.join(sum, &returned[0])?;
-            }
-            let into = vec![sum.f_empty_like()?];
-            returning = Some(self.rotate(&[part], -(distance as isize), &into)?);
+            let member = -(distance as isize);
+            let Some(arrival) = next_guest.take() else { break };
+            let guest = arrival.wait(&mut pools.cargo)?;
+            *next_guest = self.rotate_guest(slice, at, distance + 1, &mut pools.cargo)?;
+            let rows = at.rows_of(member);
+            let part = Sum::Nothing(pools.results.take(rows.len())?);
+            let part = visitor.visit(guest.tensors(), at.owner(member), rows, part)?;
+            pools.cargo.give(guest);
+            self.join(visitor, sum, returning.take(), pools)?;
+            let into = pools.results.take(at.rows_of(0).len())?;
+            returning = Some(self.exchange(part, into, (0, member))?);
         }
-        if let Some(returned) = wait(returning)? {
-            visitor.join(sum, &returned[0])?;
-        }
+        self.join(visitor, sum, returning, pools)
+    }
+
+    fn join(
+        &self,
+        visitor: &impl Visit,
+        sum: &mut Chunk,
+        returning: Option<Arrival>,
+        pools: &mut Pools,
+    ) -> Result<(), Error> {
+        let Some(returning) = returning else { return Ok(()) };
+        let part = returning.wait(&mut pools.results)?;
+        visitor.join(sum.first_mut(), part.first())?;
+        pools.results.give(part);
         Ok(())
     }
 
-    /// Sends to this rank's counterpart `groups` groups ahead and receives from the one behind.
-    fn pass(&self, send: &[Tensor], groups: isize, into: &[Tensor]) -> Result<Arrival, Error> {
-        self.exchange(send, self.ahead(groups, 0), into, self.ahead(-groups, 0))
+    /// Starts to fetch the slice of the member `distance` behind, if the group has one.
+    fn rotate_guest(
+        &self,
+        slice: &Chunk,
+        at: &At<'_>,
+        distance: usize,
+        pool: &mut Pool,
+    ) -> Result<Option<Arrival>, Error> {
+        if distance >= self.group {
+            return Ok(None);
+        }
+        let guest = pool.take(at.rows_of(-(distance as isize)).len())?;
+        self.exchange(slice.again(), guest, (0, distance as isize)).map(Some)
     }
 
-    /// Sends to the member `members` places ahead in the group and receives from the one behind.
-    fn rotate(&self, send: &[Tensor], members: isize, into: &[Tensor]) -> Result<Arrival, Error> {
-        self.exchange(send, self.ahead(0, members), into, self.ahead(0, -members))
+    /// Sends the slice to this rank's counterpart in the next group; it is kept, to be worked on.
+    fn pass(&self, slice: &Chunk, into: Chunk) -> Result<Arrival, Error> {
+        self.exchange(slice.again(), into, (1, 0))
     }
 
+    /// Sends a result after the slice it belongs to.
+    fn send_on(&self, sum: Chunk, into: Chunk) -> Result<Arrival, Error> {
+        self.exchange(sum, into, (1, 0))
+    }
+
+    /// Sends to the rank (groups, members) ahead and receives from the one as far behind.
     fn exchange(
         &self,
-        send: &[Tensor],
-        to: usize,
-        into: &[Tensor],
-        from: usize,
+        sent: Chunk,
+        into: Chunk,
+        (groups, members): (isize, isize),
     ) -> Result<Arrival, Error> {
-        let mut pending = Vec::with_capacity(send.len());
-        for (send, into) in send.iter().zip(into) {
+        let (to, from) = (self.ahead(groups, members), self.ahead(-groups, -members));
+        let mut pending = Vec::with_capacity(into.tensors().len());
+        for (send, into) in sent.tensors().iter().zip(into.tensors()) {
             pending.push(self.collective.exchange(send, to, into, from)?);
         }
-        let tensors = into.iter().map(Tensor::shallow_clone).collect();
-        Ok(Arrival { tensors, pending })
+        Ok(Arrival { sent, received: into, pending })
     }
 
     /// The rank `groups` groups and `members` members ahead of this one, both round their circles.
@@ -201,36 +258,55 @@ impl<'a> Ring<'a> {
         let end = self.counts[owner].min(start + self.sub_chunk);
         start.min(end)..end
     }
+}
 
-    /// Uninitialised tensors shaped as `tensors`, with as many rows as `owner` has.
-    fn like(
-        &self,
-        tensors: &[Tensor],
-        owner: usize,
-        start: usize,
-    ) -> Result<Vec<Tensor>, tch::TchError> {
-        let rows = self.rows(owner, start).len() as i64;
-        let like = |t: &Tensor| {
-            let mut shape = t.size();
-            shape[0] = rows;
-            Tensor::f_empty(shape.as_slice(), (t.kind(), t.device()))
-        };
-        tensors.iter().map(like).collect()
+/// A hop of a lap: whose sub-chunks this rank's group holds.
+struct At<'a> {
+    ring: &'a Ring<'a>,
+    hop: usize,
+    start: usize,
+}
+
+impl At<'_> {
+    /// Owner of the slice that the member `members` ahead of this one holds.
+    fn owner(&self, members: isize) -> usize {
+        self.ring.ahead(-(self.hop as isize), members)
+    }
+
+    fn rows_of(&self, members: isize) -> Range<usize> {
+        self.ring.rows(self.owner(members), self.start)
+    }
+
+    /// How many rows the slice has that comes next.
+    fn rows_before(&self) -> usize {
+        self.ring.rows(self.ring.ahead(-(self.hop as isize) - 1, 0), self.start).len()
     }
 }
 
-/// Tensors that an exchange fills.
-struct Arrival {
-    tensors: Vec<Tensor>,
+/// An exchange in flight.
+pub(super) struct Arrival {
+    sent: Chunk,
+    received: Chunk,
     pending: Vec<Pending>,
 }
 
-fn wait(arrival: Option<Arrival>) -> Result<Option<Vec<Tensor>>, Error> {
-    let Some(Arrival { tensors, pending }) = arrival else { return Ok(None) };
-    for pending in pending {
-        pending.wait()?;
+impl Arrival {
+    /// Waits; what was sent is free again, in `pool`.
+    fn wait(self, pool: &mut Pool) -> Result<Chunk, Error> {
+        for pending in self.pending {
+            pending.wait()?;
+        }
+        pool.give(self.sent);
+        Ok(self.received)
     }
-    Ok(Some(tensors))
+}
+
+fn finish(arrival: Option<Arrival>, pool: &mut Pool) -> Result<(), Error> {
+    if let Some(arrival) = arrival {
+        let arrived = arrival.wait(pool)?;
+        pool.give(arrived);
+    }
+    Ok(())
 }
 
 /// Rows of a tensor, a view of them.

@@ -15,7 +15,8 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 use super::epilogue::{Marks, Sigmoid};
-use super::ring::{Ring, Visit, narrow};
+use super::pool::Chunk;
+use super::ring::{Ring, Sum, Visit, narrow};
 use super::tile::{self, Tile, Tiling};
 use super::{Error, Inputs, Output, Positives};
 use crate::collective::{Collective, ReduceOp};
@@ -33,8 +34,8 @@ pub struct Options {
 ///
 /// Shapes: see [`Inputs`] and [`Output`]. The loss and the two scalar gradients accumulate in f64
 /// and are summed over all ranks; the embedding gradients are complete when this returns. Memory
-/// beyond inputs and outputs: five sub-chunks of text or its gradient and one tile, for any number
-/// of ranks (ten sub-chunks with groups of three or more); for bf16 inputs on a CPU also one tile's
+/// beyond inputs and outputs: four sub-chunks (two of text, two of its gradient) and one tile, for any
+/// number of ranks (up to five more with groups); for bf16 inputs on a CPU also one tile's
 /// rows of either side in f32.
 ///
 /// # Errors
@@ -79,23 +80,24 @@ impl Visit for Work<'_> {
         cargo
     }
 
-    /// Adds all pairs of this rank's images with the visiting text; `part` becomes Σ w x.
+    /// Adds all pairs of this rank's images with the visiting text: Σ w x to the result.
     fn visit(
         &mut self,
         cargo: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        part: &mut Tensor,
-    ) -> Result<(), Error> {
+        result: Sum<'_>,
+    ) -> Result<Chunk, Error> {
         let images = self.inputs.image.size()[0] as usize;
-        if rows.is_empty() {
-            return Ok(());
-        }
-        if images == 0 {
-            let _ = part.f_zero_()?;
-            return Ok(());
+        if rows.is_empty() || images == 0 {
+            let (mut sum, nothing) = result.ready()?;
+            if nothing {
+                let _ = sum.first_mut().f_zero_()?;
+            }
+            return Ok(sum);
         }
         let text = tile::operand(&cargo[0], self.kind)?;
+        let (mut coming, mut sum) = (Some(result), None);
         for image_rows in tile::ranges(images, self.tiling.image_rows) {
             let labels = self.image_labels(&image_rows);
             let marks = match (&labels, cargo.get(1)) {
@@ -109,9 +111,15 @@ impl Visit for Work<'_> {
             let weights = low.unwrap_or(products);
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            tile::multiply_into(part, &weights.tr(), &image, image_rows.start == 0)?;
+            // Only now is the sum of the ranks before needed.
+            let (mut so_far, nothing) = match coming.take() {
+                Some(coming) => coming.ready()?,
+                None => (sum.take().expect("the first tile has made it"), false),
+            };
+            tile::multiply_into(so_far.first_mut(), &weights.tr(), &image, nothing)?;
+            sum = Some(so_far);
         }
-        Ok(())
+        Ok(sum.expect("there is at least one tile"))
     }
 
     fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {

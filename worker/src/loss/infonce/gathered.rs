@@ -89,7 +89,7 @@ fn send_home(
             let text = narrow(text, &stretch.columns);
             let columns = stretch.columns_of(&text);
             let stats = narrow(stats, &stretch.columns);
-            passes.second(&columns, &stats, &mut narrow(&part, &stretch.rows))?;
+            passes.second(&columns, &stats, &mut narrow(&part, &stretch.rows), true)?;
         }
         if let Some((received, pending)) = in_flight.take() {
             pending.wait()?;

@@ -97,19 +97,22 @@ impl<'a> Passes<'a> {
         Ok(())
     }
 
-    /// Second pass, over the same columns in any order: the gradients. `grad_text`, all of
-    /// it, becomes Σ w x over this rank's images. Shape `[m, d]`.
+    /// Second pass, over the same columns in any order: the gradients. To `grad_text` it adds
+    /// Σ w x over this rank's images, or with `fresh` makes it that. Shape `[m, d]`.
     pub(super) fn second(
         &mut self,
         columns: &Columns<'_>,
         column_stats: &Stats,
         grad_text: &mut Tensor,
+        fresh: bool,
     ) -> Result<(), Error> {
         if columns.rows.is_empty() {
             return Ok(());
         }
         if self.inputs.image.size()[0] == 0 {
-            let _ = grad_text.f_zero_()?;
+            if fresh {
+                let _ = grad_text.f_zero_()?;
+            }
             return Ok(());
         }
         let text = tile::operand(columns.text, self.kind)?;
@@ -128,7 +131,7 @@ impl<'a> Passes<'a> {
             let weights = low.unwrap_or(products);
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            tile::multiply_into(grad_text, &weights.tr(), &image, image_rows.start == 0)?;
+            tile::multiply_into(grad_text, &weights.tr(), &image, fresh && image_rows.start == 0)?;
         }
         Ok(())
     }

@@ -8,14 +8,15 @@ use super::Options;
 use super::passes::{Columns, Passes};
 use crate::collective::Collective;
 use crate::loss::epilogue::{self, Stats};
-use crate::loss::ring::{Ring, Visit, narrow};
+use crate::loss::pool::Chunk;
+use crate::loss::ring::{Ring, Sum, Visit, narrow};
 use crate::loss::{Error, Inputs, Output};
 
 /// Computes the loss of the global batch and this rank's gradients, text travelling.
 ///
 /// Shapes: see [`Inputs`] and [`Output`]; the bias is ignored. On the first way round every
 /// column's statistics travel behind its text, on the second they travel with it and the gradient
-/// behind. Memory beyond inputs and outputs: five sub-chunks of text or its gradient and one tile,
+/// behind. Memory beyond inputs and outputs: four sub-chunks of text or its gradient and one tile,
 /// for any number of ranks, and 32 bytes a row of this rank's. Four matrix products per pair; one and a half times the traffic of
 /// [`super::all_gather`].
 ///
@@ -59,12 +60,16 @@ impl Visit for First<'_> {
         cargo: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        part: &mut Stats,
-    ) -> Result<(), Error> {
-        epilogue::clear_stats(part)?;
+        result: Sum<'_>,
+    ) -> Result<Chunk, Error> {
+        let (mut sum, nothing) = result.ready()?;
+        if nothing {
+            epilogue::clear_stats(sum.first())?;
+        }
         let start = self.passes.inputs.text_offset(owner) + rows.start;
         let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
-        self.passes.first(&columns, part)
+        self.passes.first(&columns, sum.first_mut())?;
+        Ok(sum)
     }
 
     fn join(&self, sum: &mut Stats, part: &Stats) -> Result<(), Error> {
@@ -89,11 +94,13 @@ impl Visit for Second<'_> {
         cargo: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        part: &mut Tensor,
-    ) -> Result<(), Error> {
+        result: Sum<'_>,
+    ) -> Result<Chunk, Error> {
+        let (mut sum, nothing) = result.ready()?;
         let start = self.passes.inputs.text_offset(owner) + rows.start;
         let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
-        self.passes.second(&columns, &cargo[1], part)
+        self.passes.second(&columns, &cargo[1], sum.first_mut(), nothing)?;
+        Ok(sum)
     }
 
     fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {
