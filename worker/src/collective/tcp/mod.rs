@@ -181,12 +181,12 @@ impl Collective for Tcp {
     ) -> Result<Pending, Error> {
         const NAME: &str = "all_gather";
         check_counts(NAME, counts, self.world_size)?;
-        check_same_kind(NAME, input, output)?;
+        let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
         let row = row_bytes(NAME, input, counts[self.rank])?;
         row_bytes(NAME, output, counts.iter().sum())?;
         let shares = counts.iter().map(|count| count * row).collect();
         let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
-        self.start(ops::Kind::AllGather { from, to, shares }, &[input, output])
+        self.start(ops::Kind::AllGather { from, to, shares, dtype }, &[input, output])
     }
 
     fn reduce_scatter(
@@ -208,7 +208,8 @@ impl Collective for Tcp {
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error> {
         self.check_rank("broadcast", "root", root)?;
         let data = bytes("broadcast", tensor)?;
-        self.start(ops::Kind::Broadcast { data, root }, &[tensor])
+        let dtype = reduce::Dtype::of(tensor.kind());
+        self.start(ops::Kind::Broadcast { data, root, dtype }, &[tensor])
     }
 
     fn exchange(
@@ -232,7 +233,15 @@ impl Collective for Tcp {
             );
             return Err(Error::Tensor { operation: NAME, reason });
         }
-        let kind = ops::Kind::Exchange { send: send_bytes, to, recv: recv_bytes, from };
+        let parcel = |data, tensor: &Tensor, peer| ops::Parcel {
+            data,
+            dtype: reduce::Dtype::of(tensor.kind()),
+            peer,
+        };
+        let kind = ops::Kind::Exchange {
+            send: parcel(send_bytes, send, to),
+            recv: parcel(recv_bytes, recv, from),
+        };
         self.start(kind, &[send, recv])
     }
 

@@ -1,6 +1,8 @@
 //! The contract over plain and TLS sockets, and who is turned away.
 #![allow(clippy::unwrap_used)]
 
+mod mismatch;
+
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -12,6 +14,8 @@ use tch::{Device, Kind, Tensor};
 use super::super::contract::{Backend, contract};
 use super::super::testing::{ring_options, run_ring, with_ring};
 use super::super::{Collective, Error, Pending, ReduceOp};
+use super::frame::{Frame, Operation, Terms};
+use super::reduce::Dtype;
 use super::tls::rank_name;
 use super::{AbortFlag, Options, Tcp, Tls};
 
