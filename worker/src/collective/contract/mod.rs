@@ -68,6 +68,7 @@ macro_rules! contract {
         $crate::collective::contract::contract!($name, $backend, [
             data::all_reduce_sums_and_takes_maxima_for_every_dtype_and_size,
             data::all_gather_and_reduce_scatter_take_even_uneven_and_empty_shares,
+            data::shares_of_two_and_three_dimensions_keep_their_rows,
             data::a_maximum_is_nan_where_any_rank_has_one,
             data::broadcast_reaches_all_from_every_root,
             data::exchange_follows_rings_rotations_and_rings_between_groups,

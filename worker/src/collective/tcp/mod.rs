@@ -141,6 +141,22 @@ fn row_bytes(operation: &'static str, tensor: &Tensor, rows: usize) -> Result<us
     Ok(per_row as usize * tensor.kind().elt_size_in_bytes())
 }
 
+/// Checks that a rank's share and the whole tensor have these many rows, of the same width, and
+/// returns the bytes of one row.
+fn row_bytes_of_both(
+    operation: &'static str,
+    (share, share_rows): (&Tensor, usize),
+    (whole, whole_rows): (&Tensor, usize),
+) -> Result<usize, Error> {
+    let of_share = row_bytes(operation, share, share_rows)?;
+    if row_bytes(operation, whole, whole_rows)? == of_share {
+        return Ok(of_share);
+    }
+    let (share, whole) = (share.size(), whole.size());
+    let reason = format!("the rows of shape {share:?} are not as wide as those of {whole:?}");
+    Err(Error::Tensor { operation, reason })
+}
+
 /// Checks that `counts` has a share for every rank.
 fn check_counts(operation: &'static str, counts: &[usize], world_size: usize) -> Result<(), Error> {
     if counts.len() == world_size {
@@ -182,8 +198,8 @@ impl Collective for Tcp {
         const NAME: &str = "all_gather";
         check_counts(NAME, counts, self.world_size)?;
         let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
-        let row = row_bytes(NAME, input, counts[self.rank])?;
-        row_bytes(NAME, output, counts.iter().sum())?;
+        let (own, all) = (counts[self.rank], counts.iter().sum());
+        let row = row_bytes_of_both(NAME, (input, own), (output, all))?;
         let shares = counts.iter().map(|count| count * row).collect();
         let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
         self.start(ops::Kind::AllGather { from, to, shares, dtype }, &[input, output])
@@ -198,8 +214,8 @@ impl Collective for Tcp {
         const NAME: &str = "reduce_scatter";
         check_counts(NAME, counts, self.world_size)?;
         let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
-        let row = row_bytes(NAME, output, counts[self.rank])?;
-        row_bytes(NAME, input, counts.iter().sum())?;
+        let (own, all) = (counts[self.rank], counts.iter().sum());
+        let row = row_bytes_of_both(NAME, (output, own), (input, all))?;
         let shares = counts.iter().map(|count| count * row).collect();
         let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
         self.start(ops::Kind::ReduceScatter { from, to, shares, dtype }, &[input, output])
