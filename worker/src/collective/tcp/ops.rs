@@ -10,7 +10,7 @@ use super::reduce::{Dtype, Reduction};
 use crate::ffi::memory::HostBytes;
 
 /// Bytes reduced at a time: a block's sum and a peer's part of it stay in the second-level cache.
-const BLOCK: usize = 512 << 10;
+pub(super) const BLOCK: usize = 512 << 10;
 /// Blocks whose parts are under way before a block's result is: what keeps both directions busy.
 const AHEAD: usize = 4;
 /// All-reduces up to this size go whole to everybody: one latency instead of two.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod mismatch;
+mod pipeline;
 
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
