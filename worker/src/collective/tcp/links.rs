@@ -141,6 +141,12 @@ impl Links {
         Ok(())
     }
 
+    /// Sends what the sockets take at once, in the middle of other work.
+    pub(super) fn send_meanwhile(&mut self, frame: Frame) -> Result<(), Error> {
+        self.check_abort()?;
+        self.send_queued(frame).map(drop)
+    }
+
     /// Waits until everything queued is in the kernel, so its memory may change.
     pub(super) fn flush(&mut self, frame: Frame) -> Result<(), Error> {
         while self.is_sending() {

@@ -277,7 +277,13 @@ fn all_gather(
     }
     let own = ranges[links.rank].clone();
     if !to.lies_at(own.start, &from) {
-        to.write(own).copy_from_slice(from.read(0..from.len()));
+        for block in 0..own.len().div_ceil(BLOCK) {
+            // The peers need not wait for this rank's own copy.
+            links.send_meanwhile(frame)?;
+            let part = block_of(&own, block);
+            let source = from.read(part.start - own.start..part.end - own.start);
+            to.write(part).copy_from_slice(source);
+        }
     }
     for peer in links.peers() {
         links.expect(peer, frame)?;
