@@ -29,6 +29,12 @@ pub enum Op {
     /// Every rank sends to the next and receives from the previous one.
     #[value(name = "ring")]
     Ring,
+    /// Ranks 0 and 1, 2 and 3, … send to each other, for tests: no rank has business with all.
+    #[value(name = "pairs", hide = true)]
+    Pairs,
+    /// Nothing but waiting for all, for tests.
+    #[value(name = "barrier", hide = true)]
+    Barrier,
 }
 
 /// The command line of `bench collective`.
@@ -121,8 +127,8 @@ fn rank(args: &CollectiveArgs) -> anyhow::Result<()> {
     let elements = i64::try_from(args.bytes / 4)?;
     let tensor = Tensor::f_ones([elements], (Kind::Float, Device::Cpu))?;
     let received = match args.op {
-        Op::AllReduce => tensor.shallow_clone(),
-        Op::Ring => tensor.f_zeros_like()?,
+        Op::AllReduce | Op::Barrier => tensor.shallow_clone(),
+        Op::Ring | Op::Pairs => tensor.f_zeros_like()?,
     };
     if args.until_lost {
         return repeat_until_lost(args.op, &*ring, &tensor, &received);
@@ -150,6 +156,12 @@ fn once(op: Op, ring: &dyn Collective, tensor: &Tensor, received: &Tensor) -> Re
             let (next, previous) = ((rank + 1) % world_size, (rank + world_size - 1) % world_size);
             ring.exchange(tensor, next, received, previous)?.wait()
         }
+        Op::Pairs => {
+            // The last of an odd number keeps its own.
+            let other = if rank ^ 1 < world_size { rank ^ 1 } else { rank };
+            ring.exchange(tensor, other, received, other)?.wait()
+        }
+        Op::Barrier => ring.barrier(),
     }
 }
 
@@ -157,7 +169,7 @@ fn once(op: Op, ring: &dyn Collective, tensor: &Tensor, received: &Tensor) -> Re
 fn check(op: Op, ring: &dyn Collective, received: &Tensor) -> anyhow::Result<()> {
     let expected = match op {
         Op::AllReduce => ring.world_size() as f64,
-        Op::Ring => 1.0,
+        Op::Ring | Op::Pairs | Op::Barrier => 1.0,
     };
     let (least, most) = (received.min().double_value(&[]), received.max().double_value(&[]));
     anyhow::ensure!(

@@ -1,6 +1,7 @@
 //! A ring of threads over real loopback sockets, for tests of this crate.
 
 use std::net::TcpListener;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use ringmaster_proto::v1::Generation;
@@ -21,16 +22,18 @@ pub fn run_ring<T: Send>(
     options: Vec<Options>,
     body: impl Fn(&dyn Collective) -> T + Sync,
 ) -> Vec<T> {
+    // A ring of which one rank has left is not formed any more.
+    let formed = Barrier::new(listeners.len());
     std::thread::scope(|scope| {
-        let body = &body;
+        let (body, formed) = (&body, &formed);
         let threads: Vec<_> = listeners
             .into_iter()
             .zip(options)
             .map(|(listener, options)| {
                 scope.spawn(move || {
-                    let ring = Tcp::connect(&listener, &options, &AbortFlag::new())
-                        .expect("loopback peers connect");
-                    body(&ring)
+                    let ring = Tcp::connect(&listener, &options, &AbortFlag::new());
+                    formed.wait();
+                    body(&ring.expect("loopback peers connect"))
                 })
             })
             .collect();

@@ -26,7 +26,8 @@ impl HostBytes {
     /// Returns the bytes of `tensor`, or which property of it rules that out.
     ///
     /// # Errors
-    /// The tensor is not on the CPU, not contiguous, or not of dtype f32, f64, bf16 or i64.
+    /// The tensor is not on the CPU, not contiguous, not of dtype f32, f64, bf16 or i64, or begins
+    /// at an address that is no multiple of its elements' size.
     pub fn of(tensor: &Tensor) -> Result<Self, String> {
         if tensor.device() != Device::Cpu {
             return Err(format!("tensor is on {:?}, tcp needs CPU memory", tensor.device()));
@@ -40,7 +41,12 @@ impl HostBytes {
         if !tensor.is_contiguous() {
             return Err(format!("tensor of shape {:?} is not contiguous", tensor.size()));
         }
-        Ok(Self { start: tensor.data_ptr().cast(), len: tensor.numel() * width })
+        let start: *mut u8 = tensor.data_ptr().cast();
+        if start.addr() % width != 0 {
+            let shape = tensor.size();
+            return Err(format!("memory of shape {shape:?} is not aligned to {width} bytes"));
+        }
+        Ok(Self { start, len: tensor.numel() * width })
     }
 
     /// Length in bytes.
@@ -77,5 +83,33 @@ impl HostBytes {
         }
         // SAFETY: in bounds (asserted); alive and used by this transfer alone by the type's contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_aligned_to_its_elements_is_refused() {
+        let words = [0_u64; 3];
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        for (kind, width) in
+            [(Kind::BFloat16, 2), (Kind::Float, 4), (Kind::Double, 8), (Kind::Int64, 8)]
+        {
+            for offset in 0..=8 {
+                // SAFETY: two elements of up to 8 bytes at an offset of up to 8 lie within the 24
+                // bytes of `words`, which outlives the tensor; nobody writes to it, and the
+                // tensor's elements are never read through it.
+                let tensor = unsafe {
+                    Tensor::from_blob(bytes[offset..].as_ptr(), &[2], &[1], kind, Device::Cpu)
+                };
+                let result = HostBytes::of(&tensor).map(|bytes| bytes.len());
+                match offset % width {
+                    0 => assert_eq!(result, Ok(2 * width)),
+                    _ => assert!(result.is_err_and(|e| e.contains("not aligned"))),
+                }
+            }
+        }
     }
 }

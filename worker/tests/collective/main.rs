@@ -17,26 +17,41 @@ const WORKER: &str = env!("CARGO_BIN_EXE_ringmaster-worker");
 const RANKS: usize = 4;
 /// What the contract allows.
 const PROMPT: Duration = Duration::from_secs(1);
-/// Times a rank is killed; another number in this variable makes a longer run.
+/// Times a rank is killed in an operation; another number in this variable makes a longer run.
 const REPEATS: (&str, usize) = ("RINGMASTER_KILLS", 10);
 
 #[test]
 fn when_one_of_four_ranks_is_killed_in_an_all_reduce_the_others_fail_within_a_second() {
+    kill_each("all_reduce");
+}
+
+#[test]
+fn when_one_of_four_ranks_is_killed_in_a_barrier_the_others_fail_within_a_second() {
+    kill_each("barrier");
+}
+
+/// Ranks 2 and 3 exchange nothing with 0 and 1, and learn of their end all the same.
+#[test]
+fn when_one_of_four_ranks_is_killed_in_pairwise_exchanges_both_pairs_fail_within_a_second() {
+    kill_each("pairs");
+}
+
+/// Kills the ranks in turn, each in a fresh ring that repeats `op`.
+fn kill_each(op: &str) {
     let repeats = std::env::var(REPEATS.0).map_or(REPEATS.1, |text| text.parse().unwrap());
     let mut slowest = Duration::ZERO;
     for repeat in 0..repeats {
-        let noticed = kill_one(repeat % RANKS);
-        assert!(noticed < PROMPT, "repetition {repeat}: {noticed:?}");
+        let noticed = kill_one(op, repeat % RANKS);
+        assert!(noticed < PROMPT, "{op}, repetition {repeat}: {noticed:?}");
         slowest = slowest.max(noticed);
     }
-    eprintln!("{repeats} of {repeats}, slowest {} ms", slowest.as_millis());
+    eprintln!("{op}: {repeats} of {repeats}, slowest {} ms", slowest.as_millis());
 }
 
 /// Returns how long after the signal the last survivor had its error.
-fn kill_one(victim: usize) -> Duration {
-    let ranks = format!("--ranks={RANKS}");
-    let args =
-        ["bench", "collective", "--op=all_reduce", &ranks, "--bytes=16777216", "--until-lost"];
+fn kill_one(op: &str, victim: usize) -> Duration {
+    let (op, ranks) = (format!("--op={op}"), format!("--ranks={RANKS}"));
+    let args = ["bench", "collective", &op, &ranks, "--bytes=16777216", "--until-lost"];
     let mut group = Group::start(Path::new(WORKER), RANKS, 1, &args).unwrap();
     for _ in 0..RANKS {
         let (_, report) = next_report(&mut group);
@@ -52,7 +67,10 @@ fn kill_one(victim: usize) -> Duration {
             (rank, Event::Report(report)) => {
                 assert_ne!(rank, victim, "{report}");
                 let at = Duration::from_nanos(report["lost_at"].as_u64().unwrap());
-                last = last.max(at.saturating_sub(killed_at));
+                assert!(at >= killed_at, "rank {rank} failed before the signal: {report}");
+                let error = report["error"].as_str().unwrap();
+                assert!(error.contains("lost rank") || error.contains("aborted"), "{error}");
+                last = last.max(at - killed_at);
                 reported += 1;
             }
             (rank, Event::Ended(status)) => {

@@ -60,6 +60,38 @@ pub(in crate::collective) fn all_gather_and_reduce_scatter_take_even_uneven_and_
     });
 }
 
+pub(in crate::collective) fn shares_of_two_and_three_dimensions_keep_their_rows<B: Backend>(
+    backend: &B,
+) {
+    for_all(backend, |ring, kind, device, size| {
+        let (rank, world_size) = (ring.rank(), ring.world_size());
+        let rows = size.min(5003) as usize;
+        let mut counts = even_counts(rows, world_size);
+        let moved = counts[0] / 3;
+        counts[0] -= moved;
+        counts[world_size - 1] += moved;
+        let start = counts[..rank].iter().sum::<usize>() as i64;
+        let own = counts[rank] as i64;
+        for row in [vec![5], vec![3, 2], vec![0]] {
+            let shape = |rows: i64| [vec![rows], row.clone()].concat();
+            let width = row.iter().product::<i64>();
+            let part =
+                |rank| numbers(rows as i64 * width, rank, kind, device).view(&*shape(rows as i64));
+            let what = format!("{kind:?} {counts:?} × {row:?}");
+
+            let share = part(0).narrow(0, start, own).copy();
+            let gathered = part(0).zeros_like();
+            ring.all_gather(&share, &gathered, &counts).unwrap().wait().unwrap();
+            assert_same(&gathered, &part(0), &what);
+
+            let output = Tensor::zeros(&*shape(own), (kind, device));
+            ring.reduce_scatter(&part(rank), &output, &counts).unwrap().wait().unwrap();
+            let sum = (1..world_size).fold(part(0), |sum, rank| sum + part(rank));
+            assert_same(&output, &sum.narrow(0, start, own), &what);
+        }
+    });
+}
+
 pub(in crate::collective) fn a_maximum_is_nan_where_any_rank_has_one<B: Backend>(backend: &B) {
     for &world_size in B::WORLD_SIZES {
         backend.ring(world_size, LONG, |ring| {

@@ -22,8 +22,8 @@ pub(in crate::collective) fn abort_from_another_thread_wakes_every_rank<B: Backe
     // The last rank takes part in nothing until all others have returned.
     let returned = Barrier::new(world_size);
     backend.ring(world_size, LONG, |ring| {
+        let tensor = numbers(LARGE / 16, 0, Kind::Float, backend.device(ring.rank()));
         if ring.rank() + 1 < world_size {
-            let tensor = numbers(LARGE / 16, 0, Kind::Float, backend.device(ring.rank()));
             let pending = ring.all_reduce(&tensor, ReduceOp::Sum).unwrap();
             let aborter = ring.aborter();
             let began = Instant::now();
@@ -37,7 +37,8 @@ pub(in crate::collective) fn abort_from_another_thread_wakes_every_rank<B: Backe
             assert!(told || matches!(error, Error::PeerLost { .. }), "{error}");
         }
         returned.wait();
-        let error = ring.barrier();
+        // The operation that the others were in, whose headers the last rank may still find.
+        let error = ring.all_reduce(&tensor, ReduceOp::Sum).and_then(Pending::wait);
         assert!(matches!(error, Err(Error::Aborted { .. } | Error::PeerLost { .. })), "{error:?}");
     });
 }
@@ -159,6 +160,12 @@ pub(in crate::collective) fn tensors_that_cannot_be_sent_are_refused_by_name<B: 
             (Tensor::zeros([3], (Kind::Float, device)), Tensor::zeros([4], (Kind::Float, device)));
         assert!(ring.all_gather(&three, &four, &[3, 2]).is_err());
         assert!(ring.reduce_scatter(&four, &three, &[2, 2]).is_err());
+        let wide = Tensor::zeros([4, 2], (Kind::Float, device));
+        let narrow = Tensor::zeros([2, 1], (Kind::Float, device));
+        let wider = "are not as wide as those of";
+        let error = |result: Result<Pending, Error>| result.unwrap_err().to_string();
+        assert!(error(ring.all_gather(&narrow, &wide, &[2, 2])).contains(wider));
+        assert!(error(ring.reduce_scatter(&wide, &narrow, &[2, 2])).contains(wider));
         assert!(ring.broadcast(&three, 2).is_err());
         // None of these was started, so the ring still works.
         ring.all_reduce(&three, ReduceOp::Sum).unwrap().wait().unwrap();

@@ -8,6 +8,7 @@
 pub(super) mod data;
 pub(super) mod failures;
 
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
@@ -59,7 +60,9 @@ macro_rules! contract {
             $(
                 #[test]
                 fn $check() {
-                    $crate::collective::contract::$module::$check(&<$backend>::default());
+                    $crate::collective::contract::within_limit(stringify!($check), || {
+                        $crate::collective::contract::$module::$check(&<$backend>::default());
+                    });
                 }
             )+
         }
@@ -68,6 +71,7 @@ macro_rules! contract {
         $crate::collective::contract::contract!($name, $backend, [
             data::all_reduce_sums_and_takes_maxima_for_every_dtype_and_size,
             data::all_gather_and_reduce_scatter_take_even_uneven_and_empty_shares,
+            data::shares_of_two_and_three_dimensions_keep_their_rows,
             data::a_maximum_is_nan_where_any_rank_has_one,
             data::broadcast_reaches_all_from_every_root,
             data::exchange_follows_rings_rotations_and_rings_between_groups,
@@ -85,6 +89,25 @@ macro_rules! contract {
     };
 }
 pub(super) use contract;
+
+/// Time a check may take: one whose ranks wait for each other for ever fails then.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs a check on a thread of its own, and panics as it does or once it has taken too long.
+pub(super) fn within_limit(name: &str, check: impl FnOnce() + Send + 'static) {
+    let (done, end) = sync_channel::<()>(1);
+    let thread = std::thread::spawn(move || {
+        check();
+        // A check that panics drops this instead.
+        let _ = done.send(());
+    });
+    if end.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+        panic!("{name} has not ended within {LIMIT:?}");
+    }
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
 
 /// Small whole numbers, exact in every dtype and in every sum, different on every rank.
 pub(super) fn numbers(rows: i64, rank: usize, kind: Kind, device: Device) -> Tensor {

@@ -5,12 +5,15 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use nix::poll::PollFlags;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::Connection;
 
 use crate::ffi::socket::{answering, wake_from};
 
+/// The peer closed its side; missing from nix's own flags.
+pub(super) const PEER_CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 /// Seconds of silence after which an idle connection is probed, and seconds between probes.
 const KEEPALIVE_IDLE: u32 = 5;
 const KEEPALIVE_INTERVAL: u32 = 1;
@@ -111,12 +114,10 @@ impl Channel {
         self.tls.as_deref()
     }
 
-    /// Whether the other end has closed or failed before it sent anything more.
+    /// Whether the other end has closed or failed, whatever it had sent before.
     pub(super) fn is_closed(&self) -> bool {
-        match self.stream.peek(&mut [0]) {
-            Ok(read) => read == 0,
-            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-        }
+        let mut fds = [PollFd::new(self.stream.as_fd(), PEER_CLOSED)];
+        !matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0) | Err(Errno::EINTR))
     }
 
     /// Returns for how long the peer's host has left bytes unacknowledged, if that is too long.

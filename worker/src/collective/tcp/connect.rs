@@ -1,45 +1,36 @@
-//! Forming the mesh: every rank connects to the lower ranks and accepts the higher ones.
+//! Forming the mesh: every rank connects to the lower ranks and accepts the higher ones (`accept`).
 //!
-//! The first message on a connection is a hello with generation, rank and token; the answer is one
-//! byte. Strangers, stale generations and wrong tokens are turned away and do not disturb the
-//! ring, nor does a connection that says nothing: all newcomers are listened to at the same time.
+//! What both ends say to each other is in `hello`. A peer that closes a connection while the mesh
+//! is formed ends the formation: nobody waits for it until the timeout.
 
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::io;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::super::Error;
+use super::accept::Door;
 use super::channel::Channel;
-use super::hello::{Answer, HELLO_LEN, Hello};
-use super::{AbortFlag, Options};
+use super::hello::{ANSWER_LEN, Answer, Member, NONCE_LEN, nonce};
+use super::{AbortFlag, Options, tls};
 
 /// How often the wait for peers looks at the abort flag; the pause between attempts to connect.
-const POLL_INTERVAL_MS: u16 = 50;
+pub(super) const POLL_INTERVAL_MS: u16 = 50;
 /// Time one attempt to connect may take before the abort flag is looked at.
 const ATTEMPT: Duration = Duration::from_millis(500);
-/// Time a newcomer may take over its handshake and hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Newcomers listened to at the same time; more of them wait in the listener's queue.
-const NEWCOMERS: usize = 256;
+/// Time a higher rank whose connection has closed may take to dial again.
+const RETURN: Duration = Duration::from_secs(1);
 
 /// The mesh as far as it has been formed.
-pub(super) struct Mesh<'a> {
+struct Mesh<'a> {
     options: &'a Options,
     abort: &'a AbortFlag,
     deadline: Instant,
     channels: Vec<Option<Channel>>,
-}
-
-/// A connection that has not yet said who it is.
-struct Newcomer {
-    channel: Channel,
-    address: SocketAddr,
-    since: Instant,
-    hello: [u8; HELLO_LEN],
-    filled: usize,
+    /// Since when the connection of a rank has been seen closed.
+    closed: Vec<Option<Instant>>,
 }
 
 /// Returns one connection per peer, `None` at this rank's own place.
@@ -53,8 +44,9 @@ pub(super) fn mesh(
         abort,
         deadline: Instant::now() + options.connect_timeout,
         channels: options.peers.iter().map(|_| None).collect(),
+        closed: vec![None; options.peers.len()],
     };
-    Hello::of(options).map_err(|reason| mesh.failed(reason))?;
+    Member::of(options).map_err(|reason| mesh.failed(reason))?;
     for peer in 0..options.rank {
         mesh.channels[peer] = Some(mesh.connect(peer)?);
     }
@@ -67,23 +59,54 @@ impl Mesh<'_> {
         Error::Connect { world_size: self.options.peers.len(), reason }
     }
 
-    fn connect(&self, peer: usize) -> Result<Channel, Error> {
-        let address = &self.options.peers[peer];
+    /// Returns a rank that was connected and is gone: a lower one as soon as its end has closed, a
+    /// higher one, which may have given up only this connection, when it has not come again.
+    fn gone(&mut self) -> Option<usize> {
+        for (peer, channel) in self.channels.iter().enumerate() {
+            if !channel.as_ref().is_some_and(Channel::is_closed) {
+                self.closed[peer] = None;
+                continue;
+            }
+            let since = *self.closed[peer].get_or_insert_with(Instant::now);
+            if peer < self.options.rank || since.elapsed() > RETURN {
+                return Some(peer);
+            }
+        }
+        None
+    }
+
+    /// Whether to go on: not if an abort or the loss of a peer has ended the formation.
+    fn check(&mut self) -> Result<(), Error> {
+        self.abort.check()?;
+        self.gone().map_or(Ok(()), |peer| {
+            let reason = format!("rank {peer} has left while the ring was being formed");
+            Err(self.failed(reason))
+        })
+    }
+
+    fn connect(&mut self, peer: usize) -> Result<Channel, Error> {
+        let options = self.options;
+        let address = &options.peers[peer];
         loop {
-            self.abort.check()?;
+            self.check()?;
             let failure = match self.try_connect(peer, address) {
                 Ok((channel, Answer::Welcome)) => return Ok(channel),
+                // Until the peer sees that the earlier connection is dead.
+                Ok((_, Answer::Taken)) => {
+                    io::Error::other("it still holds another connection of this rank")
+                }
                 Ok((_, answer)) => {
                     let reason = format!("rank {peer} at {address} refused this rank: {answer:?}");
                     return Err(self.failed(reason));
                 }
-                // What TLS refuses once it refuses always.
-                Err(e) if e.kind() == ErrorKind::InvalidData => {
+                // Refused once, refused always.
+                Err(e) if tls::is_about_certificates(&e) => {
                     return Err(self.failed(format!("rank {peer} at {address}: {e}")));
                 }
+                // The address may still be somebody else's, who does not even speak TLS.
                 Err(e) => e,
             };
-            self.abort.check()?;
+            self.check()?;
             if Instant::now() >= self.deadline {
                 let reason = format!("cannot reach rank {peer} at {address}: {failure}");
                 return Err(self.failed(reason));
@@ -95,147 +118,72 @@ impl Mesh<'_> {
 
     /// Says hello and waits for the answer, which the peer gives when it accepts: that may be
     /// after it has connected to its own lower ranks.
-    fn try_connect(&self, peer: usize, address: &str) -> io::Result<(Channel, Answer)> {
+    fn try_connect(&mut self, peer: usize, address: &str) -> io::Result<(Channel, Answer)> {
+        let options = self.options;
         let stream = dial(address)?;
-        let tls = match &self.options.tls {
-            Some(tls) => Some(tls.connect(self.options.generation, peer)?),
-            None => None,
-        };
-        let mut channel = Channel::new(stream, tls)?;
-        let hello = Hello::of(self.options).map_err(io::Error::other)?.encode();
-        let mut said = 0;
-        let mut answer = [0];
-        while Instant::now() < self.deadline && self.abort.get().is_none() {
-            if said < hello.len() {
-                said += channel.write(&[], &hello[said..])?.unwrap_or(0);
-            }
-            match channel.read(&mut answer)? {
+        let tls = options.tls.as_ref().map(|tls| tls.connect(options.generation, peer));
+        let mut channel = Channel::new(stream, tls.transpose()?)?;
+        let member = Member::of(options).map_err(io::Error::other)?;
+        let own = nonce();
+        let challenge: [u8; NONCE_LEN] = self.receive(&mut channel)?;
+        self.send(&mut channel, &member.hello(peer, challenge, own))?;
+        let answer: [u8; ANSWER_LEN] = self.receive(&mut channel)?;
+        Ok((channel, member.read_answer(peer, challenge, own, &answer)?))
+    }
+
+    fn receive<const LEN: usize>(&mut self, channel: &mut Channel) -> io::Result<[u8; LEN]> {
+        let mut bytes = [0; LEN];
+        let mut filled = 0;
+        while filled < LEN {
+            match channel.read(&mut bytes[filled..])? {
                 Some(0) => return Err(io::Error::other("the connection was closed")),
-                Some(_) => return Ok((channel, Answer::decode(answer[0])?)),
-                None => {}
+                Some(read) => filled += read,
+                None => self.wait(channel, false)?,
             }
-            let events = channel.interest(said < hello.len(), true);
-            let mut fds = [PollFd::new(channel.as_fd(), events)];
-            let _ = poll(&mut fds, PollTimeout::from(POLL_INTERVAL_MS));
         }
-        Err(io::Error::other("no answer"))
+        Ok(bytes)
+    }
+
+    fn send(&mut self, channel: &mut Channel, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match channel.write(&[], bytes)? {
+                Some(written) => bytes = &bytes[written..],
+                None => self.wait(channel, true)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until the connection is ready, for a moment at most.
+    fn wait(&mut self, channel: &Channel, sending: bool) -> io::Result<()> {
+        if Instant::now() >= self.deadline || self.check().is_err() {
+            return Err(io::Error::other("no answer"));
+        }
+        let mut fds = [PollFd::new(channel.as_fd(), channel.interest(sending, !sending))];
+        let _ = poll(&mut fds, PollTimeout::from(POLL_INTERVAL_MS));
+        Ok(())
     }
 
     fn accept_higher(&mut self, listener: &TcpListener) -> Result<(), Error> {
-        listener.set_nonblocking(true).map_err(|e| self.failed(format!("listener: {e}")))?;
-        let mut newcomers: Vec<Newcomer> = Vec::new();
+        let door = Door::new(listener, self.options);
+        let mut door = door.map_err(|e| self.failed(format!("listener: {e}")))?;
         while let Some(missing) = self.missing() {
-            self.abort.check()?;
+            self.check()?;
             if Instant::now() >= self.deadline {
                 return Err(self.failed(format!("rank {missing} did not connect in time")));
             }
-            wait(listener, &newcomers);
-            self.accept(listener, &mut newcomers)?;
-            for mut newcomer in std::mem::take(&mut newcomers) {
-                match self.listen_to(&mut newcomer) {
-                    Ok(Some(peer)) => self.channels[peer] = Some(newcomer.channel),
-                    Ok(None) => newcomers.push(newcomer),
-                    Err(reason) => {
-                        tracing::warn!(address = %newcomer.address, %reason, "turned away");
-                    }
-                }
-            }
+            door.wait();
+            door.admit().map_err(|reason| self.failed(reason))?;
+            door.hear(&mut self.channels);
         }
         Ok(())
     }
 
     fn missing(&self) -> Option<usize> {
-        (self.options.rank + 1..self.channels.len()).find(|&peer| self.channels[peer].is_none())
+        let is_missing =
+            |&peer: &usize| self.channels[peer].as_ref().is_none_or(Channel::is_closed);
+        (self.options.rank + 1..self.channels.len()).find(is_missing)
     }
-
-    /// Takes over all that wait in the listener's queue.
-    fn accept(&self, listener: &TcpListener, newcomers: &mut Vec<Newcomer>) -> Result<(), Error> {
-        while newcomers.len() < NEWCOMERS {
-            let (stream, address) = match listener.accept() {
-                Ok(accepted) => accepted,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                // The newcomer is gone again, or a signal came.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        ErrorKind::Interrupted
-                            | ErrorKind::ConnectionAborted
-                            | ErrorKind::ConnectionReset
-                    ) =>
-                {
-                    continue;
-                }
-                Err(e) => return Err(self.failed(format!("accept: {e}"))),
-            };
-            let tls = match self.options.tls.as_ref().map(super::Tls::accept).transpose() {
-                Ok(tls) => tls,
-                Err(e) => return Err(self.failed(e.to_string())),
-            };
-            if let Ok(channel) = Channel::new(stream, tls) {
-                let (since, hello) = (Instant::now(), [0; HELLO_LEN]);
-                newcomers.push(Newcomer { channel, address, since, hello, filled: 0 });
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what a newcomer has said so far, and answers its complete hello; returns its rank if
-    /// it is welcome, an error if it is turned away.
-    fn listen_to(&self, newcomer: &mut Newcomer) -> io::Result<Option<usize>> {
-        while newcomer.filled < HELLO_LEN {
-            match newcomer.channel.read(&mut newcomer.hello[newcomer.filled..])? {
-                Some(0) => return Err(io::Error::other("left without a hello")),
-                Some(read) => newcomer.filled += read,
-                None if newcomer.since.elapsed() > HELLO_TIMEOUT => {
-                    return Err(io::Error::other("said no hello in time"));
-                }
-                None => return Ok(None),
-            }
-        }
-        let (peer, answer) = self.judge(newcomer);
-        // One byte always fits the empty send buffer of a fresh connection.
-        newcomer.channel.write(&[], &[answer as u8])?;
-        match answer {
-            Answer::Welcome => Ok(Some(peer)),
-            refusal => Err(io::Error::other(format!("{refusal:?}"))),
-        }
-    }
-
-    fn judge(&self, newcomer: &Newcomer) -> (usize, Answer) {
-        let options = self.options;
-        let hello = match Hello::of(options) {
-            Ok(own) => own.judge(&newcomer.hello),
-            Err(_) => Err(Answer::WrongToken),
-        };
-        let peer = match hello {
-            Ok(peer) => peer,
-            Err(refusal) => return (0, refusal),
-        };
-        // A rank whose first connection has died before the ring was formed may come again.
-        let taken = self.channels[peer].as_ref().is_some_and(|channel| !channel.is_closed());
-        if taken {
-            return (peer, Answer::WrongRank);
-        }
-        let certified = match (&options.tls, newcomer.channel.tls()) {
-            (Some(tls), Some(state)) => tls.check(state, options.generation, peer).is_ok(),
-            (None, None) => true,
-            _ => false,
-        };
-        (peer, if certified { Answer::Welcome } else { Answer::WrongCertificate })
-    }
-}
-
-/// Sleeps until somebody comes or a newcomer speaks, for a moment at most.
-fn wait(listener: &TcpListener, newcomers: &[Newcomer]) {
-    let mut fds = Vec::with_capacity(newcomers.len() + 1);
-    if newcomers.len() < NEWCOMERS {
-        fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-    }
-    for newcomer in newcomers {
-        let channel = &newcomer.channel;
-        fds.push(PollFd::new(channel.as_fd(), channel.interest(false, true)));
-    }
-    let _ = poll(&mut fds, PollTimeout::from(POLL_INTERVAL_MS));
 }
 
 /// Connects to the first address of `name` that answers.

@@ -15,12 +15,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::super::Error;
 use super::abort::{AbortFlag, AbortHandle};
-use super::channel::Channel;
+use super::channel::{Channel, PEER_CLOSED};
 use super::frame::{Frame, Operation};
 use crate::ffi::memory::HostBytes;
 
-/// The peer closed its side; missing from nix's own flags.
-const PEER_CLOSED: PollFlags = PollFlags::from_bits_retain(nix::libc::POLLRDHUP);
 /// How often a blocked operation looks at the abort flag and its deadline.
 const POLL_INTERVAL_MS: u16 = 100;
 /// How often a blocked operation asks whether its peers' hosts still answer.
@@ -139,6 +137,12 @@ impl Links {
             }
         }
         Ok(())
+    }
+
+    /// Sends what the sockets take at once, in the middle of other work.
+    pub(super) fn send_meanwhile(&mut self, frame: Frame) -> Result<(), Error> {
+        self.check_abort()?;
+        self.send_queued(frame).map(drop)
     }
 
     /// Waits until everything queued is in the kernel, so its memory may change.

@@ -1,12 +1,14 @@
 //! Collectives over TCP sockets, plain or TLS, for CPU tensors.
 //!
-//! Every pair of ranks shares one full-duplex connection (`connect`, `hello`, `channel`, `tls`).
+//! Every pair of ranks shares one full-duplex connection (`connect`, `accept`, `hello`, `channel`,
+//! `tls`).
 //! One thread per rank runs the operations in the order they were started (`ops`) and drives all
 //! its connections both ways without ever blocking on one of them (`links`). Reductions (`reduce`)
 //! add in rank order. A peer's death shows as a closed connection and ends the whole ring at once:
 //! each rank that notices closes its own connections, so the news needs no timeout.
 
 mod abort;
+mod accept;
 mod channel;
 mod connect;
 mod frame;
@@ -141,6 +143,22 @@ fn row_bytes(operation: &'static str, tensor: &Tensor, rows: usize) -> Result<us
     Ok(per_row as usize * tensor.kind().elt_size_in_bytes())
 }
 
+/// Checks that a rank's share and the whole tensor have these many rows, of the same width, and
+/// returns the bytes of one row.
+fn row_bytes_of_both(
+    operation: &'static str,
+    (share, share_rows): (&Tensor, usize),
+    (whole, whole_rows): (&Tensor, usize),
+) -> Result<usize, Error> {
+    let of_share = row_bytes(operation, share, share_rows)?;
+    if row_bytes(operation, whole, whole_rows)? == of_share {
+        return Ok(of_share);
+    }
+    let (share, whole) = (share.size(), whole.size());
+    let reason = format!("the rows of shape {share:?} are not as wide as those of {whole:?}");
+    Err(Error::Tensor { operation, reason })
+}
+
 /// Checks that `counts` has a share for every rank.
 fn check_counts(operation: &'static str, counts: &[usize], world_size: usize) -> Result<(), Error> {
     if counts.len() == world_size {
@@ -181,12 +199,12 @@ impl Collective for Tcp {
     ) -> Result<Pending, Error> {
         const NAME: &str = "all_gather";
         check_counts(NAME, counts, self.world_size)?;
-        check_same_kind(NAME, input, output)?;
-        let row = row_bytes(NAME, input, counts[self.rank])?;
-        row_bytes(NAME, output, counts.iter().sum())?;
+        let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
+        let (own, all) = (counts[self.rank], counts.iter().sum());
+        let row = row_bytes_of_both(NAME, (input, own), (output, all))?;
         let shares = counts.iter().map(|count| count * row).collect();
         let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
-        self.start(ops::Kind::AllGather { from, to, shares }, &[input, output])
+        self.start(ops::Kind::AllGather { from, to, shares, dtype }, &[input, output])
     }
 
     fn reduce_scatter(
@@ -198,8 +216,8 @@ impl Collective for Tcp {
         const NAME: &str = "reduce_scatter";
         check_counts(NAME, counts, self.world_size)?;
         let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
-        let row = row_bytes(NAME, output, counts[self.rank])?;
-        row_bytes(NAME, input, counts.iter().sum())?;
+        let (own, all) = (counts[self.rank], counts.iter().sum());
+        let row = row_bytes_of_both(NAME, (output, own), (input, all))?;
         let shares = counts.iter().map(|count| count * row).collect();
         let (from, to) = (bytes(NAME, input)?, bytes(NAME, output)?);
         self.start(ops::Kind::ReduceScatter { from, to, shares, dtype }, &[input, output])
@@ -208,7 +226,8 @@ impl Collective for Tcp {
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error> {
         self.check_rank("broadcast", "root", root)?;
         let data = bytes("broadcast", tensor)?;
-        self.start(ops::Kind::Broadcast { data, root }, &[tensor])
+        let dtype = reduce::Dtype::of(tensor.kind());
+        self.start(ops::Kind::Broadcast { data, root, dtype }, &[tensor])
     }
 
     fn exchange(
@@ -232,7 +251,15 @@ impl Collective for Tcp {
             );
             return Err(Error::Tensor { operation: NAME, reason });
         }
-        let kind = ops::Kind::Exchange { send: send_bytes, to, recv: recv_bytes, from };
+        let parcel = |data, tensor: &Tensor, peer| ops::Parcel {
+            data,
+            dtype: reduce::Dtype::of(tensor.kind()),
+            peer,
+        };
+        let kind = ops::Kind::Exchange {
+            send: parcel(send_bytes, send, to),
+            recv: parcel(recv_bytes, recv, from),
+        };
         self.start(kind, &[send, recv])
     }
 

@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::super::{Error, ReduceOp, even_counts};
-use super::frame::{Frame, Operation};
+use super::frame::{Frame, Operation, Terms};
 use super::links::Links;
 use super::reduce::{Dtype, Reduction};
 use crate::ffi::memory::HostBytes;
 
 /// Bytes reduced at a time: a block's sum and a peer's part of it stay in the second-level cache.
-const BLOCK: usize = 512 << 10;
+pub(super) const BLOCK: usize = 512 << 10;
 /// Blocks whose parts are under way before a block's result is: what keeps both directions busy.
 const AHEAD: usize = 4;
 /// All-reduces up to this size go whole to everybody: one latency instead of two.
@@ -26,11 +26,19 @@ pub(super) struct Job {
 /// An operation and the memory it works on; `shares` are bytes per rank.
 pub(super) enum Kind {
     AllReduce { data: HostBytes, dtype: Dtype, op: ReduceOp },
-    AllGather { from: HostBytes, to: HostBytes, shares: Vec<usize> },
+    AllGather { from: HostBytes, to: HostBytes, shares: Vec<usize>, dtype: Dtype },
     ReduceScatter { from: HostBytes, to: HostBytes, shares: Vec<usize>, dtype: Dtype },
-    Broadcast { data: HostBytes, root: usize },
-    Exchange { send: HostBytes, to: usize, recv: HostBytes, from: usize },
+    Broadcast { data: HostBytes, root: usize, dtype: Dtype },
+    Exchange { send: Parcel, recv: Parcel },
     Barrier,
+}
+
+/// What an exchange sends to, or receives from, one rank.
+#[derive(Clone, Copy)]
+pub(super) struct Parcel {
+    pub(super) data: HostBytes,
+    pub(super) dtype: Dtype,
+    pub(super) peer: usize,
 }
 
 /// Runs jobs until the queue closes, then says goodbye; the first failure ends the ring.
@@ -55,21 +63,32 @@ pub(super) fn run(mut links: Links, queue: Receiver<Job>) {
 }
 
 fn perform(links: &mut Links, sequence: u64, kind: &Kind) -> Result<(), Error> {
+    let frame =
+        |operation, len: usize, terms| Frame { sequence, operation, len: len as u64, terms };
     match kind {
-        Kind::AllReduce { data, dtype, op } if data.len() <= SMALL_MESSAGE => {
-            all_reduce_small(links, sequence, *data, *dtype, *op)
+        Kind::AllReduce { data, dtype, op } => {
+            let terms = Terms::of(*dtype).combining(*op);
+            let frame = frame(Operation::AllReduce, data.len(), terms);
+            match data.len() <= SMALL_MESSAGE {
+                true => all_reduce_small(links, frame, *data, *dtype, *op),
+                false => all_reduce(links, frame, *data, *dtype, *op),
+            }
         }
-        Kind::AllReduce { data, dtype, op } => all_reduce(links, sequence, *data, *dtype, *op),
-        Kind::AllGather { from, to, shares } => {
-            all_gather(links, sequence, *from, *to, &ranges(shares))
+        Kind::AllGather { from, to, shares, dtype } => {
+            let terms = Terms::of(*dtype).split_into(shares);
+            let frame = frame(Operation::AllGather, to.len(), terms);
+            all_gather(links, frame, *from, *to, &ranges(shares))
         }
         Kind::ReduceScatter { from, to, shares, dtype } => {
-            reduce_scatter(links, sequence, *from, *to, &ranges(shares), *dtype)
+            let terms = Terms::of(*dtype).combining(ReduceOp::Sum).split_into(shares);
+            let frame = frame(Operation::ReduceScatter, from.len(), terms);
+            reduce_scatter(links, frame, *from, *to, &ranges(shares), *dtype)
         }
-        Kind::Broadcast { data, root } => broadcast(links, sequence, *data, *root),
-        Kind::Exchange { send, to, recv, from } => {
-            exchange(links, sequence, *send, *to, *recv, *from)
+        Kind::Broadcast { data, root, dtype } => {
+            let terms = Terms::of(*dtype).from_root(*root);
+            broadcast(links, frame(Operation::Broadcast, data.len(), terms), *data, *root)
         }
+        Kind::Exchange { send, recv } => exchange(links, sequence, *send, *recv),
         Kind::Barrier => to_all(links, sequence, Operation::Barrier),
     }
 }
@@ -114,12 +133,11 @@ fn open(links: &mut Links, frame: Frame) -> Result<(), Error> {
 /// has received by then.
 fn all_reduce(
     links: &mut Links,
-    sequence: u64,
+    frame: Frame,
     data: HostBytes,
     dtype: Dtype,
     op: ReduceOp,
 ) -> Result<(), Error> {
-    let frame = Frame { sequence, operation: Operation::AllReduce, len: data.len() as u64 };
     let elements = even_counts(data.len() / dtype.size(), links.world_size);
     let shares: Vec<usize> = elements.iter().map(|count| count * dtype.size()).collect();
     let ranges = ranges(&shares);
@@ -199,13 +217,12 @@ fn reduce_block(
 
 fn all_reduce_small(
     links: &mut Links,
-    sequence: u64,
+    frame: Frame,
     data: HostBytes,
     dtype: Dtype,
     op: ReduceOp,
 ) -> Result<(), Error> {
     let len = data.len();
-    let frame = Frame { sequence, operation: Operation::AllReduce, len: len as u64 };
     for peer in links.peers() {
         links.send(peer, frame, data, 0..len);
     }
@@ -225,13 +242,12 @@ fn all_reduce_small(
 /// Sends every rank its share of `from`, and sums what all ranks hold of this rank's share.
 fn reduce_scatter(
     links: &mut Links,
-    sequence: u64,
+    frame: Frame,
     from: HostBytes,
     to: HostBytes,
     ranges: &[Range<usize>],
     dtype: Dtype,
 ) -> Result<(), Error> {
-    let frame = Frame { sequence, operation: Operation::ReduceScatter, len: from.len() as u64 };
     let own = ranges[links.rank].clone();
     for peer in links.peers() {
         links.send(peer, frame, from, ranges[peer].clone());
@@ -251,18 +267,23 @@ fn reduce_scatter(
 /// Sends this rank's share to all and receives theirs into place.
 fn all_gather(
     links: &mut Links,
-    sequence: u64,
+    frame: Frame,
     from: HostBytes,
     to: HostBytes,
     ranges: &[Range<usize>],
 ) -> Result<(), Error> {
-    let frame = Frame { sequence, operation: Operation::AllGather, len: to.len() as u64 };
     for peer in links.peers() {
         links.send(peer, frame, from, 0..from.len());
     }
     let own = ranges[links.rank].clone();
     if !to.lies_at(own.start, &from) {
-        to.write(own).copy_from_slice(from.read(0..from.len()));
+        for block in 0..own.len().div_ceil(BLOCK) {
+            // The peers need not wait for this rank's own copy.
+            links.send_meanwhile(frame)?;
+            let part = block_of(&own, block);
+            let source = from.read(part.start - own.start..part.end - own.start);
+            to.write(part).copy_from_slice(source);
+        }
     }
     for peer in links.peers() {
         links.expect(peer, frame)?;
@@ -273,52 +294,56 @@ fn all_gather(
 
 /// Block by block from each rank to the next, beginning at the root: every rank sends the buffer
 /// once at most, and all links carry it at the same time.
-fn broadcast(links: &mut Links, sequence: u64, data: HostBytes, root: usize) -> Result<(), Error> {
-    let frame = Frame { sequence, operation: Operation::Broadcast, len: data.len() as u64 };
+///
+/// Headers go to everybody: ranks that take different ones for the root would else each send to
+/// somebody who does not receive.
+fn broadcast(links: &mut Links, frame: Frame, data: HostBytes, root: usize) -> Result<(), Error> {
     let world_size = links.world_size;
     let next = (links.rank + 1) % world_size;
     let previous = (links.rank + world_size - 1) % world_size;
     let (receives, sends) = (links.rank != root, next != root);
-    if sends {
-        links.send(next, frame, HostBytes::EMPTY, 0..0);
+    for peer in links.peers() {
+        links.send(peer, frame, HostBytes::EMPTY, 0..0);
+    }
+    if !receives && sends {
+        links.send_more(next, data, 0..data.len());
+    }
+    for peer in links.peers() {
+        links.expect(peer, frame)?;
     }
     if receives {
-        links.expect(previous, frame)?;
-    }
-    for block in 0..data.len().div_ceil(BLOCK) {
-        let range = block_of(&(0..data.len()), block);
-        if receives {
+        for block in 0..data.len().div_ceil(BLOCK) {
+            let range = block_of(&(0..data.len()), block);
             links.receive(previous, frame, data.write(range.clone()))?;
-        }
-        if sends {
-            links.send_more(next, data, range);
+            if sends {
+                links.send_more(next, data, range);
+            }
         }
     }
     links.flush(frame)
 }
 
-fn exchange(
-    links: &mut Links,
-    sequence: u64,
-    send: HostBytes,
-    to: usize,
-    recv: HostBytes,
-    from: usize,
-) -> Result<(), Error> {
-    let frame = |len: usize| Frame { sequence, operation: Operation::Exchange, len: len as u64 };
-    if to == links.rank && from == links.rank {
-        recv.write(0..recv.len()).copy_from_slice(send.read(0..send.len()));
+fn exchange(links: &mut Links, sequence: u64, send: Parcel, recv: Parcel) -> Result<(), Error> {
+    let frame = |parcel: Parcel| Frame {
+        sequence,
+        operation: Operation::Exchange,
+        len: parcel.data.len() as u64,
+        terms: Terms::of(parcel.dtype),
+    };
+    let (from, to) = (send.data, recv.data);
+    if send.peer == links.rank && recv.peer == links.rank {
+        to.write(0..to.len()).copy_from_slice(from.read(0..from.len()));
         return Ok(());
     }
-    links.send(to, frame(send.len()), send, 0..send.len());
-    links.expect(from, frame(recv.len()))?;
-    links.receive(from, frame(recv.len()), recv.write(0..recv.len()))?;
-    links.flush(frame(send.len()))
+    links.send(send.peer, frame(send), from, 0..from.len());
+    links.expect(recv.peer, frame(recv))?;
+    links.receive(recv.peer, frame(recv), to.write(0..to.len()))?;
+    links.flush(frame(send))
 }
 
 /// An empty message to and from everybody.
 fn to_all(links: &mut Links, sequence: u64, operation: Operation) -> Result<(), Error> {
-    let frame = Frame { sequence, operation, len: 0 };
+    let frame = Frame { sequence, operation, len: 0, terms: Terms::default() };
     open(links, frame)?;
     links.flush(frame)
 }

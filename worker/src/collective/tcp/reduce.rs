@@ -25,6 +25,21 @@ impl Dtype {
         }
     }
 
+    /// Its code on the wire, 1 to 15.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::F32 => 1,
+            Self::F64 => 2,
+            Self::Bf16 => 3,
+            Self::I64 => 4,
+        }
+    }
+
+    /// The dtype of a code on the wire.
+    pub(super) fn from_code(code: u8) -> Option<Self> {
+        [Self::F32, Self::F64, Self::Bf16, Self::I64].into_iter().find(|d| d.code() == code)
+    }
+
     pub(super) fn size(self) -> usize {
         match self {
             Self::F32 => 4,

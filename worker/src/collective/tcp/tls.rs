@@ -167,6 +167,26 @@ pub fn rank_name(job: &str, generation: Generation, rank: usize) -> String {
     format!("rank-{rank}.{generation}.{job}.ringmaster")
 }
 
+/// Whether a handshake has failed over a certificate, the peer's or this rank's own: it will again.
+pub(super) fn is_about_certificates(error: &io::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    match error.get_ref().and_then(|source| source.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => true,
+        Some(rustls::Error::AlertReceived(alert)) => matches!(
+            alert,
+            Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::CertificateRequired
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+        ),
+        _ => false,
+    }
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, rustls::pki_types::pem::Error> {
     CertificateDer::pem_slice_iter(pem).collect()
 }
