@@ -42,7 +42,7 @@ impl HostBytes {
             return Err(format!("tensor of shape {:?} is not contiguous", tensor.size()));
         }
         let start: *mut u8 = tensor.data_ptr().cast();
-        if start.addr() % width != 0 {
+        if !start.addr().is_multiple_of(width) {
             let shape = tensor.size();
             return Err(format!("memory of shape {shape:?} is not aligned to {width} bytes"));
         }

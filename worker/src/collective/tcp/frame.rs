@@ -42,7 +42,7 @@ impl Terms {
     }
 
     /// Adds the root of a broadcast.
-    pub(super) fn from_root(self, root: usize) -> Self {
+    pub(super) fn with_root(self, root: usize) -> Self {
         // Roots 65535 apart look the same; no full mesh has as many ranks.
         Self { root: Some((root % usize::from(u16::MAX)) as u16), ..self }
     }

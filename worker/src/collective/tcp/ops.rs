@@ -85,7 +85,7 @@ fn perform(links: &mut Links, sequence: u64, kind: &Kind) -> Result<(), Error> {
             reduce_scatter(links, frame, *from, *to, &ranges(shares), *dtype)
         }
         Kind::Broadcast { data, root, dtype } => {
-            let terms = Terms::of(*dtype).from_root(*root);
+            let terms = Terms::of(*dtype).with_root(*root);
             broadcast(links, frame(Operation::Broadcast, data.len(), terms), *data, *root)
         }
         Kind::Exchange { send, recv } => exchange(links, sequence, *send, *recv),

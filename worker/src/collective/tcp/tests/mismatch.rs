@@ -99,7 +99,7 @@ fn roots_that_differ_are_told_apart_although_nobody_would_receive() {
 
 #[test]
 fn a_header_survives_the_wire_and_one_that_makes_no_sense_is_refused() {
-    let terms = Terms::of(Dtype::Bf16).combining(ReduceOp::Max).from_root(300);
+    let terms = Terms::of(Dtype::Bf16).combining(ReduceOp::Max).with_root(300);
     let terms = terms.split_into(&[3, 1]);
     let frame = Frame { sequence: 7, operation: Operation::Broadcast, len: 1 << 40, terms };
     let bytes = frame.encode();
