@@ -3,7 +3,7 @@
 //! Modules in reading order: [`rank`] (the training loop), [`data`] and [`image`] and [`text`]
 //! (from tar member to tensors), [`model`], [`loss`] over [`collective`], [`optim`],
 //! [`checkpoint`], [`eval`], [`report`] (what people see), [`agent`] (starts and stops ranks),
-//! [`bench`] (measures the data plane),
+//! [`mod@bench`] (measures the data plane),
 //! [`rng`] (counter-based randomness) and [`ffi`] (the only unsafe code).
 
 pub mod agent;

@@ -1,7 +1,7 @@
 //! `bench loss`: what a loss costs in time and memory, and what it computes.
 //!
-//! The inputs are the same anywhere: x[i,j] = sin(0.37 i + 1.3 j + 0.11 i j) and
-//! y[i,j] = cos(0.23 i − 0.7 j + 0.13 i j) over the global row i and the column j, in f64, rows
+//! The inputs are the same anywhere: `x[i,j] = sin(0.37 i + 1.3 j + 0.11 i j)` and
+//! `y[i,j] = cos(0.23 i − 0.7 j + 0.13 i j)` over the global row i and the column j, in f64, rows
 //! L2-normalised, then cast. The printed sums of the gradients therefore compare with any other
 //! implementation.
 
@@ -172,7 +172,7 @@ pub fn run(args: &LossArgs) -> anyhow::Result<()> {
     if !gathers && args.logits_budget != 0 {
         bail!("--logits-budget is for --kind infonce --exchange all_gather");
     }
-    if args.ranks % args.group != 0 {
+    if !args.ranks.is_multiple_of(args.group) {
         bail!("--group {} does not divide --ranks {}", args.group, args.ranks);
     }
     if processes::is_child() {

@@ -5,7 +5,7 @@
 //! dX_i = t Σ_j g_ij y_j, dY_j = t Σ_i g_ij x_i, dt′ = Σ_ij g_ij (s_ij − β) and dβ = Σ_ij g_ij.
 //!
 //! Text moves round the ring in sub-chunks; each sub-chunk's gradient travels the same way one hop
-//! behind, collecting every rank's part, and is home after the last hop ([`super::ring`]). Loss and
+//! behind, collecting every rank's part, and is home after the last hop (`ring`). Loss and
 //! gradient of a tile come from one pass over its dot products, so nothing is kept for a backward
 //! pass: three matrix products per pair instead of autograd's three plus the pair matrix. Transfers
 //! are in flight while tiles are computed.

@@ -71,7 +71,7 @@ fn join_gpus(host: Box<dyn Collective>, ordinal: usize) -> anyhow::Result<Box<dy
     if host.rank() == 0 {
         let bytes: Vec<i64> =
             UniqueId::create()?.as_bytes().iter().map(|byte| i64::from(*byte)).collect();
-        let _ = id.shallow_clone().f_copy_(&Tensor::from_slice(&bytes))?;
+        id.shallow_clone().f_copy_(&Tensor::from_slice(&bytes))?;
     }
     host.broadcast(&id, 0)?.wait()?;
     let bytes: Vec<u8> =

@@ -54,7 +54,7 @@ pub(super) fn join(stats: &Stats, other: &Stats) -> Result<(), TchError> {
         stats.select(1, 1) * factor
     };
     let sum = rescaled(stats) + rescaled(other);
-    let _ = stats.shallow_clone().f_copy_(&Tensor::f_stack(&[highest, sum], 1)?)?;
+    stats.shallow_clone().f_copy_(&Tensor::f_stack(&[highest, sum], 1)?)?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ pub(super) fn join(pair: &mut [f64], maximum: f64, sum: f64) {
 /// 1.5 · 2²³: adding it to a small number leaves the nearest integer in the low bits.
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts, the first with few bits, so that n · `LN2_HIGH` is exact.
-const LN2_HIGH: f32 = 0.693_359_375;
+const LN2_HIGH: f32 = 355.0 / 512.0;
 const LN2_LOW: f32 = -2.121_944_4e-4;
 /// exp of anything below is under the smallest normal number; its tail is not wanted.
 const LOWEST: f32 = -87.0;

@@ -6,6 +6,7 @@ use super::Options;
 use super::passes::{Columns, Passes};
 use crate::collective::{Collective, Pending, ReduceOp};
 use crate::loss::epilogue::Stats;
+use crate::loss::pool::{Chunk, Pool};
 use crate::loss::ring::narrow;
 use crate::loss::{Error, Inputs, Output, tile};
 
@@ -77,38 +78,40 @@ fn send_home(
     collective: &dyn Collective,
 ) -> Result<Tensor, Error> {
     let (rank, world_size) = (collective.rank(), collective.world_size());
-    let (counts, dim) = (passes.inputs.text_counts, passes.inputs.dim());
-    let options = (passes.kind(), passes.device());
-    let rows_of = |owner: usize| Tensor::f_empty([counts[owner] as i64, dim], options);
-    let mut sum: Option<Tensor> = None;
-    let mut in_flight: Option<(Tensor, Pending)> = None;
+    let counts = passes.inputs.text_counts;
+    let like = Tensor::f_empty([0, passes.inputs.dim()], (passes.kind(), passes.device()))?;
+    let mut pool = Pool::like(&[like], counts.iter().copied().max().unwrap_or(0));
+    let mut sum: Option<Chunk> = None;
+    let mut in_flight: Option<(Chunk, Chunk, Pending)> = None;
     for distance in (1..world_size).chain([0]) {
         let owner = (rank + distance) % world_size;
-        let part = rows_of(owner)?;
+        let part = pool.take(counts[owner])?;
         for stretch in stretches.iter().filter(|stretch| stretch.owner == owner) {
             let text = narrow(text, &stretch.columns);
             let columns = stretch.columns_of(&text);
             let stats = narrow(stats, &stretch.columns);
-            passes.second(&columns, &stats, &mut narrow(&part, &stretch.rows), true)?;
+            passes.second(&columns, &stats, &mut narrow(part.first(), &stretch.rows), true)?;
         }
-        if let Some((received, pending)) = in_flight.take() {
+        if let Some((sent, received, pending)) = in_flight.take() {
             pending.wait()?;
-            sum = Some(add(sum, received)?);
+            pool.give(sent);
+            sum = Some(add(sum, received, &mut pool)?);
         }
         if distance == 0 {
-            return add(sum, part);
+            return Ok(add(sum, part, &mut pool)?.first().shallow_clone());
         }
-        let received = rows_of(rank)?;
+        let received = pool.take(counts[rank])?;
         let from = (rank + world_size - distance) % world_size;
-        let pending = collective.exchange(&part, owner, &received, from)?;
-        in_flight = Some((received, pending));
+        let pending = collective.exchange(part.first(), owner, received.first(), from)?;
+        in_flight = Some((part, received, pending));
     }
     unreachable!("the last distance is this rank's own")
 }
 
-fn add(sum: Option<Tensor>, part: Tensor) -> Result<Tensor, Error> {
+fn add(sum: Option<Chunk>, part: Chunk, pool: &mut Pool) -> Result<Chunk, Error> {
     let Some(mut sum) = sum else { return Ok(part) };
-    let _ = sum.f_add_(&part)?;
+    let _ = sum.first_mut().f_add_(part.first())?;
+    pool.give(part);
     Ok(sum)
 }
 
