@@ -24,7 +24,7 @@ const UNANSWERED_MS: u32 = 10_000;
 /// Bytes handed over in one call, so that one peer's sends do not hold up all receives.
 const WRITE_AT_ONCE: usize = 1 << 20;
 /// Bytes worth waking up for, if more are expected.
-const WAKE_AT_MOST: usize = 256 << 10;
+const WAKE_AT_MOST: usize = 1 << 20;
 /// Bytes of plaintext a TLS connection takes before it has sent any.
 const TLS_BUFFER: usize = 256 << 10;
 

@@ -9,8 +9,10 @@ use super::links::Links;
 use super::reduce::{Dtype, Reduction};
 use crate::ffi::memory::HostBytes;
 
-/// Bytes reduced at a time: a block's sum and a peer's part of it stay in the second-level cache.
-pub(super) const BLOCK: usize = 512 << 10;
+/// Bytes reduced at a time. Where ranks share cores, wake-ups cost more than caches save: over four
+/// ranks on two cores blocks of 4 MiB moved 0.70 GB/s, of 512 KiB 0.54, of 64 KiB 0.35. Smaller in
+/// tests, so that many blocks stay quick.
+pub(super) const BLOCK: usize = if cfg!(test) { 512 << 10 } else { 4 << 20 };
 /// Blocks whose parts are under way before a block's result is: what keeps both directions busy.
 const AHEAD: usize = 4;
 /// All-reduces up to this size go whole to everybody: one latency instead of two.
@@ -142,7 +144,8 @@ fn all_reduce(
     let shares: Vec<usize> = elements.iter().map(|count| count * dtype.size()).collect();
     let ranges = ranges(&shares);
     let count = block_count(&ranges);
-    let mut reduction = Reduction::new(dtype, op, BLOCK);
+    let longest = ranges.iter().map(|range| range.len()).max().unwrap_or(0);
+    let mut reduction = Reduction::new(dtype, op, BLOCK.min(longest));
     for peer in links.peers() {
         links.send(peer, frame, HostBytes::EMPTY, 0..0);
     }
