@@ -181,11 +181,13 @@ impl Ledger {
             checkpoint_hint: job.record.checkpoint_url.clone(),
             // Of this generation: what waited for an older one was dropped with it.
             communicator_id: requests[0].communicator_id.clone(),
+            rank: 0,
         };
         job.membership.told = job
             .ranks()
             .map(|rank| v1::JoinReply {
                 apply_held: plan.apply_held.contains(&rank),
+                rank,
                 ..common.clone()
             })
             .collect();
