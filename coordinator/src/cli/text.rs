@@ -116,6 +116,8 @@ pub(crate) fn state_word(state: JobState) -> &'static str {
         JobState::Succeeded => "succeeded",
         JobState::Failed => "failed",
         JobState::Cancelled => "cancelled",
+        JobState::Preempting => "preempting",
+        JobState::Paused => "paused",
     }
 }
 
