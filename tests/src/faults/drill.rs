@@ -14,8 +14,8 @@ use crate::binaries::Binaries;
 use crate::job::Job;
 use crate::processes::eventually;
 
-/// Steps between two faults.
-const APART: u64 = 100;
+/// Steps between two faults; more where steps go on during the fault.
+const APART: [u64; 2] = [100, 800];
 /// Nodes of one slot that the job does not need.
 const SPARE: usize = 1;
 
@@ -39,8 +39,9 @@ pub struct Report {
 /// When the job does not go on after a fault, does not end well, or lost or repeated a step.
 pub fn drill(kind: Kind, binaries: &Binaries, ranks: u32, runs: usize, say: impl Fn(&str)) -> Report {
     let mut job = Job::new();
-    (job.ranks, job.steps) = (ranks, APART * (runs as u64 + 2));
-    job.checkpoint_every = APART;
+    let apart = APART[usize::from(kind.spares_ranks())];
+    (job.ranks, job.steps) = (ranks, apart * (runs as u64 + 2));
+    job.checkpoint_every = 100;
     let nodes = ranks as usize + SPARE;
     let network = match kind {
         Kind::CutNode => Network::Namespaces(Namespaces::new(nodes).expect("namespaces")),
@@ -53,7 +54,7 @@ pub fn drill(kind: Kind, binaries: &Binaries, ranks: u32, runs: usize, say: impl
     let mut struck = Vec::new();
     for run in 0..runs {
         let seat = run % ranks as usize;
-        await_step(&cluster, &id, &mut steps, APART * (run as u64 + 1));
+        await_step(&cluster, &id, &mut steps, apart * (run as u64 + 1));
         let before = await_health(&cluster, &id, ranks);
         let at = now();
         kind.strike(&mut cluster, &before, seat);
