@@ -17,6 +17,7 @@ use ringmaster_worker::agent::{self, Agent};
 use ringmaster_worker::bench::collective::{self, CollectiveArgs};
 use ringmaster_worker::bench::loss::{self, LossArgs};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
+use ringmaster_worker::rank::signals::Termination;
 use ringmaster_worker::rank::{self, RankEnv};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -251,7 +252,9 @@ fn run_rank() -> i32 {
     };
     exit::install_panic_hook(env.status_file.clone());
     let status_file = env.status_file.clone();
-    let Err(error) = rank::run(env) else { return exit::SUCCESS };
+    let Err(error) = Termination::take().and_then(|termination| rank::run(env, termination)) else {
+        return exit::SUCCESS;
+    };
     let status = ExitStatus { reason: chain(&error), retryable: error.retryable() };
     tracing::error!(retryable = status.retryable, "{}", status.reason);
     if let Err(error) = exit::write_status(&status_file, &status) {
