@@ -131,6 +131,7 @@ impl Cluster {
             }
             Command::Heartbeat(session, heartbeat) => self.heartbeat(session, heartbeat),
             Command::Exited(session, exited) => self.exited(session, *exited),
+            Command::Leaving(session, leaving) => self.leave(session, &leaving),
             Command::Close(session) => self.close(session),
             Command::Join(request, reply) => self.join(*request, reply),
             Command::ReportShard(request, reply) => {

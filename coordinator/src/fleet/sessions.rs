@@ -40,6 +40,7 @@ impl Cluster {
             session: Some(Session { id, outbound }),
             lease: Lease::new(self.config.lease, now.at),
             last_heartbeat_ms: now.unix_ms,
+            leaving: false,
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
@@ -181,6 +182,15 @@ impl Cluster {
         }
         let counts = reached.unwrap_or(generation) == job.generation();
         self.ledger.lose(job, exited.rank, how, counts);
+    }
+
+    /// An agent was told to end: its ranks checkpoint and stop with their jobs, and get no seat there
+    /// any more.
+    pub(super) fn leave(&mut self, session: u64, leaving: &v1::Leaving) {
+        let Some(name) = self.sessions.get(&session) else { return };
+        let node = self.nodes.get_mut(name).expect("sessions belong to nodes");
+        tracing::info!(node = %name, grace_ms = leaving.grace_ms, reason = %leaving.reason, "an agent leaves");
+        node.leaving = true;
     }
 
     pub(super) fn close(&mut self, session: u64) {
