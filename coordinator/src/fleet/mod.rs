@@ -15,6 +15,7 @@
 mod actor;
 mod checkpoints;
 mod cluster;
+mod deadlines;
 mod handle;
 mod job;
 mod lease;
@@ -29,6 +30,7 @@ mod view;
 mod wants;
 
 pub use actor::{Task, start};
+pub use deadlines::Deadlines;
 pub use handle::{Handle, Submission};
 pub use lease::Lease;
 pub(crate) use view::event as event_view;
@@ -48,6 +50,8 @@ pub struct Config {
     pub grace: Duration,
     /// Build id that agents must have; absent to take any.
     pub build_id: Option<String>,
+    /// How long a rank may stand still before it counts as hung.
+    pub deadlines: Deadlines,
 }
 
 impl Default for Config {
@@ -57,6 +61,7 @@ impl Default for Config {
             lease: Duration::from_secs(5),
             grace: Duration::from_secs(30),
             build_id: None,
+            deadlines: Deadlines::default(),
         }
     }
 }
