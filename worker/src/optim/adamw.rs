@@ -221,8 +221,8 @@ mod tests {
         let mut param = values(n, 0.3).to_kind(Kind::Double);
         let mut m = param.zeros_like();
         let mut v = param.zeros_like();
-        let decay = Tensor::arange(n, (Kind::Double, Device::Cpu)).lt(decay_until as f64)
-            * UPDATE.weight_decay;
+        let decays = Tensor::arange(n, (Kind::Double, Device::Cpu)).lt(decay_until as f64);
+        let decay = decays.to_kind(Kind::Double) * UPDATE.weight_decay;
         for t in 1..=steps {
             let grad = values(n, 0.7 * t as f64).to_kind(Kind::Double) * UPDATE.grad_factor;
             m = m * UPDATE.beta1 + &grad * (1.0 - UPDATE.beta1);
