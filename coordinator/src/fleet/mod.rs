@@ -9,8 +9,9 @@
 //! Modules in reading order: `handle` (the commands), `actor` (the task), `cluster` (what is known),
 //! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
 //! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
-//! `membership` (forming a ring), `checkpoints` (granting), `lifecycle` (losing, recovering,
-//! ending), `reconcile` (desired, observed, difference), `view` (what people see).
+//! `membership` (forming a ring) and `ring` (its order), `checkpoints` (granting), `lifecycle`
+//! (losing, recovering, ending), `reconcile` (desired, observed, difference) with `placement` (who
+//! gets which seat), `view` (what people see).
 
 mod actor;
 mod checkpoints;
@@ -23,8 +24,10 @@ mod ledger;
 mod lifecycle;
 mod membership;
 mod node;
+mod placement;
 mod reconcile;
 mod requests;
+mod ring;
 mod sessions;
 mod view;
 mod wants;
@@ -94,6 +97,14 @@ pub enum Error {
         state: &'static str,
         /// Why.
         reason: String,
+    },
+    /// A rank whose place was given up joined all the same.
+    #[error("rank {seat} of job {job_id} has no place in the job any more")]
+    NoSeat {
+        /// The job.
+        job_id: String,
+        /// Who called.
+        seat: u32,
     },
     /// The same rank called again while it still waited.
     #[error("a newer call of rank {rank} of job {job_id} replaced this one")]

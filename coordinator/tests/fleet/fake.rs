@@ -125,6 +125,11 @@ pub(crate) fn manifest(name: &str, ranks: u32) -> String {
     job.to_string()
 }
 
+/// A validated manifest for `min_ranks` to `ranks` ranks.
+pub(crate) fn elastic(name: &str, min_ranks: u32, ranks: u32) -> String {
+    with(&manifest(name, ranks), "/resources/min_ranks", min_ranks)
+}
+
 /// The same with another value at a JSON pointer.
 pub(crate) fn with(manifest: &str, pointer: &str, value: impl Into<serde_json::Value>) -> String {
     let mut job: serde_json::Value = serde_json::from_str(manifest).unwrap();
@@ -266,6 +271,11 @@ pub(crate) fn status(start: &v1::StartRank, step: u64) -> v1::RankStatus {
     }
 }
 
+/// What a survivor holds.
+pub(crate) fn held(applied_step: u64) -> Option<v1::HeldState> {
+    Some(v1::HeldState { applied_step, digest: 7, entered_ready: false })
+}
+
 pub(crate) fn exited(start: &v1::StartRank, code: i32) -> v1::RankExited {
     v1::RankExited {
         exit_id: format!("{}-{}-{:?}", start.job_id, start.rank, start.generation),
@@ -313,6 +323,57 @@ impl Rank {
             communicator_id: communicator_id(rank, generation),
         };
         tokio::spawn(async move { Ok(client.join(request).await?.into_inner()) })
+    }
+
+    /// Joins these seats and returns what each was told, in the order given.
+    pub(crate) async fn join_all(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        seats: &[(u32, Option<v1::HeldState>)],
+    ) -> Vec<v1::JoinReply> {
+        let joins: Vec<_> =
+            seats.iter().map(|(seat, held)| self.join(job_id, generation, *seat, *held)).collect();
+        let mut replies = Vec::new();
+        for join in joins {
+            replies.push(joined(join).await);
+        }
+        replies
+    }
+
+    /// Uploads, commits and publishes a checkpoint of a ring of `world_size`.
+    pub(crate) async fn checkpoint(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        world_size: u32,
+        step: u64,
+    ) {
+        let mut client = self.client.clone();
+        for rank in 0..world_size {
+            let shard = v1::ReportShardRequest {
+                job_id: job_id.to_owned(),
+                generation: Some(generation),
+                rank,
+                step,
+                ..Default::default()
+            };
+            client.report_shard(shard).await.unwrap();
+        }
+        let commit = v1::CommitCheckpointRequest {
+            job_id: job_id.to_owned(),
+            generation: Some(generation),
+            step,
+            digest: 7,
+        };
+        within("the grant", client.commit_checkpoint(commit)).await.unwrap();
+        let published = v1::CheckpointPublishedRequest {
+            job_id: job_id.to_owned(),
+            generation: Some(generation),
+            step,
+            url: format!("file:///runs/step-{step}"),
+        };
+        client.checkpoint_published(published).await.unwrap();
     }
 
     pub(crate) async fn finish(&self, job_id: &str, generation: v1::Generation) {

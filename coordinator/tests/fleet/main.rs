@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checkpoints;
+mod elastic;
 mod fake;
 mod lifecycle;
 mod people;
