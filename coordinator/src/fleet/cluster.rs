@@ -93,6 +93,9 @@ impl Cluster {
             for node in self.nodes.values_mut() {
                 node.lease.renew(now.at);
             }
+            for job in self.jobs.values_mut() {
+                job.movement.restart(now.at);
+            }
         }
         self.last_batch = now.at;
         self.ledger.now = now;

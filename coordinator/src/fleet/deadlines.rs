@@ -111,13 +111,15 @@ struct Rank {
     since: Instant,
     /// When it was heard of last.
     heard: Instant,
+    /// It was seen to leave Join in its generation.
+    was_in_ring: bool,
     /// Step at which it began to train in its generation.
     trains_from: Option<u64>,
 }
 
 impl Rank {
     fn new(signs: Signs, now: Instant) -> Self {
-        Self { signs, since: now, heard: now, trains_from: None }
+        Self { signs, since: now, heard: now, was_in_ring: false, trains_from: None }
     }
 
     fn stood_still(&self) -> Duration {
@@ -218,6 +220,7 @@ impl Progress {
             false => &mut self.longest[rank.signs.phase as usize],
         };
         *longest = (*longest).max(stood_still);
+        rank.was_in_ring |= rank.signs.phase == Phase::Join && signs.phase > Phase::Join;
         rank.signs = signs;
         rank.since = now;
         if rank.is_in_a_step() {
@@ -238,9 +241,28 @@ impl Progress {
         self.observe(seat, &status, now);
     }
 
-    /// Forgets ranks that are gone.
-    pub(super) fn keep(&mut self, present: impl Fn(u32) -> bool) {
-        self.ranks.retain(|seat, _| present(*seat));
+    /// Forgets the rank of a seat, which is gone.
+    pub(super) fn forget(&mut self, seat: u32) {
+        self.ranks.remove(&seat);
+    }
+
+    /// Whether a rank has its state and trains in this generation.
+    pub(super) fn trains(&self, seat: u32, generation: Generation) -> bool {
+        let rank = self.ranks.get(&seat).filter(|rank| rank.signs.generation == generation);
+        rank.is_some_and(|rank| rank.trains_from.is_some())
+    }
+
+    /// Whether a step of this generation is done.
+    pub(super) fn has_stepped(&self, generation: Generation) -> bool {
+        let mut ranks = self.ranks.values().filter(|rank| rank.signs.generation == generation);
+        ranks.any(|rank| rank.steps_done() > 0)
+    }
+
+    /// Whether a rank that was in this generation's ring wants to join again.
+    pub(super) fn ring_broke(&self, generation: Generation) -> bool {
+        let mut ranks = self.ranks.values().filter(|rank| rank.signs.generation == generation);
+        let was_in_ring = |rank: &Rank| rank.was_in_ring || rank.trains_from.is_some();
+        ranks.any(|rank| was_in_ring(rank) && rank.signs.phase == Phase::Join)
     }
 
     /// Starts all clocks afresh: nobody could be heard for a while.

@@ -29,6 +29,7 @@ mod reconcile;
 mod requests;
 mod ring;
 mod sessions;
+mod standstill;
 mod view;
 mod wants;
 
@@ -49,6 +50,9 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A node unheard of for this long is lost.
     pub lease: Duration,
+    /// A node whose agent's connection closed is lost unless it is back within this time. Never longer
+    /// than the lease.
+    pub session_grace: Duration,
     /// Time ranks get to checkpoint and stop before they are killed.
     pub grace: Duration,
     /// Build id that agents must have; absent to take any.
@@ -62,6 +66,7 @@ impl Default for Config {
         Self {
             heartbeat: Duration::from_secs(1),
             lease: Duration::from_secs(5),
+            session_grace: Duration::from_secs(2),
             grace: Duration::from_secs(30),
             build_id: None,
             deadlines: Deadlines::default(),

@@ -141,6 +141,7 @@ impl Cluster {
                 job.metrics = Some(metrics);
                 job.changed = true;
             }
+            job.movement.observe(status.rank, &status, now.at);
             let slot = &mut job.statuses[status.rank as usize];
             let differs = slot.as_ref().is_none_or(|old| {
                 (old.step, old.phase, old.pid) != (status.step, status.phase, status.pid)
@@ -177,6 +178,7 @@ impl Cluster {
         }
         if exited.code == Some(0) {
             job.record.done[exited.rank as usize] = true;
+            job.movement.forget(exited.rank);
             job.dirty = true;
             return;
         }
@@ -203,7 +205,8 @@ impl Cluster {
         let Some(name) = self.sessions.remove(&session) else { return };
         let node = self.nodes.get_mut(&name).expect("sessions belong to nodes");
         node.session = None;
-        tracing::warn!(node = %name, session, "an agent's session ended; its lease runs on");
+        node.lease.shorten(self.config.session_grace, self.ledger.now.at);
+        tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
     }
 }
 

@@ -30,7 +30,8 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
 
 /// Intervals under which only a test's own doing ends a lease.
 pub(crate) fn patient() -> Config {
-    Config { heartbeat: Duration::from_millis(50), lease: DEADLINE * 4, ..Config::default() }
+    let (heartbeat, lease) = (Duration::from_millis(50), DEADLINE * 4);
+    Config { heartbeat, lease, session_grace: lease, ..Config::default() }
 }
 
 /// Intervals under which a silent agent is soon lost.

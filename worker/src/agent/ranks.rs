@@ -157,8 +157,10 @@ impl Table {
             return;
         };
         let grace = Duration::from_millis(stop.grace_ms.into());
-        let because =
-            format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason);
+        let because = match grace.is_zero() {
+            true => format!("killed: {}", stop.reason),
+            false => format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason),
+        };
         let kill_at = Instant::now() + grace;
         // A repeated stop may shorten the grace, never lengthen it.
         if entry.kill_at.as_ref().is_none_or(|(earlier, _)| kill_at < *earlier) {
