@@ -97,6 +97,11 @@ impl Signs {
         }
     }
 
+    fn is_in_a_step(&self) -> bool {
+        use Phase::{Apply, Collective, Compute, Data};
+        matches!(self.phase, Data | Compute | Collective | Apply)
+    }
+
     /// How far this rank has come: all go the same way.
     fn place(&self) -> (Generation, u64) {
         (self.generation, self.sequence)
@@ -119,7 +124,8 @@ struct Rank {
 
 impl Rank {
     fn new(signs: Signs, now: Instant) -> Self {
-        Self { signs, since: now, heard: now, was_in_ring: false, trains_from: None }
+        let trains_from = signs.is_in_a_step().then_some(signs.step);
+        Self { signs, since: now, heard: now, was_in_ring: false, trains_from }
     }
 
     fn stood_still(&self) -> Duration {
@@ -129,11 +135,6 @@ impl Rank {
     /// Steps of its generation that are behind it.
     fn steps_done(&self) -> u64 {
         self.trains_from.map_or(0, |from| self.signs.step.saturating_sub(from))
-    }
-
-    fn is_in_a_step(&self) -> bool {
-        use Phase::{Apply, Collective, Compute, Data};
-        matches!(self.signs.phase, Data | Compute | Collective | Apply)
     }
 }
 
@@ -215,7 +216,7 @@ impl Progress {
             return;
         }
         let stood_still = now.saturating_duration_since(rank.since);
-        let longest = match rank.is_in_a_step() && rank.steps_done() == 0 {
+        let longest = match rank.signs.is_in_a_step() && rank.steps_done() == 0 {
             true => &mut self.in_first,
             false => &mut self.longest[rank.signs.phase as usize],
         };
@@ -223,7 +224,7 @@ impl Progress {
         rank.was_in_ring |= rank.signs.phase == Phase::Join && signs.phase > Phase::Join;
         rank.signs = signs;
         rank.since = now;
-        if rank.is_in_a_step() {
+        if rank.signs.is_in_a_step() {
             rank.trains_from.get_or_insert(signs.step);
         }
         if rank.steps_done() > 0 {
@@ -318,7 +319,7 @@ impl Progress {
             phase => longest(phase),
         };
         let usual = deadlines.floor(phase).max((shown * deadlines.patience).min(deadlines.most));
-        if !rank.is_in_a_step() || rank.steps_done() >= SETTLED {
+        if !rank.signs.is_in_a_step() || rank.steps_done() >= SETTLED {
             return usual;
         }
         let first = self.longest_first.map(|shown| shown * deadlines.patience);

@@ -13,3 +13,4 @@ mod lifecycle;
 mod people;
 mod recovery;
 mod restart;
+mod standstill;
