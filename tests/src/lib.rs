@@ -2,9 +2,10 @@
 //!
 //! Modules in reading order: [`binaries`] (built first, build id compared), [`tiny`] (shards and a
 //! model that train in seconds), [`job`] (a manifest, its runs and what they left behind),
-//! [`processes`] (who is still alive).
+//! [`cluster`] (a coordinator with agents), [`processes`] (who is still alive).
 
 pub mod binaries;
+pub mod cluster;
 pub mod job;
 pub mod processes;
 pub mod tiny;
