@@ -16,7 +16,10 @@ mod record;
 mod store;
 
 pub use objects::encode as objects_to_json;
-pub use record::{Change, CheckpointGrant, EventRecord, JobRecord, ShardRecord, State};
+pub use record::{
+    Change, CheckpointGrant, Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord,
+    ShardRecord, State,
+};
 pub use store::{Loaded, Store};
 
 use std::path::PathBuf;
