@@ -37,7 +37,13 @@ pub struct Report {
 ///
 /// # Panics
 /// When the job does not go on after a fault, does not end well, or lost or repeated a step.
-pub fn drill(kind: Kind, binaries: &Binaries, ranks: u32, runs: usize, say: impl Fn(&str)) -> Report {
+pub fn drill(
+    kind: Kind,
+    binaries: &Binaries,
+    ranks: u32,
+    runs: usize,
+    say: impl Fn(&str),
+) -> Report {
     let mut job = Job::new();
     let apart = APART[usize::from(kind.spares_ranks())];
     (job.ranks, job.steps) = (ranks, apart * (runs as u64 + 2));

@@ -117,7 +117,8 @@ impl<'a> Passes<'a> {
         for image_rows in self.tiles() {
             let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind)?;
             let products = kept.as_mut().and_then(Iterator::next);
-            let weights = self.weights(columns, &image_rows, &image, &text, column_stats, products)?;
+            let weights =
+                self.weights(columns, &image_rows, &image, &text, column_stats, products)?;
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
             let (mut so_far, nothing) = match coming.take() {
