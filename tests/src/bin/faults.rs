@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "progress of a command for the terminal")]
 
 use std::io::Write as _;
+use std::process::ExitCode;
 
 use clap::Parser;
 use ringmaster_tests::binaries::Binaries;
@@ -23,6 +24,9 @@ struct Options {
     /// Kinds of fault [default: all]
     #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
     kinds: Vec<Kind>,
+    /// Fail where a recovery takes longer than it may
+    #[arg(long)]
+    check: bool,
 }
 
 fn parse_kind(text: &str) -> Result<Kind, String> {
@@ -31,7 +35,7 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
     known.map(|(_, kind)| *kind).ok_or_else(|| format!("one of {}", words.join(", ")))
 }
 
-fn main() {
+fn main() -> ExitCode {
     let options = Options::parse();
     let kinds = match options.kinds.is_empty() {
         true => KINDS.iter().map(|(_, kind)| *kind).collect(),
@@ -39,13 +43,31 @@ fn main() {
     };
     let binaries = Binaries::beside_this_program();
     let say = |line: &str| eprintln!("{line}");
+    let mut kept = true;
     for kind in kinds {
         let report = drill(kind, &binaries, options.ranks, options.runs, say);
-        print(&report, options.ranks);
+        kept &= print(&report, options.ranks);
+    }
+    match kept || !options.check {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 
-fn print(report: &Report, ranks: u32) {
+/// What is promised of a fault: most seconds in the median, and at all.
+fn promise(report: &Report) -> [f64; 2] {
+    match report.kind {
+        Kind::KillRank | Kind::KillAgent => [2.0, 5.0],
+        // A lease of 5 s runs out first.
+        Kind::StopRank | Kind::CutNode => [10.0, 10.0],
+        // No step is lost: none takes longer than the slowest without a fault, with some room for
+        // the processes that start meanwhile on the same cores.
+        Kind::KillCoordinator => [1.0, 1.0],
+    }
+}
+
+/// Prints a kind's line; whether its promise was kept.
+fn print(report: &Report, ranks: u32) -> bool {
     let mut totals: Vec<f64> = report.recoveries.iter().map(|r| r.total).collect();
     totals.sort_by(f64::total_cmp);
     let parts: serde_json::Map<_, _> = PARTS
@@ -57,6 +79,8 @@ fn print(report: &Report, ranks: u32) {
             (format!("{part}_p50_seconds"), json!(round(at(&times, 0.5))))
         })
         .collect();
+    let [median, most] = promise(report);
+    let kept = at(&totals, 0.5) <= median && at(&totals, 1.0) <= most;
     let line = json!({
         "fault": report.kind.word(),
         "runs": totals.len(),
@@ -72,10 +96,14 @@ fn print(report: &Report, ranks: u32) {
         "step_p50_seconds": round(report.calm[0]),
         "step_max_seconds": round(report.calm[1]),
         "recoveries_counted": report.counted,
+        "promised_p50_seconds": median,
+        "promised_max_seconds": most,
+        "passed": kept,
     });
     let mut out = std::io::stdout().lock();
     // A reader that has gone needs no more.
     let _ = writeln!(out, "{line}");
+    kept
 }
 
 fn at(sorted: &[f64], share: f64) -> f64 {
