@@ -39,8 +39,8 @@ fn a_rank_that_hangs_in_compute_is_named_and_replaced_and_the_result_is_the_same
         job.steps = 12;
         job
     };
-    let undisturbed = job().train(&[]);
-    let mut job = job();
+    let (calm, mut job) = (job(), job());
+    let undisturbed = calm.train(&[]);
     let marker = job.folder().join("struck");
     let fault = format!("rank=1,step=7,at=before_reduce,act=hang,marker={}", marker.display());
     job.env.insert("RINGMASTER_FAULT".into(), fault);
