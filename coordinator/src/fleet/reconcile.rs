@@ -20,9 +20,7 @@ impl Cluster {
         self.expire_leases();
         self.expire_missing();
         self.reattach();
-        for job in self.jobs.values_mut().filter(|job| !job.lost.is_empty()) {
-            self.ledger.recover(job);
-        }
+        self.recover_jobs();
         self.end_jobs();
         self.place();
         self.stop_what_is_not_wanted();
@@ -56,7 +54,7 @@ impl Cluster {
                         "its node was not heard of for {:.1} s",
                         self.config.lease.as_secs_f64()
                     );
-                    self.ledger.lose(job, rank, how, counts);
+                    self.ledger.lose_blameless(job, rank, how, counts);
                 }
             }
         }
@@ -84,7 +82,7 @@ impl Cluster {
                 if seen && !process.doomed && job.sits(key.1, name) && !job.is_done(key.1) {
                     let counts = process.generation == job.generation();
                     let how = "its agent came back without it".to_owned();
-                    self.ledger.lose(job, key.1, how, counts);
+                    self.ledger.lose_blameless(job, key.1, how, counts);
                 }
             }
         }
@@ -109,7 +107,7 @@ impl Cluster {
                 .collect();
             if absent.is_empty() {
                 job.attach_until = None;
-                if job.record.formed && job.lost.is_empty() {
+                if job.record.formed && job.lost.is_empty() && !job.is_stopping() {
                     job.record.state = State::Running;
                     job.record.reason = job.strength();
                     let message = format!("all ranks came back in {}", job.generation());
@@ -119,13 +117,23 @@ impl Cluster {
                 job.attach_until = None;
                 for rank in absent {
                     let how = "it did not come back after the coordinator's restart".to_owned();
-                    self.ledger.lose(job, rank, how, true);
+                    self.ledger.lose_blameless(job, rank, how, true);
                 }
             }
         }
     }
 
-    // ---- 2. Jobs whose ranks have all ended
+    // ---- 2. Jobs that lost ranks, and jobs whose ranks have all ended
+
+    fn recover_jobs(&mut self) {
+        let hurt = self.jobs.iter().filter(|(_, job)| !job.lost.is_empty());
+        let hurt: Vec<String> = hurt.map(|(job_id, _)| job_id.clone()).collect();
+        for job_id in hurt {
+            self.blame_node(&job_id);
+            let job = self.jobs.get_mut(&job_id).expect("the job was just found");
+            self.ledger.recover(job);
+        }
+    }
 
     fn end_jobs(&mut self) {
         let mut alive: BTreeMap<&str, usize> = BTreeMap::new();
@@ -145,6 +153,8 @@ impl Cluster {
                 self.ledger.end(job, State::Cancelled, &reason);
             } else if all_done && job.is_finished() {
                 self.ledger.end(job, State::Succeeded, "the run reached its end");
+            } else if job.record.halt.is_some() && alive == 0 {
+                self.ledger.halted(job);
             } else if all_done && !job.is_stopping() {
                 let reason = "all ranks ended without handing in a summary; see the job's logs";
                 self.ledger.fail(job, reason);
@@ -234,11 +244,11 @@ fn stop_for(job: Option<&Job>, now: std::time::Instant) -> Option<(Stop, String)
         ));
     }
     let overdue = job.kill_at.is_some_and(|at| now >= at);
-    if let Some(reason) = &record.cancel_reason {
+    if let Some(reason) = job.stop_reason() {
         // Ranks that do not form a ring have no common step at which to checkpoint.
         let graceful = record.formed && !overdue;
         let stop = if graceful { Stop::Graceful } else { Stop::Kill };
-        return Some((stop, reason.clone()));
+        return Some((stop, reason.to_owned()));
     }
     let lingers = job.is_finished() && overdue;
     lingers.then(|| (Stop::Kill, "the run is finished, but the rank does not end".to_owned()))

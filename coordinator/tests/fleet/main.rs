@@ -9,7 +9,9 @@
 mod checkpoints;
 mod elastic;
 mod fake;
+mod halting;
 mod lifecycle;
+mod nodes;
 mod people;
 mod recovery;
 mod restart;
