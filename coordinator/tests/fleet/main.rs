@@ -15,3 +15,4 @@ mod nodes;
 mod people;
 mod recovery;
 mod restart;
+mod upgrade;
