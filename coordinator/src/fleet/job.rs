@@ -7,8 +7,10 @@ use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
 
 use super::checkpoints::Checkpoints;
+use super::deadlines::Progress;
 use super::membership::Membership;
 use super::ring;
+use super::standstill::Recovery;
 use super::wants::Wants;
 use crate::state::JobRecord;
 
@@ -32,6 +34,10 @@ pub(super) struct Job {
     pub(super) preferred: Vec<Option<String>>,
     /// After a restart of the coordinator: until when agents may still bring back their ranks.
     pub(super) attach_until: Option<Instant>,
+    /// How its ranks were seen to move.
+    pub(super) movement: Progress,
+    /// The recovery that is going on, for people.
+    pub(super) recovery: Option<Recovery>,
     /// A checkpoint was published since the last settling: seats may change hands cheaply.
     pub(super) at_checkpoint: bool,
     /// When ranks that were asked to end, or should end by themselves, are killed.
@@ -69,6 +75,8 @@ impl Job {
             lost: BTreeMap::new(),
             preferred: vec![None; ranks],
             attach_until: None,
+            movement: Progress::default(),
+            recovery: None,
             at_checkpoint: false,
             kill_at: None,
             watchers: Vec::new(),
@@ -162,6 +170,7 @@ impl Job {
         }
         self.record.done[index] = false;
         self.statuses[index] = None;
+        self.movement.forget(seat);
         self.dirty = true;
     }
 

@@ -3,6 +3,7 @@
 use super::Error;
 use super::job::{Job, Loss};
 use super::ledger::Ledger;
+use super::standstill::Recovery;
 use crate::state::{Change, State};
 
 impl Ledger {
@@ -68,6 +69,7 @@ impl Ledger {
             );
             return self.fail(job, &reason);
         }
+        job.recovery.get_or_insert(Recovery::begin(self.now.at));
         job.record.without_progress += u32::from(counts);
         job.record.recoveries += 1;
         self.regenerate(job, &what);

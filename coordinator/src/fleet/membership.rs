@@ -42,6 +42,11 @@ impl Membership {
         std::mem::take(&mut self.waiting).into_values().map(|(_, reply)| reply).collect()
     }
 
+    /// Seats that have joined and wait.
+    pub(super) fn joined_seats(&self) -> impl Iterator<Item = u32> + use<'_> {
+        self.waiting.keys().copied()
+    }
+
     /// Ranks that have joined and wait.
     pub(super) fn joined(&self) -> usize {
         self.waiting.len()
@@ -215,6 +220,9 @@ impl Ledger {
             job.record.started_at_ms = self.now.unix_ms;
         }
         job.record.formed = true;
+        if let Some(recovery) = &mut job.recovery {
+            recovery.form(self.now.at);
+        }
         job.record.state = State::Running;
         job.attach_until = None;
         let source = match plan.source {

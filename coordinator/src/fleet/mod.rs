@@ -18,7 +18,11 @@ mod actor;
 mod checkpoints;
 mod closing;
 mod cluster;
+<<<<<<< HEAD
 mod halting;
+=======
+mod deadlines;
+>>>>>>> main
 mod handle;
 mod job;
 mod lease;
@@ -31,10 +35,12 @@ mod reconcile;
 mod requests;
 mod ring;
 mod sessions;
+mod standstill;
 mod view;
 mod wants;
 
 pub use actor::{Task, start};
+pub use deadlines::Deadlines;
 pub use handle::{Handle, Submission};
 pub use lease::Lease;
 pub(crate) use view::event as event_view;
@@ -50,6 +56,9 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A node unheard of for this long is lost.
     pub lease: Duration,
+    /// A node whose agent's connection closed is lost unless it is back within this time. Never longer
+    /// than the lease.
+    pub session_grace: Duration,
     /// Time ranks get to checkpoint and stop before they are killed.
     pub grace: Duration,
     /// Faults in a row without progress after which a node takes no more ranks; zero for never.
@@ -57,6 +66,8 @@ pub struct Config {
     pub exclude_after: u32,
     /// Build id that agents must have; absent to take any.
     pub build_id: Option<String>,
+    /// How long a rank may stand still before it counts as hung.
+    pub deadlines: Deadlines,
 }
 
 impl Default for Config {
@@ -64,9 +75,11 @@ impl Default for Config {
         Self {
             heartbeat: Duration::from_secs(1),
             lease: Duration::from_secs(5),
+            session_grace: Duration::from_secs(2),
             grace: Duration::from_secs(30),
             exclude_after: 3,
             build_id: None,
+            deadlines: Deadlines::default(),
         }
     }
 }

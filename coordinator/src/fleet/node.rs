@@ -25,6 +25,8 @@ pub(super) struct Node {
     /// Runs on while the agent is away.
     pub(super) lease: Lease,
     pub(super) last_heartbeat_ms: i64,
+    /// Its agent was told to end and takes no rank any more.
+    pub(super) leaving: bool,
     pub(super) processes: BTreeMap<RankKey, Process>,
     /// Faults in a row that lie at its door.
     pub(super) faults: Option<Faults>,

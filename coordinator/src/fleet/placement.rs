@@ -54,7 +54,9 @@ impl Cluster {
         let nodes = self
             .nodes
             .iter()
-            .filter(|(_, node)| node.session.is_some() && !node.lease.is_expired(now))
+            .filter(|(_, node)| {
+                node.session.is_some() && !node.leaving && !node.lease.is_expired(now)
+            })
             .map(|(name, node)| scheduler::Node {
                 name: name.clone(),
                 slots: node.slots,

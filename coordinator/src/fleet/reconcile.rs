@@ -20,7 +20,14 @@ impl Cluster {
         self.expire_leases();
         self.expire_missing();
         self.reattach();
+<<<<<<< HEAD
         self.recover_jobs();
+=======
+        self.judge_standstills();
+        for job in self.jobs.values_mut().filter(|job| !job.lost.is_empty()) {
+            self.ledger.recover(job);
+        }
+>>>>>>> main
         self.end_jobs();
         self.place();
         self.stop_what_is_not_wanted();
@@ -37,6 +44,7 @@ impl Cluster {
                 session.outbound.is_closed() || session.outbound.capacity() == 0
             });
             let expired = node.lease.is_expired(now);
+            let was_open = node.session.is_some();
             if (stuck || expired)
                 && let Some(session) = node.session.take()
             {
@@ -46,15 +54,27 @@ impl Cluster {
             if !expired {
                 continue;
             }
+            let how = match was_open {
+                true => format!(
+                    "its node was not heard of for {:.1} s",
+                    self.config.lease.as_secs_f64()
+                ),
+                false => "its agent's connection closed and did not come back".to_owned(),
+            };
             for ((job_id, rank), process) in std::mem::take(&mut node.processes) {
                 let Some(job) = self.jobs.get_mut(&job_id) else { continue };
                 if !process.doomed && job.sits(rank, name) && !job.is_done(rank) {
                     let counts = process.generation == job.generation();
+<<<<<<< HEAD
                     let how = format!(
                         "its node was not heard of for {:.1} s",
                         self.config.lease.as_secs_f64()
                     );
                     self.ledger.lose_blameless(job, rank, how, counts);
+=======
+                    let how = how.clone();
+                    self.ledger.lose(job, rank, how, counts);
+>>>>>>> main
                 }
             }
         }
@@ -156,8 +176,7 @@ impl Cluster {
             } else if job.record.halt.is_some() && alive == 0 {
                 self.ledger.halted(job);
             } else if all_done && !job.is_stopping() {
-                let reason = "all ranks ended without handing in a summary; see the job's logs";
-                self.ledger.fail(job, reason);
+                self.ledger.stopped_by_others(job);
             }
         }
     }

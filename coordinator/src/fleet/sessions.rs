@@ -40,7 +40,11 @@ impl Cluster {
             session: Some(Session { id, outbound }),
             lease: Lease::new(self.config.lease, now.at),
             last_heartbeat_ms: now.unix_ms,
+<<<<<<< HEAD
             faults: known.as_ref().and_then(|node| node.faults.clone()),
+=======
+            leaving: false,
+>>>>>>> main
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
@@ -147,6 +151,7 @@ impl Cluster {
                 job.metrics = Some(metrics);
                 job.changed = true;
             }
+            job.movement.observe(status.rank, &status, now.at);
             let slot = &mut job.statuses[status.rank as usize];
             let differs = slot.as_ref().is_none_or(|old| {
                 (old.step, old.phase, old.pid) != (status.step, status.phase, status.pid)
@@ -183,6 +188,7 @@ impl Cluster {
         }
         if exited.code == Some(0) {
             job.record.done[exited.rank as usize] = true;
+            job.movement.forget(exited.rank);
             job.dirty = true;
             return;
         }
@@ -196,11 +202,21 @@ impl Cluster {
         self.ledger.lose(job, exited.rank, how, counts);
     }
 
+    /// An agent was told to end: its ranks checkpoint and stop with their jobs, and get no seat there
+    /// any more.
+    pub(super) fn leave(&mut self, session: u64, leaving: &v1::Leaving) {
+        let Some(name) = self.sessions.get(&session) else { return };
+        let node = self.nodes.get_mut(name).expect("sessions belong to nodes");
+        tracing::info!(node = %name, grace_ms = leaving.grace_ms, reason = %leaving.reason, "an agent leaves");
+        node.leaving = true;
+    }
+
     pub(super) fn close(&mut self, session: u64) {
         let Some(name) = self.sessions.remove(&session) else { return };
         let node = self.nodes.get_mut(&name).expect("sessions belong to nodes");
         node.session = None;
-        tracing::warn!(node = %name, session, "an agent's session ended; its lease runs on");
+        node.lease.shorten(self.config.session_grace, self.ledger.now.at);
+        tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
     }
 }
 

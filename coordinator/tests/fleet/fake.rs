@@ -30,7 +30,8 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
 
 /// Intervals under which only a test's own doing ends a lease.
 pub(crate) fn patient() -> Config {
-    Config { heartbeat: Duration::from_millis(50), lease: DEADLINE * 4, ..Config::default() }
+    let (heartbeat, lease) = (Duration::from_millis(50), DEADLINE * 4);
+    Config { heartbeat, lease, session_grace: lease, ..Config::default() }
 }
 
 /// Intervals under which a silent agent is soon lost.
@@ -98,10 +99,13 @@ impl Coordinator {
         self.until(job_id, state.as_str_name(), |job| job.state() == state).await
     }
 
-    pub(crate) async fn kinds(&mut self, job_id: &str) -> Vec<String> {
+    pub(crate) async fn events(&mut self, job_id: &str) -> Vec<v1::Event> {
         let request = v1::EventsRequest { job_id: job_id.to_owned() };
-        let events = self.jobs.events(request).await.unwrap().into_inner().events;
-        events.into_iter().map(|event| event.kind).collect()
+        self.jobs.events(request).await.unwrap().into_inner().events
+    }
+
+    pub(crate) async fn kinds(&mut self, job_id: &str) -> Vec<String> {
+        self.events(job_id).await.into_iter().map(|event| event.kind).collect()
     }
 
     pub(crate) async fn cancel(&mut self, job_id: &str) -> v1::Job {
@@ -208,6 +212,10 @@ impl Agent {
     /// Reports these ranks from now on.
     pub(crate) fn report(&self, ranks: Vec<v1::RankStatus>) {
         *self.ranks.lock().unwrap() = ranks;
+    }
+
+    pub(crate) async fn say(&self, message: FromAgent) {
+        self.sender.send(v1::AgentMessage { message: Some(message) }).await.unwrap();
     }
 
     /// The next message, whatever it is.

@@ -186,19 +186,6 @@ async fn jobs_queue_by_priority_and_then_by_age() {
 }
 
 #[tokio::test]
-async fn ranks_that_end_well_without_a_summary_are_no_success() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
-    let running = run_two(&mut coordinator, &mut agent).await;
-    for start in &running.starts {
-        agent.exit(exited(start, 0)).await;
-    }
-    let job = coordinator.until_state(&running.job_id, JobState::Failed).await;
-    assert!(job.reason.contains("without handing in a summary"), "{}", job.reason);
-}
-
-#[tokio::test]
 async fn a_waiting_join_is_answered_when_the_job_is_cancelled() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;

@@ -15,4 +15,5 @@ mod nodes;
 mod people;
 mod recovery;
 mod restart;
+mod standstill;
 mod upgrade;
