@@ -24,9 +24,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let mut options =
         ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
     options.insecure = args.insecure;
-<<<<<<< HEAD
     options.intervals.exclude_after = args.exclude_after;
-=======
     for deadline in &args.deadline {
         let deadlines = &mut options.intervals.deadlines;
         match deadline.phase {
@@ -34,7 +32,6 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
             None => deadlines.first_step = deadline.time,
         }
     }
->>>>>>> main
     let server_error = |source: ringmaster::server::Error| Error::Server {
         state_dir: args.state_dir.clone(),
         source: Box::new(source),

@@ -27,6 +27,9 @@ pub(super) struct Cluster {
     pub(super) last_session: u64,
     pub(super) last_sequence: u64,
     pub(super) last_batch: Instant,
+    pub(super) last_settled: Instant,
+    /// Something arrived since then that settling could make a difference to.
+    pub(super) unsettled: bool,
     pub(super) ledger: Ledger,
 }
 
@@ -45,6 +48,8 @@ impl Cluster {
             last_session: 0,
             last_sequence: 0,
             last_batch: now.at,
+            last_settled: now.at,
+            unsettled: true,
             ledger,
         };
         for record in loaded.jobs {
@@ -111,6 +116,8 @@ impl Cluster {
 
     /// Takes in one command.
     pub(super) fn apply(&mut self, command: Command) {
+        // Ten thousand agents send as many heartbeats a second, and next to none of them matters.
+        self.unsettled |= !matches!(command, Command::Heartbeat(..));
         match command {
             Command::Submit(submission, reply) => {
                 let answer = self.submit(*submission);

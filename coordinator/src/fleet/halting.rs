@@ -91,6 +91,7 @@ impl Ledger {
         }
         job.lost.clear();
         job.kill_at = None;
+        job.recovery = None;
         job.record.formed = false;
         job.record.high_step = job.high_step;
         self.refuse_waiting(job);

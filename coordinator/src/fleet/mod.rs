@@ -18,11 +18,8 @@ mod actor;
 mod checkpoints;
 mod closing;
 mod cluster;
-<<<<<<< HEAD
-mod halting;
-=======
 mod deadlines;
->>>>>>> main
+mod halting;
 mod handle;
 mod job;
 mod lease;

@@ -1,10 +1,12 @@
-//! Desired, observed, difference: run after every batch and every tick, and harmless to repeat.
+//! Desired, observed, difference: run after every batch but those of mere heartbeats, and at every
+//! tick; harmless to repeat.
 //!
 //! Phases, in order: (1) what has silently gone becomes a loss; (2) every job that lost ranks
 //! recovers or fails, and every job whose ranks have all ended ends; (3) seats are given to ranks,
 //! in `placement`; (4) agents are told what differs from what they run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
@@ -15,19 +17,23 @@ use super::node::{Presence, Process, RankKey, Stop};
 use crate::state::State;
 
 impl Cluster {
+    /// Settles if something arrived that can make a difference, or the last time is `tick` ago.
+    pub(super) fn settle_if_due(&mut self, tick: Duration) {
+        let now = self.ledger.now.at;
+        if self.unsettled || now.saturating_duration_since(self.last_settled) >= tick {
+            self.settle();
+        }
+    }
+
     /// Brings everything as far as it can come without further news.
-    pub(super) fn settle(&mut self) {
+    fn settle(&mut self) {
+        self.unsettled = false;
+        self.last_settled = self.ledger.now.at;
         self.expire_leases();
         self.expire_missing();
         self.reattach();
-<<<<<<< HEAD
-        self.recover_jobs();
-=======
         self.judge_standstills();
-        for job in self.jobs.values_mut().filter(|job| !job.lost.is_empty()) {
-            self.ledger.recover(job);
-        }
->>>>>>> main
+        self.recover_jobs();
         self.end_jobs();
         self.place();
         self.stop_what_is_not_wanted();
@@ -65,16 +71,7 @@ impl Cluster {
                 let Some(job) = self.jobs.get_mut(&job_id) else { continue };
                 if !process.doomed && job.sits(rank, name) && !job.is_done(rank) {
                     let counts = process.generation == job.generation();
-<<<<<<< HEAD
-                    let how = format!(
-                        "its node was not heard of for {:.1} s",
-                        self.config.lease.as_secs_f64()
-                    );
-                    self.ledger.lose_blameless(job, rank, how, counts);
-=======
-                    let how = how.clone();
-                    self.ledger.lose(job, rank, how, counts);
->>>>>>> main
+                    self.ledger.lose_blameless(job, rank, how.clone(), counts);
                 }
             }
         }
@@ -169,10 +166,11 @@ impl Cluster {
             let alive = alive.get(job_id).copied().unwrap_or(0);
             let members = job.members();
             let all_done = !members.is_empty() && members.iter().all(|seat| job.is_done(*seat));
-            if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
-                self.ledger.end(job, State::Cancelled, &reason);
-            } else if all_done && job.is_finished() {
+            // Before all else: the summary was taken, and a cancellation came too late.
+            if job.is_finished() && (all_done || (job.is_stopping() && alive == 0)) {
                 self.ledger.end(job, State::Succeeded, "the run reached its end");
+            } else if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
+                self.ledger.end(job, State::Cancelled, &reason);
             } else if job.record.halt.is_some() && alive == 0 {
                 self.ledger.halted(job);
             } else if all_done && !job.is_stopping() {

@@ -40,11 +40,8 @@ impl Cluster {
             session: Some(Session { id, outbound }),
             lease: Lease::new(self.config.lease, now.at),
             last_heartbeat_ms: now.unix_ms,
-<<<<<<< HEAD
             faults: known.as_ref().and_then(|node| node.faults.clone()),
-=======
             leaving: false,
->>>>>>> main
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
@@ -142,6 +139,8 @@ impl Cluster {
                 continue;
             }
             job.progress(status.step);
+            // A recovery is followed closely, and a ring that broke is acted on at once.
+            self.unsettled |= job.recovery.is_some() || status.phase() == v1::Phase::Join;
             let is_over =
                 |faults: &Faults| faults.job_id == status.job_id && status.step > faults.step;
             if node.faults.as_ref().is_some_and(is_over) {
