@@ -40,7 +40,11 @@ pub(crate) enum Command {
     Events(Events),
     /// Ask a job to save its state and stop
     Cancel(Cancel),
-    /// List the nodes of the cluster
+    /// Ask a job to save its state, stop, and wait until it is resumed
+    Pause(Pause),
+    /// Put a paused job back into the queue
+    Resume(Resume),
+    /// List the nodes of the cluster, or close and open them
     Nodes(Nodes),
     /// Check manifests without running anything
     Validate(Validate),
@@ -105,6 +109,10 @@ pub(crate) struct Coordinator {
     /// Allow listeners that are not on the loopback interface, although there is no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Faults in a row, without a new step between them, after which a node takes no more ranks; 0
+    /// for never
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(crate) exclude_after: u32,
     /// Log as JSON lines
     #[arg(long)]
     pub(crate) log_json: bool,
@@ -219,10 +227,69 @@ pub(crate) struct Cancel {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Pause {
+    /// Id of the job
+    pub(crate) job: String,
+    /// Why, for the job's history
+    #[arg(long, default_value = "paused from the command line")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// Id of the job
+    pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Nodes {
+    /// What to do; without it the nodes are listed
+    #[command(subcommand)]
+    pub(crate) command: Option<NodesCommand>,
+    #[command(flatten)]
+    pub(crate) list: ListNodes,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesCommand {
+    /// List the nodes of the cluster
+    #[command(visible_alias = "list")]
+    Ls(ListNodes),
+    /// Let a node take no more ranks; those it has leave at their jobs' next checkpoints
+    Drain(Drain),
+    /// Let a node take ranks again, after a drain or after it was excluded for its faults
+    Undrain(Undrain),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListNodes {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// Name of the node
+    pub(crate) node: String,
+    /// Why, for listings and the histories of the jobs on it
+    #[arg(long, default_value = "drained from the command line")]
+    pub(crate) reason: String,
+    #[command(flatten)]
+    pub(crate) remote: Remote,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Undrain {
+    /// Name of the node
+    pub(crate) node: String,
     #[command(flatten)]
     pub(crate) remote: Remote,
 }
@@ -247,6 +314,26 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nodes_lists_them_unless_it_is_told_what_else_to_do() {
+        let parse = |words: &[&str]| match Cli::try_parse_from(words).unwrap().command {
+            Command::Nodes(nodes) => nodes,
+            other => panic!("{other:?}"),
+        };
+        let listing = parse(&["ringmaster", "nodes", "--json"]);
+        assert!(listing.command.is_none() && listing.list.json);
+        let words = ["ringmaster", "nodes", "drain", "n0", "--coordinator", "http://10.0.0.1:1"];
+        match parse(&words).command {
+            Some(NodesCommand::Drain(drain)) => {
+                assert_eq!(
+                    (drain.node.as_str(), drain.remote.coordinator.as_str()),
+                    ("n0", words[5])
+                );
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

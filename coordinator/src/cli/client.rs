@@ -3,7 +3,8 @@
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::{
     self, CancelRequest, EventsRequest, GetRequest, Job, ListRequest, LogsRequest, NodesRequest,
-    SubmitRequest, WatchRequest, jobs_client::JobsClient,
+    PauseRequest, ResumeRequest, SetNodeRequest, SubmitRequest, WatchRequest,
+    jobs_client::JobsClient,
 };
 use tonic::transport::{Channel, Endpoint};
 
@@ -68,6 +69,20 @@ impl Client {
         Ok(reply.into_inner())
     }
 
+    /// Asks a job to save its state, stop, and wait until it is resumed.
+    pub(crate) async fn pause(&self, job_id: &str, reason: &str) -> Result<Job, Error> {
+        let request = PauseRequest { job_id: job_id.to_owned(), reason: reason.to_owned() };
+        let reply = self.jobs.clone().pause(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner())
+    }
+
+    /// Puts a paused job back into the queue.
+    pub(crate) async fn resume(&self, job_id: &str) -> Result<Job, Error> {
+        let request = ResumeRequest { job_id: job_id.to_owned() };
+        let reply = self.jobs.clone().resume(request).await.map_err(|status| self.error(status))?;
+        Ok(reply.into_inner())
+    }
+
     /// Opens the stream of a job's log lines.
     pub(crate) async fn logs(
         &self,
@@ -88,6 +103,19 @@ impl Client {
     pub(crate) async fn nodes(&self) -> Result<Vec<v1::Node>, Error> {
         let reply = self.jobs.clone().nodes(NodesRequest {}).await;
         Ok(reply.map_err(|status| self.error(status))?.into_inner().nodes)
+    }
+
+    /// Lets a node take ranks, or no more.
+    pub(crate) async fn set_node(
+        &self,
+        node: &str,
+        usable: bool,
+        reason: &str,
+    ) -> Result<v1::Node, Error> {
+        let (node, reason) = (node.to_owned(), reason.to_owned());
+        let request = SetNodeRequest { node, usable, reason };
+        let reply = self.jobs.clone().set_node(request).await;
+        Ok(reply.map_err(|status| self.error(status))?.into_inner())
     }
 
     /// Maps the coordinator's answer to the error a person reads.

@@ -24,6 +24,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let mut options =
         ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
     options.insecure = args.insecure;
+    options.intervals.exclude_after = args.exclude_after;
     for deadline in &args.deadline {
         let deadlines = &mut options.intervals.deadlines;
         match deadline.phase {

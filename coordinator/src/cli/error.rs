@@ -57,8 +57,14 @@ pub(crate) enum Error {
     )]
     Unreachable { url: String, why: String },
     /// The coordinator does not know what was asked for.
-    #[error("{message}; `ringmaster ls --all` lists every job")]
+    #[error("{message}; `ringmaster ls --all` lists every job, `ringmaster nodes` every node")]
     NotFound { message: String },
+    /// What was to be resumed has ended.
+    #[error(
+        "{message}; to go on from its newest checkpoint as a new job, submit its manifest again: \
+         `ringmaster submit JOB.yaml --resume {job_id}`"
+    )]
+    Ended { job_id: String, message: String },
     /// The coordinator refused a request.
     #[error("the coordinator refused the request ({code}): {message}")]
     Refused { code: tonic::Code, message: String },
@@ -137,7 +143,9 @@ impl Error {
             | Self::ResumeConflict { .. }
             | Self::Insecure { .. }
             | Self::CoordinatorUrl { .. } => exit_code::REFUSED,
-            Self::Refused { code: tonic::Code::InvalidArgument, .. } => exit_code::REFUSED,
+            Self::Refused { code: tonic::Code::InvalidArgument, .. } | Self::Ended { .. } => {
+                exit_code::REFUSED
+            }
             Self::Unreachable { .. } => exit_code::UNREACHABLE,
             Self::NotFound { .. } => exit_code::NOT_FOUND,
             Self::JobCancelled { .. } | Self::Stopped { .. } | Self::Interrupted { .. } => {

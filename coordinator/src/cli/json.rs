@@ -27,6 +27,8 @@ pub(crate) fn job(job: &Job) -> Value {
         "reason": job.reason,
         "generation": job.generation.as_ref().map(ToString::to_string),
         "world_size": job.world_size,
+        "max_ranks": job.max_ranks,
+        "min_ranks": job.min_ranks,
         "priority": job.priority,
         "labels": sorted(&job.labels),
         "submitted_at_ms": time(job.submitted_at_ms),
@@ -73,6 +75,7 @@ pub(crate) fn node(node: &Node) -> Value {
     json!({
         "node": node.node, "slots": node.slots, "free_slots": node.free_slots,
         "accelerator": node.accelerator, "connected": node.connected,
+        "availability": node.availability,
         "address": node.address, "last_heartbeat_ms": time(node.last_heartbeat_ms),
     })
 }

@@ -32,7 +32,7 @@ fn job_table(jobs: &[Job], now_ms: i64) -> String {
         table.add_row([
             job.job_id.clone(),
             state_word(job.state()).to_owned(),
-            job.world_size.to_string(),
+            ranks(job),
             metrics.map_or_else(
                 || "–".to_owned(),
                 |now| format!("{}/{}", thousands(now.step), thousands(now.total_steps)),
@@ -75,7 +75,10 @@ fn description(job: &Job) -> String {
     field("Job", job.job_id.clone());
     field("State", state_word(job.state()).to_owned());
     field("Reason", job.reason.clone());
-    field("Ranks", job.world_size.to_string());
+    field("Ranks", ranks(job));
+    if job.min_ranks < job.max_ranks {
+        field("Elastic", format!("{} to {} ranks", job.min_ranks, job.max_ranks));
+    }
     field("Priority", job.priority.to_string());
     field("Labels", labels(job));
     field("Generation", job.generation.as_ref().map_or_else(String::new, ToString::to_string));
@@ -114,6 +117,14 @@ fn description(job: &Job) -> String {
     lines.join("\n")
 }
 
+/// Ranks as they are, and how many it asks for if those are more.
+fn ranks(job: &Job) -> String {
+    match job.world_size < job.max_ranks {
+        true => format!("{}/{}", job.world_size, job.max_ranks),
+        false => job.world_size.to_string(),
+    }
+}
+
 fn labels(job: &Job) -> String {
     let mut labels: Vec<String> =
         job.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -122,7 +133,7 @@ fn labels(job: &Job) -> String {
 }
 
 /// Lists the nodes.
-pub(crate) async fn nodes(args: &args::Nodes) -> Result<(), Error> {
+pub(crate) async fn nodes(args: &args::ListNodes) -> Result<(), Error> {
     let mut nodes = Client::new(&args.remote.coordinator)?.nodes().await?;
     nodes.sort_by(|a, b| a.node.cmp(&b.node));
     if args.json {
@@ -137,18 +148,32 @@ pub(crate) async fn nodes(args: &args::Nodes) -> Result<(), Error> {
 
 fn node_table(nodes: &[Node], now_ms: i64) -> String {
     let mut table = plain_table(["NODE", "STATE", "FREE", "SLOTS", "KIND", "ADDRESS", "HEARTBEAT"]);
+    let mut closed = Vec::new();
     for node in nodes {
         table.add_row([
             node.node.clone(),
-            if node.connected { "connected" } else { "lost" }.to_owned(),
+            node_word(node).to_owned(),
             node.free_slots.to_string(),
             node.slots.to_string(),
             node.accelerator.clone(),
             node.address.clone(),
             ago(node.last_heartbeat_ms, now_ms),
         ]);
+        if node.availability.contains(':') {
+            closed.push(format!("\n{} is {}", node.node, node.availability));
+        }
     }
-    table.to_string()
+    format!("{table}{}", closed.concat())
+}
+
+/// A node's state as one word; JSON has the reason.
+fn node_word(node: &Node) -> &str {
+    let word = node.availability.split(':').next().unwrap_or_default();
+    match (word, node.connected) {
+        ("drained" | "excluded", true) => word,
+        (_, true) => "connected",
+        (_, false) => "lost",
+    }
 }
 
 /// Returns a table without lines, as `ps` and `kubectl` print.
@@ -200,6 +225,23 @@ mod tests {
             assert!(row.contains(part), "{part} in {table}");
         }
         assert!(table.lines().all(|line| line.trim_end().chars().count() <= 80), "{table}");
+    }
+
+    #[test]
+    fn a_shrunk_job_and_a_closed_node_show_it() {
+        let mut job = example();
+        (job.min_ranks, job.max_ranks) = (1, 4);
+        assert!(job_table(&[job.clone()], 0).contains(" 2/4 "), "{}", job_table(&[job.clone()], 0));
+        assert!(description(&job).contains("Elastic      1 to 4 ranks"), "{}", description(&job));
+        let node = Node {
+            node: "n0".to_owned(),
+            connected: true,
+            availability: "excluded: 3 faults".to_owned(),
+            ..Node::default()
+        };
+        let table = node_table(&[node], 0);
+        assert!(table.contains("n0    excluded"), "{table}");
+        assert!(table.ends_with("n0 is excluded: 3 faults"), "{table}");
     }
 
     #[test]

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use ringmaster_proto::v1::JobState;
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
@@ -63,7 +64,9 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
         Command::Logs(args) => logs::logs(args).await,
         Command::Events(args) => logs::events(args).await,
         Command::Cancel(args) => cancel(args).await,
-        Command::Nodes(args) => listing::nodes(args).await,
+        Command::Pause(args) => pause(args).await,
+        Command::Resume(args) => resume(args).await,
+        Command::Nodes(args) => nodes(args).await,
         Command::Validate(args) => validate(&args.manifests, args.data),
         Command::Schema => schema(),
     }
@@ -110,6 +113,45 @@ async fn cancel(args: &args::Cancel) -> Result<(), Error> {
     } else {
         format!("{} ({state}) saves its state and stops", job.job_id)
     })
+}
+
+async fn pause(args: &args::Pause) -> Result<(), Error> {
+    let client = client::Client::new(&args.remote.coordinator)?;
+    let job = client.pause(&args.job, &args.reason).await?;
+    let state = text::state_word(job.state());
+    output::print(&match job.state() {
+        JobState::Paused => format!("{} is paused; `ringmaster resume` it", job.job_id),
+        _ => format!("{} ({state}) saves its state and pauses", job.job_id),
+    })
+}
+
+async fn resume(args: &args::Resume) -> Result<(), Error> {
+    let client = client::Client::new(&args.remote.coordinator)?;
+    let job = client.resume(&args.job).await.map_err(|error| match error {
+        // What goes on from an ended job's checkpoint is another job.
+        Error::Refused { code: tonic::Code::FailedPrecondition, message } => {
+            Error::Ended { job_id: args.job.clone(), message }
+        }
+        other => other,
+    })?;
+    output::print(&format!("{} ({}): {}", job.job_id, text::state_word(job.state()), job.reason))
+}
+
+async fn nodes(args: &args::Nodes) -> Result<(), Error> {
+    match &args.command {
+        None => listing::nodes(&args.list).await,
+        Some(args::NodesCommand::Ls(args)) => listing::nodes(args).await,
+        Some(args::NodesCommand::Drain(args)) => {
+            let client = client::Client::new(&args.remote.coordinator)?;
+            let node = client.set_node(&args.node, false, &args.reason).await?;
+            output::print(&format!("{} takes no more ranks ({})", node.node, node.availability))
+        }
+        Some(args::NodesCommand::Undrain(args)) => {
+            let client = client::Client::new(&args.remote.coordinator)?;
+            let node = client.set_node(&args.node, true, "").await?;
+            output::print(&format!("{} takes ranks again ({})", node.node, node.availability))
+        }
+    }
 }
 
 fn ended_word(state: &str) -> String {

@@ -62,7 +62,7 @@ impl Progress {
         match &mut self.output {
             Output::Bar(bar) => draw(bar, job),
             Output::Lines { interval, last } => {
-                if state_changed && matches!(state, JobState::Queued | JobState::Recovering) {
+                if state_changed && is_worth_a_line(state) {
                     write_line(&waiting_text(job));
                 }
                 let Some(metrics) = &job.metrics else { return };
@@ -168,6 +168,14 @@ fn second_line_text(metrics: &StepMetrics) -> String {
         text.push_str(&format!(" · {} replaced", metrics.substituted));
     }
     text
+}
+
+/// States in which nothing is printed for a while, and a person wants to know why.
+fn is_worth_a_line(state: JobState) -> bool {
+    matches!(
+        state,
+        JobState::Queued | JobState::Recovering | JobState::Preempting | JobState::Paused
+    )
 }
 
 fn waiting_text(job: &Job) -> String {

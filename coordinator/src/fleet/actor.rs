@@ -89,7 +89,7 @@ async fn run(
         for command in batch {
             cluster.apply(command);
         }
-        cluster.settle();
+        cluster.settle_if_due(tick);
 
         // ---- Durable first, told afterwards
         let (changes, effects) = cluster.flush();

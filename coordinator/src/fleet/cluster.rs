@@ -9,7 +9,7 @@ use super::ledger::{Effect, Ledger, Now};
 use super::node::Node;
 use super::wants::Wants;
 use super::{Config, Error};
-use crate::state::{Change, Loaded, State};
+use crate::state::{Change, Closure, Loaded, State};
 
 /// Jobs, nodes, and the ledger of the batch that is being worked on.
 pub(super) struct Cluster {
@@ -20,11 +20,16 @@ pub(super) struct Cluster {
     pub(super) requests: BTreeMap<String, String>,
     /// By name.
     pub(super) nodes: BTreeMap<String, Node>,
+    /// Nodes that take no ranks, by name.
+    pub(super) closures: BTreeMap<String, Closure>,
     /// Node names by open session.
     pub(super) sessions: BTreeMap<u64, String>,
     pub(super) last_session: u64,
     pub(super) last_sequence: u64,
     pub(super) last_batch: Instant,
+    pub(super) last_settled: Instant,
+    /// Something arrived since then that settling could make a difference to.
+    pub(super) unsettled: bool,
     pub(super) ledger: Ledger,
 }
 
@@ -38,10 +43,13 @@ impl Cluster {
             jobs: BTreeMap::new(),
             requests: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            closures: loaded.closures,
             sessions: BTreeMap::new(),
             last_session: 0,
             last_sequence: 0,
             last_batch: now.at,
+            last_settled: now.at,
+            unsettled: true,
             ledger,
         };
         for record in loaded.jobs {
@@ -75,8 +83,13 @@ impl Cluster {
             let reason = format!("this coordinator cannot read the job's stored manifest: {error}");
             self.ledger.fail(&mut job, &reason);
         } else if placed {
-            job.attach_until = Some(self.ledger.now.at + 2 * self.config.lease);
-            job.record.state = State::Recovering;
+            let now = self.ledger.now.at;
+            job.attach_until = Some(now + 2 * self.config.lease);
+            if job.is_stopping() {
+                job.kill_at = Some(now + self.config.grace);
+            } else {
+                job.record.state = State::Recovering;
+            }
             let reason = "the coordinator restarted; waiting for the job's ranks to come back";
             job.record.reason = reason.to_owned();
             self.ledger.event(&mut job, "reattaching", reason.to_owned());
@@ -103,6 +116,8 @@ impl Cluster {
 
     /// Takes in one command.
     pub(super) fn apply(&mut self, command: Command) {
+        // Ten thousand agents send as many heartbeats a second, and next to none of them matters.
+        self.unsettled |= !matches!(command, Command::Heartbeat(..));
         match command {
             Command::Submit(submission, reply) => {
                 let answer = self.submit(*submission);
@@ -122,6 +137,18 @@ impl Cluster {
             }
             Command::Cancel { job_id, reason, reply } => {
                 let answer = self.cancel(&job_id, reason);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Pause { job_id, reason, reply } => {
+                let answer = self.pause(&job_id, reason);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Resume(job_id, reply) => {
+                let answer = self.resume(&job_id);
+                self.ledger.reply(reply, answer);
+            }
+            Command::SetNode(request, reply) => {
+                let answer = self.set_node(request);
                 self.ledger.reply(reply, answer);
             }
             Command::Nodes(reply) => {

@@ -30,6 +30,9 @@ pub(super) enum Command {
     List { include_ended: bool, reply: Reply<Vec<v1::Job>> },
     Watch(String, Reply<mpsc::Receiver<v1::JobUpdate>>),
     Cancel { job_id: String, reason: String, reply: Reply<v1::Job> },
+    Pause { job_id: String, reason: String, reply: Reply<v1::Job> },
+    Resume(String, Reply<v1::Job>),
+    SetNode(v1::SetNodeRequest, Reply<v1::Node>),
     Nodes(Reply<Vec<v1::Node>>),
     Open(Box<v1::Register>, mpsc::Sender<v1::CoordinatorMessage>, Reply<u64>),
     Heartbeat(u64, v1::Heartbeat),
@@ -106,7 +109,31 @@ impl Handle {
         self.ask(|reply| Command::Cancel { job_id, reason, reply }).await
     }
 
-    /// Returns the nodes seen since the coordinator started.
+    /// Asks a job to checkpoint, stop, and wait until it is resumed.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::NotLive`] for one that has ended.
+    pub async fn pause(&self, job_id: String, reason: String) -> Result<v1::Job, Error> {
+        self.ask(|reply| Command::Pause { job_id, reason, reply }).await
+    }
+
+    /// Puts a paused job back into the queue; one that is not paused is returned as it is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::NotLive`] for one that has ended.
+    pub async fn resume(&self, job_id: String) -> Result<v1::Job, Error> {
+        self.ask(|reply| Command::Resume(job_id, reply)).await
+    }
+
+    /// Lets a node take ranks, or no more.
+    ///
+    /// # Errors
+    /// [`Error::UnknownNode`].
+    pub async fn set_node(&self, request: v1::SetNodeRequest) -> Result<v1::Node, Error> {
+        self.ask(|reply| Command::SetNode(request, reply)).await
+    }
+
+    /// Returns the nodes that are closed, and those seen since the coordinator started.
     ///
     /// # Errors
     /// [`Error::Stopped`] only.

@@ -59,6 +59,8 @@ pub(super) struct Loss {
     /// It had reached the current generation; otherwise it is part of the fault that is already
     /// being recovered from, and does not count against the restart budget.
     pub(super) counts: bool,
+    /// The node at whose door it lies; absent when nothing says that its node is to blame.
+    pub(super) blames: Option<String>,
 }
 
 impl Job {
@@ -86,8 +88,15 @@ impl Job {
         }
     }
 
+    /// Its ranks are to checkpoint and stop: for good, or to go on later.
     pub(super) fn is_stopping(&self) -> bool {
-        self.record.cancel_reason.is_some()
+        self.record.cancel_reason.is_some() || self.record.halt.is_some()
+    }
+
+    /// Why its ranks are to stop, if they are.
+    pub(super) fn stop_reason(&self) -> Option<&str> {
+        let halt = self.record.halt.as_ref().map(|halt| halt.reason.as_str());
+        self.record.cancel_reason.as_deref().or(halt)
     }
 
     /// The ring has handed in the summary: no rank's end is a loss any more.

@@ -7,8 +7,20 @@ use super::standstill::Recovery;
 use crate::state::{Change, State};
 
 impl Ledger {
-    /// Notes that a rank's process is gone without having done its work; settling decides.
+    /// Notes that a rank's process has failed; settling decides. If it counts, the fault lies at its
+    /// node's door.
     pub(super) fn lose(&mut self, job: &mut Job, rank: u32, how: String, counts: bool) {
+        let node = job.seat(rank).filter(|_| counts).map(str::to_owned);
+        self.note_loss(job, rank, Loss { how, counts, blames: node });
+    }
+
+    /// Notes that a rank's process is gone, though nothing says that it failed.
+    pub(super) fn lose_blameless(&mut self, job: &mut Job, rank: u32, how: String, counts: bool) {
+        self.note_loss(job, rank, Loss { how, counts, blames: None });
+    }
+
+    fn note_loss(&mut self, job: &mut Job, rank: u32, loss: Loss) {
+        let how = &loss.how;
         if job.record.state.is_ended() || rank >= job.record.ranks {
             return;
         }
@@ -22,7 +34,7 @@ impl Ledger {
         }
         let node = job.seat(rank).unwrap_or("an unknown node").to_owned();
         self.event(job, "rank_lost", format!("rank {rank} on {node}: {how}"));
-        job.lost.insert(rank, Loss { how, counts });
+        job.lost.insert(rank, loss);
     }
 
     /// Opens the next generation for a job that lost ranks, or gives it up. Afterwards the lost
@@ -125,6 +137,7 @@ impl Ledger {
         job.attach_until = None;
         job.kill_at = None;
         self.refuse_waiting(job);
+        job.record.halt = None;
         self.event(job, state.word(), reason.to_owned());
         self.change(Change::ForgetShards {
             job_id: job.record.job_id.clone(),

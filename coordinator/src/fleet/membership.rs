@@ -120,7 +120,12 @@ impl Cluster {
             });
         }
         match job.record.generation {
-            Some(current) if current == given => Ok(job),
+            Some(current) if current == given && job.record.state.is_placed() => Ok(job),
+            Some(current) if current == given => Err(Error::NotLive {
+                job_id: job_id.to_owned(),
+                state: job.record.state.word(),
+                reason: job.record.reason.clone(),
+            }),
             current => Err(Error::Stale {
                 job_id: job_id.to_owned(),
                 given,

@@ -10,13 +10,16 @@
 //! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
 //! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
 //! `membership` (forming a ring) and `ring` (its order), `checkpoints` (granting), `lifecycle`
-//! (losing, recovering, ending), `reconcile` (desired, observed, difference) with `placement` (who
+//! (losing, recovering, ending), `halting` (stopping to go on later), `closing` (nodes that take no
+//! ranks), `reconcile` (desired, observed, difference) with `placement` (who
 //! gets which seat), `view` (what people see).
 
 mod actor;
 mod checkpoints;
+mod closing;
 mod cluster;
 mod deadlines;
+mod halting;
 mod handle;
 mod job;
 mod lease;
@@ -55,6 +58,9 @@ pub struct Config {
     pub session_grace: Duration,
     /// Time ranks get to checkpoint and stop before they are killed.
     pub grace: Duration,
+    /// Faults in a row without progress after which a node takes no more ranks; zero for never.
+    /// The last open node with its accelerator is never excluded: there the restart budget decides.
+    pub exclude_after: u32,
     /// Build id that agents must have; absent to take any.
     pub build_id: Option<String>,
     /// How long a rank may stand still before it counts as hung.
@@ -68,6 +74,7 @@ impl Default for Config {
             lease: Duration::from_secs(5),
             session_grace: Duration::from_secs(2),
             grace: Duration::from_secs(30),
+            exclude_after: 3,
             build_id: None,
             deadlines: Deadlines::default(),
         }
@@ -82,6 +89,12 @@ pub enum Error {
     UnknownJob {
         /// The id asked for.
         job_id: String,
+    },
+    /// No such node.
+    #[error("there is no node {node}: none of this name has registered or is closed")]
+    UnknownNode {
+        /// The name asked for.
+        node: String,
     },
     /// The request belongs to an attempt that is over.
     #[error("generation {given} of job {job_id} has been superseded by {current}")]

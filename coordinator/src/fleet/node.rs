@@ -28,6 +28,18 @@ pub(super) struct Node {
     /// Its agent was told to end and takes no rank any more.
     pub(super) leaving: bool,
     pub(super) processes: BTreeMap<RankKey, Process>,
+    /// Faults in a row that lie at its door.
+    pub(super) faults: Option<Faults>,
+}
+
+/// Faults of a node without progress in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Faults {
+    pub(super) count: u32,
+    /// Whose rank was the last; a step of this job on the node ends the row.
+    pub(super) job_id: String,
+    /// Most steps that job had applied by then.
+    pub(super) step: u64,
 }
 
 impl Node {

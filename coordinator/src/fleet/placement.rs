@@ -7,7 +7,7 @@ use super::job::Job;
 use super::ledger::Ledger;
 use super::node::Node;
 use crate::scheduler::{self, Gang, Problem, Standing, solve};
-use crate::state::State;
+use crate::state::{HaltKind, State};
 
 /// Seats of a job by seat, as the scheduler decided them.
 type Seats = Vec<Option<String>>;
@@ -23,13 +23,23 @@ impl Cluster {
             return;
         }
         let solution = solve(&problem);
+        for (job_id, stop) in &solution.stopped {
+            let job = self.jobs.get_mut(job_id).expect("gangs are jobs");
+            self.ledger.halt(job, HaltKind::Preempt, &stop.to_string(), self.config.grace);
+        }
         for (job_id, seats) in solution.placed {
+            if solution.stopped.contains_key(&job_id) {
+                continue;
+            }
             let changed = self.jobs.get(&job_id).is_some_and(|job| job.record.seats != seats);
             if changed {
                 self.seat(&job_id, seats);
             }
         }
         for (job_id, reason) in solution.waiting {
+            if solution.stopped.contains_key(&job_id) {
+                continue;
+            }
             let job = self.jobs.get_mut(&job_id).expect("gangs are jobs");
             let reason = reason.to_string();
             if job.record.reason != reason {
@@ -52,7 +62,7 @@ impl Cluster {
                 slots: node.slots,
                 strays: self.strays_on(name),
                 accelerator: node.accelerator.clone(),
-                closed: false,
+                closed: self.closures.contains_key(name),
             });
         let gangs = self.jobs.iter().filter_map(|(job_id, job)| {
             Some(Gang {
@@ -94,9 +104,13 @@ impl Cluster {
             job.record.threads = self.threads(&job, &seats);
         }
         for (seat, node) in (0..).zip(seats) {
-            match node {
-                Some(node) if !job.sits(seat, &node) => self.take_seat(&mut job, seat, node),
-                _ => {}
+            if job.seat(seat) == node.as_deref() {
+                continue;
+            }
+            // Of a node that is left; its process is stopped, as it has no place any more.
+            job.vacate(seat);
+            if let Some(node) = node {
+                self.take_seat(&mut job, seat, node);
             }
         }
         self.ledger.seated(&mut job);
@@ -166,8 +180,11 @@ impl Ledger {
         }
         if job.record.formed {
             let ring = job.record.ring.len();
-            let why = format!("growing from {ring} to {taken}{of} ranks ({nodes})");
-            return self.form_anew(job, State::Starting, "growing", &why);
+            let (kind, why) = match taken > ring {
+                true => ("growing", format!("growing from {ring} to {taken}{of} ranks ({nodes})")),
+                false => ("moving", format!("leaving closed nodes for {nodes}, {taken}{of} ranks")),
+            };
+            return self.form_anew(job, State::Starting, kind, &why);
         }
         let generation = job.generation();
         job.record.reason = format!("forming generation {generation} on {nodes}");

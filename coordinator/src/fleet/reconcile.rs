@@ -1,10 +1,12 @@
-//! Desired, observed, difference: run after every batch and every tick, and harmless to repeat.
+//! Desired, observed, difference: run after every batch but those of mere heartbeats, and at every
+//! tick; harmless to repeat.
 //!
 //! Phases, in order: (1) what has silently gone becomes a loss; (2) every job that lost ranks
 //! recovers or fails, and every job whose ranks have all ended ends; (3) seats are given to ranks,
 //! in `placement`; (4) agents are told what differs from what they run.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
@@ -15,15 +17,23 @@ use super::node::{Presence, Process, RankKey, Stop};
 use crate::state::State;
 
 impl Cluster {
+    /// Settles if something arrived that can make a difference, or the last time is `tick` ago.
+    pub(super) fn settle_if_due(&mut self, tick: Duration) {
+        let now = self.ledger.now.at;
+        if self.unsettled || now.saturating_duration_since(self.last_settled) >= tick {
+            self.settle();
+        }
+    }
+
     /// Brings everything as far as it can come without further news.
-    pub(super) fn settle(&mut self) {
+    fn settle(&mut self) {
+        self.unsettled = false;
+        self.last_settled = self.ledger.now.at;
         self.expire_leases();
         self.expire_missing();
         self.reattach();
         self.judge_standstills();
-        for job in self.jobs.values_mut().filter(|job| !job.lost.is_empty()) {
-            self.ledger.recover(job);
-        }
+        self.recover_jobs();
         self.end_jobs();
         self.place();
         self.stop_what_is_not_wanted();
@@ -61,8 +71,7 @@ impl Cluster {
                 let Some(job) = self.jobs.get_mut(&job_id) else { continue };
                 if !process.doomed && job.sits(rank, name) && !job.is_done(rank) {
                     let counts = process.generation == job.generation();
-                    let how = how.clone();
-                    self.ledger.lose(job, rank, how, counts);
+                    self.ledger.lose_blameless(job, rank, how.clone(), counts);
                 }
             }
         }
@@ -90,7 +99,7 @@ impl Cluster {
                 if seen && !process.doomed && job.sits(key.1, name) && !job.is_done(key.1) {
                     let counts = process.generation == job.generation();
                     let how = "its agent came back without it".to_owned();
-                    self.ledger.lose(job, key.1, how, counts);
+                    self.ledger.lose_blameless(job, key.1, how, counts);
                 }
             }
         }
@@ -115,7 +124,7 @@ impl Cluster {
                 .collect();
             if absent.is_empty() {
                 job.attach_until = None;
-                if job.record.formed && job.lost.is_empty() {
+                if job.record.formed && job.lost.is_empty() && !job.is_stopping() {
                     job.record.state = State::Running;
                     job.record.reason = job.strength();
                     let message = format!("all ranks came back in {}", job.generation());
@@ -125,13 +134,23 @@ impl Cluster {
                 job.attach_until = None;
                 for rank in absent {
                     let how = "it did not come back after the coordinator's restart".to_owned();
-                    self.ledger.lose(job, rank, how, true);
+                    self.ledger.lose_blameless(job, rank, how, true);
                 }
             }
         }
     }
 
-    // ---- 2. Jobs whose ranks have all ended
+    // ---- 2. Jobs that lost ranks, and jobs whose ranks have all ended
+
+    fn recover_jobs(&mut self) {
+        let hurt = self.jobs.iter().filter(|(_, job)| !job.lost.is_empty());
+        let hurt: Vec<String> = hurt.map(|(job_id, _)| job_id.clone()).collect();
+        for job_id in hurt {
+            self.blame_node(&job_id);
+            let job = self.jobs.get_mut(&job_id).expect("the job was just found");
+            self.ledger.recover(job);
+        }
+    }
 
     fn end_jobs(&mut self) {
         let mut alive: BTreeMap<&str, usize> = BTreeMap::new();
@@ -147,10 +166,13 @@ impl Cluster {
             let alive = alive.get(job_id).copied().unwrap_or(0);
             let members = job.members();
             let all_done = !members.is_empty() && members.iter().all(|seat| job.is_done(*seat));
-            if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
-                self.ledger.end(job, State::Cancelled, &reason);
-            } else if all_done && job.is_finished() {
+            // Before all else: the summary was taken, and a cancellation came too late.
+            if job.is_finished() && (all_done || (job.is_stopping() && alive == 0)) {
                 self.ledger.end(job, State::Succeeded, "the run reached its end");
+            } else if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
+                self.ledger.end(job, State::Cancelled, &reason);
+            } else if job.record.halt.is_some() && alive == 0 {
+                self.ledger.halted(job);
             } else if all_done && !job.is_stopping() {
                 self.ledger.stopped_by_others(job);
             }
@@ -239,11 +261,11 @@ fn stop_for(job: Option<&Job>, now: std::time::Instant) -> Option<(Stop, String)
         ));
     }
     let overdue = job.kill_at.is_some_and(|at| now >= at);
-    if let Some(reason) = &record.cancel_reason {
+    if let Some(reason) = job.stop_reason() {
         // Ranks that do not form a ring have no common step at which to checkpoint.
         let graceful = record.formed && !overdue;
         let stop = if graceful { Stop::Graceful } else { Stop::Kill };
-        return Some((stop, reason.clone()));
+        return Some((stop, reason.to_owned()));
     }
     let lingers = job.is_finished() && overdue;
     lingers.then(|| (Stop::Kill, "the run is finished, but the rank does not end".to_owned()))

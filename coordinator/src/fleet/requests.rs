@@ -1,5 +1,7 @@
 //! What people ask: submit, list, watch, cancel.
 
+use std::collections::BTreeSet;
+
 use rand::Rng as _;
 use ringmaster_proto::v1;
 use tokio::sync::mpsc;
@@ -85,14 +87,15 @@ impl Cluster {
     pub(super) fn cancel(&mut self, job_id: &str, reason: String) -> Result<v1::Job, Error> {
         let unknown = || Error::UnknownJob { job_id: job_id.to_owned() };
         let job = self.jobs.get_mut(job_id).ok_or_else(unknown)?;
-        if job.record.state.is_ended() || job.is_stopping() || job.is_finished() {
+        let was_asked = job.record.cancel_reason.is_some();
+        if job.record.state.is_ended() || was_asked || job.is_finished() {
             return Ok(view::job(job));
         }
         let reason = if reason.is_empty() { "cancelled by a client".to_owned() } else { reason };
         job.record.cancel_reason = Some(reason.clone());
         job.kill_at = Some(self.ledger.now.at + self.config.grace);
         self.ledger.event(job, "cancelling", reason.clone());
-        if job.record.state == State::Queued {
+        if !job.record.state.is_placed() {
             self.ledger.end(job, State::Cancelled, &reason);
         } else {
             job.record.reason = format!("stopping: {reason}");
@@ -102,14 +105,8 @@ impl Cluster {
     }
 
     pub(super) fn list_nodes(&self) -> Vec<v1::Node> {
-        let now = self.ledger.now.at;
-        self.nodes
-            .iter()
-            .map(|(name, node)| {
-                let used = self.seats_on(name) + self.strays_on(name);
-                view::node(name, node, used, now)
-            })
-            .collect()
+        let known: BTreeSet<&String> = self.nodes.keys().chain(self.closures.keys()).collect();
+        known.into_iter().map(|name| self.view_node(name)).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use ringmaster_proto::v1;
 use tokio::sync::mpsc;
 
 use super::cluster::Cluster;
-use super::node::{Node, Presence, Process, Session};
+use super::node::{Faults, Node, Presence, Process, Session};
 use super::{Error, Lease};
 
 impl Cluster {
@@ -40,6 +40,7 @@ impl Cluster {
             session: Some(Session { id, outbound }),
             lease: Lease::new(self.config.lease, now.at),
             last_heartbeat_ms: now.unix_ms,
+            faults: known.as_ref().and_then(|node| node.faults.clone()),
             leaving: false,
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
@@ -117,7 +118,8 @@ impl Cluster {
             let Some(job) = self.jobs.get_mut(&key.0) else { continue };
             if seen && !process.doomed && job.sits(key.1, &register.node) {
                 let counts = process.generation == job.generation();
-                self.ledger.lose(job, key.1, "its agent was restarted".to_owned(), counts);
+                let how = "its agent was restarted".to_owned();
+                self.ledger.lose_blameless(job, key.1, how, counts);
             }
         }
     }
@@ -137,6 +139,13 @@ impl Cluster {
                 continue;
             }
             job.progress(status.step);
+            // A recovery is followed closely, and a ring that broke is acted on at once.
+            self.unsettled |= job.recovery.is_some() || status.phase() == v1::Phase::Join;
+            let is_over =
+                |faults: &Faults| faults.job_id == status.job_id && status.step > faults.step;
+            if node.faults.as_ref().is_some_and(is_over) {
+                node.faults = None;
+            }
             if let Some(metrics) = status.metrics.take() {
                 job.metrics = Some(metrics);
                 job.changed = true;

@@ -6,7 +6,7 @@ use ringmaster_proto::v1;
 
 use super::job::Job;
 use super::node::Node;
-use crate::state::EventRecord;
+use crate::state::{Closure, EventRecord};
 
 /// A job as the wire shows it.
 pub(super) fn job(job: &Job) -> v1::Job {
@@ -71,14 +71,36 @@ pub(crate) fn event(event: &EventRecord) -> v1::Event {
 }
 
 /// A node as the wire shows it. `used` slots are seats and strays together.
-pub(super) fn node(name: &str, node: &Node, used: u32, now: Instant) -> v1::Node {
+pub(super) fn node(
+    name: &str,
+    node: &Node,
+    used: u32,
+    closure: Option<&Closure>,
+    now: Instant,
+) -> v1::Node {
+    let connected = node.session.is_some() && !node.lease.is_expired(now);
     v1::Node {
         node: name.to_owned(),
         slots: node.slots,
         free_slots: node.slots.saturating_sub(used),
         accelerator: node.accelerator.clone(),
-        connected: node.session.is_some() && !node.lease.is_expired(now),
+        connected,
         address: node.address.clone(),
         last_heartbeat_ms: node.last_heartbeat_ms,
+        availability: availability(closure, connected),
+    }
+}
+
+/// A node that is closed and was not seen since the coordinator started.
+pub(super) fn unseen_node(name: &str, closure: Option<&Closure>) -> v1::Node {
+    let availability = availability(closure, false);
+    v1::Node { node: name.to_owned(), availability, ..v1::Node::default() }
+}
+
+fn availability(closure: Option<&Closure>, connected: bool) -> String {
+    match closure {
+        Some(Closure { kind, reason, .. }) => format!("{}: {reason}", kind.word()),
+        None if connected => "ready".to_owned(),
+        None => "not connected".to_owned(),
     }
 }

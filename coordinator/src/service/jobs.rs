@@ -90,6 +90,28 @@ impl Jobs for JobsService {
         Ok(Response::new(job))
     }
 
+    async fn pause(&self, request: Request<v1::PauseRequest>) -> Result<Response<v1::Job>, Status> {
+        let v1::PauseRequest { job_id, reason } = request.into_inner();
+        let job = self.fleet.pause(job_id, reason).await.map_err(to_status)?;
+        Ok(Response::new(job))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::Job>, Status> {
+        let job = self.fleet.resume(request.into_inner().job_id).await.map_err(to_status)?;
+        Ok(Response::new(job))
+    }
+
+    async fn set_node(
+        &self,
+        request: Request<v1::SetNodeRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        let node = self.fleet.set_node(request.into_inner()).await.map_err(to_status)?;
+        Ok(Response::new(node))
+    }
+
     async fn logs(
         &self,
         request: Request<v1::LogsRequest>,

@@ -11,7 +11,7 @@ use crate::{fleet, logs};
 #[allow(clippy::needless_pass_by_value)]
 pub fn to_status(error: fleet::Error) -> Status {
     let code = match &error {
-        fleet::Error::UnknownJob { .. } => Code::NotFound,
+        fleet::Error::UnknownJob { .. } | fleet::Error::UnknownNode { .. } => Code::NotFound,
         fleet::Error::Stale { .. }
         | fleet::Error::NoSeat { .. }
         | fleet::Error::Replaced { .. }

@@ -186,9 +186,9 @@ pub struct Closure {
 /// Who closed a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosureKind {
-    /// Somebody asked for it: its ranks leave at a checkpoint.
+    /// Somebody asked for it.
     Drained,
-    /// The coordinator, after repeated faults: its ranks stay until they fail.
+    /// The coordinator, after repeated faults.
     Excluded,
 }
 

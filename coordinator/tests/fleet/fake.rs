@@ -113,6 +113,26 @@ impl Coordinator {
         self.jobs.cancel(request).await.unwrap().into_inner()
     }
 
+    pub(crate) async fn pause(&mut self, job_id: &str) -> v1::Job {
+        let request = v1::PauseRequest { job_id: job_id.to_owned(), reason: "lunch".to_owned() };
+        self.jobs.pause(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn resume(&mut self, job_id: &str) -> v1::Job {
+        let request = v1::ResumeRequest { job_id: job_id.to_owned() };
+        self.jobs.resume(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn set_node(&mut self, node: &str, usable: bool) -> v1::Node {
+        let (node, reason) = (node.to_owned(), "new disk".to_owned());
+        let request = v1::SetNodeRequest { node, usable, reason };
+        self.jobs.set_node(request).await.unwrap().into_inner()
+    }
+
+    pub(crate) async fn nodes(&mut self) -> Vec<v1::Node> {
+        self.jobs.nodes(v1::NodesRequest {}).await.unwrap().into_inner().nodes
+    }
+
     pub(crate) async fn ranks(&self) -> Rank {
         let client = RanksClient::connect(self.fleet_url()).await.unwrap();
         Rank { client }
@@ -282,6 +302,20 @@ pub(crate) fn status(start: &v1::StartRank, step: u64) -> v1::RankStatus {
 /// What a survivor holds.
 pub(crate) fn held(applied_step: u64) -> Option<v1::HeldState> {
     Some(v1::HeldState { applied_step, digest: 7, entered_ready: false })
+}
+
+/// The ranks of an agent that comes back, as it reports them.
+pub(crate) fn running_ranks(
+    starts: &[v1::StartRank],
+    generation: v1::Generation,
+) -> Vec<v1::RunningRank> {
+    let ranks = starts.iter().map(|start| v1::RunningRank {
+        job_id: start.job_id.clone(),
+        generation: Some(generation),
+        rank: start.rank,
+        pid: 1000 + start.rank,
+    });
+    ranks.collect()
 }
 
 pub(crate) fn exited(start: &v1::StartRank, code: i32) -> v1::RankExited {

@@ -9,8 +9,11 @@
 mod checkpoints;
 mod elastic;
 mod fake;
+mod halting;
 mod lifecycle;
+mod nodes;
 mod people;
 mod recovery;
 mod restart;
 mod standstill;
+mod upgrade;
