@@ -1,7 +1,8 @@
 //! Everything the coordinator knows, as a plain value: no IO, and time only as it is told.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::handle::Command;
 use super::job::Job;
@@ -147,6 +148,12 @@ impl Cluster {
                 self.ledger.reply(reply, answer);
             }
         }
+    }
+
+    /// True when ranks were lost and nothing was decided about it yet. That is settled in the same
+    /// batch, because the news of it is acknowledged with the batch.
+    pub(super) fn has_losses(&self) -> bool {
+        self.jobs.values().any(|job| !job.lost.is_empty())
     }
 
     /// Ends a batch: what must be durable before the effects may happen.

@@ -155,10 +155,11 @@ impl Cluster {
     // ---- 3. Placement
 
     fn place(&mut self) {
-        let problem = self.problem();
-        if problem.gangs.iter().all(|gang| gang.seats.iter().all(Option::is_some)) {
+        let complete = |job: &Job| job.record.seats.iter().all(Option::is_some);
+        if self.jobs.values().filter(|job| self.wants_slots(job)).all(complete) {
             return;
         }
+        let problem = self.problem();
         let solution = solve(&problem);
         for (job_id, seats) in solution.placed {
             let threads = self.threads(&job_id, &seats);
@@ -336,7 +337,7 @@ fn stop_for(
     job: Option<&Job>,
     rank: u32,
     node: &str,
-    now: std::time::Instant,
+    now: tokio::time::Instant,
 ) -> Option<(Stop, String)> {
     let Some(job) = job else { return Some((Stop::Kill, "the job is not known".to_owned())) };
     let record = &job.record;
