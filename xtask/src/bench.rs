@@ -2,6 +2,7 @@
 //!
 //! The peers (PyTorch with gloo, OpenCLIP) live in a Python environment of their own in the cache
 //! folder, made at the first call. The comparisons themselves are scripts under `tests/parity`.
+//! The control plane has no peer to run beside it; it is held against its own targets.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,6 +25,8 @@ pub(crate) enum What {
     Loss,
     /// All-reduce over 2 and 4 ranks against gloo's.
     Collective,
+    /// A coordinator under 10,000 simulated agents and 1,000 jobs against its targets.
+    ControlPlane,
 }
 
 /// `cargo xtask bench`.
@@ -34,7 +37,7 @@ pub(crate) struct Options {
     /// A Python that has PyTorch 2.11 and open-clip-torch, instead of the cache folder's own.
     #[arg(long)]
     python: Option<PathBuf>,
-    /// Further arguments of the script, such as --steps 21.
+    /// Further arguments of the script, such as --steps 21, or of the bench, such as --agents 2000.
     #[arg(last = true)]
     arguments: Vec<String>,
 }
@@ -45,16 +48,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     if !build(workspace)? {
         return Ok(false);
     }
+    let (script, mode) = match options.what {
+        What::Parity => ("loss_openclip.py", None),
+        What::Loss => ("loss_openclip.py", Some("--speed")),
+        What::Collective => ("collective_gloo.py", None),
+        What::ControlPlane => return control_plane(workspace, &options.arguments),
+    };
     let python = match &options.python {
         Some(python) => python.clone(),
         None => peers(&workspace.cache().join("peers"))?,
     };
     let worker = workspace.target_directory()?.join("debug/ringmaster-worker");
-    let (script, mode) = match options.what {
-        What::Parity => ("loss_openclip.py", None),
-        What::Loss => ("loss_openclip.py", Some("--speed")),
-        What::Collective => ("collective_gloo.py", None),
-    };
     console::step(&format!("tests/parity/{script}"));
     // Not the trimmed libtorch for the peer: it brings its own.
     let status = Command::new(&python)
@@ -66,6 +70,17 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         .env_remove("LD_LIBRARY_PATH")
         .status()
         .with_context(|| format!("cannot start {}", python.display()))?;
+    Ok(status.success())
+}
+
+fn control_plane(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
+    let program = workspace.target_directory()?.join("debug/ringmaster");
+    console::step("ringmaster bench control-plane --check");
+    let status = Command::new(&program)
+        .args(["bench", "control-plane", "--check"])
+        .args(arguments)
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
     Ok(status.success())
 }
 

@@ -68,7 +68,7 @@ enum Command {
     },
     /// Set up, then check format, lints, tests, documentation and dependencies.
     Test(stages::Options),
-    /// Compare with OpenCLIP and gloo in one run: parity, loss, collective.
+    /// Compare with OpenCLIP and gloo in one run: parity, loss, collective; load the control plane.
     Bench(bench::Options),
     /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
     GpuCheck(gpu::Options),
