@@ -121,7 +121,7 @@ pub(crate) struct Model {
     /// Name of a configuration, as `OpenCLIP`'s `--model`: `ViT-B-16`.
     #[schemars(required, length(min = 1))]
     pub(crate) name: Option<String>,
-    /// As `OpenCLIP`'s `--precision`. Default fp32.
+    /// As `OpenCLIP`'s `--precision`, and fp64 on the CPU. Default fp32.
     pub(crate) precision: Option<Precision>,
     /// Share of patches dropped in training, instead of the configuration's, as
     /// `--force-patch-dropout`.

@@ -3,7 +3,7 @@
 //! [`crate::parse`] places each violation in the user's file; [`crate::from_validated_json`] uses
 //! the same list against what arrives over the wire.
 
-use crate::spec::{Exchange, LossKind, Positives, TrainJob};
+use crate::spec::{Accelerator, Exchange, LossKind, Positives, Precision, TrainJob};
 
 /// ln 100: what t' is clamped to, as in `OpenCLIP`.
 pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
@@ -23,6 +23,7 @@ pub(crate) struct Violation {
 pub(crate) fn violations(job: &TrainJob) -> Vec<Violation> {
     let mut found = Vec::new();
     resources(job, &mut found);
+    precision(job, &mut found);
     batch(job, &mut found);
     augmentation(job, &mut found);
     loss(job, &mut found);
@@ -59,6 +60,18 @@ fn resources(job: &TrainJob, found: &mut Vec<Violation>) {
             reason: format!(
                 "every rank owns whole lanes of the data order; expected at most data.lanes, {lanes}"
             ),
+        });
+    }
+}
+
+fn precision(job: &TrainJob, found: &mut Vec<Violation>) {
+    if job.model.precision == Precision::Fp64 && job.resources.accelerator == Accelerator::Cuda {
+        found.push(Violation {
+            field: "spec.model.precision",
+            others: &["spec.resources.accelerator"],
+            reason: "f64 is computed on the CPU only; use fp32 or amp_bf16, or set \
+                     resources.accelerator to cpu"
+                .to_owned(),
         });
     }
 }

@@ -70,7 +70,7 @@ pub struct Model {
     pub name: String,
     /// The configuration itself, resolved from the name when the manifest was validated.
     pub config: crate::model_config::ModelConfig,
-    /// As OpenCLIP's `--precision`. Default fp32.
+    /// As OpenCLIP's `--precision`, and fp64. Default fp32.
     pub precision: Precision,
     /// Overrides the configuration's `patch_dropout`, as OpenCLIP's `--force-patch-dropout`.
     pub force_patch_dropout: Option<f64>,
@@ -84,6 +84,9 @@ pub enum Precision {
     Fp32,
     /// Weights in f32, matrix products in bf16.
     AmpBf16,
+    /// Everything in f64, on the CPU: for comparing runs, not for speed. Checkpoints hold f32 all the
+    /// same, so a run that falls back to one goes on from rounded weights.
+    Fp64,
 }
 
 /// `spec.data`.

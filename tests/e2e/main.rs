@@ -3,7 +3,9 @@
 
 mod cluster;
 mod data;
+mod elastic;
 mod faults;
 mod manifests;
+mod standstill;
 mod stopping;
 mod world_size;

@@ -2,7 +2,11 @@
 
 use ringmaster_tests::job::Job;
 
-fn assert_same_curve(a: &[(u64, f64, String)], b: &[(u64, f64, String)], tolerance: f64) {
+pub(crate) fn assert_same_curve(
+    a: &[(u64, f64, String)],
+    b: &[(u64, f64, String)],
+    tolerance: f64,
+) {
     assert_eq!(a.len(), b.len());
     for ((step, loss, order), (other_step, other_loss, other_order)) in a.iter().zip(b) {
         assert_eq!(step, other_step);

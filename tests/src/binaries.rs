@@ -16,6 +16,18 @@ pub struct Binaries {
     pub worker: PathBuf,
 }
 
+impl Binaries {
+    /// Returns those that were built together with the running program and lie beside it.
+    ///
+    /// # Panics
+    /// When the system does not say where the program lies.
+    pub fn beside_this_program() -> Self {
+        let program = std::env::current_exe().expect("a running program has a path");
+        let folder = program.parent().expect("a program lies in a folder");
+        Self { ringmaster: folder.join("ringmaster"), worker: folder.join("ringmaster-worker") }
+    }
+}
+
 /// Returns the binaries, after building them once per test process.
 ///
 /// # Panics

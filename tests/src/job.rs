@@ -16,6 +16,12 @@ pub struct Job {
     folder: TempDir,
     /// Ranks.
     pub ranks: u32,
+    /// Fewest ranks it may go on with; none: all.
+    pub min_ranks: Option<u32>,
+    /// `precision`.
+    pub precision: &'static str,
+    /// Lanes of the data order.
+    pub lanes: u32,
     /// Steps.
     pub steps: u64,
     /// Steps between checkpoints.
@@ -52,6 +58,9 @@ impl Job {
         Self {
             folder,
             ranks: 2,
+            min_ranks: None,
+            precision: "fp32",
+            lanes: 16,
             steps: 20,
             checkpoint_every: 1000,
             eval_every: None,
@@ -85,9 +94,9 @@ impl Job {
              kind: TrainJob\n\
              metadata: {{name: tiny}}\n\
              spec:\n  \
-               resources: {{ranks: {ranks}, threads_per_rank: 1}}\n  \
-               model: {{name: {model}}}\n  \
-               data: {{train: \"{train}\", seed: 3, lanes: 16, max_corrupt: {max_corrupt}, \
+               resources: {{ranks: {ranks}, min_ranks: {min_ranks}, threads_per_rank: 1}}\n  \
+               model: {{name: {model}, precision: {precision}}}\n  \
+               data: {{train: \"{train}\", seed: 3, lanes: {lanes}, max_corrupt: {max_corrupt}, \
                        aug_cfg: {{scale: [0.6, 1.0], hflip_prob: 0.5}}}}\n  \
                loss: {{kind: {loss}}}\n  \
                optimizer: {{lr: 2.0e-3, grad_clip_norm: 1.0}}\n  \
@@ -97,7 +106,10 @@ impl Job {
                eval: {eval}\n  \
                report_to: [tensorboard]\n",
             ranks = self.ranks,
+            min_ranks = self.min_ranks.unwrap_or(self.ranks),
             model = tiny::MODEL,
+            precision = self.precision,
+            lanes = self.lanes,
             train = self.train,
             max_corrupt = self.max_corrupt,
             loss = self.loss,

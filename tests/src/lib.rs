@@ -2,9 +2,12 @@
 //!
 //! Modules in reading order: [`binaries`] (built first, build id compared), [`tiny`] (shards and a
 //! model that train in seconds), [`job`] (a manifest, its runs and what they left behind),
-//! [`processes`] (who is still alive).
+//! [`cluster`] (a coordinator with agents), [`processes`] (who is still alive), [`faults`] (a cluster
+//! of several hosts, what is done to it, and how long it takes to train again).
 
 pub mod binaries;
+pub mod cluster;
+pub mod faults;
 pub mod job;
 pub mod processes;
 pub mod tiny;

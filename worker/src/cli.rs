@@ -17,8 +17,10 @@ use ringmaster_worker::agent::{self, Agent};
 use ringmaster_worker::bench::collective::{self, CollectiveArgs};
 use ringmaster_worker::bench::loss::{self, LossArgs};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
+use ringmaster_worker::rank::signals::Termination;
 use ringmaster_worker::rank::{self, RankEnv};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 /// Agent and rank of Ringmaster: what touches tensors.
@@ -94,9 +96,14 @@ struct AgentArgs {
     /// Folder to remove once the parent process and all ranks are gone.
     #[arg(long, hide = true, requires = "parent_pipe", value_name = "DIR")]
     parent_folder: Option<PathBuf>,
-    /// Seconds after which a rank that gives no sign of life is killed.
-    #[arg(long, default_value_t = 10.0, value_parser = seconds, value_name = "SECONDS")]
-    rank_silence: f64,
+    /// Seconds after which a rank that gives no sign of life is killed; default: the coordinator's
+    /// lease, at least 3.
+    #[arg(long, value_parser = seconds, value_name = "SECONDS")]
+    rank_silence: Option<f64>,
+    /// Seconds that ranks get to checkpoint and stop after SIGTERM or SIGINT; a second signal kills
+    /// them at once.
+    #[arg(long, default_value_t = 25.0, value_parser = seconds, value_name = "SECONDS")]
+    grace: f64,
     /// Seconds without a coordinator after which ranks checkpoint and stop.
     #[arg(long, default_value_t = 3600.0, value_parser = seconds, value_name = "SECONDS")]
     orphan_timeout: f64,
@@ -155,8 +162,8 @@ fn run_agent(args: AgentArgs) -> i32 {
         .build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(async {
-            match shutdown(parent_pipe) {
-                Ok(shutdown) => agent.run(shutdown).await,
+            match count_signals(parent_pipe) {
+                Ok(told) => agent.run(times(told.clone(), 1), times(told, 2)).await,
                 Err(source) => Err(agent::Error::Thread { name: "signals", source }),
             }
         }),
@@ -190,7 +197,8 @@ fn options(args: AgentArgs) -> Result<agent::Options, agent::Error> {
     };
     options.address = args.address;
     options.parent_pipe = args.parent_pipe;
-    options.silence = Duration::from_secs_f64(args.rank_silence);
+    options.silence = args.rank_silence.map(Duration::from_secs_f64);
+    options.grace = Duration::from_secs_f64(args.grace);
     options.orphan_timeout = Duration::from_secs_f64(args.orphan_timeout);
     if let Some(program) = args.rank_program {
         options.rank_program = std::iter::once(program).chain(args.rank_argument).collect();
@@ -208,23 +216,33 @@ fn seconds(text: &str) -> Result<f64, String> {
     if value > 0.0 && value <= 1e9 { Ok(value) } else { Err("must be above 0".to_owned()) }
 }
 
-/// Returns a future that completes at SIGTERM or SIGINT.
+/// Counts SIGTERMs and SIGINTs.
 ///
 /// With a parent pipe SIGINT is taken and ignored: Ctrl-C reaches the whole foreground group, and
 /// it is the parent who turns it into a graceful cancellation.
-fn shutdown(parent_pipe: bool) -> io::Result<impl Future<Output = ()>> {
+fn count_signals(parent_pipe: bool) -> io::Result<watch::Receiver<u32>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+    let (count, told) = watch::channel(0);
+    tokio::spawn(async move {
         loop {
             tokio::select! {
-                _ = terminate.recv() => return,
+                _ = terminate.recv() => count.send_modify(|count| *count += 1),
                 _ = interrupt.recv() => if !parent_pipe {
-                    return;
+                    count.send_modify(|count| *count += 1);
                 },
             }
         }
-    })
+    });
+    Ok(told)
+}
+
+/// Completes once as many signals have come.
+async fn times(mut told: watch::Receiver<u32>, wanted: u32) {
+    if told.wait_for(|count| *count >= wanted).await.is_err() {
+        // The counting task lives as long as the runtime: there is nothing left to wait for.
+        std::future::pending::<()>().await;
+    }
 }
 
 fn run_bench(bench: &Bench) -> i32 {
@@ -251,7 +269,9 @@ fn run_rank() -> i32 {
     };
     exit::install_panic_hook(env.status_file.clone());
     let status_file = env.status_file.clone();
-    let Err(error) = rank::run(env) else { return exit::SUCCESS };
+    let Err(error) = Termination::take().and_then(|termination| rank::run(env, termination)) else {
+        return exit::SUCCESS;
+    };
     let status = ExitStatus { reason: chain(&error), retryable: error.retryable() };
     tracing::error!(retryable = status.retryable, "{}", status.reason);
     if let Err(error) = exit::write_status(&status_file, &status) {

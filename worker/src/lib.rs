@@ -4,7 +4,7 @@
 //! (from tar member to tensors), [`model`], [`loss`] over [`collective`], [`optim`],
 //! [`checkpoint`], [`eval`], [`report`] (what people see), [`agent`] (starts and stops ranks),
 //! [`mod@bench`] (measures the data plane),
-//! [`rng`] (counter-based randomness) and [`ffi`] (the only unsafe code).
+//! [`progress`] (what shows that a rank moves on), [`rng`] (counter-based randomness) and [`ffi`] (the only unsafe code).
 
 pub mod agent;
 pub mod bench;
@@ -17,6 +17,7 @@ pub mod image;
 pub mod loss;
 pub mod model;
 pub mod optim;
+pub mod progress;
 pub mod rank;
 pub mod report;
 pub mod rng;

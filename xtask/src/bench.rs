@@ -27,6 +27,8 @@ pub(crate) enum What {
     Collective,
     /// A coordinator under 10,000 simulated agents and 1,000 jobs against its targets.
     ControlPlane,
+    /// Time from a fault to the next completed step, under torchrun and here.
+    Recovery,
 }
 
 /// `cargo xtask bench`.
@@ -53,11 +55,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         What::Loss => ("loss_openclip.py", Some("--speed")),
         What::Collective => ("collective_gloo.py", None),
         What::ControlPlane => return control_plane(workspace, &options.arguments),
+        What::Recovery => return recovery(workspace, options),
     };
-    let python = match &options.python {
-        Some(python) => python.clone(),
-        None => peers(&workspace.cache().join("peers"))?,
-    };
+    let python = python(workspace, options)?;
     let worker = workspace.target_directory()?.join("debug/ringmaster-worker");
     console::step(&format!("tests/parity/{script}"));
     // Not the trimmed libtorch for the peer: it brings its own.
@@ -71,6 +71,32 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         .status()
         .with_context(|| format!("cannot start {}", python.display()))?;
     Ok(status.success())
+}
+
+fn python(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
+    match &options.python {
+        Some(python) => Ok(python.clone()),
+        None => peers(&workspace.cache().join("peers")),
+    }
+}
+
+/// First torchrun, a few times because each takes long, then ours with the arguments given.
+fn recovery(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let python = python(workspace, options)?;
+    console::step("tests/parity/recovery_torchrun.py");
+    let theirs = Command::new(&python)
+        .arg(workspace.root().join("tests/parity/recovery_torchrun.py"))
+        .env_remove("LD_LIBRARY_PATH")
+        .status()
+        .with_context(|| format!("cannot start {}", python.display()))?;
+    let program = workspace.target_directory()?.join("debug/ringmaster-faults");
+    console::step("ringmaster-faults --check");
+    let ours = Command::new(&program)
+        .arg("--check")
+        .args(&options.arguments)
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(theirs.success() && ours.success())
 }
 
 fn control_plane(workspace: &Workspace, arguments: &[String]) -> Result<bool> {

@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use ringmaster_proto::v1::Phase;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the job failed or something broke; 2 the command \
 line, the manifest or its data is wrong and nothing was started; 3 the coordinator cannot be \
@@ -136,12 +138,42 @@ pub(crate) struct Coordinator {
     /// Listener for probes (health only)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7072")]
     pub(crate) health_listen: SocketAddr,
+    /// How long a rank may stand still in a phase (start, join, load, data, compute, collective,
+    /// apply, eval, save, done) or in its first steps (first_step) before it counts as hung, unless
+    /// its job has shown that it takes longer; may be repeated
+    #[arg(long, value_name = "PHASE=SECONDS", value_parser = deadline)]
+    pub(crate) deadline: Vec<Deadline>,
     /// Allow listeners that are not on the loopback interface, although there is no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
     /// Log as JSON lines
     #[arg(long)]
     pub(crate) log_json: bool,
+}
+
+/// One `--deadline`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Deadline {
+    /// None: the first steps of a generation.
+    pub(crate) phase: Option<Phase>,
+    pub(crate) time: Duration,
+}
+
+fn deadline(text: &str) -> Result<Deadline, String> {
+    let (name, seconds) = text.split_once('=').ok_or("it is no PHASE=SECONDS")?;
+    let phase = match name {
+        "first_step" => None,
+        name => {
+            let word = format!("PHASE_{}", name.to_ascii_uppercase());
+            let phase = Phase::from_str_name(&word).filter(|phase| *phase != Phase::Unspecified);
+            Some(phase.ok_or_else(|| format!("{name:?} is no phase"))?)
+        }
+    };
+    let seconds: f64 = seconds.parse().map_err(|_| format!("{seconds:?} is no number"))?;
+    match (1e-3..=1e9).contains(&seconds) {
+        true => Ok(Deadline { phase, time: Duration::from_secs_f64(seconds) }),
+        false => Err("it must be above 0".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

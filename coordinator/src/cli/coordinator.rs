@@ -28,6 +28,13 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let mut options =
         ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
     options.insecure = args.insecure;
+    for deadline in &args.deadline {
+        let deadlines = &mut options.intervals.deadlines;
+        match deadline.phase {
+            Some(phase) => deadlines.set(phase, deadline.time),
+            None => deadlines.first_step = deadline.time,
+        }
+    }
     let server_error = |source: ringmaster::server::Error| Error::Server {
         state_dir: args.state_dir.clone(),
         source: Box::new(source),

@@ -24,12 +24,12 @@ pub(super) struct Checkpoints {
 
 #[derive(Debug, Default)]
 struct Step {
-    /// Uploaded objects by rank.
+    /// Uploaded objects by ring rank.
     shards: BTreeMap<u32, Vec<StoredObject>>,
     /// Who asked for the grant and waits for the shards.
     waiting: Option<(u64, Reply<Vec<StoredObject>>)>,
     granted: bool,
-    /// Which rank could not store its part, and why: the checkpoint will never be complete.
+    /// Which rank of the ring could not store its part, and why: the checkpoint will never be complete.
     failure: Option<(u32, String)>,
 }
 
@@ -51,7 +51,8 @@ impl Cluster {
         let v1::ReportShardRequest { job_id, generation, rank, step, objects, failure } = request;
         let (generation, request_step) = (generation.unwrap_or_default(), step);
         let job = self.live(&job_id, generation)?;
-        check_rank(job, rank)?;
+        let ring = u32::try_from(job.record.ring.len()).expect("world sizes fit u32");
+        check_rank(rank, ring, &job_id)?;
         if !failure.is_empty() {
             let step = job.checkpoints.steps.entry(step).or_default();
             step.failure = Some((rank, failure));
@@ -103,6 +104,7 @@ impl Cluster {
         job.record.checkpoint_step = step;
         job.record.checkpoint_url.clone_from(&url);
         job.checkpoints.steps.retain(|at, _| *at > step);
+        job.at_checkpoint = job.record.formed && step < job.wants.total_steps;
         self.ledger.event(job, "checkpoint", format!("step {step} is published at {url}"));
         self.ledger.change(Change::ForgetShards { job_id: job_id.clone(), up_to_step: step });
         self.ledger.change(Change::Published { job_id, generation, step, url });
@@ -143,7 +145,7 @@ impl Ledger {
             }
             return;
         }
-        if step.shards.len() < job.record.world_size as usize {
+        if step.shards.len() < job.record.ring.len() {
             return;
         }
         let Some((digest, reply)) = step.waiting.take() else { return };

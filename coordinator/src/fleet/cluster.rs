@@ -94,6 +94,9 @@ impl Cluster {
             for node in self.nodes.values_mut() {
                 node.lease.renew(now.at);
             }
+            for job in self.jobs.values_mut() {
+                job.movement.restart(now.at);
+            }
         }
         self.last_batch = now.at;
         self.ledger.now = now;
@@ -132,6 +135,7 @@ impl Cluster {
             }
             Command::Heartbeat(session, heartbeat) => self.heartbeat(session, heartbeat),
             Command::Exited(session, exited) => self.exited(session, *exited),
+            Command::Leaving(session, leaving) => self.leave(session, &leaving),
             Command::Close(session) => self.close(session),
             Command::Join(request, reply) => self.join(*request, reply),
             Command::ReportShard(request, reply) => {

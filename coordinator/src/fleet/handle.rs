@@ -34,6 +34,7 @@ pub(super) enum Command {
     Open(Box<v1::Register>, mpsc::Sender<v1::CoordinatorMessage>, Reply<u64>),
     Heartbeat(u64, v1::Heartbeat),
     Exited(u64, Box<v1::RankExited>),
+    Leaving(u64, v1::Leaving),
     Close(u64),
     Join(Box<v1::JoinRequest>, Reply<v1::JoinReply>),
     ReportShard(Box<v1::ReportShardRequest>, Reply<()>),
@@ -147,6 +148,14 @@ impl Handle {
     /// [`Error::Stopped`] only.
     pub async fn exited(&self, session: u64, exited: v1::RankExited) -> Result<(), Error> {
         self.tell(Command::Exited(session, Box::new(exited))).await
+    }
+
+    /// Says that an agent was told to end: it takes no rank any more.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub async fn leaving(&self, session: u64, leaving: v1::Leaving) -> Result<(), Error> {
+        self.tell(Command::Leaving(session, leaving)).await
     }
 
     /// Says that an agent's stream has ended; its lease runs on.

@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::checkpoints::Checkpoints;
+use super::deadlines::Progress;
 use super::membership::Membership;
+use super::ring;
+use super::standstill::Recovery;
 use super::wants::Wants;
 use crate::state::JobRecord;
 
@@ -16,21 +19,27 @@ use crate::state::JobRecord;
 pub(super) struct Job {
     pub(super) record: JobRecord,
     pub(super) wants: Wants,
-    /// Last heartbeat of every rank, by rank.
+    /// Last heartbeat of every rank, by seat.
     pub(super) statuses: Vec<Option<v1::RankStatus>>,
-    /// Newest metrics of rank 0.
+    /// Newest metrics of the ring's first rank.
     pub(super) metrics: Option<v1::StepMetrics>,
     /// Most steps any rank has applied.
     pub(super) high_step: u64,
     /// The ring that is being formed, or stands.
     pub(super) membership: Membership,
     pub(super) checkpoints: Checkpoints,
-    /// Ranks lost since the last settling, and how.
+    /// Seats whose ranks were lost since the last settling, and how.
     pub(super) lost: BTreeMap<u32, Loss>,
-    /// Where a rank without a seat was last.
+    /// Where the rank of a vacant seat was last.
     pub(super) preferred: Vec<Option<String>>,
     /// After a restart of the coordinator: until when agents may still bring back their ranks.
     pub(super) attach_until: Option<Instant>,
+    /// How its ranks were seen to move.
+    pub(super) movement: Progress,
+    /// The recovery that is going on, for people.
+    pub(super) recovery: Option<Recovery>,
+    /// A checkpoint was published since the last settling: seats may change hands cheaply.
+    pub(super) at_checkpoint: bool,
     /// When ranks that were asked to end, or should end by themselves, are killed.
     pub(super) kill_at: Option<Instant>,
     pub(super) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
@@ -54,7 +63,7 @@ pub(super) struct Loss {
 
 impl Job {
     pub(super) fn new(record: JobRecord, wants: Wants) -> Self {
-        let ranks = record.world_size as usize;
+        let ranks = record.ranks as usize;
         Self {
             statuses: vec![None; ranks],
             metrics: None,
@@ -64,6 +73,9 @@ impl Job {
             lost: BTreeMap::new(),
             preferred: vec![None; ranks],
             attach_until: None,
+            movement: Progress::default(),
+            recovery: None,
+            at_checkpoint: false,
             kill_at: None,
             watchers: Vec::new(),
             news: Vec::new(),
@@ -78,7 +90,7 @@ impl Job {
         self.record.cancel_reason.is_some()
     }
 
-    /// Rank 0 has handed in the summary: no rank's end is a loss any more.
+    /// The ring has handed in the summary: no rank's end is a loss any more.
     pub(super) fn is_finished(&self) -> bool {
         !self.record.summary_json.is_empty()
     }
@@ -88,34 +100,68 @@ impl Job {
         self.record.generation.unwrap_or_default()
     }
 
-    /// True when this rank's seat is on this node.
-    pub(super) fn sits(&self, rank: u32, node: &str) -> bool {
-        self.seat(rank) == Some(node)
+    /// True when this seat is on this node.
+    pub(super) fn sits(&self, seat: u32, node: &str) -> bool {
+        self.seat(seat) == Some(node)
     }
 
-    /// Node of a rank; absent while it waits for one, and for ranks that do not exist.
-    pub(super) fn seat(&self, rank: u32) -> Option<&str> {
-        self.record.seats.get(rank as usize)?.as_deref()
+    /// Node of a seat; absent while it is vacant, and for seats that do not exist.
+    pub(super) fn seat(&self, seat: u32) -> Option<&str> {
+        self.record.seats.get(seat as usize)?.as_deref()
     }
 
-    /// True when this rank ended well.
-    pub(super) fn is_done(&self, rank: u32) -> bool {
-        self.record.done.get(rank as usize).copied().unwrap_or(false)
+    /// True when the rank of this seat ended well.
+    pub(super) fn is_done(&self, seat: u32) -> bool {
+        self.record.done.get(seat as usize).copied().unwrap_or(false)
     }
 
-    /// Every rank, in order.
-    pub(super) fn ranks(&self) -> std::ops::Range<u32> {
-        0..self.record.world_size
+    /// Every seat, taken or not, in order.
+    pub(super) fn seats(&self) -> std::ops::Range<u32> {
+        0..self.record.ranks
     }
 
-    /// Takes a rank's seat away, remembering where it was.
-    pub(super) fn vacate(&mut self, rank: u32) {
-        let index = rank as usize;
+    /// How many seats are taken.
+    pub(super) fn taken(&self) -> usize {
+        self.record.seats.iter().flatten().count()
+    }
+
+    /// True when no seat is vacant.
+    pub(super) fn is_whole(&self) -> bool {
+        self.record.seats.iter().all(Option::is_some)
+    }
+
+    /// The seats that take part in the current generation: those of its ring, or while that is
+    /// being formed those that are taken.
+    pub(super) fn members(&self) -> Vec<u32> {
+        match self.record.formed {
+            true => self.record.ring.clone(),
+            false => ring::order(&self.record.seats),
+        }
+    }
+
+    /// Place of a seat in the ring that stands.
+    pub(super) fn ring_rank(&self, seat: u32) -> Option<usize> {
+        self.record.ring.iter().position(|member| *member == seat)
+    }
+
+    /// Which seats are taken, for people.
+    pub(super) fn strength(&self) -> String {
+        let (taken, ranks) = (self.taken(), self.record.ranks);
+        match taken == ranks as usize {
+            true => format!("all {ranks} ranks train"),
+            false => format!("{taken} of {ranks} ranks train"),
+        }
+    }
+
+    /// Takes a seat away from its rank, remembering where it was.
+    pub(super) fn vacate(&mut self, seat: u32) {
+        let index = seat as usize;
         if let Some(node) = self.record.seats[index].take() {
             self.preferred[index] = Some(node);
         }
         self.record.done[index] = false;
         self.statuses[index] = None;
+        self.movement.forget(seat);
         self.dirty = true;
     }
 

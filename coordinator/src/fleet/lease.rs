@@ -22,6 +22,13 @@ impl Lease {
         self.renewed = self.renewed.max(now);
     }
 
+    /// Makes it end no later than `left` from now, unless it is renewed.
+    pub fn shorten(&mut self, left: Duration, now: Instant) {
+        if let Some(renewed) = (now + left).checked_sub(self.length) {
+            self.renewed = self.renewed.min(renewed);
+        }
+    }
+
     /// True once the whole length has passed without renewal.
     pub fn is_expired(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.renewed) >= self.length
@@ -40,6 +47,21 @@ mod tests {
         assert!(!lease.is_expired(start + 4 * second));
         lease.renew(start + 4 * second);
         assert!(!lease.is_expired(start + 8 * second));
+        assert!(lease.is_expired(start + 9 * second));
+    }
+
+    #[test]
+    fn a_shortened_lease_ends_sooner_never_later_and_can_be_renewed() {
+        let start = Instant::now() + Duration::from_secs(100);
+        let second = Duration::from_secs(1);
+        let mut lease = Lease::new(5 * second, start);
+        lease.shorten(2 * second, start + second);
+        lease.shorten(2 * second, start + 2 * second);
+        assert!(!lease.is_expired(start + 2 * second));
+        assert!(lease.is_expired(start + 3 * second));
+        lease.renew(start + 4 * second);
+        assert!(!lease.is_expired(start + 8 * second));
+        lease.shorten(20 * second, start + 4 * second);
         assert!(lease.is_expired(start + 9 * second));
     }
 

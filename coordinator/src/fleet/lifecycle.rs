@@ -3,12 +3,13 @@
 use super::Error;
 use super::job::{Job, Loss};
 use super::ledger::Ledger;
+use super::standstill::Recovery;
 use crate::state::{Change, State};
 
 impl Ledger {
     /// Notes that a rank's process is gone without having done its work; settling decides.
     pub(super) fn lose(&mut self, job: &mut Job, rank: u32, how: String, counts: bool) {
-        if job.record.state.is_ended() || rank >= job.record.world_size {
+        if job.record.state.is_ended() || rank >= job.record.ranks {
             return;
         }
         if job.is_finished() {
@@ -37,7 +38,7 @@ impl Ledger {
             job.vacate(*rank);
         }
         // A rank that had ended well has to take part again: the run is not finished without all.
-        for rank in job.ranks().filter(|rank| job.is_done(*rank)).collect::<Vec<_>>() {
+        for rank in job.seats().filter(|rank| job.is_done(*rank)).collect::<Vec<_>>() {
             job.vacate(rank);
         }
         if job.is_stopping() {
@@ -56,13 +57,19 @@ impl Ledger {
             );
             return self.fail(job, &reason);
         }
+        job.recovery.get_or_insert(Recovery::begin(self.now.at));
         job.record.without_progress += u32::from(counts);
         job.record.recoveries += 1;
         self.regenerate(job, &what);
     }
 
-    /// Opens the next generation and lets nobody wait for the old one.
+    /// Opens the next generation because the ring broke.
     pub(super) fn regenerate(&mut self, job: &mut Job, why: &str) {
+        self.form_anew(job, State::Recovering, "recovering", why);
+    }
+
+    /// Opens the next generation and lets nobody wait for the old one.
+    pub(super) fn form_anew(&mut self, job: &mut Job, state: State, kind: &str, why: &str) {
         let old = job.generation();
         let generation = self.open_generation(job, why);
         self.refuse_stale(job, old);
@@ -70,9 +77,9 @@ impl Ledger {
             job_id: job.record.job_id.clone(),
             up_to_step: i64::MAX.cast_unsigned(),
         });
-        job.record.state = State::Recovering;
+        job.record.state = state;
         job.record.reason = format!("{why}; forming generation {generation}");
-        self.event(job, "recovering", format!("{why}; forming generation {generation}"));
+        self.event(job, kind, format!("{why}; forming generation {generation}"));
     }
 
     fn refuse_stale(&mut self, job: &mut Job, old: ringmaster_proto::v1::Generation) {

@@ -1,4 +1,7 @@
-//! Forming a ring: every rank of a generation joins, then all are told the same.
+//! Forming a ring: every rank of a generation joins, then all are told the same plan.
+//!
+//! Ranks join by their seats. Whoever has a seat is waited for; the ring that is then formed counts
+//! its ranks anew, without the vacant seats.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +13,7 @@ use super::cluster::Cluster;
 use super::handle::Reply;
 use super::job::Job;
 use super::ledger::Ledger;
+use super::ring;
 use crate::recovery::{self, Report, Source};
 use crate::state::State;
 
@@ -19,9 +23,9 @@ const TOKEN_BYTES: usize = 32;
 /// The ring of the current generation.
 #[derive(Debug, Default)]
 pub(super) struct Membership {
-    /// Ranks that wait for the others.
+    /// Ranks that wait for the others, by seat.
     waiting: BTreeMap<u32, (v1::JoinRequest, Reply<v1::JoinReply>)>,
-    /// What every rank was told once all had joined; empty before, and after a restart of the
+    /// What every rank was told once all had joined, by ring rank; empty before, and after a restart of the
     /// coordinator.
     told: Vec<v1::JoinReply>,
 }
@@ -36,6 +40,11 @@ impl Membership {
     /// Returns those that still waited.
     pub(super) fn take_waiting(&mut self) -> Vec<Reply<v1::JoinReply>> {
         std::mem::take(&mut self.waiting).into_values().map(|(_, reply)| reply).collect()
+    }
+
+    /// Seats that have joined and wait.
+    pub(super) fn joined_seats(&self) -> impl Iterator<Item = u32> + use<'_> {
+        self.waiting.keys().copied()
     }
 
     /// Ranks that have joined and wait.
@@ -53,10 +62,10 @@ impl Cluster {
             }
             return self.ledger.reply(reply, Err(error));
         }
-        let rank = request.rank;
+        let seat = request.rank;
         let job = self.jobs.get_mut(&request.job_id).expect("admitted jobs exist");
-        if let Some(node) = job.record.seats[rank as usize].as_ref() {
-            let key = (request.job_id.clone(), rank);
+        if let Some(node) = job.seat(seat) {
+            let key = (request.job_id.clone(), seat);
             if let Some(process) =
                 self.nodes.get_mut(node).and_then(|node| node.processes.get_mut(&key))
             {
@@ -70,29 +79,30 @@ impl Cluster {
         if job.record.formed {
             return self.ledger.rejoin(job, request, reply);
         }
-        if let Some((_, replaced)) = job.membership.waiting.insert(rank, (request, reply)) {
+        if let Some((_, replaced)) = job.membership.waiting.insert(seat, (request, reply)) {
             let job_id = job.record.job_id.clone();
-            self.ledger.reply(replaced, Err(Error::Replaced { job_id, rank }));
+            self.ledger.reply(replaced, Err(Error::Replaced { job_id, rank: seat }));
         }
-        if job.membership.joined() == job.record.world_size as usize {
+        let (joined, taken) = (job.membership.joined(), job.taken());
+        let enough = taken >= job.wants.min_ranks as usize && job.lost.is_empty();
+        if joined == taken && enough {
             self.ledger.form(job);
-        } else {
-            let reason = format!(
-                "{} of {} ranks have joined generation {given}",
-                job.membership.joined(),
-                job.record.world_size
-            );
+        } else if enough {
+            let reason = format!("{joined} of {taken} ranks have joined generation {given}");
             // For people only: not worth a write of its own.
             job.record.reason = reason;
             job.changed = true;
         }
     }
 
-    /// Checks that the caller is a rank of the current generation of a live job.
+    /// Checks that the caller has a seat in the current generation of a live job.
     fn admit(&mut self, request: &v1::JoinRequest) -> Result<(), Error> {
         let given = request.generation.unwrap_or_default();
         let job = self.live(&request.job_id, given)?;
-        check_rank(job, request.rank)?;
+        check_rank(request.rank, job.record.ranks, &job.record.job_id)?;
+        if job.seat(request.rank).is_none() {
+            return Err(Error::NoSeat { job_id: request.job_id.clone(), seat: request.rank });
+        }
         if job.is_stopping() && !job.record.formed {
             return Err(stopping(job));
         }
@@ -136,9 +146,10 @@ impl Cluster {
 impl Ledger {
     /// A rank of a ring that stands calls again: the answer was lost on the way.
     fn rejoin(&mut self, job: &mut Job, request: v1::JoinRequest, reply: Reply<v1::JoinReply>) {
-        let rank = request.rank as usize;
-        if let Some(told) = job.membership.told.get(rank)
-            && told.peers[rank] == request.data_address
+        let seat = request.rank;
+        let told = job.ring_rank(seat).and_then(|rank| job.membership.told.get(rank));
+        if let Some(told) = told
+            && told.peers[told.rank as usize] == request.data_address
         {
             let answer = told.clone();
             return self.reply(reply, Ok(answer));
@@ -147,7 +158,7 @@ impl Ledger {
         let why = if job.membership.told.is_empty() {
             format!("the plan of {given} was lost with the earlier coordinator")
         } else {
-            format!("rank {rank} came back to {given} at another address")
+            format!("rank {seat} came back to {given} at another address")
         };
         self.regenerate(job, &why);
         let job_id = job.record.job_id.clone();
@@ -156,8 +167,10 @@ impl Ledger {
 
     /// Everybody has joined: decides where the state comes from and answers all.
     fn form(&mut self, job: &mut Job) {
-        let waiting = std::mem::take(&mut job.membership.waiting);
-        let (requests, replies): (Vec<_>, Vec<_>) = waiting.into_values().unzip();
+        let mut waiting = std::mem::take(&mut job.membership.waiting);
+        job.record.ring = ring::order(&job.record.seats);
+        let in_ring_order = job.record.ring.iter().filter_map(|seat| waiting.remove(seat));
+        let (requests, replies): (Vec<_>, Vec<_>) = in_ring_order.unzip();
         let reports: Vec<Report> = requests.iter().map(report).collect();
         let plan = recovery::decide(&reports);
 
@@ -166,7 +179,7 @@ impl Ledger {
         let mut token = vec![0; TOKEN_BYTES];
         rand::rng().fill_bytes(&mut token);
         let common = v1::JoinReply {
-            world_size: job.record.world_size,
+            world_size: count(requests.len()),
             peers: requests.iter().map(|request| request.data_address.clone()).collect(),
             token,
             source_rank: plan.source_rank,
@@ -183,8 +196,7 @@ impl Ledger {
             communicator_id: requests[0].communicator_id.clone(),
             rank: 0,
         };
-        job.membership.told = job
-            .ranks()
+        job.membership.told = (0..common.world_size)
             .map(|rank| v1::JoinReply {
                 apply_held: plan.apply_held.contains(&rank),
                 rank,
@@ -203,18 +215,27 @@ impl Ledger {
             job.record.started_at_ms = self.now.unix_ms;
         }
         job.record.formed = true;
+        if let Some(recovery) = &mut job.recovery {
+            recovery.form(self.now.at);
+        }
         job.record.state = State::Running;
         job.attach_until = None;
         let source = match plan.source {
-            Source::Live => format!("state from rank {}", plan.source_rank),
+            Source::Live => {
+                format!("state from rank {}", job.record.ring[plan.source_rank as usize])
+            }
             Source::Stored if first && job.record.resume_from.is_empty() => {
                 "from the start".to_owned()
             }
             Source::Stored => "state from the newest checkpoint".to_owned(),
         };
-        let ranks = job.record.world_size;
-        job.record.reason = format!("all {ranks} ranks train");
-        let message = format!("generation {}: {ranks} ranks, {source}", job.generation());
+        job.record.reason = job.strength();
+        let (generation, ranks) = (job.generation(), job.record.ring.len());
+        let of = match job.is_whole() {
+            true => String::new(),
+            false => format!(" of {}", job.record.ranks),
+        };
+        let message = format!("generation {generation}: {ranks}{of} ranks, {source}");
         self.event(job, "running", message);
     }
 }
@@ -228,16 +249,20 @@ fn report(request: &v1::JoinRequest) -> Report {
     }
 }
 
-/// Checks that a rank exists.
-pub(super) fn check_rank(job: &Job, rank: u32) -> Result<(), Error> {
-    if rank < job.record.world_size {
+/// Checks that a rank or seat exists.
+pub(super) fn check_rank(rank: u32, ranks: u32, job_id: &str) -> Result<(), Error> {
+    if rank < ranks {
         return Ok(());
     }
     Err(Error::Invalid {
         field: "rank",
         value: rank.to_string(),
-        constraint: format!("job {} has {} ranks", job.record.job_id, job.record.world_size),
+        constraint: format!("job {job_id} has {ranks} ranks"),
     })
+}
+
+fn count(ranks: usize) -> u32 {
+    u32::try_from(ranks).expect("world sizes fit u32")
 }
 
 fn stopping(job: &Job) -> Error {

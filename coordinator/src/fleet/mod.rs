@@ -10,12 +10,14 @@
 //! it settles), `cluster` (what is known),
 //! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
 //! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
-//! `membership` (forming a ring), `checkpoints` (granting), `lifecycle` (losing, recovering,
-//! ending), `reconcile` (desired, observed, difference), `view` (what people see).
+//! `membership` (forming a ring) and `ring` (its order), `checkpoints` (granting), `lifecycle`
+//! (losing, recovering, ending), `reconcile` (desired, observed, difference) with `placement` (who
+//! gets which seat), `view` (what people see).
 
 mod actor;
 mod checkpoints;
 mod cluster;
+mod deadlines;
 mod handle;
 mod job;
 mod lease;
@@ -24,13 +26,17 @@ mod lifecycle;
 mod membership;
 mod node;
 mod pace;
+mod placement;
 mod reconcile;
 mod requests;
+mod ring;
 mod sessions;
+mod standstill;
 mod view;
 mod wants;
 
 pub use actor::{Task, start};
+pub use deadlines::Deadlines;
 pub use handle::{Handle, Submission};
 pub use lease::Lease;
 pub(crate) use view::event as event_view;
@@ -46,10 +52,15 @@ pub struct Config {
     pub heartbeat: Duration,
     /// A node unheard of for this long is lost.
     pub lease: Duration,
+    /// A node whose agent's connection closed is lost unless it is back within this time. Never longer
+    /// than the lease.
+    pub session_grace: Duration,
     /// Time ranks get to checkpoint and stop before they are killed.
     pub grace: Duration,
     /// Build id that agents must have; absent to take any.
     pub build_id: Option<String>,
+    /// How long a rank may stand still before it counts as hung.
+    pub deadlines: Deadlines,
 }
 
 impl Default for Config {
@@ -57,8 +68,10 @@ impl Default for Config {
         Self {
             heartbeat: Duration::from_secs(1),
             lease: Duration::from_secs(5),
+            session_grace: Duration::from_secs(2),
             grace: Duration::from_secs(30),
             build_id: None,
+            deadlines: Deadlines::default(),
         }
     }
 }
@@ -91,6 +104,14 @@ pub enum Error {
         state: &'static str,
         /// Why.
         reason: String,
+    },
+    /// A rank whose place was given up joined all the same.
+    #[error("rank {seat} of job {job_id} has no place in the job any more")]
+    NoSeat {
+        /// The job.
+        job_id: String,
+        /// Who called.
+        seat: u32,
     },
     /// The same rank called again while it still waited.
     #[error("a newer call of rank {rank} of job {job_id} replaced this one")]

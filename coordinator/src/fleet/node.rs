@@ -25,6 +25,8 @@ pub(super) struct Node {
     /// Runs on while the agent is away.
     pub(super) lease: Lease,
     pub(super) last_heartbeat_ms: i64,
+    /// Its agent was told to end and takes no rank any more.
+    pub(super) leaving: bool,
     pub(super) processes: BTreeMap<RankKey, Process>,
 }
 
@@ -52,8 +54,14 @@ pub(super) struct Process {
     /// Zero until the agent has reported it.
     pub(super) pid: u32,
     pub(super) presence: Presence,
+    /// Which slot of its node it has; absent when it was started by an earlier coordinator for a
+    /// seat that is no longer its own.
+    pub(super) slot: Option<u32>,
     /// Session and generation of the last Regenerate.
     pub(super) told: Option<(u64, Generation)>,
+    /// It was to be killed because its seat was not its own any more: whoever has the seat now, here
+    /// or elsewhere, is another process, which starts once this one has gone.
+    pub(super) doomed: bool,
     /// Session and urgency of the last StopRank.
     pub(super) stopped: Option<(u64, Stop)>,
 }
@@ -85,20 +93,22 @@ pub(super) enum Stop {
 
 impl Process {
     /// A process whose start was just sent.
-    pub(super) fn requested(generation: Generation) -> Self {
+    pub(super) fn requested(generation: Generation, slot: Option<u32>) -> Self {
         Self {
             started: generation,
             generation,
             pid: 0,
             presence: Presence::Requested,
+            slot,
             told: None,
+            doomed: false,
             stopped: None,
         }
     }
 
     /// A process its agent reported.
-    pub(super) fn reported(generation: Generation, pid: u32) -> Self {
-        Self { pid, presence: Presence::Seen, ..Self::requested(generation) }
+    pub(super) fn reported(generation: Generation, pid: u32, slot: Option<u32>) -> Self {
+        Self { pid, presence: Presence::Seen, ..Self::requested(generation, slot) }
     }
 
     /// Takes in that it lives and is in this generation.

@@ -1,8 +1,8 @@
 //! Desired, observed, difference: run after every batch and every tick, and harmless to repeat.
 //!
 //! Phases, in order: (1) what has silently gone becomes a loss; (2) every job that lost ranks
-//! recovers or fails, and every job whose ranks have all ended ends; (3) ranks without a seat are
-//! placed; (4) agents are told what differs from what they run.
+//! recovers or fails, and every job whose ranks have all ended ends; (3) seats are given to ranks,
+//! in `placement`; (4) agents are told what differs from what they run.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,6 @@ use ringmaster_proto::v1::coordinator_message::Message;
 use super::cluster::Cluster;
 use super::job::Job;
 use super::node::{Presence, Process, RankKey, Stop};
-use crate::scheduler::{self, Gang, Problem, solve};
 use crate::state::State;
 
 impl Cluster {
@@ -21,6 +20,7 @@ impl Cluster {
         self.expire_leases();
         self.expire_missing();
         self.reattach();
+        self.judge_standstills();
         for job in self.jobs.values_mut().filter(|job| !job.lost.is_empty()) {
             self.ledger.recover(job);
         }
@@ -40,6 +40,7 @@ impl Cluster {
                 session.outbound.is_closed() || session.outbound.capacity() == 0
             });
             let expired = node.lease.is_expired(now);
+            let was_open = node.session.is_some();
             if (stuck || expired)
                 && let Some(session) = node.session.take()
             {
@@ -49,14 +50,18 @@ impl Cluster {
             if !expired {
                 continue;
             }
+            let how = match was_open {
+                true => format!(
+                    "its node was not heard of for {:.1} s",
+                    self.config.lease.as_secs_f64()
+                ),
+                false => "its agent's connection closed and did not come back".to_owned(),
+            };
             for ((job_id, rank), process) in std::mem::take(&mut node.processes) {
                 let Some(job) = self.jobs.get_mut(&job_id) else { continue };
-                if job.sits(rank, name) && !job.is_done(rank) {
+                if !process.doomed && job.sits(rank, name) && !job.is_done(rank) {
                     let counts = process.generation == job.generation();
-                    let how = format!(
-                        "its node was not heard of for {:.1} s",
-                        self.config.lease.as_secs_f64()
-                    );
+                    let how = how.clone();
                     self.ledger.lose(job, rank, how, counts);
                 }
             }
@@ -82,7 +87,7 @@ impl Cluster {
             for (key, seen) in overdue {
                 let process = node.processes.remove(&key).expect("the key was just read");
                 let Some(job) = self.jobs.get_mut(&key.0) else { continue };
-                if seen && job.sits(key.1, name) && !job.is_done(key.1) {
+                if seen && !process.doomed && job.sits(key.1, name) && !job.is_done(key.1) {
                     let counts = process.generation == job.generation();
                     let how = "its agent came back without it".to_owned();
                     self.ledger.lose(job, key.1, how, counts);
@@ -98,7 +103,7 @@ impl Cluster {
         for (job_id, job) in &mut self.jobs {
             let Some(until) = job.attach_until else { continue };
             let absent: Vec<u32> = job
-                .ranks()
+                .seats()
                 .filter(|rank| !job.is_done(*rank) && !job.lost.contains_key(rank))
                 .filter(|rank| {
                     let key = (job_id.clone(), *rank);
@@ -112,7 +117,7 @@ impl Cluster {
                 job.attach_until = None;
                 if job.record.formed && job.lost.is_empty() {
                     job.record.state = State::Running;
-                    job.record.reason = format!("all {} ranks train", job.record.world_size);
+                    job.record.reason = job.strength();
                     let message = format!("all ranks came back in {}", job.generation());
                     self.ledger.event(job, "reattached", message);
                 }
@@ -140,107 +145,16 @@ impl Cluster {
                 continue;
             }
             let alive = alive.get(job_id).copied().unwrap_or(0);
-            let all_done = job.record.done.iter().all(|done| *done);
+            let members = job.members();
+            let all_done = !members.is_empty() && members.iter().all(|seat| job.is_done(*seat));
             if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
                 self.ledger.end(job, State::Cancelled, &reason);
             } else if all_done && job.is_finished() {
                 self.ledger.end(job, State::Succeeded, "the run reached its end");
             } else if all_done && !job.is_stopping() {
-                let reason = "all ranks ended without handing in a summary; see the job's logs";
-                self.ledger.fail(job, reason);
+                self.ledger.stopped_by_others(job);
             }
         }
-    }
-
-    // ---- 3. Placement
-
-    fn place(&mut self) {
-        let complete = |job: &Job| job.record.seats.iter().all(Option::is_some);
-        if self.jobs.values().filter(|job| self.wants_slots(job)).all(complete) {
-            return;
-        }
-        let problem = self.problem();
-        let solution = solve(&problem);
-        for (job_id, seats) in solution.placed {
-            let threads = self.threads(&job_id, &seats);
-            let job = self.jobs.get_mut(&job_id).expect("gangs are jobs");
-            let complete = job.record.seats.iter().all(Option::is_some);
-            if !complete {
-                self.ledger.seat(job, seats, threads);
-            }
-        }
-        for (job_id, reason) in solution.waiting {
-            let job = self.jobs.get_mut(&job_id).expect("gangs are jobs");
-            let reason = reason.to_string();
-            if job.record.reason != reason {
-                job.record.reason = reason;
-                job.dirty = true;
-            }
-        }
-    }
-
-    fn problem(&self) -> Problem {
-        let now = self.ledger.now.at;
-        let nodes = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.session.is_some() && !node.lease.is_expired(now))
-            .map(|(name, node)| scheduler::Node {
-                name: name.clone(),
-                slots: node.slots,
-                strays: self.strays_on(name),
-                accelerator: node.accelerator.clone(),
-            });
-        let gangs =
-            self.jobs.iter().filter(|(_, job)| self.wants_slots(job)).map(|(job_id, job)| Gang {
-                job_id: job_id.clone(),
-                priority: job.record.priority,
-                sequence: job.record.sequence,
-                accelerator: job.wants.accelerator.clone(),
-                seats: job.record.seats.clone(),
-                preferred: job.preferred.clone(),
-            });
-        Problem { nodes: nodes.collect(), gangs: gangs.collect() }
-    }
-
-    /// True for a job whose seats the scheduler has to know of. One that is being stopped, or waits
-    /// for its agents, gets no new ones.
-    fn wants_slots(&self, job: &Job) -> bool {
-        let complete = job.record.seats.iter().all(Option::is_some);
-        match job.record.state {
-            State::Queued => !job.is_stopping(),
-            state if state.is_placed() => {
-                complete || (!job.is_stopping() && job.attach_until.is_none())
-            }
-            _ => false,
-        }
-    }
-
-    /// Ranks on a node whose job does not have its seat there, or has none to the scheduler's
-    /// knowledge: they end soon, but take a slot until then.
-    pub(super) fn strays_on(&self, name: &str) -> u32 {
-        let Some(node) = self.nodes.get(name) else { return 0 };
-        let strays = node.processes.keys().filter(|(job_id, rank)| {
-            !self.jobs.get(job_id).is_some_and(|job| self.wants_slots(job) && job.sits(*rank, name))
-        });
-        u32::try_from(strays.count()).unwrap_or(u32::MAX)
-    }
-
-    /// Seats on a node that the scheduler knows of.
-    pub(super) fn seats_on(&self, name: &str) -> u32 {
-        let jobs = self.jobs.values().filter(|job| self.wants_slots(job));
-        let seats = jobs.flat_map(|job| job.record.seats.iter().flatten());
-        u32::try_from(seats.filter(|seat| *seat == name).count()).unwrap_or(u32::MAX)
-    }
-
-    /// libtorch threads per rank: what the manifest says, else what the tightest node has.
-    fn threads(&self, job_id: &str, seats: &[String]) -> u32 {
-        let wanted = self.jobs.get(job_id).and_then(|job| job.wants.threads_per_rank);
-        let tightest = || {
-            let nodes = seats.iter().filter_map(|name| self.nodes.get(name));
-            nodes.map(super::node::Node::threads_per_slot).min()
-        };
-        wanted.or_else(tightest).unwrap_or(1)
     }
 
     // ---- 4. Telling the agents
@@ -253,7 +167,12 @@ impl Cluster {
             let Some(session) = &node.session else { continue };
             for ((job_id, rank), process) in &mut node.processes {
                 let job = self.jobs.get(job_id);
-                let Some((stop, reason)) = stop_for(job, *rank, name, now) else { continue };
+                process.doomed |= !job.is_some_and(|job| job.sits(*rank, name));
+                let stop = match process.doomed {
+                    true => Some((Stop::Kill, "another process has its place".to_owned())),
+                    false => stop_for(job, now),
+                };
+                let Some((stop, reason)) = stop else { continue };
                 let told = process.stopped;
                 if told.is_some_and(|(id, before)| id == session.id && before >= stop) {
                     continue;
@@ -278,7 +197,7 @@ impl Cluster {
             if !live {
                 continue;
             }
-            for rank in job.ranks() {
+            for rank in job.seats() {
                 if job.is_done(rank) {
                     continue;
                 }
@@ -290,7 +209,7 @@ impl Cluster {
                 let key = (job_id.clone(), rank);
                 if let Some(process) = node.processes.get_mut(&key) {
                     let told = Some((session.id, generation));
-                    if process.generation < generation && process.told != told {
+                    if !process.doomed && process.generation < generation && process.told != told {
                         process.told = told;
                         let message = v1::Regenerate {
                             job_id: job_id.clone(),
@@ -300,7 +219,8 @@ impl Cluster {
                         self.ledger.send(&session.outbound, Message::Regenerate(message));
                     }
                 } else if job.attach_until.is_none() {
-                    node.processes.insert(key, Process::requested(generation));
+                    let slot = job.record.slots[rank as usize];
+                    node.processes.insert(key, Process::requested(generation, Some(slot)));
                     self.ledger.send(&session.outbound, Message::StartRank(start(job, rank)));
                 }
             }
@@ -308,37 +228,8 @@ impl Cluster {
     }
 }
 
-impl super::ledger::Ledger {
-    /// Gives every rank of a job its seat; a job's first placement opens its first generation.
-    fn seat(&mut self, job: &mut Job, seats: Vec<String>, threads: u32) {
-        if job.record.threads == 0 {
-            job.record.threads = threads;
-        }
-        let mut nodes = seats.clone();
-        nodes.dedup();
-        let nodes = nodes.join(", ");
-        job.record.seats = seats.into_iter().map(Some).collect();
-        job.dirty = true;
-        if job.record.state != State::Queued {
-            let generation = job.generation();
-            job.record.reason = format!("forming generation {generation} on {nodes}");
-            return self.event(job, "placed", format!("its lost ranks have seats again ({nodes})"));
-        }
-        let generation = self.open_generation(job, "first placement");
-        job.record.state = State::Starting;
-        job.record.reason = format!("forming generation {generation} on {nodes}");
-        let ranks = job.record.world_size;
-        self.event(job, "placed", format!("{ranks} ranks on {nodes}, generation {generation}"));
-    }
-}
-
 /// Says how a process is to be stopped and why; nothing for one that is wanted.
-fn stop_for(
-    job: Option<&Job>,
-    rank: u32,
-    node: &str,
-    now: tokio::time::Instant,
-) -> Option<(Stop, String)> {
+fn stop_for(job: Option<&Job>, now: tokio::time::Instant) -> Option<(Stop, String)> {
     let Some(job) = job else { return Some((Stop::Kill, "the job is not known".to_owned())) };
     let record = &job.record;
     if !record.state.is_placed() {
@@ -346,9 +237,6 @@ fn stop_for(
             Stop::Kill,
             format!("the job is {}: {}", record.state.word(), record.reason),
         ));
-    }
-    if !job.sits(rank, node) {
-        return Some((Stop::Kill, "another process has its place".to_owned()));
     }
     let overdue = job.kill_at.is_some_and(|at| now >= at);
     if let Some(reason) = &record.cancel_reason {
@@ -365,16 +253,14 @@ fn stop_for(
 fn start(job: &Job, rank: u32) -> v1::StartRank {
     let record = &job.record;
     let mine = job.seat(rank);
-    let neighbours: Vec<u32> = job.ranks().filter(|other| job.seat(*other) == mine).collect();
-    let local_rank = neighbours.iter().take_while(|other| **other < rank).count();
-    let count = |value: usize| u32::try_from(value).expect("world sizes fit u32");
+    let neighbours = job.seats().filter(|other| job.seat(*other) == mine).count();
     v1::StartRank {
         job_id: record.job_id.clone(),
         generation: record.generation,
         rank,
-        world_size: record.world_size,
-        local_rank: count(local_rank),
-        local_world_size: count(neighbours.len()),
+        world_size: record.ranks,
+        local_rank: record.slots[rank as usize],
+        local_world_size: u32::try_from(neighbours).expect("world sizes fit u32"),
         manifest: record.manifest.clone(),
         resume_from: record.resume_from.clone(),
         threads: record.threads,

@@ -41,7 +41,7 @@ impl Cluster {
             new_record(&job_id, self.last_sequence, submission, &wants, self.ledger.now.unix_ms);
         self.requests.insert(record.request_id.clone(), job_id.clone());
         let mut job = Job::new(record, wants);
-        let message = format!("queued with {} ranks", job.record.world_size);
+        let message = format!("queued with {} ranks", job.record.ranks);
         self.ledger.event(&mut job, "submitted", message);
         let announced = job_id.clone();
         self.ledger.effect(move |book| book.announce(&announced, false));
@@ -146,7 +146,7 @@ fn new_record(
         resume_from: submission.resume_from,
         priority: wants.priority,
         labels: wants.labels.clone(),
-        world_size: wants.ranks,
+        ranks: wants.ranks,
         submitted_at_ms: now_ms,
         started_at_ms: 0,
         ended_at_ms: 0,
@@ -162,6 +162,9 @@ fn new_record(
         numeric_plan: None,
         threads: 0,
         seats: vec![None; wants.ranks as usize],
+        slots: vec![0; wants.ranks as usize],
         done: vec![false; wants.ranks as usize],
+        ring: Vec::new(),
+        halt: None,
     }
 }

@@ -40,6 +40,7 @@ impl Cluster {
             session: Some(Session { id, outbound }),
             lease: Lease::new(self.config.lease, now.at),
             last_heartbeat_ms: now.unix_ms,
+            leaving: false,
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
@@ -73,15 +74,21 @@ impl Cluster {
         let node = self.nodes.get_mut(&register.node).expect("it was just inserted");
         for running in &register.running {
             let generation = running.generation.unwrap_or_default();
+            let job = self.jobs.get_mut(&running.job_id);
+            let index = running.rank as usize;
+            let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
             node.processes
                 .entry((running.job_id.clone(), running.rank))
-                .or_insert_with(|| Process::reported(generation, running.pid))
+                .or_insert_with(|| Process::reported(generation, running.pid, slot))
                 .see(generation, Some(running.pid));
-            // A rank that counted as lost and waits for a seat has one after all.
-            let Some(job) = self.jobs.get_mut(&running.job_id) else { continue };
-            let index = running.rank as usize;
+            // A rank that counted as lost has a place after all, if the ring is not formed yet and
+            // nobody else has its slot.
+            let Some(job) = job else { continue };
             let waits = job.record.seats.get(index).is_some_and(Option::is_none);
-            if job.record.state.is_placed() && waits && generation <= job.generation() {
+            let forming = job.record.state.is_placed() && !job.record.formed;
+            let was = job.preferred.get(index).and_then(Option::as_ref);
+            let here = was.is_none_or(|was| *was == register.node);
+            if forming && waits && here && generation <= job.generation() {
                 job.record.seats[index] = Some(register.node.clone());
                 let message = format!("rank {} is back on {}", running.rank, register.node);
                 job.record.reason.clone_from(&message);
@@ -108,7 +115,7 @@ impl Cluster {
             // Another agent process: no news of this rank's end will come any more.
             let process = node.processes.remove(&key).expect("the key was just read");
             let Some(job) = self.jobs.get_mut(&key.0) else { continue };
-            if seen && job.sits(key.1, &register.node) {
+            if seen && !process.doomed && job.sits(key.1, &register.node) {
                 let counts = process.generation == job.generation();
                 self.ledger.lose(job, key.1, "its agent was restarted".to_owned(), counts);
             }
@@ -141,6 +148,7 @@ impl Cluster {
                 job.metrics = Some(metrics);
                 job.changed = true;
             }
+            job.movement.observe(status.rank, &status, now.at);
             let slot = &mut job.statuses[status.rank as usize];
             let differs = slot.as_ref().is_none_or(|old| {
                 (old.step, old.phase, old.pid) != (status.step, status.phase, status.pid)
@@ -166,8 +174,8 @@ impl Cluster {
             Some(process) => Some(process.generation),
             None => None,
         };
-        node.processes.remove(&key);
-        let Some(job) = self.jobs.get_mut(&exited.job_id) else { return };
+        let doomed = node.processes.remove(&key).is_some_and(|process| process.doomed);
+        let Some(job) = self.jobs.get_mut(&exited.job_id).filter(|_| !doomed) else { return };
         let awaited = reached.is_some() || job.attach_until.is_some();
         if !awaited || !job.sits(exited.rank, &name) || job.is_done(exited.rank) {
             return;
@@ -177,6 +185,7 @@ impl Cluster {
         }
         if exited.code == Some(0) {
             job.record.done[exited.rank as usize] = true;
+            job.movement.forget(exited.rank);
             job.dirty = true;
             return;
         }
@@ -190,11 +199,21 @@ impl Cluster {
         self.ledger.lose(job, exited.rank, how, counts);
     }
 
+    /// An agent was told to end: its ranks checkpoint and stop with their jobs, and get no seat there
+    /// any more.
+    pub(super) fn leave(&mut self, session: u64, leaving: &v1::Leaving) {
+        let Some(name) = self.sessions.get(&session) else { return };
+        let node = self.nodes.get_mut(name).expect("sessions belong to nodes");
+        tracing::info!(node = %name, grace_ms = leaving.grace_ms, reason = %leaving.reason, "an agent leaves");
+        node.leaving = true;
+    }
+
     pub(super) fn close(&mut self, session: u64) {
         let Some(name) = self.sessions.remove(&session) else { return };
         let node = self.nodes.get_mut(&name).expect("sessions belong to nodes");
         node.session = None;
-        tracing::warn!(node = %name, session, "an agent's session ended; its lease runs on");
+        node.lease.shorten(self.config.session_grace, self.ledger.now.at);
+        tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
     }
 }
 

@@ -10,7 +10,7 @@ use crate::state::EventRecord;
 /// A job as the wire shows it.
 pub(super) fn job(job: &Job) -> v1::Job {
     let record = &job.record;
-    let ranks = job.ranks().map(|rank| {
+    let ranks = job.seats().map(|rank| {
         let status = job.statuses[rank as usize].as_ref();
         v1::RankInfo {
             rank,
@@ -26,7 +26,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
         state: record.state.to_proto().into(),
         reason: record.reason.clone(),
         generation: record.generation,
-        world_size: record.world_size,
+        world_size: world_size(job),
         submitted_at_ms: record.submitted_at_ms,
         started_at_ms: record.started_at_ms,
         ended_at_ms: record.ended_at_ms,
@@ -40,6 +40,21 @@ pub(super) fn job(job: &Job) -> v1::Job {
         checkpoint_url: record.checkpoint_url.clone(),
         labels: record.labels.clone().into_iter().collect(),
         priority: record.priority,
+        max_ranks: record.ranks,
+        min_ranks: job.wants.min_ranks,
+    }
+}
+
+/// Ranks of the ring that stands or stood last; of a job without one, what it has, or asks for.
+fn world_size(job: &Job) -> u32 {
+    let record = &job.record;
+    let ranks = match record.formed || record.state.is_ended() {
+        true => record.ring.len(),
+        false => job.taken(),
+    };
+    match u32::try_from(ranks).expect("world sizes fit u32") {
+        0 => record.ranks,
+        ranks => ranks,
     }
 }
 

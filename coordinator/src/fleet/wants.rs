@@ -12,7 +12,12 @@ use crate::state::JobRecord;
 pub(super) struct Wants {
     pub(super) name: String,
     pub(super) labels: BTreeMap<String, String>,
+    /// The most it runs with.
     pub(super) ranks: u32,
+    /// The fewest.
+    pub(super) min_ranks: u32,
+    /// Steps of the whole run.
+    pub(super) total_steps: u64,
     pub(super) priority: i32,
     /// As agents spell it.
     pub(super) accelerator: String,
@@ -32,6 +37,8 @@ impl Wants {
             name: job.name,
             labels: job.labels,
             ranks: job.resources.ranks,
+            min_ranks: job.resources.min_ranks.clamp(1, job.resources.ranks),
+            total_steps: job.schedule.total_steps,
             priority: job.resources.priority,
             accelerator: accelerator.to_owned(),
             threads_per_rank: job.resources.threads_per_rank,
@@ -44,7 +51,9 @@ impl Wants {
         Self {
             name: record.name.clone(),
             labels: record.labels.clone(),
-            ranks: record.world_size,
+            ranks: record.ranks,
+            min_ranks: record.ranks,
+            total_steps: 0,
             priority: record.priority,
             accelerator: String::new(),
             threads_per_rank: None,

@@ -1,6 +1,6 @@
 //! Who may run where: a pure function of the nodes, the gangs that want slots and where they sit.
 //!
-//! A job is a gang: all its ranks get a slot or none does. Higher priority goes first, then
+//! A job is a gang: at least its fewest ranks get a slot or none does. Higher priority goes first, then
 //! whoever was submitted first. Seats that are taken stay taken, so that solving again without a
 //! change moves nobody. A gang that waits although the cluster could hold it blocks those behind
 //! it, because a stream of small jobs would otherwise starve it; one the cluster cannot hold at all
@@ -37,22 +37,60 @@ pub struct Gang {
     pub sequence: u64,
     /// What its nodes must have.
     pub accelerator: String,
-    /// Node of every rank by rank, absent where one must be found.
+    /// The fewest ranks it runs with, at least one; the most are its seats.
+    pub min_ranks: u32,
+    /// What may happen to its seats.
+    pub standing: Standing,
+    /// Node of every seat by seat, absent where it is vacant.
     pub seats: Vec<Option<String>>,
-    /// Where a rank that needs a seat would best go: the node it was on.
+    /// Where the rank of a vacant seat would best go: the node it was on.
     pub preferred: Vec<Option<String>>,
 }
 
+/// What may happen to the seats of a gang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has none and wants to start.
+    Queued,
+    /// Its ring is being formed: it takes what it can get.
+    Forming,
+    /// Its ring stands, and changes only at a checkpoint.
+    Training {
+        /// It has just published one.
+        at_checkpoint: bool,
+    },
+    /// It keeps what it has, and gets no more.
+    Held,
+    /// Its ranks checkpoint and stop.
+    Leaving,
+}
+
 impl Gang {
-    /// True when at least one rank sits already: a job that lost some of its ranks.
+    /// True when nothing can be done for it now.
+    pub fn is_content(&self) -> bool {
+        let may_change = match self.standing {
+            Standing::Queued | Standing::Forming => true,
+            Standing::Training { at_checkpoint } => at_checkpoint,
+            Standing::Held | Standing::Leaving => false,
+        };
+        !may_change || self.vacant() == 0
+    }
+
+    /// True when at least one rank sits already.
     fn is_seated(&self) -> bool {
         self.seats.iter().any(Option::is_some)
     }
 
-    /// Ranks without a seat.
-    fn missing(&self) -> u32 {
-        let missing = self.seats.iter().filter(|seat| seat.is_none()).count();
-        u32::try_from(missing).expect("world sizes fit u32")
+    /// Seats without a rank.
+    fn vacant(&self) -> u32 {
+        let vacant = self.seats.iter().filter(|seat| seat.is_none()).count();
+        u32::try_from(vacant).expect("world sizes fit u32")
+    }
+
+    /// Ranks it needs before it can run.
+    fn needed(&self) -> u32 {
+        let taken = u32::try_from(self.seats.len()).expect("world sizes fit u32") - self.vacant();
+        self.min_ranks.saturating_sub(taken)
     }
 }
 
@@ -68,8 +106,8 @@ pub struct Problem {
 /// Who sits where and why the others wait, by job id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Solution {
-    /// Node of every rank, by rank.
-    pub placed: BTreeMap<String, Vec<String>>,
+    /// Node of every seat, by seat, of the gangs that have enough to run.
+    pub placed: BTreeMap<String, Vec<Option<String>>>,
     /// Why a gang has to wait; its taken seats stay taken.
     pub waiting: BTreeMap<String, Reason>,
 }

@@ -23,7 +23,7 @@ pub fn solve(problem: &Problem) -> Solution {
     let mut blocked: BTreeMap<&str, &str> = BTreeMap::new();
     for gang in order {
         let outcome = match blocked.get(gang.accelerator.as_str()) {
-            Some(first) if gang.missing() > 0 => {
+            Some(first) if !gang.is_content() && gang.needed() > 0 => {
                 Err(Reason::Behind { job_id: (*first).to_owned() })
             }
             _ => place(gang, &mut free),
@@ -84,15 +84,14 @@ impl<'a> Free<'a> {
     }
 }
 
-/// Finds a seat for every rank that has none, or says why there is none for all.
-fn place(gang: &Gang, free: &mut Free<'_>) -> Result<Vec<String>, Reason> {
-    // Most gangs want nothing; looking at every node for each of them is what costs time.
-    if let Some(seats) = gang.seats.iter().cloned().collect::<Option<Vec<String>>>() {
-        return Ok(seats);
+/// Finds a seat for as many ranks as can be, or says why there are not enough for the gang to run.
+fn place(gang: &Gang, free: &mut Free<'_>) -> Result<Vec<Option<String>>, Reason> {
+    if gang.is_content() {
+        return Ok(gang.seats.clone());
     }
     let mut fitting = free.fitting(gang);
-    let wanted = gang.missing();
-    refuse_if_short(gang, wanted, &fitting, free.total(gang))?;
+    refuse_if_short(gang, &fitting, free.total(gang))?;
+    let mut wanted = gang.vacant().min(fitting.values().sum());
 
     // Ranks go back to where they were, if they can: their files are there.
     let mut seats = gang.seats.clone();
@@ -100,34 +99,31 @@ fn place(gang: &Gang, free: &mut Free<'_>) -> Result<Vec<String>, Reason> {
         let Some(name) = preferred.as_deref().filter(|_| seat.is_none()) else { continue };
         if let Some(slots) = fitting.get_mut(name).filter(|slots| **slots > 0) {
             *slots -= 1;
+            wanted -= 1;
             free.take(name);
             *seat = Some(name.to_owned());
         }
     }
 
     // The others share as few nodes as can be, ranks in order on each.
-    while let Some(missing) = count_missing(&seats) {
-        let name = best_node(&fitting, missing);
+    while wanted > 0 {
+        let name = best_node(&fitting, wanted);
         for seat in seats.iter_mut().filter(|seat| seat.is_none()) {
             let slots = fitting.get_mut(name).expect("the node is one of those that fit");
-            if *slots == 0 {
+            if *slots == 0 || wanted == 0 {
                 break;
             }
             *slots -= 1;
+            wanted -= 1;
             free.take(name);
             *seat = Some(name.to_owned());
         }
     }
-    Ok(seats.into_iter().map(|seat| seat.expect("none is missing")).collect())
+    Ok(seats)
 }
 
-fn refuse_if_short(
-    gang: &Gang,
-    wanted: u32,
-    fitting: &BTreeMap<&str, u32>,
-    total: u32,
-) -> Result<(), Reason> {
-    let free: u32 = fitting.values().sum();
+fn refuse_if_short(gang: &Gang, fitting: &BTreeMap<&str, u32>, total: u32) -> Result<(), Reason> {
+    let (wanted, free) = (gang.needed(), fitting.values().sum::<u32>());
     if free >= wanted {
         return Ok(());
     }
@@ -135,16 +131,10 @@ fn refuse_if_short(
     if fitting.is_empty() {
         return Err(Reason::NoNode { accelerator });
     }
-    let world_size = u32::try_from(gang.seats.len()).expect("world sizes fit u32");
-    if total < world_size {
-        return Err(Reason::TooLarge { wanted: world_size, slots: total, accelerator });
+    if total < gang.min_ranks {
+        return Err(Reason::TooLarge { wanted: gang.min_ranks, slots: total, accelerator });
     }
     Err(Reason::Full { wanted, free })
-}
-
-fn count_missing(seats: &[Option<String>]) -> Option<u32> {
-    let missing = seats.iter().filter(|seat| seat.is_none()).count();
-    (missing > 0).then(|| u32::try_from(missing).expect("world sizes fit u32"))
 }
 
 /// The smallest node that holds all that is missing, else the one with most room.
@@ -162,6 +152,7 @@ fn best_node<'a>(fitting: &BTreeMap<&'a str, u32>, missing: u32) -> &'a str {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Standing;
     use super::*;
 
     fn node(name: &str, slots: u32) -> Node {
@@ -174,23 +165,29 @@ mod tests {
             priority,
             sequence,
             accelerator: "cpu".to_owned(),
+            min_ranks: u32::try_from(ranks).unwrap(),
+            standing: Standing::Queued,
             seats: vec![None; ranks],
             preferred: vec![None; ranks],
         }
+    }
+
+    fn seats(nodes: &[&str]) -> Vec<Option<String>> {
+        nodes.iter().map(|node| (*node != "-").then(|| (*node).to_owned())).collect()
     }
 
     #[test]
     fn a_gang_takes_the_smallest_node_that_holds_it() {
         let problem =
             Problem { nodes: vec![node("a", 8), node("b", 2)], gangs: vec![gang("j", 0, 1, 2)] };
-        assert_eq!(solve(&problem).placed["j"], ["b", "b"]);
+        assert_eq!(solve(&problem).placed["j"], seats(&["b", "b"]));
     }
 
     #[test]
     fn a_gang_larger_than_any_node_is_spread_in_rank_order() {
         let problem =
             Problem { nodes: vec![node("a", 1), node("b", 2)], gangs: vec![gang("j", 0, 1, 3)] };
-        assert_eq!(solve(&problem).placed["j"], ["b", "b", "a"]);
+        assert_eq!(solve(&problem).placed["j"], seats(&["b", "b", "a"]));
     }
 
     #[test]
@@ -205,6 +202,7 @@ mod tests {
     fn a_waiting_gang_is_not_starved_by_smaller_ones_behind_it() {
         let mut running = gang("running", 0, 1, 1);
         running.seats = vec![Some("a".to_owned())];
+        running.standing = Standing::Training { at_checkpoint: false };
         let gangs = vec![running, gang("big", 0, 2, 2), gang("small", 0, 3, 1)];
         let solution = solve(&Problem { nodes: vec![node("a", 2)], gangs });
         assert_eq!(solution.waiting["big"].to_string(), "waits for free slots: 2 needed, 1 free");
@@ -234,10 +232,11 @@ mod tests {
     fn a_lost_rank_goes_back_to_its_node_and_before_new_jobs() {
         let mut hurt = gang("hurt", 0, 9, 2);
         hurt.seats = vec![Some("a".to_owned()), None];
+        hurt.standing = Standing::Forming;
         hurt.preferred = vec![None, Some("b".to_owned())];
         let gangs = vec![gang("new", 100, 1, 1), hurt];
         let solution = solve(&Problem { nodes: vec![node("a", 1), node("b", 1)], gangs });
-        assert_eq!(solution.placed["hurt"], ["a", "b"]);
+        assert_eq!(solution.placed["hurt"], seats(&["a", "b"]));
         assert!(solution.waiting.contains_key("new"));
     }
 
@@ -277,7 +276,8 @@ mod tests {
         let mut next = problem.clone();
         for gang in &mut next.gangs {
             if let Some(seats) = solution.placed.get(&gang.job_id) {
-                gang.seats = seats.iter().cloned().map(Some).collect();
+                gang.seats.clone_from(seats);
+                gang.standing = Standing::Forming;
             }
         }
         next
@@ -293,9 +293,9 @@ mod tests {
                 Some(seats) => {
                     prop_assert_eq!(seats.len(), gang.seats.len(), "all or nothing");
                     for (seat, before) in seats.iter().zip(&gang.seats) {
-                        prop_assert!(before.as_ref().is_none_or(|before| before == seat));
+                        prop_assert!(before.is_none() || before == seat);
                     }
-                    seats.iter().collect()
+                    seats.iter().flatten().collect()
                 }
                 None => gang.seats.iter().flatten().collect(),
             };
@@ -341,7 +341,7 @@ mod tests {
             let job_id = gang.job_id.clone();
             let solution = solve(&next);
             check(&next, &solution)?;
-            prop_assert_eq!(Some(&solution.placed[&job_id][0]), node.as_ref());
+            prop_assert_eq!(&solution.placed[&job_id][0], &node);
         }
     }
 }

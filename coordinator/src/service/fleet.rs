@@ -155,6 +155,7 @@ impl Session {
         match message.message {
             Some(Message::Heartbeat(heartbeat)) => self.fleet.heartbeat(id, heartbeat).await,
             Some(Message::RankExited(exited)) => self.fleet.exited(id, exited).await,
+            Some(Message::Leaving(leaving)) => self.fleet.leaving(id, leaving).await,
             Some(Message::Register(_)) => {
                 return Err(Status::invalid_argument("a session registers once"));
             }

@@ -12,9 +12,10 @@ use crate::{fleet, logs};
 pub fn to_status(error: fleet::Error) -> Status {
     let code = match &error {
         fleet::Error::UnknownJob { .. } => Code::NotFound,
-        fleet::Error::Stale { .. } | fleet::Error::Replaced { .. } | fleet::Error::SessionOver => {
-            Code::Aborted
-        }
+        fleet::Error::Stale { .. }
+        | fleet::Error::NoSeat { .. }
+        | fleet::Error::Replaced { .. }
+        | fleet::Error::SessionOver => Code::Aborted,
         fleet::Error::NotLive { .. }
         | fleet::Error::WrongBuild { .. }
         | fleet::Error::ShardFailed { .. } => Code::FailedPrecondition,

@@ -3,7 +3,7 @@
 use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, named_params, params};
 
-use super::record::{Change, CheckpointGrant, EventRecord, JobRecord, ShardRecord};
+use super::record::{Change, CheckpointGrant, Closure, EventRecord, JobRecord, ShardRecord};
 use super::{Error, objects, sql};
 
 /// Writes one change inside the caller's transaction.
@@ -14,6 +14,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), Erro
         Change::Generation { generation, job_id, at_ms, reason } => {
             open_generation(connection, *generation, job_id, *at_ms, reason)
         }
+        Change::Node { node, closure } => put_node(connection, node, closure.as_ref()),
         Change::Incarnation(incarnation) => set_meta(connection, "incarnation", *incarnation),
         Change::Shard(shard) => put_shard(connection, shard),
         Change::ForgetShards { job_id, up_to_step } => connection
@@ -54,13 +55,15 @@ const PUT_JOB: &str = "INSERT INTO jobs VALUES (
     :job_id, :sequence, :name, :state, :reason, :request_id, :manifest, :manifest_yaml, :file_name,
     :resume_from, :priority, :labels, :world_size, :submitted_at_ms, :started_at_ms, :ended_at_ms,
     :incarnation, :counter, :formed, :recoveries, :without_progress, :high_step, :cancel_reason,
-    :summary_json, :checkpoint_step, :checkpoint_url, :threads, :seats, :done)
+    :summary_json, :checkpoint_step, :checkpoint_url, :threads, :seats, :done, :ring, :slots, :halt,
+    :halt_reason)
   ON CONFLICT (job_id) DO UPDATE SET
     state = :state, reason = :reason, started_at_ms = :started_at_ms, ended_at_ms = :ended_at_ms,
     incarnation = :incarnation, counter = :counter, formed = :formed, recoveries = :recoveries,
     without_progress = :without_progress, high_step = :high_step, cancel_reason = :cancel_reason,
     summary_json = :summary_json, checkpoint_step = :checkpoint_step,
-    checkpoint_url = :checkpoint_url, threads = :threads, seats = :seats, done = :done";
+    checkpoint_url = :checkpoint_url, threads = :threads, seats = :seats, done = :done,
+    ring = :ring, slots = :slots, halt = :halt, halt_reason = :halt_reason";
 
 fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
     let json = |value: Result<String, serde_json::Error>| value.expect("plain values serialise");
@@ -73,7 +76,7 @@ fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
                 ":manifest": job.manifest, ":manifest_yaml": job.manifest_yaml,
                 ":file_name": job.file_name, ":resume_from": job.resume_from,
                 ":priority": job.priority, ":labels": json(serde_json::to_string(&job.labels)),
-                ":world_size": job.world_size, ":submitted_at_ms": job.submitted_at_ms,
+                ":world_size": job.ranks, ":submitted_at_ms": job.submitted_at_ms,
                 ":started_at_ms": job.started_at_ms, ":ended_at_ms": job.ended_at_ms,
                 ":incarnation": job.generation.map(|generation| generation.incarnation),
                 ":counter": job.generation.map(|generation| generation.counter),
@@ -83,6 +86,10 @@ fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
                 ":checkpoint_step": job.checkpoint_step, ":checkpoint_url": job.checkpoint_url,
                 ":threads": job.threads, ":seats": json(serde_json::to_string(&job.seats)),
                 ":done": json(serde_json::to_string(&job.done)),
+                ":ring": json(serde_json::to_string(&job.ring)),
+                ":slots": json(serde_json::to_string(&job.slots)),
+                ":halt": job.halt.as_ref().map(|halt| halt.kind.word()),
+                ":halt_reason": job.halt.as_ref().map(|halt| halt.reason.as_str()),
             })
         })
         .map_err(sql("storing a job"))?;
@@ -131,6 +138,18 @@ fn open_generation(
         })
         .map(drop)
         .map_err(sql("opening a generation"))
+}
+
+fn put_node(connection: &Connection, node: &str, closure: Option<&Closure>) -> Result<(), Error> {
+    let done = match closure {
+        Some(Closure { kind, reason, since_ms }) => connection
+            .prepare_cached("INSERT OR REPLACE INTO nodes VALUES (?1, ?2, ?3, ?4)")
+            .and_then(|mut put| put.execute(params![node, kind.word(), reason, since_ms])),
+        None => connection
+            .prepare_cached("DELETE FROM nodes WHERE node = ?1")
+            .and_then(|mut delete| delete.execute(params![node])),
+    };
+    done.map(drop).map_err(sql("storing a node's availability"))
 }
 
 fn put_grant(connection: &Connection, grant: &CheckpointGrant) -> Result<(), Error> {

@@ -1,9 +1,13 @@
 //! Reading back what was stored.
 
+use std::collections::BTreeMap;
+
 use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Row, params};
 
-use super::record::{EventRecord, JobRecord, ShardRecord, State};
+use super::record::{
+    Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord, ShardRecord, State,
+};
 use super::{Error, objects, sql};
 
 /// Returns one of the coordinator's counters.
@@ -56,7 +60,7 @@ fn job(row: &Row<'_>) -> Result<JobRecord, Error> {
         resume_from: column(row, "resume_from")?,
         priority: column(row, "priority")?,
         labels: json(row, "labels", &job_id)?,
-        world_size: column(row, "world_size")?,
+        ranks: column(row, "world_size")?,
         submitted_at_ms: column(row, "submitted_at_ms")?,
         started_at_ms: column(row, "started_at_ms")?,
         ended_at_ms: column(row, "ended_at_ms")?,
@@ -74,9 +78,22 @@ fn job(row: &Row<'_>) -> Result<JobRecord, Error> {
         numeric_plan: column(row, "plan")?,
         threads: column(row, "threads")?,
         seats: json(row, "seats", &job_id)?,
+        slots: json(row, "slots", &job_id)?,
         done: json(row, "done", &job_id)?,
+        ring: json(row, "ring", &job_id)?,
+        halt: halt(row, &job_id)?,
         job_id,
     })
+}
+
+fn halt(row: &Row<'_>, job_id: &str) -> Result<Option<Halt>, Error> {
+    let word: Option<String> = column(row, "halt")?;
+    let Some(word) = word else { return Ok(None) };
+    let Some(kind) = HaltKind::from_word(&word) else {
+        return Err(Error::Corrupt { column: "halt", key: job_id.to_owned(), value: word });
+    };
+    let reason: Option<String> = column(row, "halt_reason")?;
+    Ok(Some(Halt { kind, reason: reason.unwrap_or_default() }))
 }
 
 fn column<T: rusqlite::types::FromSql>(row: &Row<'_>, name: &'static str) -> Result<T, Error> {
@@ -114,6 +131,24 @@ pub(super) fn shards(connection: &Connection) -> Result<Vec<ShardRecord>, Error>
         shards.push(ShardRecord { job_id, generation, step, rank, objects });
     }
     Ok(shards)
+}
+
+/// Returns the nodes that take no ranks, by name.
+pub(super) fn closures(connection: &Connection) -> Result<BTreeMap<String, Closure>, Error> {
+    let mut statement =
+        connection.prepare("SELECT * FROM nodes").map_err(sql("preparing to read nodes"))?;
+    let mut rows = statement.query([]).map_err(sql("reading nodes"))?;
+    let mut closures = BTreeMap::new();
+    while let Some(row) = rows.next().map_err(sql("reading nodes"))? {
+        let node: String = column(row, "node")?;
+        let word: String = column(row, "availability")?;
+        let Some(kind) = ClosureKind::from_word(&word) else {
+            return Err(Error::Corrupt { column: "availability", key: node, value: word });
+        };
+        let (reason, since_ms) = (column(row, "reason")?, column(row, "since_ms")?);
+        closures.insert(node, Closure { kind, reason, since_ms });
+    }
+    Ok(closures)
 }
 
 /// Returns a job's history, oldest first.

@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use super::{Error, sql};
 
 /// Step n brings a database from `user_version` n to n + 1.
-const STEPS: [&str; 1] = [include_str!("schema/001-jobs.sql")];
+const STEPS: [&str; 2] =
+    [include_str!("schema/001-jobs.sql"), include_str!("schema/002-elastic.sql")];
 
 /// Brings the schema to the newest version, each step in its own transaction.
 ///
@@ -63,7 +64,8 @@ mod tests {
         let kind: String = connection
             .query_row("SELECT kind FROM events WHERE node = ''", [], |row| row.get(0))
             .unwrap();
-        assert_eq!((kind.as_str(), version(&connection)), ("submitted", 2));
+        let newest = u32::try_from(steps.len()).unwrap();
+        assert_eq!((kind.as_str(), version(&connection)), ("submitted", newest));
     }
 
     #[test]

@@ -19,7 +19,10 @@ mod store;
 
 pub use inline::Hooks;
 pub use objects::encode as objects_to_json;
-pub use record::{Change, CheckpointGrant, EventRecord, JobRecord, ShardRecord, State};
+pub use record::{
+    Change, CheckpointGrant, Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord,
+    ShardRecord, State,
+};
 pub use store::{Loaded, Store};
 
 use std::path::PathBuf;

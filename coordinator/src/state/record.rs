@@ -15,6 +15,10 @@ pub enum State {
     Running,
     /// A rank was lost, or the coordinator restarted; the next generation is being formed.
     Recovering,
+    /// Its ranks checkpoint and stop; the job goes on later.
+    Preempting,
+    /// Stopped at a checkpoint until somebody resumes it.
+    Paused,
     /// Ended with a summary.
     Succeeded,
     /// Ended without.
@@ -24,11 +28,13 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [(Self, &'static str, JobState); 7] = [
+    const ALL: [(Self, &'static str, JobState); 9] = [
         (Self::Queued, "queued", JobState::Queued),
         (Self::Starting, "starting", JobState::Starting),
         (Self::Running, "running", JobState::Running),
         (Self::Recovering, "recovering", JobState::Recovering),
+        (Self::Preempting, "preempting", JobState::Preempting),
+        (Self::Paused, "paused", JobState::Paused),
         (Self::Succeeded, "succeeded", JobState::Succeeded),
         (Self::Failed, "failed", JobState::Failed),
         (Self::Cancelled, "cancelled", JobState::Cancelled),
@@ -60,7 +66,7 @@ impl State {
 
     /// True for a job that holds, or is about to hold, slots.
     pub fn is_placed(self) -> bool {
-        matches!(self, Self::Starting | Self::Running | Self::Recovering)
+        matches!(self, Self::Starting | Self::Running | Self::Recovering | Self::Preempting)
     }
 }
 
@@ -91,8 +97,8 @@ pub struct JobRecord {
     pub priority: i32,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
-    /// Ranks.
-    pub world_size: u32,
+    /// Seats: the most ranks it runs with.
+    pub ranks: u32,
     /// Unix milliseconds.
     pub submitted_at_ms: i64,
     /// Unix milliseconds of the first time all ranks trained; zero before.
@@ -101,7 +107,7 @@ pub struct JobRecord {
     pub ended_at_ms: i64,
     /// The current attempt; absent before the first placement.
     pub generation: Option<Generation>,
-    /// All ranks of `generation` have joined and were told the same plan.
+    /// The ring of `generation` stands: all its ranks have joined and were told the same plan.
     pub formed: bool,
     /// Generations opened because a rank was lost.
     pub recoveries: u32,
@@ -121,10 +127,84 @@ pub struct JobRecord {
     pub numeric_plan: Option<String>,
     /// libtorch threads per rank, fixed at the first placement; zero before.
     pub threads: u32,
-    /// Node of every rank by rank; an absent one waits for a slot.
+    /// Node of every seat by seat; absent where it is vacant.
     pub seats: Vec<Option<String>>,
-    /// Ranks that ended well in the current generation.
+    /// Which slot of its node each seat has, by seat; without meaning where it is vacant.
+    pub slots: Vec<u32>,
+    /// Seats whose ranks ended well in the current generation.
     pub done: Vec<bool>,
+    /// The newest ring that was formed: its seats in ring order.
+    pub ring: Vec<u32>,
+    /// Why its ranks stop although it is to go on later; absent while they are not to.
+    pub halt: Option<Halt>,
+}
+
+/// A job's ranks checkpoint and stop, and the job goes on later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Halt {
+    /// What comes afterwards.
+    pub kind: HaltKind,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// What a job that halted does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HaltKind {
+    /// Waits in the queue for slots.
+    Preempt,
+    /// Waits for somebody to resume it.
+    Pause,
+}
+
+impl HaltKind {
+    /// Returns the word used in the database.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preempt => "preempt",
+            Self::Pause => "pause",
+        }
+    }
+
+    /// Returns the kind with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Preempt, Self::Pause].into_iter().find(|kind| kind.word() == word)
+    }
+}
+
+/// Why a node takes no ranks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closure {
+    /// Who closed it.
+    pub kind: ClosureKind,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// Unix milliseconds.
+    pub since_ms: i64,
+}
+
+/// Who closed a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClosureKind {
+    /// Somebody asked for it: its ranks leave at a checkpoint.
+    Drained,
+    /// The coordinator, after repeated faults: its ranks stay until they fail.
+    Excluded,
+}
+
+impl ClosureKind {
+    /// Returns the word used in the database and in listings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Drained => "drained",
+            Self::Excluded => "excluded",
+        }
+    }
+
+    /// Returns the kind with this word.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Drained, Self::Excluded].into_iter().find(|kind| kind.word() == word)
+    }
 }
 
 /// One line of a job's history.
@@ -169,7 +249,7 @@ pub struct ShardRecord {
     pub generation: Generation,
     /// Steps applied.
     pub step: u64,
-    /// Who uploaded.
+    /// Who uploaded, by ring rank.
     pub rank: u32,
     /// The objects.
     pub objects: Vec<StoredObject>,
@@ -192,6 +272,13 @@ pub enum Change {
         at_ms: i64,
         /// Why, in a sentence.
         reason: String,
+    },
+    /// A node takes no ranks any more, or takes them again.
+    Node {
+        /// Its name.
+        node: String,
+        /// Absent when it takes ranks.
+        closure: Option<Closure>,
     },
     /// The incarnation was raised above what an agent reported.
     Incarnation(u32),

@@ -1,5 +1,6 @@
 //! The writer thread with group commit, and the reader beside it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::inline::{Hooks, Inline};
-use super::record::{Change, EventRecord, JobRecord, ShardRecord};
+use super::record::{Change, Closure, EventRecord, JobRecord, ShardRecord};
 use super::{Error, apply, load, migrations, sql};
 
 /// Writes that may wait before a caller has to.
@@ -43,6 +44,8 @@ pub struct Loaded {
     pub jobs: Vec<JobRecord>,
     /// Shards of checkpoints that were not published.
     pub shards: Vec<ShardRecord>,
+    /// Nodes that take no ranks, by name.
+    pub closures: BTreeMap<String, Closure>,
 }
 
 #[derive(Debug)]
@@ -131,6 +134,7 @@ fn take_up(mut connection: Connection) -> Result<(Connection, Loaded), Error> {
         last_event: load::last_event(&connection)?,
         jobs: load::jobs(&connection)?,
         shards: load::shards(&connection)?,
+        closures: load::closures(&connection)?,
     };
     Ok((connection, loaded))
 }
@@ -179,11 +183,9 @@ fn fail(group: Vec<Request>, error: Error) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use ringmaster_proto::v1::{Generation, StoredObject};
 
-    use super::super::record::{CheckpointGrant, State};
+    use super::super::record::{CheckpointGrant, ClosureKind, Halt, HaltKind, State};
     use super::*;
 
     fn record(job_id: &str, sequence: u64) -> JobRecord {
@@ -200,7 +202,7 @@ mod tests {
             resume_from: String::new(),
             priority: -3,
             labels: BTreeMap::from([("team".to_owned(), "vision".to_owned())]),
-            world_size: 2,
+            ranks: 2,
             submitted_at_ms: 1,
             started_at_ms: 2,
             ended_at_ms: 0,
@@ -216,7 +218,10 @@ mod tests {
             numeric_plan: Some("{\"threads\":1}".to_owned()),
             threads: 1,
             seats: vec![Some("n0".to_owned()), None],
+            slots: vec![3, 0],
             done: vec![true, false],
+            ring: vec![0],
+            halt: Some(Halt { kind: HaltKind::Pause, reason: "later".to_owned() }),
         }
     }
 
@@ -289,6 +294,23 @@ mod tests {
         }
         let (_store, loaded) = Store::open(&path).unwrap();
         assert_eq!(loaded.shards, [shard(20)]);
+    }
+
+    #[tokio::test]
+    async fn a_closed_node_stays_closed_over_a_restart_until_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let closure =
+            Closure { kind: ClosureKind::Excluded, reason: "3 faults".to_owned(), since_ms: 9 };
+        let change = |node: &str, closure| Change::Node { node: node.to_owned(), closure };
+        {
+            let (store, _) = Store::open(&path).unwrap();
+            let closed = ["n0", "n1"].map(|node| change(node, Some(closure.clone())));
+            store.write(closed.to_vec()).await.unwrap();
+            store.write(vec![change("n0", None)]).await.unwrap();
+        }
+        let (_store, loaded) = Store::open(&path).unwrap();
+        assert_eq!(loaded.closures, BTreeMap::from([("n1".to_owned(), closure)]));
     }
 
     #[tokio::test]

@@ -30,7 +30,8 @@ pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T 
 
 /// Intervals under which only a test's own doing ends a lease.
 pub(crate) fn patient() -> Config {
-    Config { heartbeat: Duration::from_millis(50), lease: DEADLINE * 4, ..Config::default() }
+    let (heartbeat, lease) = (Duration::from_millis(50), DEADLINE * 4);
+    Config { heartbeat, lease, session_grace: lease, ..Config::default() }
 }
 
 /// Intervals under which a silent agent is soon lost.
@@ -98,10 +99,13 @@ impl Coordinator {
         self.until(job_id, state.as_str_name(), |job| job.state() == state).await
     }
 
-    pub(crate) async fn kinds(&mut self, job_id: &str) -> Vec<String> {
+    pub(crate) async fn events(&mut self, job_id: &str) -> Vec<v1::Event> {
         let request = v1::EventsRequest { job_id: job_id.to_owned() };
-        let events = self.jobs.events(request).await.unwrap().into_inner().events;
-        events.into_iter().map(|event| event.kind).collect()
+        self.jobs.events(request).await.unwrap().into_inner().events
+    }
+
+    pub(crate) async fn kinds(&mut self, job_id: &str) -> Vec<String> {
+        self.events(job_id).await.into_iter().map(|event| event.kind).collect()
     }
 
     pub(crate) async fn cancel(&mut self, job_id: &str) -> v1::Job {
@@ -123,6 +127,11 @@ pub(crate) fn manifest(name: &str, ranks: u32) -> String {
     job["resources"]["ranks"] = ranks.into();
     job["resources"]["min_ranks"] = ranks.into();
     job.to_string()
+}
+
+/// A validated manifest for `min_ranks` to `ranks` ranks.
+pub(crate) fn elastic(name: &str, min_ranks: u32, ranks: u32) -> String {
+    with(&manifest(name, ranks), "/resources/min_ranks", min_ranks)
 }
 
 /// The same with another value at a JSON pointer.
@@ -183,6 +192,10 @@ impl Agent {
     /// Reports these ranks from now on.
     pub(crate) fn report(&self, ranks: Vec<v1::RankStatus>) {
         *self.ranks.lock().unwrap() = ranks;
+    }
+
+    pub(crate) async fn say(&self, message: FromAgent) {
+        self.sender.send(v1::AgentMessage { message: Some(message) }).await.unwrap();
     }
 
     /// The next message, whatever it is.
@@ -266,6 +279,11 @@ pub(crate) fn status(start: &v1::StartRank, step: u64) -> v1::RankStatus {
     }
 }
 
+/// What a survivor holds.
+pub(crate) fn held(applied_step: u64) -> Option<v1::HeldState> {
+    Some(v1::HeldState { applied_step, digest: 7, entered_ready: false })
+}
+
 pub(crate) fn exited(start: &v1::StartRank, code: i32) -> v1::RankExited {
     v1::RankExited {
         exit_id: format!("{}-{}-{:?}", start.job_id, start.rank, start.generation),
@@ -313,6 +331,57 @@ impl Rank {
             communicator_id: communicator_id(rank, generation),
         };
         tokio::spawn(async move { Ok(client.join(request).await?.into_inner()) })
+    }
+
+    /// Joins these seats and returns what each was told, in the order given.
+    pub(crate) async fn join_all(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        seats: &[(u32, Option<v1::HeldState>)],
+    ) -> Vec<v1::JoinReply> {
+        let joins: Vec<_> =
+            seats.iter().map(|(seat, held)| self.join(job_id, generation, *seat, *held)).collect();
+        let mut replies = Vec::new();
+        for join in joins {
+            replies.push(joined(join).await);
+        }
+        replies
+    }
+
+    /// Uploads, commits and publishes a checkpoint of a ring of `world_size`.
+    pub(crate) async fn checkpoint(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        world_size: u32,
+        step: u64,
+    ) {
+        let mut client = self.client.clone();
+        for rank in 0..world_size {
+            let shard = v1::ReportShardRequest {
+                job_id: job_id.to_owned(),
+                generation: Some(generation),
+                rank,
+                step,
+                ..Default::default()
+            };
+            client.report_shard(shard).await.unwrap();
+        }
+        let commit = v1::CommitCheckpointRequest {
+            job_id: job_id.to_owned(),
+            generation: Some(generation),
+            step,
+            digest: 7,
+        };
+        within("the grant", client.commit_checkpoint(commit)).await.unwrap();
+        let published = v1::CheckpointPublishedRequest {
+            job_id: job_id.to_owned(),
+            generation: Some(generation),
+            step,
+            url: format!("file:///runs/step-{step}"),
+        };
+        client.checkpoint_published(published).await.unwrap();
     }
 
     pub(crate) async fn finish(&self, job_id: &str, generation: v1::Generation) {

@@ -7,8 +7,10 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod checkpoints;
+mod elastic;
 mod fake;
 mod lifecycle;
 mod people;
 mod recovery;
 mod restart;
+mod standstill;

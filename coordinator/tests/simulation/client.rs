@@ -118,6 +118,7 @@ fn manifest(plan: &JobPlan) -> String {
     job["name"] = plan.name.clone().into();
     job["resources"]["ranks"] = plan.ranks.into();
     job["resources"]["min_ranks"] = plan.min_ranks.into();
+    job["data"]["lanes"] = 8.into();
     job["resources"]["priority"] = plan.priority.into();
     job["schedule"]["total_steps"] = plan.steps.into();
     job["checkpoint"]["every_steps"] = plan.checkpoint_every.into();

@@ -86,7 +86,7 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
         name: format!("j{index}"),
         at: duration(random, Duration::ZERO, Duration::from_secs(15)),
         ranks,
-        min_ranks: ranks,
+        min_ranks: if random.random_bool(0.5) { ranks } else { random.random_range(1..=ranks) },
         priority: random.random_range(-1..=1),
         steps: random.random_range(3..=80),
         checkpoint_every: random.random_range(2..=15),

@@ -340,7 +340,7 @@ impl State {
                     hide(&event.message, &event.job_id)
                 ));
             }
-            Change::Incarnation(_) | Change::Shard(_) | Change::ForgetShards { .. } => {}
+            _ => {}
         }
     }
 

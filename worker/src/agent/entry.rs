@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub(super) status: RankStatus,
     pub(super) metrics_sent: Option<StepMetrics>,
     pub(super) line: Line,
+    /// What of the current generation the coordinator should hear of at once.
+    milestone: Milestone,
     /// When the rank last said anything; none until it has connected.
     pub(super) heard_at: Option<Instant>,
     /// When it is killed unless it ends before, and why.
@@ -29,6 +31,18 @@ pub(super) struct Entry {
     pub(super) killed_because: Option<String>,
     /// What to start in its place once nothing of it is left.
     pub(super) next: Option<StartRank>,
+}
+
+/// How far a rank has come in its generation, as far as somebody waits for it: a recovery is over
+/// when every rank has its state and the first step is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Milestone {
+    /// Joining, connecting or receiving its state.
+    Entering,
+    /// Has its state, after so many steps.
+    Ready(u64),
+    /// Has done a step.
+    Stepping,
 }
 
 /// The process of a rank.
@@ -80,6 +94,7 @@ impl Entry {
             process: Process::Queued,
             status,
             metrics_sent: None,
+            milestone: Milestone::Entering,
             line: Line::Closed(Vec::new()),
             heard_at: None,
             kill_at: None,
@@ -97,6 +112,32 @@ impl Entry {
             Process::Queued => None,
             Process::Running(pid) | Process::Ended(pid) => Some(pid),
         }
+    }
+
+    /// Takes in what the rank says of itself; true when the coordinator should hear of it at once.
+    pub(super) fn update(&mut self, status: RankStatus) -> bool {
+        // Which rank this is says the agent, not the process.
+        let status = RankStatus {
+            job_id: self.start.job_id.clone(),
+            rank: self.start.rank,
+            generation: status.generation.or(self.start.generation),
+            ..status
+        };
+        let entered = status.generation != self.status.generation;
+        // Back in Join within its generation: its ring broke.
+        let broke = status.phase() == Phase::Join && self.milestone != Milestone::Entering;
+        if entered || broke {
+            self.milestone = Milestone::Entering;
+        }
+        let trains = status.phase() >= Phase::Data;
+        let reached = match self.milestone {
+            Milestone::Entering if trains => Some(Milestone::Ready(status.step)),
+            Milestone::Ready(step) if status.step > step => Some(Milestone::Stepping),
+            _ => None,
+        };
+        self.milestone = reached.unwrap_or(self.milestone);
+        self.status = status;
+        entered || broke || reached.is_some()
     }
 
     pub(super) fn report(&mut self) -> Option<RankStatus> {

@@ -149,7 +149,7 @@ fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     while waitid(Id::Pid(leader), flags) == Err(Errno::EINTR) {}
     table.ending(key);
-    let survivors = group::clear_session(pid);
+    let survivors = group::clear(pid, &files.status);
     if survivors > 0 {
         tracing::warn!(job_id = %key.0, rank = key.1, pid, survivors, "killed what the rank left running");
     }

@@ -46,6 +46,8 @@ pub const BUILD_ID: &str = env!("RINGMASTER_BUILD_ID");
 
 /// How often overdue and silent ranks are looked for.
 const ENFORCE_INTERVAL: Duration = Duration::from_millis(100);
+/// Silence after which a rank is killed until a coordinator has said how long its leases are.
+const SILENCE_BEFORE_TERMS: Duration = Duration::from_secs(5);
 /// How long an ending agent waits for its ranks to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an ending agent tries to deliver exits and log lines.
@@ -78,15 +80,18 @@ pub struct Options {
     pub parent_pipe: bool,
     /// Program and first arguments of a rank.
     pub rank_program: Vec<OsString>,
-    /// A connected rank that says nothing for this long is killed. Ranks speak every second.
-    pub silence: Duration,
+    /// A connected rank that says nothing for this long is killed; none: for the coordinator's lease.
+    /// Ranks speak every second.
+    pub silence: Option<Duration>,
+    /// Notice that ranks get to checkpoint and stop when the agent is told to end.
+    pub grace: Duration,
     /// After this long without a coordinator, ranks are asked to checkpoint and stop.
     pub orphan_timeout: Duration,
 }
 
 impl Options {
     /// Returns options with the defaults: CPU, all cores this process may use, loopback, this binary's `rank` as rank program,
-    /// 10 s of silence, an hour without coordinator.
+    /// silence for as long as the coordinator's lease, 25 s of grace, an hour without coordinator.
     ///
     /// # Errors
     /// [`Error::Executable`] when this binary's path is unknown.
@@ -110,7 +115,8 @@ impl Options {
             parent_folder: None,
             parent_pipe: false,
             rank_program: vec![executable.into(), "rank".into()],
-            silence: Duration::from_secs(10),
+            silence: None,
+            grace: Duration::from_secs(25),
             orphan_timeout: Duration::from_secs(3600),
         })
     }
@@ -194,11 +200,13 @@ impl Agent {
             .map_err(|source| Error::Address { url: options.coordinator.clone(), source })?;
         options.work_dir = folder(&options.work_dir)?;
         options.runs_dir = folder(&options.runs_dir)?;
+        group::end_orphans(&options.work_dir);
         let socket = Socket::bind().map_err(|source| Error::Socket { source })?;
         let (sender, launches) = std::sync::mpsc::channel();
         let slots = usize::try_from(options.slots).unwrap_or(usize::MAX);
         let exits = Exits::new(life(&options.node));
-        let table = Arc::new(Table::new(slots, options.silence, exits, sender));
+        let silence = options.silence.unwrap_or(SILENCE_BEFORE_TERMS);
+        let table = Arc::new(Table::new(slots, silence, exits, sender));
         if options.parent_pipe {
             let folders = std::iter::once(socket.folder()).chain(options.parent_folder.clone());
             parent::watch(Arc::clone(&table), folders.collect(), KILL_TIMEOUT)?;
@@ -206,12 +214,17 @@ impl Agent {
         Ok(Self { options, endpoint, socket, table, launches })
     }
 
-    /// Runs until `shutdown` completes, then kills all ranks and delivers what is left to say.
+    /// Runs until `shutdown` completes, then lets all ranks checkpoint and stop; those that have not
+    /// when the grace is over, or `hurry` completes, are killed. Delivers what is left to say.
     ///
     /// # Errors
     /// [`Error::Refused`] when the coordinator refuses the first registration, [`Error::Socket`],
     /// [`Error::Thread`], [`Error::Ended`]; all ranks are dead then as well.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
         let Self { options, endpoint, socket, table, launches } = self;
         let (line_sender, lines) = mpsc::channel(logs::QUEUE_LINES);
         let tails = logs::Tails {
@@ -229,13 +242,17 @@ impl Agent {
             table: Arc::clone(&table),
             identity: identity(&options),
             orphan_timeout: options.orphan_timeout,
+            silence: options.silence,
         };
         let mut session = tokio::spawn(service.run());
         let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
         let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
 
         let outcome = tokio::select! {
-            () = shutdown => Ok(()),
+            () = shutdown => {
+                wind_down(&table, options.grace, hurry).await;
+                Ok(())
+            }
             ended = &mut session => Err(match ended {
                 Ok(error) => Error::Refused { message: error.to_string() },
                 Err(_) => Error::Ended { part: "session" },
@@ -267,6 +284,18 @@ fn watched_thread(
     };
     let thread = std::thread::Builder::new().name(name.into()).spawn(body);
     thread.map(|_| gone).map_err(|source| Error::Thread { name, source })
+}
+
+/// Asks all ranks to checkpoint and stop, and waits for them within the grace.
+async fn wind_down(table: &Arc<Table>, grace: Duration, hurry: impl Future<Output = ()>) {
+    tracing::info!(?grace, "told to end: the ranks checkpoint and stop first");
+    table.leave(grace, "the agent was told to end");
+    let waiting = Arc::clone(table);
+    let empty = tokio::task::spawn_blocking(move || waiting.wait_until_empty(grace));
+    tokio::select! {
+        _ = empty => {}
+        () = hurry => tracing::warn!("told again to end: the ranks are killed"),
+    }
 }
 
 /// Kills all ranks, then gives exits and log lines a moment to reach the coordinator.

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use ringmaster_proto::v1::agent_command::Command;
 use ringmaster_proto::v1::{
-    AgentCommand, Generation, Heartbeat, RankExited, RankStatus, Regenerate, RunningRank,
+    AgentCommand, Generation, Heartbeat, Leaving, RankExited, RankStatus, Regenerate, RunningRank,
     StartRank, StopRank,
 };
 use tokio::sync::{Notify, mpsc};
@@ -41,16 +41,21 @@ pub(super) struct Table {
     emptied: Condvar,
     /// Exits the coordinator has not acknowledged.
     pub(super) exits: Exits,
-    /// Woken when there is an exit to send.
+    /// Woken when there is something to tell the coordinator at once.
     pub(super) news: Notify,
     slots: usize,
-    silence: Duration,
     launches: Sender<Key>,
 }
 
 #[derive(Debug)]
 struct Inner {
     closed: bool,
+    /// A connected rank that says nothing for this long is killed.
+    silence: Duration,
+    /// Told to end: no rank is started any more.
+    leaving: Option<Leaving>,
+    /// A rank has said something that should not wait for the next heartbeat.
+    urgent: bool,
     ranks: BTreeMap<Key, Entry>,
     highest: Generation,
     looked_at: Instant,
@@ -67,6 +72,9 @@ impl Table {
     ) -> Self {
         let inner = Inner {
             closed: false,
+            silence,
+            leaving: None,
+            urgent: false,
             ranks: BTreeMap::new(),
             highest: Generation::default(),
             looked_at: Instant::now(),
@@ -77,7 +85,6 @@ impl Table {
             exits,
             news: Notify::new(),
             slots,
-            silence,
             launches,
         }
     }
@@ -102,6 +109,12 @@ impl Table {
             tracing::info!(job_id = %key.0, rank = key.1, %generation, "replacing the running process");
             entry.next = Some(start);
             entry.kill("replaced by a newer generation");
+            return;
+        }
+        if let Some(leaving) = &inner.leaving {
+            let reason = format!("this node's agent is ending: {}", leaving.reason);
+            drop(inner);
+            self.refuse(key, generation, reason);
             return;
         }
         if inner.ranks.len() >= self.slots {
@@ -144,8 +157,10 @@ impl Table {
             return;
         };
         let grace = Duration::from_millis(stop.grace_ms.into());
-        let because =
-            format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason);
+        let because = match grace.is_zero() {
+            true => format!("killed: {}", stop.reason),
+            false => format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason),
+        };
         let kill_at = Instant::now() + grace;
         // A repeated stop may shorten the grace, never lengthen it.
         if entry.kill_at.as_ref().is_none_or(|(earlier, _)| kill_at < *earlier) {
@@ -156,7 +171,25 @@ impl Table {
         self.enforce(Instant::now());
     }
 
-    /// Asks every rank to end gracefully: the coordinator has been away for too long.
+    /// Takes no rank any more, asks those that run to end gracefully, and has the coordinator told.
+    pub(super) fn leave(&self, grace: Duration, reason: &str) {
+        let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
+        self.lock().leaving = Some(Leaving { grace_ms, reason: reason.to_owned() });
+        self.news.notify_one();
+        self.stop_all(grace, reason);
+    }
+
+    /// Returns the notice that this node leaves, if it does.
+    pub(super) fn leaving(&self) -> Option<Leaving> {
+        self.lock().leaving.clone()
+    }
+
+    /// Sets after which silence a connected rank is killed.
+    pub(super) fn set_silence(&self, silence: Duration) {
+        self.lock().silence = silence;
+    }
+
+    /// Asks every rank to end gracefully.
     pub(super) fn stop_all(&self, grace: Duration, reason: &str) {
         let keys: Vec<Key> = self.lock().ranks.keys().cloned().collect();
         for (job_id, rank) in keys {
@@ -171,6 +204,11 @@ impl Table {
     }
 
     // --- what the session tells the coordinator ---
+
+    /// Returns whether a heartbeat is worth sending at once, and forgets it.
+    pub(super) fn take_urgent(&self) -> bool {
+        std::mem::take(&mut self.lock().urgent)
+    }
 
     /// Returns the status of every rank; metrics only where they changed since the last call.
     pub(super) fn heartbeat(&self) -> Heartbeat {
@@ -225,14 +263,10 @@ impl Table {
         let mut inner = self.lock();
         if let Some(entry) = inner.ranks.get_mut(key).filter(|entry| entry.pid() == Some(pid)) {
             entry.heard_at = Some(Instant::now());
-            // Which rank this is says the agent, not the process.
-            entry.status = RankStatus {
-                job_id: key.0.clone(),
-                rank: key.1,
-                pid,
-                generation: status.generation.or(entry.start.generation),
-                ..status
-            };
+            if entry.update(RankStatus { pid, ..status }) {
+                inner.urgent = true;
+                self.news.notify_one();
+            }
         }
     }
 
@@ -314,6 +348,7 @@ impl Table {
         let mut inner = self.lock();
         let stalled = now.saturating_duration_since(inner.looked_at) > OWN_STALL;
         inner.looked_at = now;
+        let silence = inner.silence;
         for entry in inner.ranks.values_mut() {
             if let Some((_, because)) = entry.kill_at.take_if(|(at, _)| *at <= now) {
                 entry.kill(&because);
@@ -321,9 +356,9 @@ impl Table {
             let Some(heard_at) = &mut entry.heard_at else { continue };
             if stalled {
                 *heard_at = now;
-            } else if now.saturating_duration_since(*heard_at) > self.silence {
+            } else if now.saturating_duration_since(*heard_at) > silence {
                 entry.heard_at = None;
-                entry.kill(&format!("no sign of life for {} s", self.silence.as_secs_f64()));
+                entry.kill(&format!("no sign of life for {} s", silence.as_secs_f64()));
             }
         }
     }
@@ -370,6 +405,8 @@ impl Table {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::mpsc::Receiver;
+
+    use ringmaster_proto::v1::Phase;
 
     use super::*;
 
@@ -426,6 +463,36 @@ mod tests {
             assert!(table.launch(&("job".to_owned(), rank), exec).is_none());
         }
         assert!(table.wait_until_empty(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_node_that_leaves_takes_no_rank() {
+        let (table, queue) = table(2);
+        table.leave(Duration::from_secs(3), "told to end");
+        assert_eq!(table.leaving().map(|leaving| leaving.grace_ms), Some(3000));
+        table.start(start(0, 1));
+        assert_eq!(queue.try_iter().count(), 0);
+        assert!(refusals(&table)[0].2.contains("told to end"));
+    }
+
+    #[test]
+    fn only_milestones_of_a_generation_are_worth_a_heartbeat_of_their_own() {
+        let mut entry = Entry::new(start(0, 1));
+        let mut says = |counter: u32, phase: Phase, step: u64| {
+            let generation = Some(Generation::new(1, counter));
+            let phase = phase.into();
+            entry.update(RankStatus { generation, phase, step, ..RankStatus::default() })
+        };
+        assert!(!says(1, Phase::Join, 0) && !says(1, Phase::Load, 0));
+        // What it received is no step of its own.
+        assert!(!says(1, Phase::Load, 7));
+        assert!(says(1, Phase::Data, 7), "it has its state");
+        assert!(!says(1, Phase::Compute, 7) && !says(1, Phase::Apply, 7));
+        assert!(says(1, Phase::Data, 8), "the first step");
+        assert!(!says(1, Phase::Compute, 8) && !says(1, Phase::Data, 9));
+        assert!(says(1, Phase::Join, 9), "its ring broke");
+        assert!(says(2, Phase::Join, 9), "it follows into the next generation");
+        assert!(says(2, Phase::Data, 9) && says(2, Phase::Apply, 10));
     }
 
     #[test]

@@ -26,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 64;
 /// Heartbeats after which an exit without acknowledgement is sent again.
 const RESEND_HEARTBEATS: u32 = 2;
+/// Three signs of life of a rank.
+const LEAST_SILENCE: Duration = Duration::from_secs(3);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Grace of ranks that are stopped because the coordinator stays away.
@@ -75,6 +77,8 @@ pub(super) struct Service {
     pub(super) identity: Register,
     /// After this long without a coordinator, ranks are asked to checkpoint and stop.
     pub(super) orphan_timeout: Duration,
+    /// After this long a silent rank is killed; none: after the coordinator's lease.
+    pub(super) silence: Option<Duration>,
 }
 
 impl Service {
@@ -134,6 +138,7 @@ impl Service {
         let terms = self.terms(&mut orders).await?;
         *registered = true;
         *lost_at = None;
+        self.table.set_silence(self.silence.unwrap_or_else(|| silence_within(&terms)));
         tracing::info!(node = %self.identity.node, heartbeat_ms = terms.heartbeat_interval_ms, lease_ms = terms.lease_ms, "registered with the coordinator");
         self.serve(&outbox, &mut orders, &terms).await
     }
@@ -162,13 +167,20 @@ impl Service {
         let interval = Duration::from_millis(terms.heartbeat_interval_ms.max(10).into());
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut announced = false;
         loop {
             tokio::select! {
                 order = next(orders) => if let Some(order) = order? {
                     self.obey(order);
                 },
                 _ = ticks.tick() => outbox.send(Report::Heartbeat(self.table.heartbeat()))?,
-                () = self.table.news.notified() => {}
+                () = self.table.news.notified() => if self.table.take_urgent() {
+                    outbox.send(Report::Heartbeat(self.table.heartbeat()))?;
+                },
+            }
+            if !announced && let Some(leaving) = self.table.leaving() {
+                announced = true;
+                outbox.send(Report::Leaving(leaving))?;
             }
             for exit in self.table.exits.due(Instant::now(), interval * RESEND_HEARTBEATS) {
                 outbox.send(Report::RankExited(exit))?;
@@ -187,6 +199,12 @@ impl Service {
             Order::Registered(_) => tracing::warn!("the coordinator repeats its terms; ignored"),
         }
     }
+}
+
+/// Returns the silence of a rank that still lets its loss be known within the lease; never less than
+/// a few of the signs of life a rank gives every second.
+fn silence_within(terms: &Registered) -> Duration {
+    Duration::from_millis(terms.lease_ms.into()).max(LEAST_SILENCE)
 }
 
 /// Returns the next order; none for one that this build does not know.

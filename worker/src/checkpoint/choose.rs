@@ -14,6 +14,7 @@ use super::place::Place;
 use super::state::State;
 use super::tensors::{self, Moment, Moments};
 use super::upload;
+use crate::progress::{self, Work};
 
 /// A verified checkpoint, in memory.
 #[derive(Debug)]
@@ -121,6 +122,7 @@ pub(super) async fn read(place: &Place, name: StepName) -> Result<Verdict, Error
         let error = |source| place.read_error(name, &object.name, source);
         while let Some(part) = parts.try_next().await.map_err(error)? {
             bytes.extend_from_slice(&part);
+            progress::advance(Work::Store);
         }
         if let Some(reason) = upload::mismatch(&bytes, object.size, &object.sha256) {
             return damaged(&object.name, reason);

@@ -70,7 +70,8 @@ pub struct State {
     pub seed: u64,
     /// Ranks that wrote it; any number may load it.
     pub world_size: usize,
-    /// What fixes the last bit, as the job's first generation chose it.
+    /// What fixes the last bit: the job's first generation chose it, and this is what the generation
+    /// that wrote this kept of it.
     pub numeric_plan: serde_json::Value,
     /// The training data.
     pub data: DataState,

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::layout::StepName;
 use super::place::Place;
+use crate::progress::{self, Work};
 
 /// Bytes under one checksum, and of one part of an upload.
 pub(super) const CHUNK: usize = 16 << 20;
@@ -63,6 +64,7 @@ impl<'a> Upload<'a> {
             capacity.map_err(|source| write_error(&self.url, source))?;
             let (now, rest) = bytes.split_at(bytes.len().min(CHUNK - self.hashed));
             self.parts.write(now);
+            progress::advance(Work::Store);
             self.hasher.update(now);
             self.hashed += now.len();
             self.size += now.len() as u64;
@@ -80,6 +82,7 @@ impl<'a> Upload<'a> {
             self.end_chunk();
         }
         self.parts.finish().await.map_err(|source| write_error(&self.url, source))?;
+        progress::advance(Work::Store);
         Ok(StoredObject { name: self.name, size: self.size, sha256: self.sha256 })
     }
 

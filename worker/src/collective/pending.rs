@@ -76,6 +76,7 @@ impl Pending {
     fn finish(&mut self) -> Result<(), Error> {
         let Some(waits_for) = self.waits_for.take() else { return Ok(()) };
         let began = Instant::now();
+        let _waiting = crate::progress::wait_for_peers();
         let result = match waits_for {
             WaitsFor::End(done) => done.recv().unwrap_or_else(|_| Err(thread_ended())),
             WaitsFor::Place(queued, nans) => queued

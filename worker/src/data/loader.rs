@@ -16,6 +16,7 @@ use super::{
     Dataset, Error, LISTED, Order, SampleError, Substitution, corrupt_limit, too_many_corrupt,
 };
 use crate::image::{Augment, Preprocess, Scratch, decode};
+use crate::progress::{self, Work};
 use crate::rng::{Site, Stream};
 use crate::text::Tokenizer;
 
@@ -360,6 +361,7 @@ impl Shared {
         };
         unit.tokens.extend(options.tokenizer.encode(&sample.captions[choice]));
         unit.sample_ids.push(index);
+        progress::advance(Work::Data);
         Ok(None)
     }
 

@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use super::Error;
+use crate::progress::{self, Work};
 
 /// How long a store that fails is asked again before the failure counts.
 #[derive(Debug, Clone, Copy)]
@@ -208,7 +209,10 @@ impl Object {
         let mut pause = self.retry.first;
         loop {
             let source = match self.block_on(request()) {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    progress::advance(Work::Data);
+                    return Ok(value);
+                }
                 Err(object_store::Error::NotFound { .. }) => {
                     return Err(Error::Missing { url: self.url.clone() });
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use ringmaster_manifest::spec;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::scores::{Choice, Prediction, Scores};
 use super::shard::{self, Part};
@@ -14,6 +14,7 @@ use crate::collective::{Collective, even_counts};
 use crate::data::{self, Dataset, SampleError};
 use crate::image::Preprocess;
 use crate::model::{Clip, Mode, normalize};
+use crate::progress::{self, Work};
 use crate::text::Tokenizer;
 
 /// Images or captions that go through a tower at a time.
@@ -129,6 +130,7 @@ fn read(
 ) {
     let mut batch = Decoded::default();
     for index in range {
+        progress::advance(Work::Data);
         match set.dataset.read(index) {
             Ok(sample) => {
                 let image = crate::image::decode(&sample.image);
@@ -175,7 +177,8 @@ fn embed_batches(
         let images = Tensor::from_slice(&batch.values).reshape([-1, 3, side, side]); // [n, 3, S, S]
         let failed = |source| Error::Model { set: set.to_owned(), what: "images", source };
         let rows = clip.encode_image(&images.to_device(device), &Mode::Eval).map_err(failed)?;
-        embeddings.push(normalize(&rows).to_device(Device::Cpu)); // [n, D]
+        embeddings.push(unit_rows(&rows)); // [n, D]
+        progress::advance(Work::Compute);
         indices.extend(batch.indices);
         captions.extend(batch.captions);
     }
@@ -195,14 +198,20 @@ fn embed_captions(
         let tokens = Tensor::from_slice(&tokens).reshape([chunk.len() as i64, -1]); // [n, L]
         let failed = |source| Error::Model { set: set.to_owned(), what: "captions", source };
         let rows = clip.encode_text(&tokens.to_device(device), &Mode::Eval).map_err(failed)?;
-        embeddings.push(normalize(&rows).to_device(Device::Cpu)); // [n, D]
+        embeddings.push(unit_rows(&rows)); // [n, D]
+        progress::advance(Work::Compute);
     }
     Ok(Tensor::cat(&embeddings, 0))
 }
 
+/// Returns rows of unit length as they are compared: f32, on the CPU. Shapes: [n, D] -> [n, D].
+fn unit_rows(rows: &Tensor) -> Tensor {
+    normalize(rows).to_device(Device::Cpu).to_kind(Kind::Float)
+}
+
 /// Returns no row of the right width: [0, D].
 fn no_rows(clip: &Clip) -> Tensor {
-    Tensor::zeros([0, clip.config().embed_dim], (tch::Kind::Float, Device::Cpu))
+    Tensor::zeros([0, clip.config().embed_dim], (Kind::Float, Device::Cpu))
 }
 
 // ---- The report's grid ----

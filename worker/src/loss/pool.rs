@@ -64,6 +64,18 @@ impl Pool {
         Ok(())
     }
 
+    /// Gives the chunks one more tensor each, like `tensor`. None may be in use.
+    pub(super) fn add(&mut self, tensor: &Tensor) -> Result<(), TchError> {
+        let mut shape = tensor.size();
+        shape[0] = self.templates[0].0[0];
+        let (kind, device) = (tensor.kind(), tensor.device());
+        for memory in &mut self.free {
+            memory.push(Tensor::f_zeros(shape.as_slice(), (kind, device))?);
+        }
+        self.templates.push((shape, kind, device));
+        Ok(())
+    }
+
     /// Returns a chunk of `rows` rows with any contents.
     pub(super) fn take(&mut self, rows: usize) -> Result<Chunk, TchError> {
         let memory = match self.free.pop() {
@@ -103,6 +115,9 @@ mod tests {
         pool.give(Chunk::lent(vec![like]));
         assert!(pool.free.is_empty());
         pool.give(chunk);
-        assert_eq!(pool.take(8).unwrap().first().data_ptr(), place);
+        pool.add(&Tensor::zeros([1], (Kind::Int64, Device::Cpu))).unwrap();
+        let chunk = pool.take(8).unwrap();
+        assert_eq!(chunk.first().data_ptr(), place, "the same memory");
+        assert_eq!((chunk.tensors()[1].size(), chunk.tensors()[1].kind()), (vec![8], Kind::Int64));
     }
 }

@@ -58,6 +58,15 @@ impl Sum<'_> {
             Self::Coming(arrival, pool) => Ok((arrival.wait(pool)?, false)),
         }
     }
+
+    /// Waits for it; zeros if nobody has added anything.
+    pub(super) fn or_zero(self) -> Result<Chunk, Error> {
+        let (mut sum, nothing) = self.ready()?;
+        if nothing {
+            let _ = sum.first_mut().f_zero_()?;
+        }
+        Ok(sum)
+    }
 }
 
 /// The order in which rows pass the ranks.
@@ -70,8 +79,8 @@ pub(super) struct Ring<'a> {
     sub_chunk: usize,
 }
 
-/// Memory for what travels.
-struct Pools {
+/// Memory for what travels: cargo one way, results behind it.
+pub(super) struct Pools {
     cargo: Pool,
     results: Pool,
 }
@@ -91,24 +100,55 @@ impl<'a> Ring<'a> {
         Ok(Self { collective, counts, group, sub_chunk: sub_chunk.max(1) })
     }
 
-    /// Sends all rows round once; `home` receives this rank's results. Shape `[counts[rank], …]`.
-    pub(super) fn turn(&self, visitor: &mut impl Visit, home: &Tensor) -> Result<(), Error> {
-        let most = self.counts.iter().copied().max().unwrap_or(0);
-        let rows = self.sub_chunk.min(most);
+    /// Memory for turns whose cargo and results are like these tensors. As much as any ring needs,
+    /// so that it is the same for any number of ranks.
+    pub(super) fn pools(&self, cargo: &[Tensor], results: &Tensor) -> Result<Pools, Error> {
+        let rows = self.sub_chunk.min(self.most());
         let mut pools = Pools {
-            cargo: Pool::like(&visitor.cargo(0..0), rows),
-            results: Pool::like(std::slice::from_ref(home), rows),
+            cargo: Pool::like(cargo, rows),
+            results: Pool::like(std::slice::from_ref(results), rows),
         };
         if self.collective.world_size() > 1 {
-            // As much as any ring needs, so that the memory is the same for any number of ranks.
             pools.cargo.fill(2)?;
             pools.results.fill(2)?;
         }
+        Ok(pools)
+    }
+
+    /// The memory of a turn that is over, for one whose cargo has one more tensor and whose results
+    /// are others.
+    pub(super) fn pools_after(
+        &self,
+        mut pools: Pools,
+        more_cargo: &Tensor,
+        results: &Tensor,
+    ) -> Result<Pools, Error> {
+        pools.cargo.add(more_cargo)?;
+        let rows = self.sub_chunk.min(self.most());
+        pools.results = Pool::like(std::slice::from_ref(results), rows);
+        if self.collective.world_size() > 1 {
+            pools.results.fill(2)?;
+        }
+        Ok(pools)
+    }
+
+    /// Rows of the rank that has most.
+    fn most(&self) -> usize {
+        self.counts.iter().copied().max().unwrap_or(0)
+    }
+
+    /// Sends all rows round once; `home` receives this rank's results. Shape `[counts[rank], …]`.
+    pub(super) fn turn(
+        &self,
+        visitor: &mut impl Visit,
+        home: &Tensor,
+        pools: &mut Pools,
+    ) -> Result<(), Error> {
         let mut coming_home = None;
         // Every rank walks the same sub-chunk starts, so that the exchanges pair up even when some
         // ranks hold fewer rows (their later sub-chunks are empty).
-        for rows in tile::ranges(most, self.sub_chunk) {
-            coming_home = self.lap(rows.start, visitor, home, coming_home, &mut pools)?;
+        for rows in tile::ranges(self.most(), self.sub_chunk) {
+            coming_home = self.lap(rows.start, visitor, home, coming_home, pools)?;
         }
         finish(coming_home, &mut pools.results)
     }

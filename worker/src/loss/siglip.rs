@@ -52,7 +52,8 @@ pub fn ring(
     let mut work = Work::new(inputs, options.tiling, rank)?;
     let like_text = (inputs.compute_kind(), inputs.text.device());
     let grad_text = Tensor::f_empty(inputs.text.size().as_slice(), like_text)?;
-    ring.turn(&mut work, &grad_text)?;
+    let mut pools = ring.pools(&work.cargo(0..0), &grad_text)?;
+    ring.turn(&mut work, &grad_text, &mut pools)?;
     work.finish(grad_text, collective)
 }
 
@@ -90,11 +91,7 @@ impl Visit for Work<'_> {
     ) -> Result<Chunk, Error> {
         let images = self.inputs.image.size()[0] as usize;
         if rows.is_empty() || images == 0 {
-            let (mut sum, nothing) = result.ready()?;
-            if nothing {
-                let _ = sum.first_mut().f_zero_()?;
-            }
-            return Ok(sum);
+            return result.or_zero();
         }
         let text = tile::operand(&cargo[0], self.kind)?;
         let (mut coming, mut sum) = (Some(result), None);

@@ -50,7 +50,8 @@ impl Clip {
     /// Builds the model of `config` on `device` with initial values drawn from `seed`.
     ///
     /// Parameters are f32; with [`Precision::AmpBf16`] the inputs of matrix products are rounded
-    /// to bf16 while the residual stream, LayerNorm and the results stay f32.
+    /// to bf16 while the residual stream, LayerNorm and the results stay f32. With
+    /// [`Precision::Fp64`] all of it is f64.
     ///
     /// # Errors
     /// When the configuration describes no model, such as a width that heads do not divide.
@@ -61,11 +62,12 @@ impl Clip {
         seed: u64,
         logits: LogitInit,
     ) -> Result<Self, Error> {
-        let product = match precision {
-            Precision::Fp32 => Kind::Float,
-            Precision::AmpBf16 => Kind::BFloat16,
+        let (product, stream) = match precision {
+            Precision::Fp32 => (Kind::Float, Kind::Float),
+            Precision::AmpBf16 => (Kind::BFloat16, Kind::Float),
+            Precision::Fp64 => (Kind::Double, Kind::Double),
         };
-        Self::with_kinds(config, product, Kind::Float, device, seed, logits)
+        Self::with_kinds(config, product, stream, device, seed, logits)
     }
 
     /// As [`Self::new`] with any kinds; tests compare in f64.

@@ -5,7 +5,7 @@
 //! the decay ranges. On the CPU the four buffers are read once and written once, which is the
 //! floor of a memory-bound update; on a GPU the same formula runs as libtorch operations.
 
-use std::ops::Range;
+use std::ops::{Add, Div, Mul, Range, Sub};
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -33,20 +33,19 @@ pub struct Update {
 /// The moments of every parameter, flat like the parameters.
 #[derive(Debug)]
 pub struct AdamW {
-    /// m. Shape `[P]`, f32.
+    /// m. Shape `[P]`, of the parameters' dtype.
     pub exp_avg: Tensor,
-    /// v. Shape `[P]`, f32.
+    /// v. Shape `[P]`, of the parameters' dtype.
     pub exp_avg_sq: Tensor,
 }
 
 impl AdamW {
-    /// Returns zero moments for `len` elements.
-    pub fn new(len: usize, device: Device) -> Self {
-        let zeros = || Tensor::zeros([len as i64], (Kind::Float, device));
-        Self { exp_avg: zeros(), exp_avg_sq: zeros() }
+    /// Returns zero moments for the flat buffer `params`, f32 or f64.
+    pub fn like(params: &Tensor) -> Self {
+        Self { exp_avg: params.zeros_like(), exp_avg_sq: params.zeros_like() }
     }
 
-    /// Updates `params` with `grad` (both `[P]`, f32, contiguous); `ranges` cover the buffer and
+    /// Updates `params` with `grad` (both `[P]`, contiguous, of the moments' dtype); `ranges` cover the buffer and
     /// say where weight decay applies.
     ///
     /// # Errors
@@ -65,9 +64,12 @@ impl AdamW {
                 let part = |t: &Tensor| t.narrow(0, range.start as i64, range.len() as i64);
                 let buffers =
                     [params, grad, &self.exp_avg, &self.exp_avg_sq].map(|t| host(&part(t)));
-                update_host(&buffers, factors);
+                match params.kind() {
+                    Kind::Double => update_host(&buffers, factors),
+                    _ => update_host(&buffers, factors.rounded()),
+                }
             } else {
-                self.update_device(params, grad, range, factors)?;
+                self.update_device(params, grad, range, factors.rounded())?;
             }
         }
         Ok(())
@@ -78,7 +80,7 @@ impl AdamW {
         params: &Tensor,
         grad: &Tensor,
         range: &Range<usize>,
-        f: Factors,
+        f: Factors<f32>,
     ) -> Result<(), TchError> {
         let part = |t: &Tensor| t.narrow(0, range.start as i64, range.len() as i64);
         let grad = part(grad) * f64::from(f.grad_factor);
@@ -99,51 +101,86 @@ impl AdamW {
 
 /// The update's constants as the inner loop uses them.
 #[derive(Debug, Clone, Copy)]
-struct Factors {
-    grad_factor: f32,
-    beta1: f32,
-    one_minus_beta1: f32,
-    beta2: f32,
-    one_minus_beta2: f32,
+struct Factors<T> {
+    grad_factor: T,
+    beta1: T,
+    one_minus_beta1: T,
+    beta2: T,
+    one_minus_beta2: T,
     /// 1 / √(1 − β2ᵗ)
-    inverse_root_correction2: f32,
-    eps: f32,
+    inverse_root_correction2: T,
+    eps: T,
     /// lr / (1 − β1ᵗ)
-    step_size: f32,
+    step_size: T,
     /// 1 − lr λ
-    keep: f32,
+    keep: T,
 }
 
-impl Factors {
+impl Factors<f64> {
     fn new(u: Update) -> Self {
         let t = i32::try_from(u.step).unwrap_or(i32::MAX);
         let correction1 = 1.0 - u.beta1.powi(t);
         let correction2 = 1.0 - u.beta2.powi(t);
         Self {
-            grad_factor: u.grad_factor as f32,
-            beta1: u.beta1 as f32,
-            one_minus_beta1: (1.0 - u.beta1) as f32,
-            beta2: u.beta2 as f32,
-            one_minus_beta2: (1.0 - u.beta2) as f32,
-            inverse_root_correction2: (1.0 / correction2.sqrt()) as f32,
-            eps: u.eps as f32,
-            step_size: (u.lr / correction1) as f32,
-            keep: (1.0 - u.lr * u.weight_decay) as f32,
+            grad_factor: u.grad_factor,
+            beta1: u.beta1,
+            one_minus_beta1: 1.0 - u.beta1,
+            beta2: u.beta2,
+            one_minus_beta2: 1.0 - u.beta2,
+            inverse_root_correction2: 1.0 / correction2.sqrt(),
+            eps: u.eps,
+            step_size: u.lr / correction1,
+            keep: 1.0 - u.lr * u.weight_decay,
         }
     }
 }
 
-fn host(t: &Tensor) -> HostBytes {
-    HostBytes::of(t).expect("flat buffers are contiguous f32 on the CPU here")
+impl Factors<f64> {
+    fn rounded(self) -> Factors<f32> {
+        Factors {
+            grad_factor: self.grad_factor as f32,
+            beta1: self.beta1 as f32,
+            one_minus_beta1: self.one_minus_beta1 as f32,
+            beta2: self.beta2 as f32,
+            one_minus_beta2: self.one_minus_beta2 as f32,
+            inverse_root_correction2: self.inverse_root_correction2 as f32,
+            eps: self.eps as f32,
+            step_size: self.step_size as f32,
+            keep: self.keep as f32,
+        }
+    }
 }
 
-fn update_host([params, grad, m, v]: &[HostBytes; 4], f: Factors) {
-    let params: &mut [f32] = bytemuck::cast_slice_mut(params.write(0..params.len()));
-    let grad: &[f32] = bytemuck::cast_slice(grad.read(0..grad.len()));
-    let m: &mut [f32] = bytemuck::cast_slice_mut(m.write(0..m.len()));
-    let v: &mut [f32] = bytemuck::cast_slice_mut(v.write(0..v.len()));
+/// The dtypes parameters may have on the host.
+trait Number:
+    bytemuck::Pod + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    fn sqrt(self) -> Self;
+}
+
+impl Number for f32 {
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+}
+
+impl Number for f64 {
+    fn sqrt(self) -> Self {
+        self.sqrt()
+    }
+}
+
+fn host(t: &Tensor) -> HostBytes {
+    HostBytes::of(t).expect("flat buffers are contiguous and on the CPU here")
+}
+
+fn update_host<T: Number>([params, grad, m, v]: &[HostBytes; 4], f: Factors<T>) {
+    let params: &mut [T] = bytemuck::cast_slice_mut(params.write(0..params.len()));
+    let grad: &[T] = bytemuck::cast_slice(grad.read(0..grad.len()));
+    let m: &mut [T] = bytemuck::cast_slice_mut(m.write(0..m.len()));
+    let v: &mut [T] = bytemuck::cast_slice_mut(v.write(0..v.len()));
     for (((param, grad), m), v) in params.iter_mut().zip(grad).zip(m).zip(v) {
-        let grad = grad * f.grad_factor;
+        let grad = *grad * f.grad_factor;
         *m = f.beta1 * *m + f.one_minus_beta1 * grad;
         *v = f.beta2 * *v + f.one_minus_beta2 * grad * grad;
         let denominator = v.sqrt() * f.inverse_root_correction2 + f.eps;
@@ -184,8 +221,8 @@ mod tests {
         let mut param = values(n, 0.3).to_kind(Kind::Double);
         let mut m = param.zeros_like();
         let mut v = param.zeros_like();
-        let decay = Tensor::arange(n, (Kind::Double, Device::Cpu)).lt(decay_until as f64)
-            * UPDATE.weight_decay;
+        let decays = Tensor::arange(n, (Kind::Double, Device::Cpu)).lt(decay_until as f64);
+        let decay = decays.to_kind(Kind::Double) * UPDATE.weight_decay;
         for t in 1..=steps {
             let grad = values(n, 0.7 * t as f64).to_kind(Kind::Double) * UPDATE.grad_factor;
             m = m * UPDATE.beta1 + &grad * (1.0 - UPDATE.beta1);
@@ -206,7 +243,7 @@ mod tests {
     fn the_flat_update_equals_the_definition_and_decays_only_its_range() {
         let n = 1003; // odd, so that vector loops have a tail
         let param = values(n, 0.3);
-        let mut adamw = AdamW::new(n as usize, Device::Cpu);
+        let mut adamw = AdamW::like(&param);
         let ranges = [(0..400, true), (400..n as usize, false)];
         for step in 1..=5 {
             let grad = values(n, 0.7 * step as f64);
@@ -218,17 +255,33 @@ mod tests {
     }
 
     #[test]
+    fn in_f64_the_update_equals_the_definition_to_the_last_digits() {
+        let n = 103;
+        let param = values(n, 0.3).to_kind(Kind::Double);
+        let mut adamw = AdamW::like(&param);
+        for step in 1..=5 {
+            let grad = values(n, 0.7 * step as f64).to_kind(Kind::Double);
+            let ranges = [(0..40, true), (40..n as usize, false)];
+            adamw.apply(&param, &grad, &ranges, Update { step, ..UPDATE }).unwrap();
+        }
+        let (expected, expected_v) = reference(5, n, 40);
+        assert!(largest_difference(&param, &expected) < 1e-14);
+        assert!(largest_difference(&adamw.exp_avg_sq, &expected_v) < 1e-14);
+    }
+
+    #[test]
     fn the_device_form_equals_the_host_form() {
         let n = 129;
         let (host_param, device_param) = (values(n, 0.3), values(n, 0.3));
-        let mut host_state = AdamW::new(n as usize, Device::Cpu);
-        let mut device_state = AdamW::new(n as usize, Device::Cpu);
+        let mut host_state = AdamW::like(&host_param);
+        let mut device_state = AdamW::like(&device_param);
         for step in 1..=3 {
             let grad = values(n, 0.7 * step as f64);
             let update = Update { step, ..UPDATE };
             host_state.apply(&host_param, &grad, &[(0..n as usize, true)], update).unwrap();
             let whole = 0..n as usize;
-            device_state.update_device(&device_param, &grad, &whole, Factors::new(update)).unwrap();
+            let factors = Factors::new(update).rounded();
+            device_state.update_device(&device_param, &grad, &whole, factors).unwrap();
         }
         let difference = largest_difference(&host_param, &device_param.to_kind(Kind::Double));
         assert!(difference < 1e-6, "{difference:e}");

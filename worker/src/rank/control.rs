@@ -18,6 +18,7 @@ use ringmaster_proto::v1::{AgentCommand, Generation, Phase, RankHello, RankMessa
 use super::exit;
 use crate::agent::wire;
 use crate::ffi::process::exit_now;
+use crate::progress;
 
 /// How long a changed step or metric may wait to be sent with others.
 const TICK: Duration = Duration::from_millis(250);
@@ -179,10 +180,22 @@ fn encode(report: Report) -> Vec<u8> {
     wire::encode(&RankMessage { message: Some(report) })
 }
 
+/// Fills in what changes without anybody saying so: how far the rank has come, and whether it waits.
+fn as_of_now(mut status: RankStatus) -> RankStatus {
+    let phase = status.phase();
+    status.collective_sequence = progress::collectives_entered();
+    status.progress = progress::of_phase(phase);
+    let may_wait = matches!(phase, Phase::Load | Phase::Compute | Phase::Eval | Phase::Save);
+    if may_wait && progress::waits_for_peers() {
+        status.phase = Phase::Collective.into();
+    }
+    status
+}
+
 fn write_statuses(mut socket: UnixStream, outbox: &Outbox) {
     let mut sent_at = Instant::now();
     loop {
-        let status = outbox.next(sent_at);
+        let status = as_of_now(outbox.next(sent_at));
         sent_at = Instant::now();
         if let Err(error) = socket.write_all(&encode(Report::Status(status))) {
             agent_gone(&error.to_string());

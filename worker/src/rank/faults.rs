@@ -4,7 +4,8 @@
 //! step 7 before it reduces its gradients. The fault fires only if it can create the marker file,
 //! so exactly once, however often the rank is restarted; the file tells the test that it did.
 //!
-//! Two more keys order what happens on several ranks. `act=live` leaves the marker and lives on.
+//! `act=hang` makes the rank stand still for ever instead, with its other threads alive. Two more
+//! keys order what happens on several ranks. `act=live` leaves the marker and lives on.
 //! `after=/tmp/y`, which may be repeated, makes a rank that has left its own marker wait at its place
 //! until that file is there, too: with the others' markers, all are where they should be before
 //! the first of them strikes.
@@ -54,6 +55,7 @@ const PLACES: [(&str, Place); 6] = [
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Die,
+    Hang,
     Live,
 }
 
@@ -104,11 +106,18 @@ impl Faults {
         Ok(Self { faults, rank })
     }
 
-    /// Dies here if a fault says so.
+    /// Dies, hangs or waits here if a fault says so.
     pub(super) fn strike(&self, step: u64, at: Place) {
         for fault in self.due(step, at) {
-            if fault.fires() && fault.act == Act::Die {
-                let _ = kill(Pid::this(), Signal::SIGKILL);
+            if !fault.fires() {
+                continue;
+            }
+            match fault.act {
+                Act::Die => drop(kill(Pid::this(), Signal::SIGKILL)),
+                Act::Hang => loop {
+                    std::thread::park();
+                },
+                Act::Live => {}
             }
         }
     }
@@ -154,8 +163,9 @@ fn parse_one(text: &str) -> Result<Fault, String> {
             "act" => {
                 act = match value {
                     "die" => Act::Die,
+                    "hang" => Act::Hang,
                     "live" => Act::Live,
-                    other => return Err(format!("act={other} is none of die, live")),
+                    other => return Err(format!("act={other} is none of die, hang, live")),
                 }
             }
             other => {

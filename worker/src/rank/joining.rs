@@ -54,10 +54,10 @@ impl Rank {
         Ok(self.client.join_unless_interrupted_since(request, interruptions)?)
     }
 
-    /// What the GPUs' communicator of the next generation is formed with: rank 0 makes a new one
-    /// for each, and listens for its peers from then on.
+    /// What the GPUs' communicator of the next generation is formed with. Every rank makes one, since
+    /// which of them is first in the ring is known only once all have joined; the others' are dropped.
     fn communicator_id(&self) -> Result<Vec<u8>, Error> {
-        if self.env.rank != 0 || self.env.world_size == 1 || self.device == Device::Cpu {
+        if self.env.world_size == 1 || self.device == Device::Cpu {
             return Ok(Vec::new());
         }
         let id = UniqueId::create().map_err(|e| Error::Environment { what: e.to_string() })?;
@@ -76,7 +76,7 @@ impl Rank {
         }
         let options = Options {
             generation,
-            rank: self.env.rank as usize,
+            rank: reply.rank as usize,
             peers: reply.peers.clone(),
             token: reply.token.clone(),
             connect_timeout: CONNECT_TIMEOUT,
@@ -136,7 +136,9 @@ impl Rank {
 
     /// Keeps the plan that the job's first generation fixed, and says where that is impossible.
     pub(super) fn note_numeric_plan(&mut self, reply: &JoinReply) {
-        let now = NumericPlan::propose(&self.job, &self.env, self.device);
+        let world_size = reply.world_size as usize;
+        let proposed = NumericPlan::propose(&self.job, &self.env, self.device);
+        let now = proposed.among(&self.job, world_size);
         let Ok(fixed) = serde_json::from_str::<NumericPlan>(&reply.numeric_plan) else {
             tracing::warn!(plan = reply.numeric_plan, "cannot read the job's numeric plan");
             self.plan = now.keeping(&NumericPlan { ring_group: 1, ..now.clone() });

@@ -2,9 +2,9 @@
 //!
 //! Modules in reading order: [`mod@env`] (what the agent tells it at exec), [`train`] (its life and
 //! the training loop), `joining` (how it enters a generation), `step` (a batch to reduced
-//! gradients), `boundary` (what follows a step), `replica` (the state every rank holds), `saving`
+//! gradients), `counted` (how far it has come), `boundary` (what follows a step), `replica` (the state every rank holds), `saving`
 //! (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to the coordinator),
-//! `switch` (how orders reach a busy rank), `plan` (what fixes the last bit), `faults` (faults on
+//! `switch` (how orders reach a busy rank) and [`signals`], `plan` (what fixes the last bit), `faults` (faults on
 //! demand, for tests), [`exit`] and [`error`] (how it ends).
 
 mod boundary;
@@ -12,6 +12,7 @@ mod bytes;
 pub mod client;
 mod contrast;
 pub mod control;
+mod counted;
 pub mod env;
 pub mod error;
 pub mod exit;
@@ -21,8 +22,11 @@ mod plan;
 mod replica;
 mod saving;
 mod share;
+pub mod signals;
 mod step;
 mod switch;
+#[cfg(test)]
+mod testing;
 pub mod train;
 
 pub use env::RankEnv;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use super::RankEnv;
+use super::step::row_counts;
 use crate::loss::Tiling;
 
 /// The plan of one job.
@@ -32,7 +33,7 @@ pub(super) struct NumericPlan {
     pub ring_group: usize,
     /// Bytes of logits InfoNCE may keep.
     pub logits_budget: u64,
-    /// Samples a rank sends through a tower at once.
+    /// Samples a rank sends through a tower at once; none: its whole share.
     pub micro_per_rank: Option<u32>,
     /// Alignment of every parameter in the flat buffers, in bytes.
     pub alignment: usize,
@@ -57,6 +58,20 @@ impl NumericPlan {
             micro_per_rank: job.batch.micro_per_rank,
             alignment: 64,
         }
+    }
+
+    /// Returns this plan for a ring of `world_size` of the job's ranks.
+    ///
+    /// The global batch stays, so that each of fewer ranks holds more rows. They need not fit: what
+    /// goes through a tower at once is no more than it was with all ranks.
+    pub(super) fn among(self, job: &TrainJob, world_size: usize) -> Self {
+        let all = job.resources.ranks as usize;
+        let most = |ranks| row_counts(job, ranks).into_iter().max().unwrap_or(0);
+        let micro_per_rank = match self.micro_per_rank {
+            None if most(world_size) > most(all) => u32::try_from(most(all)).ok(),
+            given => given,
+        };
+        Self { world_size, micro_per_rank, ..self }
     }
 
     /// Returns this plan with what can be kept of the plan `fixed` earlier.
@@ -140,8 +155,10 @@ fn cpu_capability() -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::ring_group;
+    use super::*;
+    use crate::rank::testing::job;
 
     #[test]
     fn the_ring_goes_over_nodes_only_where_there_are_many_ranks_on_several() {
@@ -151,5 +168,41 @@ mod tests {
         assert_eq!(ring_group(256, 8), 8);
         assert_eq!(ring_group(16, 16), 1);
         assert_eq!(ring_group(18, 8), 1);
+    }
+
+    fn plan(ring_group: usize, micro_per_rank: Option<u32>) -> NumericPlan {
+        NumericPlan {
+            world_size: 4,
+            threads: 3,
+            cpu_capability: "avx2".to_owned(),
+            libtorch: "2.11".to_owned(),
+            sub_chunk: 256,
+            tile_rows: 64,
+            ring_group,
+            logits_budget: 1 << 20,
+            micro_per_rank,
+            alignment: 64,
+        }
+    }
+
+    #[test]
+    fn fewer_ranks_take_their_larger_share_in_parts_no_larger_than_before() {
+        // 4 lanes of 12 rows for 4 ranks.
+        let job = job(4, 4, 48);
+        let micro = |given, world_size| plan(1, given).among(&job, world_size).micro_per_rank;
+        assert_eq!((micro(None, 4), micro(None, 3), micro(None, 1)), (None, Some(12), Some(12)));
+        assert_eq!((micro(Some(5), 4), micro(Some(5), 2)), (Some(5), Some(5)));
+        assert_eq!(plan(1, None).among(&job, 3).world_size, 3);
+    }
+
+    #[test]
+    fn a_group_that_does_not_divide_the_ranks_left_falls_back_to_the_flat_ring() {
+        let (job, fixed) = (job(4, 4, 48), plan(2, None));
+        let kept = |world_size| fixed.clone().among(&job, world_size).keeping(&fixed);
+        assert_eq!([4, 3, 2, 1].map(|ranks| kept(ranks).ring_group), [2, 1, 2, 1]);
+        assert!(kept(4).departures(&fixed).is_empty());
+        let departures = kept(3).departures(&fixed).join("; ");
+        assert!(departures.contains("world size is 3, was 4"), "{departures}");
+        assert!(departures.contains("ring group is 1, was 2"), "{departures}");
     }
 }

@@ -94,7 +94,7 @@ impl Replica {
         };
         let init = LogitInit { scale, bias };
         let clip = Clip::new(&config, job.model.precision, device, job.data.seed, init)?;
-        let adamw = AdamW::new(clip.params().flat().numel(), device);
+        let adamw = AdamW::like(clip.params().flat());
         let decay = clip.params().decay_ranges();
         Ok(Self {
             clip,
@@ -145,7 +145,7 @@ impl Replica {
         hasher.update(&self.applied.to_le_bytes());
         for buffer in self.buffers() {
             let host = buffer.to_device(Device::Cpu).contiguous();
-            let bytes = HostBytes::of(&host).expect("flat buffers are contiguous f32");
+            let bytes = HostBytes::of(&host).expect("flat buffers are contiguous");
             hasher.update(bytes.read(0..bytes.len()));
         }
         hasher.digest()

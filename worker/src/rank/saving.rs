@@ -13,6 +13,7 @@ use tch::Tensor;
 use super::Error;
 use super::client::RanksClient;
 use super::env::RankEnv;
+use super::plan::NumericPlan;
 use super::replica::Replica;
 use crate::checkpoint::{self, GrantError, Published, Saved, Snapshot, Writer, WriterOptions};
 use crate::collective::{Collective, ReduceOp};
@@ -36,7 +37,7 @@ impl Saving {
         generation: Generation,
         collective: &dyn Collective,
         client: &RanksClient,
-        numeric_plan: &str,
+        plan: &NumericPlan,
         dataset: &Dataset,
     ) -> Self {
         let (rank, world_size) = (collective.rank(), collective.world_size());
@@ -44,7 +45,7 @@ impl Saving {
             client: client.clone(),
             job_id: env.job_id.clone(),
             generation,
-            rank: env.rank,
+            rank: rank as u32,
         };
         let writer = Writer::new(WriterOptions {
             uri: job.checkpoint.uri.clone(),
@@ -56,7 +57,7 @@ impl Saving {
             grant: Arc::new(grant),
         });
         let state = (rank == 0).then(|| {
-            let plan = serde_json::from_str(numeric_plan).unwrap_or_default();
+            let plan = serde_json::to_value(plan).expect("a plan is plain data");
             checkpoint::State::describe(job, generation, world_size, plan, dataset.fingerprint())
         });
         Self { writer, rank, world_size, state, last: None }

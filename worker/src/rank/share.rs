@@ -5,6 +5,7 @@ use tch::{Device, Kind, Tensor};
 use super::Error;
 use crate::data::Batch;
 use crate::model::{Clip, Mode, Tower, normalize};
+use crate::progress::{self, Work};
 
 /// What the random draws of a step depend on, beside the rows.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +87,7 @@ impl<'a> Share<'a> {
             let part = grad.narrow(0, rows.start as i64, rows.len() as i64);
             let surrogate = (self.forward(tower, rows)? * part).sum(Kind::Float);
             params.backward(tower, &surrogate, index > 0)?;
+            progress::advance(Work::Compute);
         }
         Ok(())
     }
@@ -107,6 +109,7 @@ impl<'a> Share<'a> {
             Tower::Image => self.clip.encode_image(&part(&self.images), &mode)?,
             _ => self.clip.encode_text(&part(&self.tokens), &mode)?,
         };
+        progress::advance(Work::Compute);
         Ok(normalize(&embeddings))
     }
 }

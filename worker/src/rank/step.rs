@@ -63,7 +63,7 @@ pub(super) fn run(
     control.status(|status| status.phase = Phase::Compute.into());
     let rows: Vec<u64> = batch.rows.clone().collect();
     let draw = Draw { seed: job.data.seed, step };
-    let micro = job.batch.micro_per_rank;
+    let micro = context.plan.micro_per_rank;
     let share = Share::new(&replica.clip, batch, &rows, micro, draw, *device);
 
     let image = share.encode(Tower::Image)?;
@@ -78,10 +78,7 @@ pub(super) fn run(
     // t′ and β: the loss already summed these over all ranks.
     replica.set_logit_gradients(loss.grad_log_scale, loss.grad_bias);
 
-    control.status(|status| {
-        status.phase = Phase::Collective.into();
-        status.collective_sequence = collective.sequence();
-    });
+    control.status(|status| status.phase = Phase::Collective.into());
     image_sum.wait()?;
     text_sum.wait()?;
     let held = ledger(context, replica, batch, loss.loss)?;
@@ -227,4 +224,24 @@ pub(super) fn row_counts(job: &TrainJob, world_size: usize) -> Vec<usize> {
     (0..world_size)
         .map(|rank| data::share(job.data.lanes, rank, world_size).len() * per_lane)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::row_counts;
+    use crate::data::share;
+    use crate::rank::testing::job;
+
+    #[test]
+    fn any_number_of_ranks_holds_every_row_of_the_global_batch_once() {
+        let job = job(4, 4, 48);
+        assert_eq!(row_counts(&job, 4), [12, 12, 12, 12]);
+        assert_eq!(row_counts(&job, 3), [24, 12, 12]);
+        assert_eq!(row_counts(&job, 2), [24, 24]);
+        assert_eq!(row_counts(&job, 1), [48]);
+        for ranks in 1..=4 {
+            let lanes: Vec<u32> = (0..ranks).flat_map(|rank| share(4, rank, ranks)).collect();
+            assert_eq!(lanes, [0, 1, 2, 3], "{ranks} ranks");
+        }
+    }
 }

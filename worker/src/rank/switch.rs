@@ -44,12 +44,17 @@ impl Switch {
     pub(super) fn obey(&self, command: &Command) {
         match command {
             Command::Regenerate(generation) => self.regenerate(*generation),
-            Command::Stop { graceful: true, .. } => self.stop.store(true, Ordering::SeqCst),
+            Command::Stop { graceful: true, .. } => self.request_stop(),
             Command::Stop { graceful: false, reason } => {
                 tracing::info!(%reason, "told to end now");
                 crate::ffi::process::exit_now(super::exit::SUCCESS);
             }
         }
+    }
+
+    /// Asks for a stop at the next step boundary, together with all other ranks.
+    pub(super) fn request_stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
     }
 
     fn regenerate(&self, generation: Generation) {

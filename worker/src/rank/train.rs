@@ -16,11 +16,13 @@ use super::Error;
 use super::boundary::Due;
 use super::client::{self, RanksClient};
 use super::control::Control;
+use super::counted::Counted;
 use super::env::RankEnv;
 use super::faults::{Faults, Place};
 use super::plan::NumericPlan;
 use super::replica::{Applied, Replica};
 use super::saving::Saving;
+use super::signals::Termination;
 use super::step::{self, Clock, Context, Rates, Ready, row_counts};
 use super::switch::Switch;
 use crate::collective::Collective;
@@ -39,8 +41,8 @@ const LOG_EVERY: u64 = 10;
 ///
 /// # Errors
 /// What ends this process; [`Error::retryable`] says whether another one may do better.
-pub fn run(env: RankEnv) -> Result<(), Error> {
-    let mut rank = Rank::start(env)?;
+pub fn run(env: RankEnv, termination: Termination) -> Result<(), Error> {
+    let mut rank = Rank::start(env, termination)?;
     let mut generation = rank.env.generation;
     loop {
         let error = match rank.attempt(generation) {
@@ -74,7 +76,7 @@ pub(super) struct Rank {
     /// How the work is divided; the job's first generation fixes it.
     pub(super) plan: NumericPlan,
     pub(super) eval_sets: Vec<eval::EvalSet>,
-    /// Open on rank 0 once it has trained.
+    /// Open on the first rank of the ring.
     pub(super) run: Option<Run>,
     pub(super) saving: Option<Saving>,
 }
@@ -87,7 +89,7 @@ enum Ended {
 
 impl Rank {
     /// Everything that does not depend on the generation.
-    fn start(env: RankEnv) -> Result<Self, Error> {
+    fn start(env: RankEnv, termination: Termination) -> Result<Self, Error> {
         let job = read_manifest(&env.manifest_path)?;
         let faults = Faults::parse(env.fault.as_deref(), env.rank)
             .map_err(|what| Error::Environment { what })?;
@@ -98,6 +100,11 @@ impl Rank {
             Control::connect(&env.agent_socket, &env.job_id, env.rank, move |command| {
                 obeying.obey(command);
             })?;
+        let told = Arc::clone(&switch);
+        termination.forward(move || {
+            tracing::info!("SIGTERM: this job stops after a checkpoint at the next step boundary");
+            told.request_stop();
+        })?;
         control.status(|status| status.phase = Phase::Load.into());
         let threads = env.threads.max(1) as i32;
         tch::set_num_threads(threads);
@@ -149,12 +156,14 @@ impl Rank {
         self.control.status(|status| {
             status.phase = Phase::Join.into();
             status.generation = Some(generation);
+            // Only the ring's first rank reports them, and that may be another one from now on.
+            status.metrics = None;
         });
         let listener = TcpListener::bind((self.env.address.as_str(), 0))
             .map_err(|source| Error::Listen { address: self.env.address.clone(), source })?;
         let reply = self.join(generation, &listener, interruptions)?;
         let collective = self.connect(generation, &listener, &reply, &abort)?;
-        let collective = collective.as_ref();
+        let collective: &dyn Collective = &Counted::begin(collective);
         self.switch.attach(collective.aborter());
         self.note_numeric_plan(&reply);
         self.in_ring(generation, &reply, collective)
@@ -189,8 +198,10 @@ impl Rank {
         self.control.status(|status| status.step = self.replica.applied);
 
         let counts = row_counts(&self.job, collective.world_size());
-        if self.env.rank == 0 {
-            self.open_run(generation, collective.world_size())?;
+        match collective.rank() {
+            0 => self.open_run(generation, collective.world_size())?,
+            // It may have been first in an earlier ring.
+            _ => self.run = None,
         }
         self.saving = Some(Saving::start(
             &self.job,
@@ -198,7 +209,7 @@ impl Rank {
             generation,
             collective,
             &self.client,
-            &reply.numeric_plan,
+            &self.plan,
             &self.dataset,
         ));
         self.catch_up(reply, collective)?;
@@ -350,15 +361,15 @@ impl Rank {
             run.step(&metrics)?;
         }
         if step.is_multiple_of(LOG_EVERY) || step == metrics.total_steps {
-            if self.env.rank == 0 {
+            if self.run.is_some() {
                 log_line(&metrics);
             }
             *clock = Clock::start();
         }
-        let rank = self.env.rank;
+        let first = self.run.is_some();
         self.control.status(|status| {
             status.step = step;
-            if rank == 0 {
+            if first {
                 status.metrics = Some(metrics);
             }
         });

@@ -46,6 +46,13 @@ impl Seen {
         exits.collect()
     }
 
+    pub(crate) fn leaving(&self) -> Option<&Leaving> {
+        self.reports.iter().find_map(|report| match report {
+            Report::Leaving(leaving) => Some(leaving),
+            _ => None,
+        })
+    }
+
     pub(crate) fn heartbeats(&self) -> usize {
         self.reports.iter().filter(|report| matches!(report, Report::Heartbeat(_))).count()
     }

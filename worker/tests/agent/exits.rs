@@ -102,9 +102,18 @@ async fn a_program_that_cannot_be_started_is_reported_as_an_exit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_process_is_found_by_its_silence_and_killed() {
-    let silence = Duration::from_secs(3);
-    let cluster = Cluster::start_with(|options| options.silence = silence).await;
+async fn what_fled_into_a_session_of_its_own_does_not_survive_either() {
+    let cluster = Cluster::start().await;
+    cluster.start_rank(0, FIRST, "daemon").await;
+    let child = cluster.coordinator.wait_for("the child's pid", |seen| seen.line("child ")).await;
+    cluster.coordinator.wait_for_exit(0).await;
+    assert!(!is_alive(child.parse().unwrap()));
+}
+
+/// Ranks give a sign of life every second, so that no shorter lease than three seconds counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_process_is_found_by_its_silence_within_the_lease_and_killed() {
+    let cluster = Cluster::start().await;
     let pid = cluster.start_training(0, "family").await;
     signal(pid, Signal::SIGSTOP);
     let exit = cluster.coordinator.wait_for_exit(0).await;
@@ -114,10 +123,27 @@ async fn a_stopped_process_is_found_by_its_silence_and_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_ends_kills_its_ranks_and_says_so() {
+async fn an_agent_told_to_end_says_that_it_leaves_and_lets_its_ranks_stop_by_themselves() {
     let cluster = Cluster::start().await;
     let pid = cluster.start_training(0, "train").await;
     let coordinator = cluster.stop().await;
     assert!(!is_alive(pid));
-    assert_eq!(coordinator.wait_for_exit(0).await.reason, "the agent ends");
+    let exit = coordinator.wait_for_exit(0).await;
+    assert_eq!((exit.code, exit.signal), (Some(0), None));
+    let find = |seen: &Seen| seen.line("stop graceful=true ");
+    let reason = coordinator.wait_for("the rank's word", find).await;
+    assert_eq!(reason, "the agent was told to end");
+    assert_eq!(coordinator.seen().leaving().unwrap().grace_ms, 25_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_told_to_end_kills_what_does_not_stop_within_its_grace() {
+    let grace = Duration::from_millis(500);
+    let cluster = Cluster::start_with(|options| options.grace = grace).await;
+    let pid = cluster.start_training(0, "stubborn").await;
+    let coordinator = cluster.stop().await;
+    assert!(!is_alive(pid));
+    let exit = coordinator.wait_for_exit(0).await;
+    assert_eq!(exit.signal, Some(9));
+    assert!(exit.reason.contains("the agent"), "{}", exit.reason);
 }

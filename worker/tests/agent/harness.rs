@@ -36,9 +36,10 @@ impl Cluster {
         change(&mut options);
         let agent = Agent::build(options).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(agent.run(async {
+        let told = async {
             drop(stopped.await);
-        }));
+        };
+        let running = tokio::spawn(agent.run(told, std::future::pending()));
         coordinator.wait_for_registrations(1).await;
         Self { coordinator, _folder: folder, agent: (stop, running) }
     }

@@ -46,6 +46,10 @@ fn acts_as_a_rank_when_an_agent_starts_it() {
             start_child();
             exit::SUCCESS
         }
+        "daemon" => {
+            start_daemon();
+            exit::SUCCESS
+        }
         "train" => train(&env, true),
         "stubborn" => train(&env, false),
         "family" => {
@@ -61,6 +65,17 @@ fn acts_as_a_rank_when_an_agent_starts_it() {
 #[expect(clippy::zombie_processes, reason = "what a rank leaves behind is the agent's to end")]
 fn start_child() {
     let child = Process::new("/bin/sleep").arg("600").spawn().unwrap();
+    say(&format!("child {}", child.id()));
+}
+
+/// Starts a process that leads a session of its own, and waits until it does.
+#[expect(clippy::zombie_processes, reason = "what a rank leaves behind is the agent's to end")]
+fn start_daemon() {
+    let child = Process::new("/usr/bin/setsid").args(["/bin/sleep", "600"]).spawn().unwrap();
+    let name = format!("/proc/{}/comm", child.id());
+    while std::fs::read_to_string(&name).unwrap() != "sleep\n" {
+        std::thread::yield_now();
+    }
     say(&format!("child {}", child.id()));
 }
 

@@ -30,6 +30,19 @@ impl Process {
     async fn start(arguments: &[&str]) -> Self {
         let coordinator = Coordinator::start().await;
         let folder = tempfile::tempdir().unwrap();
+        let child = Self::spawn(&coordinator, &folder, arguments);
+        let process = Self { child, coordinator, folder };
+        process.coordinator.wait_for_registrations(1).await;
+        process
+    }
+
+    /// Starts the agent of the same node again.
+    fn restart(&mut self) {
+        drop(self.child.wait());
+        self.child = Self::spawn(&self.coordinator, &self.folder, &[]);
+    }
+
+    fn spawn(coordinator: &Coordinator, folder: &TempDir, arguments: &[&str]) -> Child {
         let mut program = probe_program().into_iter();
         let mut command = Command::new(WORKER);
         command
@@ -50,9 +63,7 @@ impl Process {
         let mut child = command.spawn().unwrap();
         // Nobody reads its log, as when the terminal or parent it wrote to is gone.
         drop(child.stderr.take());
-        let process = Self { child, coordinator, folder };
-        process.coordinator.wait_for_registrations(1).await;
-        process
+        child
     }
 
     /// Starts two ranks with a child each and returns the pids of all four.
@@ -98,13 +109,43 @@ async fn an_agent_whose_parent_pipe_closes_leaves_no_process_and_no_socket_behin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_ends_an_agent_with_all_it_started() {
+async fn sigterm_ends_an_agent_once_its_ranks_have_stopped_with_all_they_started() {
     let mut agent = Process::start(&[]).await;
     let pids = agent.start_families().await;
     signal(agent.child.id(), Signal::SIGTERM);
     wait_until_gone(&pids).await;
     assert_eq!(agent.child.wait().unwrap().code(), Some(0));
-    assert_eq!(agent.coordinator.seen().exits().len(), 2);
+    let codes: Vec<_> = agent.coordinator.seen().exits().iter().map(|exit| exit.code).collect();
+    assert_eq!(codes, [Some(0), Some(0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_sigterm_does_not_wait_for_the_grace() {
+    let mut agent = Process::start(&["--grace", "600"]).await;
+    let start = start_rank(0, Generation::new(1, 1), "stubborn");
+    agent.coordinator.order(Order::StartRank(start)).await;
+    let pid = agent.coordinator.wait_for_status(0, |status| status.step == 5).await.pid;
+    signal(agent.child.id(), Signal::SIGTERM);
+    agent.coordinator.wait_for("the leave", |seen| seen.leaving().cloned()).await;
+    assert!(is_alive(pid));
+    signal(agent.child.id(), Signal::SIGTERM);
+    wait_until_gone(&[pid]).await;
+    assert_eq!(agent.child.wait().unwrap().code(), Some(0));
+}
+
+/// A stopped rank cannot see that its agent's socket closed. It would come back to life beside the
+/// rank that was started in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_ends_what_its_predecessor_left_before_it_registers() {
+    let mut agent = Process::start(&[]).await;
+    let pids = agent.start_families().await;
+    signal(pids[0], Signal::SIGSTOP);
+    signal(agent.child.id(), Signal::SIGKILL);
+    agent.restart();
+    agent.coordinator.wait_for_registrations(2).await;
+    let left: Vec<u32> = pids.into_iter().filter(|&pid| is_alive(pid)).collect();
+    assert_eq!(left, Vec::<u32>::new());
+    assert!(agent.coordinator.seen().registrations()[1].running.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,7 +50,7 @@ async fn an_agent_that_is_refused_at_first_ends_with_the_coordinators_words() {
     coordinator.behave(|manners| manners.refuses_agents = Some("this is build 1, not 2".into()));
     let folder = tempfile::tempdir().unwrap();
     let agent = Agent::build(options(&coordinator, &folder)).unwrap();
-    let error = agent.run(std::future::pending()).await.unwrap_err();
+    let error = agent.run(std::future::pending(), std::future::pending()).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }));
     assert!(error.to_string().contains("this is build 1, not 2"), "{error}");
 }

@@ -7,7 +7,7 @@ use super::passes::{Columns, Passes};
 use crate::collective::{Collective, Pending, ReduceOp};
 use crate::loss::epilogue::Stats;
 use crate::loss::pool::{Chunk, Pool};
-use crate::loss::ring::narrow;
+use crate::loss::ring::{Sum, narrow};
 use crate::loss::{Error, Inputs, Output, tile};
 
 /// Computes the loss of the global batch and this rank's gradients, all text in memory.
@@ -90,7 +90,8 @@ fn send_home(
             let text = narrow(text, &stretch.columns);
             let columns = stretch.columns_of(&text);
             let stats = narrow(stats, &stretch.columns);
-            passes.second(&columns, &stats, &mut narrow(part.first(), &stretch.rows), true)?;
+            let rows = Chunk::lent(vec![narrow(part.first(), &stretch.rows)]);
+            passes.second(&columns, &stats, Sum::Nothing(rows))?;
         }
         if let Some((sent, received, pending)) = in_flight.take() {
             pending.wait()?;

@@ -7,7 +7,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::collective::{Collective, ReduceOp};
 use crate::loss::epilogue::{self, Softmax, Stats};
-use crate::loss::ring::narrow;
+use crate::loss::pool::Chunk;
+use crate::loss::ring::{Sum, narrow};
 use crate::loss::siglip::diagonal;
 use crate::loss::tile::{self, Tile, Tiling};
 use crate::loss::{Error, Inputs, Output, Positives};
@@ -97,43 +98,58 @@ impl<'a> Passes<'a> {
         Ok(())
     }
 
-    /// Second pass, over the same columns in any order: the gradients. To `grad_text` it adds
-    /// Σ w x over this rank's images, or with `fresh` makes it that. Shape `[m, d]`.
+    /// Second pass, over the same columns in any order: the gradients. Returns `result` with
+    /// Σ w x over this rank's images added, shape `[m, d]`; it is asked for only after the first
+    /// tile's products.
     pub(super) fn second(
         &mut self,
         columns: &Columns<'_>,
         column_stats: &Stats,
-        grad_text: &mut Tensor,
-        fresh: bool,
-    ) -> Result<(), Error> {
-        if columns.rows.is_empty() {
-            return Ok(());
-        }
-        if self.inputs.image.size()[0] == 0 {
-            if fresh {
-                let _ = grad_text.f_zero_()?;
-            }
-            return Ok(());
+        result: Sum<'_>,
+    ) -> Result<Chunk, Error> {
+        if columns.rows.is_empty() || self.inputs.image.size()[0] == 0 {
+            return result.or_zero();
         }
         let text = tile::operand(columns.text, self.kind)?;
         let kept = self.kept.as_mut().and_then(|kept| kept.remove(&columns.start));
         let mut kept = kept.map(Vec::into_iter);
+        let (mut coming, mut sum) = (Some(result), None);
         for image_rows in self.tiles() {
             let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind)?;
-            let mut products = match kept.as_mut().and_then(Iterator::next) {
-                Some(products) => products,
-                None => self.tile.dot_products(&image, &text)?,
-            };
-            let low = self.tile.low(&products);
-            let marks = diagonal(&image_rows, &columns.rows, columns.own);
-            let rows = narrow(&self.row_stats, &image_rows);
-            self.epilogue.second(&mut products, &rows, column_stats, marks, low.as_ref())?;
-            let weights = low.unwrap_or(products);
+            let products = kept.as_mut().and_then(Iterator::next);
+            let weights =
+                self.weights(columns, &image_rows, &image, &text, column_stats, products)?;
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            tile::multiply_into(grad_text, &weights.tr(), &image, fresh && image_rows.start == 0)?;
+            let (mut so_far, nothing) = match coming.take() {
+                Some(coming) => coming.ready()?,
+                None => (sum.take().expect("the first tile has made it"), false),
+            };
+            tile::multiply_into(so_far.first_mut(), &weights.tr(), &image, nothing)?;
+            sum = Some(so_far);
         }
-        Ok(())
+        Ok(sum.expect("there is at least one tile"))
+    }
+
+    /// A tile's w = 2B G, in the dtype in which it is multiplied. Shape `[n, m]`.
+    fn weights(
+        &mut self,
+        columns: &Columns<'_>,
+        image_rows: &Range<usize>,
+        image: &Tensor,
+        text: &Tensor,
+        column_stats: &Stats,
+        kept: Option<Tensor>,
+    ) -> Result<Tensor, Error> {
+        let mut products = match kept {
+            Some(products) => products,
+            None => self.tile.dot_products(image, text)?,
+        };
+        let low = self.tile.low(&products);
+        let marks = diagonal(image_rows, &columns.rows, columns.own);
+        let rows = narrow(&self.row_stats, image_rows);
+        self.epilogue.second(&mut products, &rows, column_stats, marks, low.as_ref())?;
+        Ok(low.unwrap_or(products))
     }
 
     /// Applies the common factor and sums the scalars over all ranks; `own_columns` are the

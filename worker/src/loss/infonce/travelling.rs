@@ -17,8 +17,8 @@ use crate::loss::{Error, Inputs, Output};
 /// Shapes: see [`Inputs`] and [`Output`]; the bias is ignored. On the first way round every
 /// column's statistics travel behind its text, on the second they travel with it and the gradient
 /// behind. Memory beyond inputs and outputs: four sub-chunks of text or its gradient and one tile,
-/// for any number of ranks, and 32 bytes a row of this rank's. Four matrix products per pair; one and a half times the traffic of
-/// [`super::all_gather`].
+/// for any number of ranks, and 32 bytes a row of this rank's. Four matrix products per pair; one and
+/// a half times the traffic of [`super::all_gather`].
 ///
 /// # Errors
 /// As [`super::all_gather`], and a group that does not divide the ranks.
@@ -34,13 +34,15 @@ pub fn ring(
     let own_stats = passes.no_stats(inputs.text_counts[rank])?;
 
     let mut first = First { passes, rank };
-    ring.turn(&mut first, &own_stats)?;
+    let mut pools = ring.pools(&first.cargo(0..0), &own_stats)?;
+    ring.turn(&mut first, &own_stats, &mut pools)?;
 
     let passes = first.passes;
     let grad_text =
         Tensor::f_empty(inputs.text.size().as_slice(), (passes.kind(), passes.device()))?;
     let mut second = Second { passes, rank, own_stats };
-    ring.turn(&mut second, &grad_text)?;
+    let mut pools = ring.pools_after(pools, &second.own_stats, &grad_text)?;
+    ring.turn(&mut second, &grad_text, &mut pools)?;
     second.passes.finish(&second.own_stats, grad_text, collective)
 }
 
@@ -96,11 +98,9 @@ impl Visit for Second<'_> {
         rows: Range<usize>,
         result: Sum<'_>,
     ) -> Result<Chunk, Error> {
-        let (mut sum, nothing) = result.ready()?;
         let start = self.passes.inputs.text_offset(owner) + rows.start;
         let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
-        self.passes.second(&columns, &cargo[1], sum.first_mut(), nothing)?;
-        Ok(sum)
+        self.passes.second(&columns, &cargo[1], result)
     }
 
     fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {

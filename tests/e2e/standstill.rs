@@ -1,0 +1,61 @@
+//! Ranks that stand still: stopped by a signal, or hung with their other threads alive.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use ringmaster_tests::cluster::{Cluster, signal_process};
+use ringmaster_tests::job::{Job, Run};
+use ringmaster_tests::processes::eventually;
+
+#[test]
+fn a_stopped_rank_is_replaced_and_the_next_step_done_within_ten_seconds() {
+    let mut job = Job::new();
+    job.steps = 100_000;
+    let cluster = Cluster::start(&job, &[1, 1]);
+    let id = cluster.submit(&job);
+    let run = Run { folder: job.folder().join("runs").join(&id) };
+    let reached = || cluster.describe(&job, &id)["metrics"]["step"].as_u64() > Some(5);
+    assert!(eventually(Duration::from_secs(60), reached), "{:#?}", cluster.events(&job, &id));
+    let rank = cluster.rank_pid(&job, &id, 1);
+    signal_process(rank, Signal::SIGSTOP);
+    let stopped = Instant::now();
+    // The ring stands still now: one step may have been under way.
+    cluster.until_event(&job, &id, |kind, _| kind == "rank_lost");
+    let before = run.curve().len();
+    let goes_on = || run.curve().len() > before;
+    assert!(eventually(Duration::from_secs(30), goes_on), "{:#?}", cluster.events(&job, &id));
+    let took = stopped.elapsed();
+    let (lost, _) = cluster.until_event(&job, &id, |kind, _| kind == "rank_lost");
+    let (recovered, _) = cluster.until_event(&job, &id, |kind, _| kind == "recovered");
+    println!("{took:?} from SIGSTOP to the next step; {lost}; {recovered}");
+    assert!(lost.contains("no sign of life for 5 s"), "{lost}");
+    assert!(took < Duration::from_secs(10), "{took:?}: {:#?}", cluster.events(&job, &id));
+}
+
+#[test]
+fn a_rank_that_hangs_in_compute_is_named_and_replaced_and_the_result_is_the_same() {
+    let job = || {
+        let mut job = Job::new();
+        job.steps = 12;
+        job
+    };
+    let undisturbed = job().train(&[]);
+    let mut job = job();
+    let marker = job.folder().join("struck");
+    let fault = format!("rank=1,step=7,at=before_reduce,act=hang,marker={}", marker.display());
+    job.env.insert("RINGMASTER_FAULT".into(), fault);
+    let short = ["--deadline", "compute=4", "--deadline", "first_step=4"];
+    let cluster = Cluster::start_with(&job, &[1, 1], &short);
+    let id = cluster.submit(&job);
+    cluster.until_succeeded(&job, &id);
+    assert!(marker.exists());
+    let events = cluster.events(&job, &id);
+    let hung: Vec<&String> =
+        events.iter().filter(|(kind, ..)| kind == "rank_hung").map(|(_, m, _)| m).collect();
+    assert_eq!(hung.len(), 1, "{events:#?}");
+    assert!(hung[0].starts_with("rank 1 on node-"), "{hung:?}");
+    assert!(hung[0].contains("no progress in compute after step 6 for 4"), "{hung:?}");
+    let run = Run { folder: job.folder().join("runs").join(&id) };
+    assert_eq!(run.curve(), undisturbed.curve());
+    assert!(run.final_state() == undisturbed.final_state());
+}

@@ -1,0 +1,116 @@
+//! Strikes a real cluster with faults and prints how long its job takes to train again.
+
+#![allow(clippy::print_stderr, reason = "progress of a command for the terminal")]
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+use ringmaster_tests::binaries::Binaries;
+use ringmaster_tests::faults::drill::{Report, drill};
+use ringmaster_tests::faults::kind::{KINDS, Kind};
+use ringmaster_tests::faults::timeline::PARTS;
+use serde_json::json;
+
+/// Strikes a real cluster with faults and prints how long its job takes to train again.
+#[derive(Debug, Parser)]
+struct Options {
+    /// Faults of each kind
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    /// Ranks of the job; the cluster has one node of one slot more
+    #[arg(long, default_value_t = 2)]
+    ranks: u32,
+    /// Kinds of fault [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
+    kinds: Vec<Kind>,
+    /// Fail where a recovery takes longer than it may
+    #[arg(long)]
+    check: bool,
+}
+
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    let words: Vec<&str> = KINDS.iter().map(|(word, _)| *word).collect();
+    let known = KINDS.iter().find(|(word, _)| *word == text);
+    known.map(|(_, kind)| *kind).ok_or_else(|| format!("one of {}", words.join(", ")))
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let kinds = match options.kinds.is_empty() {
+        true => KINDS.iter().map(|(_, kind)| *kind).collect(),
+        false => options.kinds,
+    };
+    let binaries = Binaries::beside_this_program();
+    let say = |line: &str| eprintln!("{line}");
+    let mut kept = true;
+    for kind in kinds {
+        let report = drill(kind, &binaries, options.ranks, options.runs, say);
+        kept &= print(&report, options.ranks);
+    }
+    match kept || !options.check {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// What is promised of a fault: most seconds in the median, and at all.
+fn promise(report: &Report) -> [f64; 2] {
+    match report.kind {
+        Kind::KillRank | Kind::KillAgent => [2.0, 5.0],
+        // A lease of 5 s runs out first.
+        Kind::StopRank | Kind::CutNode => [10.0, 10.0],
+        // No step is lost: none takes longer than the slowest without a fault, with some room for
+        // the processes that start meanwhile on the same cores.
+        Kind::KillCoordinator => [1.0, 1.0],
+    }
+}
+
+/// Prints a kind's line; whether its promise was kept.
+fn print(report: &Report, ranks: u32) -> bool {
+    let mut totals: Vec<f64> = report.recoveries.iter().map(|r| r.total).collect();
+    totals.sort_by(f64::total_cmp);
+    let parts: serde_json::Map<_, _> = PARTS
+        .iter()
+        .enumerate()
+        .map(|(i, part)| {
+            let mut times: Vec<f64> = report.recoveries.iter().map(|r| r.parts[i]).collect();
+            times.sort_by(f64::total_cmp);
+            (format!("{part}_p50_seconds"), json!(round(at(&times, 0.5))))
+        })
+        .collect();
+    let [median, most] = promise(report);
+    let kept = at(&totals, 0.5) <= median && at(&totals, 1.0) <= most;
+    let line = json!({
+        "fault": report.kind.word(),
+        "runs": totals.len(),
+        "ranks": ranks,
+        "measures": match report.kind.spares_ranks() {
+            true => "longest time between two steps",
+            false => "fault to next completed step",
+        },
+        "p50_seconds": round(at(&totals, 0.5)),
+        "p95_seconds": round(at(&totals, 0.95)),
+        "max_seconds": round(at(&totals, 1.0)),
+        "parts": if report.kind.spares_ranks() { serde_json::Map::new() } else { parts },
+        "step_p50_seconds": round(report.calm[0]),
+        "step_max_seconds": round(report.calm[1]),
+        "recoveries_counted": report.counted,
+        "promised_p50_seconds": median,
+        "promised_max_seconds": most,
+        "passed": kept,
+    });
+    let mut out = std::io::stdout().lock();
+    // A reader that has gone needs no more.
+    let _ = writeln!(out, "{line}");
+    kept
+}
+
+fn at(sorted: &[f64], share: f64) -> f64 {
+    let index = (share * sorted.len().saturating_sub(1) as f64).ceil() as usize;
+    sorted.get(index).copied().unwrap_or_default()
+}
+
+fn round(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}

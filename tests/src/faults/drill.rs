@@ -1,0 +1,183 @@
+//! One job, many faults of one kind.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::cluster::{Cluster, PATIENCE};
+use super::kind::Kind;
+use super::network::{Namespaces, Network};
+use super::now;
+use super::steps::{Step, Steps};
+use super::timeline::{Timeline, timeline};
+use crate::binaries::Binaries;
+use crate::job::Job;
+use crate::processes::eventually;
+
+/// Steps between two faults; more where steps go on during the fault.
+const APART: [u64; 2] = [100, 800];
+/// Nodes of one slot that the job does not need.
+const SPARE: usize = 1;
+
+/// What a drill measured.
+#[derive(Debug)]
+pub struct Report {
+    /// What was done.
+    pub kind: Kind,
+    /// Every recovery; for a fault that spares the ranks, the longest time between two steps from
+    /// the fault until everything stood again, beside which [`Report::calm`] is to be read.
+    pub recoveries: Vec<Timeline>,
+    /// Median and longest time between two steps that no fault lies between, in seconds.
+    pub calm: [f64; 2],
+    /// Recoveries the coordinator counted.
+    pub counted: u64,
+}
+
+/// Trains one job through `runs` faults, to its end.
+///
+/// # Panics
+/// When the job does not go on after a fault, does not end well, or lost or repeated a step.
+pub fn drill(
+    kind: Kind,
+    binaries: &Binaries,
+    ranks: u32,
+    runs: usize,
+    say: impl Fn(&str),
+) -> Report {
+    let mut job = Job::new();
+    let apart = APART[usize::from(kind.spares_ranks())];
+    (job.ranks, job.steps) = (ranks, apart * (runs as u64 + 2));
+    job.checkpoint_every = 100;
+    let nodes = ranks as usize + SPARE;
+    let network = match kind {
+        Kind::CutNode => Network::Namespaces(Namespaces::new(nodes).expect("namespaces")),
+        _ => Network::Loopback,
+    };
+    let mut cluster = Cluster::start(&job, binaries, network, nodes);
+    let id = cluster.submit(&job);
+    let metrics = job.folder().join("runs").join(&id).join("metrics.jsonl");
+    let mut steps = Steps::of(metrics);
+    let mut struck = Vec::new();
+    for run in 0..runs {
+        let seat = run % ranks as usize;
+        await_step(&cluster, &id, &mut steps, apart * (run as u64 + 1));
+        let before = await_health(&cluster, &id, ranks);
+        let at = now();
+        kind.strike(&mut cluster, &before, seat);
+        let first = match kind.spares_ranks() {
+            true => await_attached(&cluster, &id, ranks, &mut steps),
+            false => await_generation(&cluster, &id, &mut steps, &before, at),
+        };
+        kind.mend(&mut cluster, &before, seat);
+        say(&format!("{} {}/{runs}: {:.2} s", kind.word(), run + 1, first.at - at));
+        struck.push((at, first));
+    }
+    let ended = await_end(&cluster, &id);
+    steps.read();
+    check_steps(&steps.seen, job.steps);
+    let events = cluster.ask(&["events", &id, "--json"]);
+    let logs = cluster.ask(&["logs", &id, "--json"]);
+    let recoveries = struck.iter().map(|(at, first)| match kind.spares_ranks() {
+        true => longest_gap(&steps.seen, *at, first.at),
+        false => timeline(*at, first, &events, &logs),
+    });
+    Report {
+        kind,
+        recoveries: recoveries.collect(),
+        calm: calm(&steps.seen, &struck),
+        counted: ended["recoveries"].as_u64().unwrap_or_default(),
+    }
+}
+
+fn describe(cluster: &Cluster, id: &str) -> Value {
+    cluster.ask(&["describe", id, "--json"])
+}
+
+fn await_step(cluster: &Cluster, id: &str, steps: &mut Steps, step: u64) {
+    let came = eventually(PATIENCE, || steps.read().is_some_and(|newest| newest.step >= step));
+    assert!(came, "step {step} does not come: {}", describe(cluster, id));
+}
+
+/// Waits until all ranks train and all nodes answer; returns the job then.
+fn await_health(cluster: &Cluster, id: &str, ranks: u32) -> Value {
+    let mut seen = Value::Null;
+    let healthy = eventually(PATIENCE, || {
+        seen = describe(cluster, id);
+        let nodes = cluster.ask(&["nodes", "--json"]);
+        let nodes = nodes.as_array().map(Vec::as_slice).unwrap_or_default();
+        let free: u64 = nodes.iter().filter_map(|node| node["free_slots"].as_u64()).sum();
+        seen["state"] == "running"
+            && seen["world_size"].as_u64() == Some(ranks.into())
+            && nodes.len() == ranks as usize + SPARE
+            && nodes.iter().all(|node| node["connected"] == true)
+            && free == SPARE as u64
+    });
+    assert!(healthy, "the cluster does not heal: {seen}");
+    seen
+}
+
+fn await_generation(
+    cluster: &Cluster,
+    id: &str,
+    steps: &mut Steps,
+    before: &Value,
+    struck: f64,
+) -> Step {
+    let old = before["generation"].as_str().unwrap_or_default().to_owned();
+    let mut first = None;
+    let trains = eventually(PATIENCE, || {
+        steps.read();
+        let newer = |step: &&Step| step.generation != old && step.at > struck;
+        first = steps.seen.iter().find(newer).cloned();
+        first.is_some()
+    });
+    assert!(trains, "no step after the fault: {}", describe(cluster, id));
+    first.expect("it was found")
+}
+
+/// Waits until a new coordinator knows all ranks again and they have taken a step since.
+fn await_attached(cluster: &Cluster, id: &str, ranks: u32, steps: &mut Steps) -> Step {
+    await_health(cluster, id, ranks);
+    let attached = now();
+    let mut newest = None;
+    let trains = eventually(PATIENCE, || {
+        newest = steps.read().filter(|step| step.at > attached).cloned();
+        newest.is_some()
+    });
+    assert!(trains, "no step after the coordinator's restart: {}", describe(cluster, id));
+    newest.expect("it was found")
+}
+
+fn await_end(cluster: &Cluster, id: &str) -> Value {
+    let mut seen = Value::Null;
+    let ended = eventually(Duration::from_secs(300), || {
+        seen = describe(cluster, id);
+        ["succeeded", "failed", "cancelled"].iter().any(|state| seen["state"] == *state)
+    });
+    assert!(ended && seen["state"] == "succeeded", "the job did not end well: {seen}");
+    seen
+}
+
+/// Every step is there once. One that was applied when its rank died is written down by the next.
+fn check_steps(seen: &[Step], total: u64) {
+    let numbers: Vec<u64> = seen.iter().map(|step| step.step).collect();
+    let wanted: Vec<u64> = (1..=total).collect();
+    assert!(numbers == wanted, "steps were lost or repeated: {numbers:?}");
+}
+
+fn longest_gap(seen: &[Step], from: f64, to: f64) -> Timeline {
+    let gaps = seen.windows(2).filter(|pair| pair[1].at >= from && pair[0].at <= to);
+    let longest = gaps.map(|pair| pair[1].at - pair[0].at).fold(0.0, f64::max);
+    Timeline { total: longest, parts: [0.0; 5] }
+}
+
+fn calm(seen: &[Step], struck: &[(f64, Step)]) -> [f64; 2] {
+    let disturbed = |pair: &[Step]| {
+        struck.iter().any(|(at, first)| pair[1].at >= *at && pair[0].at <= first.at)
+    };
+    let gaps = seen.windows(2).filter(|pair| !disturbed(pair));
+    let mut gaps: Vec<f64> = gaps.map(|pair| pair[1].at - pair[0].at).collect();
+    gaps.sort_by(f64::total_cmp);
+    let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
+    [median, gaps.last().copied().unwrap_or_default()]
+}

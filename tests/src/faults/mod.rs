@@ -1,0 +1,25 @@
+//! Faults done to a real cluster while a job trains, and how long until it trains again.
+//!
+//! One coordinator and an agent per node run as processes, on the loopback interface or each in a
+//! network namespace of its own; a job trains on them; the fault strikes again and again at steps
+//! fixed beforehand, and the clock runs from the moment before it strikes to the first step that
+//! the job completes in a newer generation, by that step's own time stamp.
+//!
+//! Modules in reading order: [`network`] (what a node's processes see of the others), [`cluster`]
+//! (the processes), [`kind`] (what is done to them and undone again), [`steps`] (the job's progress
+//! as its run folder shows it), [`timeline`] (where the time went), [`drill`] (one job, many
+//! faults).
+
+pub mod cluster;
+pub mod drill;
+pub mod kind;
+pub mod network;
+pub mod steps;
+pub mod timeline;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Returns Unix seconds now.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
