@@ -147,10 +147,11 @@ impl Cluster {
             let alive = alive.get(job_id).copied().unwrap_or(0);
             let members = job.members();
             let all_done = !members.is_empty() && members.iter().all(|seat| job.is_done(*seat));
-            if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
-                self.ledger.end(job, State::Cancelled, &reason);
-            } else if all_done && job.is_finished() {
+            // Before all else: the summary was taken, and a cancellation came too late.
+            if job.is_finished() && (all_done || (job.is_stopping() && alive == 0)) {
                 self.ledger.end(job, State::Succeeded, "the run reached its end");
+            } else if let Some(reason) = job.record.cancel_reason.clone().filter(|_| alive == 0) {
+                self.ledger.end(job, State::Cancelled, &reason);
             } else if all_done && !job.is_stopping() {
                 self.ledger.stopped_by_others(job);
             }

@@ -48,8 +48,7 @@ impl Outcome {
         for violation in &self.violations {
             story.push_str(&format!("\nviolated: {violation:?}"));
         }
-        let replay = format!("RINGMASTER_SIM_SEED={} cargo test --workspace", self.seed);
-        story.push_str(&format!("\n==== again: {replay} --test simulation no_seed -- --nocapture"));
+        story.push_str(&format!("\n==== again: cargo xtask simulate --seed {}", self.seed));
         story
     }
 }
