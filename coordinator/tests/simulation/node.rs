@@ -53,6 +53,8 @@ struct Table {
     exits: BTreeMap<u64, (v1::RankExited, Option<Instant>)>,
     exit_count: u64,
     starts: u64,
+    /// When an agent that was told to end kills what is left.
+    leaves_at: Option<Instant>,
 }
 
 struct Entry {
@@ -73,6 +75,8 @@ enum Error {
     Broken(tonic::Code),
     Closed,
     Stalled,
+    /// The agent was told to end, and nothing is left to do.
+    Left,
 }
 
 /// Runs until the machine is crashed.
@@ -90,6 +94,9 @@ pub(crate) async fn run(options: Options) -> turmoil::Result {
     loop {
         let mut registered = false;
         let error = agent.session(&mut registered).await;
+        if matches!(error, Error::Left) || agent.has_left() {
+            return agent.go();
+        }
         if registered {
             pause = FIRST_PAUSE;
         }
@@ -128,6 +135,7 @@ impl Agent {
         let interval = Duration::from_millis(terms.heartbeat_interval_ms.into());
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut announced = false;
         loop {
             tokio::select! {
                 biased;
@@ -137,10 +145,54 @@ impl Agent {
                     send(&outbox, Report::Heartbeat(self.heartbeat()))?;
                 }
             }
+            if !announced && let Some(grace_ms) = self.leaving() {
+                announced = true;
+                let reason = "told to end".to_owned();
+                send(&outbox, Report::Leaving(v1::Leaving { grace_ms, reason }))?;
+            }
+            if self.has_left() {
+                return Err(Error::Left);
+            }
             for exit in self.due(2 * interval) {
                 send(&outbox, Report::RankExited(exit))?;
             }
         }
+    }
+
+    /// The notice, once the agent was told to end; its ranks are told to stop within it.
+    fn leaving(&self) -> Option<u32> {
+        let notice =
+            self.options.world.with(|state| state.leaving.get(&self.options.name).copied());
+        let notice = notice?;
+        let mut table = self.table.borrow_mut();
+        if table.leaves_at.is_none() {
+            self.log("leaves".to_owned());
+            table.leaves_at = Some(Instant::now() + notice);
+            for entry in table.ranks.values_mut() {
+                entry.orders.stop();
+            }
+        }
+        u32::try_from(notice.as_millis()).ok()
+    }
+
+    /// True when an agent that was told to end has nothing left to do, or no time left to do it.
+    fn has_left(&self) -> bool {
+        let over = |at: Instant, table: &Table| {
+            Instant::now() >= at || (table.ranks.is_empty() && table.exits.is_empty())
+        };
+        self.leaving();
+        let table = self.table.borrow();
+        table.leaves_at.is_some_and(|at| over(at, &table))
+    }
+
+    /// Kills what is left and ends.
+    fn go(&self) -> turmoil::Result {
+        self.log("is gone".to_owned());
+        for entry in self.table.borrow().ranks.values() {
+            entry.task.abort();
+        }
+        self.options.world.with(|state| state.end_processes_of(&self.options.name));
+        Ok(())
     }
 
     fn registration(&self) -> v1::Register {
@@ -232,6 +284,9 @@ impl Agent {
             entry.task.abort();
             self.options.world.end_process(entry.process);
             table.ranks.remove(&key);
+        }
+        if table.leaves_at.is_some() {
+            return refuse(&mut table, &self.options, key, generation);
         }
         if table.ranks.len() >= self.options.slots as usize {
             let what =

@@ -18,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// A node counts as disturbed for so long after a fault of the coordinator or the network.
 const AFTERMATH: Duration = Duration::from_secs(4);
 
+/// When a repair that could not be made is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
 const COORDINATOR: &str = "coordinator";
 const CLIENT: &str = "client";
 
@@ -94,7 +97,7 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
         let (due, later): (Repairs, Repairs) = repairs.drain(..).partition(|(at, _)| *at <= now);
         repairs = later;
         for (_, repair) in due {
-            mend(&mut sim, &world, repair);
+            repairs.extend(mend(&mut sim, &world, repair, now));
         }
         if calm_since.is_none() && faults.peek().is_none() && repairs.is_empty() && now >= CALM {
             world.log("---- calm".to_owned());
@@ -188,6 +191,12 @@ fn strike(
             let name = names[node].clone();
             sim.crash(name.as_str());
             world.with(|state| state.end_processes_of(&name));
+            world.with(|state| state.leaving.remove(&name));
+            repairs.push((now + down, Repair::Bounce(name)));
+        }
+        Fault::NodeLeave { node, notice, down } => {
+            let name = names[node].clone();
+            world.with(|state| state.leaving.insert(name.clone(), notice));
             repairs.push((now + down, Repair::Bounce(name)));
         }
         Fault::RankKill { pick } => world.with(|state| state.kill(pick)),
@@ -234,12 +243,24 @@ fn strike(
     }
 }
 
-fn mend(sim: &mut Sim<'_>, world: &World, repair: Repair) {
+/// Repairs something; returns what has to be tried again later.
+fn mend(
+    sim: &mut Sim<'_>,
+    world: &World,
+    repair: Repair,
+    now: Duration,
+) -> Option<(Duration, Repair)> {
     match repair {
         Repair::Bounce(host) => {
-            // Two crashes may overlap: the first repair starts it, the second finds it running.
-            if !sim.is_host_running(host.as_str()) {
+            // Two crashes may overlap: the first repair starts it, the second finds it running. An
+            // agent that leaves may still be at it.
+            let running = sim.is_host_running(host.as_str());
+            if running && world.with(|state| state.leaving.contains_key(&host)) {
+                return Some((now + RETRY, Repair::Bounce(host)));
+            }
+            if !running {
                 world.log(format!("---- {host} starts"));
+                world.with(|state| state.leaving.remove(&host));
                 sim.bounce(host.as_str());
             }
         }
@@ -247,4 +268,5 @@ fn mend(sim: &mut Sim<'_>, world: &World, repair: Repair) {
         Repair::Release(host) => sim.release(host.as_str(), COORDINATOR),
         Repair::Latency => sim.set_max_message_latency(LATENCY),
     }
+    None
 }

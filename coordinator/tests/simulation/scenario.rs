@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     /// A machine goes with its agent and ranks, and comes back empty. A short time is an agent
     /// that was restarted: its ranks end with it.
     NodeCrash { node: usize, down: Duration },
+    /// An agent is told to end: its ranks save and stop within the notice, and it comes back later.
+    NodeLeave { node: usize, notice: Duration, down: Duration },
     /// A rank is killed. Which one is decided when the time comes: `pick` modulo how many run.
     RankKill { pick: usize },
     /// A rank hangs without a word until its agent kills it.
@@ -104,7 +106,12 @@ fn fault(random: &mut StdRng, nodes: usize) -> Fault {
         0..18 => {
             Fault::CoordinatorCrash { down: duration(random, Duration::from_millis(20), long) }
         }
-        18..30 => Fault::NodeCrash { node, down: duration(random, short, 2 * long) },
+        18..26 => Fault::NodeCrash { node, down: duration(random, short, 2 * long) },
+        26..30 => Fault::NodeLeave {
+            node,
+            notice: duration(random, 5 * short, long / 2),
+            down: duration(random, long / 2 + short, 2 * long),
+        },
         30..46 => Fault::RankKill { pick },
         46..54 => Fault::RankHang { pick },
         54..62 => Fault::RingBreak { pick },

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ringmaster::state::{Change, JobRecord};
+use ringmaster::state::{Change, CheckpointGrant, JobRecord};
 use ringmaster_proto::v1::Generation;
 
 use super::ring::{Ring, RingKey};
@@ -52,6 +52,8 @@ pub(crate) struct State {
     stepped: BTreeMap<String, Generation>,
     /// Until when a node could not, or can hardly, hear the coordinator.
     disturbed: BTreeMap<String, Duration>,
+    /// Agents that were told to end, with how long they may take.
+    pub(crate) leaving: BTreeMap<String, Duration>,
     /// Published checkpoints: what the object store holds.
     store: BTreeMap<String, BTreeMap<(Generation, u64), String>>,
 }
@@ -329,6 +331,7 @@ impl State {
                     let invariant = "only the current generation may commit a checkpoint";
                     self.violate_at(now, invariant, what);
                 }
+                self.check_whole(grant);
             }
             Change::Published { job_id, generation, step, .. } => {
                 self.log(&format!("durable: {} {generation} step {step} published", short(job_id)));
@@ -341,6 +344,17 @@ impl State {
                 ));
             }
             _ => {}
+        }
+    }
+
+    /// One object of each rank of the ring.
+    fn check_whole(&mut self, grant: &CheckpointGrant) {
+        let key = (grant.job_id.clone(), grant.generation);
+        let objects: Vec<serde_json::Value> = serde_json::from_str(&grant.objects_json).unwrap();
+        let world_size = self.rings.get(&key).map_or(0, |ring| ring.world_size);
+        if objects.len() != world_size {
+            let what = format!("{key:?} step {}: {} of {world_size}", grant.step, objects.len());
+            self.violate_at(self.now, "a checkpoint that may be published is whole", what);
         }
     }
 
