@@ -65,6 +65,10 @@ struct Entry {
     target: v1::Generation,
     kill_at: Option<Instant>,
     hung_since: Option<Instant>,
+    /// It was killed; until then something of it is left and holds its slot.
+    gone_at: Option<Instant>,
+    /// What takes its place then.
+    next: Option<v1::StartRank>,
 }
 
 /// Why a session ended.
@@ -275,15 +279,13 @@ impl Agent {
         let key = (start.job_id.clone(), start.rank);
         let mut table = self.table.borrow_mut();
         table.highest = table.highest.max(generation);
-        if let Some(entry) = table.ranks.get(&key) {
+        if let Some(entry) = table.ranks.get_mut(&key) {
             if entry.target >= generation {
                 return;
             }
-            // The coordinator asked for the replacement: it needs no word of the old process.
             self.log(format!("{}/{} is replaced", short(&key.0), key.1));
-            entry.task.abort();
-            self.options.world.end_process(entry.process);
-            table.ranks.remove(&key);
+            entry.next = Some(start.clone());
+            return entry.kill(&self.options.world);
         }
         if table.leaves_at.is_some() {
             return refuse(&mut table, &self.options, key, generation);
@@ -318,8 +320,16 @@ impl Agent {
             // Heard by nobody once the machine is gone.
             let _ = ended.send((named, process, exit));
         });
-        let entry =
-            Entry { process, task, orders, target: generation, kill_at: None, hung_since: None };
+        let entry = Entry {
+            process,
+            task,
+            orders,
+            target: generation,
+            kill_at: None,
+            hung_since: None,
+            gone_at: None,
+            next: None,
+        };
         table.ranks.insert(key, entry);
     }
 
@@ -364,6 +374,9 @@ impl Agent {
             entry.hung_since = hung.then(|| entry.hung_since.unwrap_or(now));
             let silent = entry.hung_since.is_some_and(|since| now - since >= SILENCE);
             if gone || silent || entry.kill_at.is_some_and(|at| at <= now) {
+                entry.kill(&self.options.world);
+            }
+            if entry.gone_at.is_some_and(|at| at <= now) {
                 killed.push((key.clone(), entry.process));
             }
         }
@@ -382,6 +395,11 @@ impl Agent {
         let entry = table.ranks.remove(key).expect("it was just seen");
         entry.task.abort();
         self.options.world.end_process(process);
+        if let Some(next) = entry.next {
+            // The coordinator asked for the replacement: it needs no word of the old process.
+            drop(table);
+            return self.start(&next);
+        }
         let status = entry.orders.status();
         self.log(format!("{}/{} ended: {exit:?} at {}", short(&key.0), key.1, status.step));
         let exited = v1::RankExited {
@@ -396,6 +414,19 @@ impl Agent {
             ..Default::default()
         };
         add_exit(&mut table, &self.options, exited);
+    }
+}
+
+impl Entry {
+    /// Ends the process; a moment later nothing is left of it.
+    fn kill(&mut self, world: &World) {
+        if self.gone_at.is_none() {
+            self.task.abort();
+            world.with(|state| state.leave_rings(self.process));
+            // Different for each, and the same in every run.
+            let lasts = Duration::from_millis(20 + self.process * 97 % 400);
+            self.gone_at = Some(Instant::now() + lasts);
+        }
     }
 }
 

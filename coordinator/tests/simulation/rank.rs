@@ -221,7 +221,8 @@ impl Rank {
             numeric_plan: "{}".to_owned(),
             ..Default::default()
         };
-        let call = insist(&self.random, || {
+        let key = (start.job_id.clone(), generation);
+        let call = insist_for(world, &key, &self.random, || {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.join(request).await }
         });
@@ -376,7 +377,7 @@ impl Rank {
             generation: Some(key.1),
             summary_json: "{\"finished\":true}".to_owned(),
         };
-        let call = insist(&self.random, || {
+        let call = insist_for(&world, key, &self.random, || {
             let (mut client, request) = (self.client.clone(), request.clone());
             async move { client.finish(request).await }
         });
@@ -435,7 +436,7 @@ impl Upload {
             }],
             failure: String::new(),
         };
-        insist(&self.random, || {
+        insist_for(&self.world, &self.key, &self.random, || {
             let (mut client, request) = (self.client.clone(), shard.clone());
             async move { client.report_shard(request).await }
         })
@@ -449,7 +450,7 @@ impl Upload {
             step: self.step,
             digest: 1,
         };
-        insist(&self.random, || {
+        insist_for(&self.world, &self.key, &self.random, || {
             let (mut client, request) = (self.client.clone(), commit.clone());
             async move { client.commit_checkpoint(request).await }
         })
@@ -461,7 +462,7 @@ impl Upload {
             step: self.step,
             url,
         };
-        insist(&self.random, || {
+        insist_for(&self.world, &self.key, &self.random, || {
             let (mut client, request) = (self.client.clone(), published.clone());
             async move { client.checkpoint_published(request).await }
         })
@@ -469,6 +470,31 @@ impl Upload {
         self.world.acknowledged_checkpoint(&job_id, self.key.1, self.step);
         Ok(())
     }
+}
+
+/// As [`insist`], for a call that speaks for a generation. Sent after a newer one was durable, it
+/// must be refused, whoever sends it and why.
+async fn insist_for<T, F>(
+    world: &World,
+    key: &RingKey,
+    random: &Mutex<StdRng>,
+    mut send: impl FnMut() -> F,
+) -> Result<T, Status>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let fenced = || {
+        let (superseded, reply) = (world.is_superseded(key), send());
+        async move {
+            let reply = reply.await;
+            if superseded && reply.is_ok() {
+                let what = format!("{} {}: {}", key.0, key.1, std::any::type_name::<T>());
+                world.violate("a stale generation is refused", what);
+            }
+            reply
+        }
+    };
+    insist(random, fenced).await
 }
 
 /// Sends a call until it is answered, and now and then once more.

@@ -90,7 +90,12 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
         ranks,
         min_ranks: if random.random_bool(0.5) { ranks } else { random.random_range(1..=ranks) },
         priority: random.random_range(-1..=1),
-        steps: random.random_range(3..=80),
+        // Some outlast most faults, so that what a fault left behind has time to do harm.
+        steps: if random.random_bool(0.3) {
+            random.random_range(80..=250)
+        } else {
+            random.random_range(3..=80)
+        },
         checkpoint_every: random.random_range(2..=15),
         cancel_at: cancelled
             .then(|| duration(random, Duration::from_secs(2), Duration::from_secs(30))),

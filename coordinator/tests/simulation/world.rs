@@ -11,7 +11,7 @@ use super::ring::{Ring, RingKey};
 
 /// A stale ring may go on this long after its nodes can hear the coordinator again: leases, the news
 /// of the new generation, and retries of all of it.
-const STALE: Duration = Duration::from_secs(10);
+const STALE: Duration = Duration::from_secs(5);
 /// Lines of a run's story that are kept.
 const TRACE: usize = 20_000;
 
@@ -129,6 +129,11 @@ impl World {
     /// What a job may rely on when it asks for its newest checkpoint now.
     pub(crate) fn published(&self, job_id: &str) -> (Generation, u64) {
         self.lock().published.get(job_id).copied().unwrap_or_default()
+    }
+
+    /// True once a newer generation of the job is durable than this one.
+    pub(crate) fn is_superseded(&self, key: &RingKey) -> bool {
+        self.lock().current.get(&key.0).is_some_and(|current| *current > key.1)
     }
 
     // ---- The object store
