@@ -244,6 +244,14 @@ impl World {
                 wrong.push(("no job fails for the faults of others", seen));
             }
         }
+        for process in state.processes.values() {
+            let Process { node, job_id, seat, generation, .. } = process;
+            let ended = state.records.get(job_id).is_none_or(|record| record.state.is_ended());
+            if ended {
+                let what = format!("{job_id}/{seat} of {generation} still runs on {node}");
+                wrong.push(("what no job wants any more is stopped", what));
+            }
+        }
         for (invariant, what) in wrong {
             state.violate_at(now, invariant, what);
         }
