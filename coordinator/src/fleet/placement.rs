@@ -19,7 +19,7 @@ impl Cluster {
         for job in self.jobs.values_mut() {
             job.at_checkpoint = false;
         }
-        if problem.gangs.iter().all(Gang::is_content) {
+        if problem.is_content() {
             return;
         }
         let solution = solve(&problem);
@@ -52,6 +52,7 @@ impl Cluster {
                 slots: node.slots,
                 strays: self.strays_on(name),
                 accelerator: node.accelerator.clone(),
+                closed: false,
             });
         let gangs = self.jobs.iter().filter_map(|(job_id, job)| {
             Some(Gang {

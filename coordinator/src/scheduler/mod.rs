@@ -1,19 +1,42 @@
 //! Who may run where: a pure function of the nodes, the gangs that want slots and where they sit.
 //!
-//! A job is a gang: at least its fewest ranks get a slot or none does. Higher priority goes first, then
-//! whoever was submitted first. Seats that are taken stay taken, so that solving again without a
-//! change moves nobody. A gang that waits although the cluster could hold it blocks those behind
-//! it, because a stream of small jobs would otherwise starve it; one the cluster cannot hold at all
-//! blocks nobody.
+//! **Gangs.** A job starts with at least its fewest ranks or not at all, and takes as many as there
+//! are slots for, up to its most. Seats that are taken stay taken: solving again without a change
+//! moves nobody. The exceptions are a node that was closed, whose ranks move at their job's next
+//! checkpoint, and preemption.
+//!
+//! **Order.** Higher priority goes first. Within a priority, ranks that were lost get slots again
+//! before anything else, because their job only takes back what it had; then goes whoever was
+//! submitted first. A job that trains with fewer ranks than it could stands in this order, too: the
+//! slots it may have are kept for it until its next checkpoint. A gang no cluster could hold blocks
+//! nobody.
+//!
+//! **Preemption.** The first gang of each accelerator that has to wait is the *head*. When slots
+//! that are about to be free do not suffice, and those of gangs of lower priority would, the head
+//! has the youngest gangs of the lowest priority stopped at a checkpoint, and only as many as it
+//! takes to start with its fewest ranks. A gang that lost so many ranks that it cannot run gives
+//! its slots up to any gang before it in the order.
+//!
+//! **Backfill.** Nobody knows when a job will end. So a gang behind the head may take slots only if
+//! the head could not start earlier without that, whichever jobs end first: whenever the slots free by
+//! then, without those of the gang, are too few, they are too few with them as well. Which sums of
+//! slots can become free is counted out (`backfill`).
 
+mod backfill;
+mod pool;
+mod preemption;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod properties;
+mod reason;
 mod solve;
 
+pub use reason::{Hold, Holder, Reason};
 pub use solve::solve;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-/// A node that may take ranks.
+/// A node that may take ranks, or has some.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Unique and stable.
@@ -24,6 +47,8 @@ pub struct Node {
     pub strays: u32,
     /// "cpu" or "cuda".
     pub accelerator: String,
+    /// It was drained or excluded: it takes no ranks, and those it has leave at a checkpoint.
+    pub closed: bool,
 }
 
 /// A job that runs or wants to.
@@ -66,31 +91,24 @@ pub enum Standing {
 }
 
 impl Gang {
-    /// True when nothing can be done for it now.
-    pub fn is_content(&self) -> bool {
-        let may_change = match self.standing {
-            Standing::Queued | Standing::Forming => true,
-            Standing::Training { at_checkpoint } => at_checkpoint,
-            Standing::Held | Standing::Leaving => false,
-        };
-        !may_change || self.vacant() == 0
-    }
-
-    /// True when at least one rank sits already.
-    fn is_seated(&self) -> bool {
-        self.seats.iter().any(Option::is_some)
-    }
-
     /// Seats without a rank.
-    fn vacant(&self) -> u32 {
-        let vacant = self.seats.iter().filter(|seat| seat.is_none()).count();
-        u32::try_from(vacant).expect("world sizes fit u32")
+    pub fn vacant(&self) -> u32 {
+        count(self.seats.iter().filter(|seat| seat.is_none()).count())
+    }
+
+    /// Seats with a rank.
+    pub fn taken(&self) -> u32 {
+        count(self.seats.len()) - self.vacant()
     }
 
     /// Ranks it needs before it can run.
     fn needed(&self) -> u32 {
-        let taken = u32::try_from(self.seats.len()).expect("world sizes fit u32") - self.vacant();
-        self.min_ranks.saturating_sub(taken)
+        self.min_ranks.saturating_sub(self.taken())
+    }
+
+    /// Its place in the order: priority first, then age.
+    fn place(&self) -> (std::cmp::Reverse<i32>, u64) {
+        (std::cmp::Reverse(self.priority), self.sequence)
     }
 }
 
@@ -103,60 +121,55 @@ pub struct Problem {
     pub gangs: Vec<Gang>,
 }
 
-/// Who sits where and why the others wait, by job id.
+impl Problem {
+    /// True when no answer could change anything.
+    pub fn is_content(&self) -> bool {
+        let closed =
+            |seat: &String| self.nodes.iter().any(|node| node.closed && node.name == *seat);
+        self.gangs.iter().all(|gang| match gang.standing {
+            Standing::Queued | Standing::Forming => gang.vacant() == 0,
+            Standing::Training { at_checkpoint: true } => {
+                gang.vacant() == 0 && !gang.seats.iter().flatten().any(closed)
+            }
+            Standing::Training { at_checkpoint: false } | Standing::Held | Standing::Leaving => {
+                true
+            }
+        })
+    }
+}
+
+/// Who sits where, who has to go, and why the others wait, by job id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Solution {
     /// Node of every seat, by seat, of the gangs that have enough to run.
     pub placed: BTreeMap<String, Vec<Option<String>>>,
     /// Why a gang has to wait; its taken seats stay taken.
     pub waiting: BTreeMap<String, Reason>,
+    /// Gangs whose ranks are to checkpoint and stop; they wait in the queue afterwards.
+    pub stopped: BTreeMap<String, Stop>,
 }
 
-/// Why a gang waits.
+/// Why a gang is stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
-    /// No connected node has the accelerator.
-    NoNode {
-        /// What is wanted.
-        accelerator: String,
-    },
-    /// All nodes together are too small.
-    TooLarge {
-        /// Slots the job needs in all.
-        wanted: u32,
-        /// Slots of all nodes that fit.
-        slots: u32,
-        /// What is wanted.
-        accelerator: String,
-    },
-    /// Others hold the slots.
-    Full {
-        /// Slots the job still needs.
-        wanted: u32,
-        /// Slots that are free.
-        free: u32,
-    },
-    /// Slots are free, but somebody else is first.
-    Behind {
-        /// Who.
+pub enum Stop {
+    /// Another one needs its slots.
+    MakesRoom {
+        /// Which.
         job_id: String,
     },
+    /// Its nodes were closed, and elsewhere there is no room for as many ranks as it needs.
+    Closed,
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Display for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NoNode { accelerator } => {
-                write!(f, "waits for a node with accelerator {accelerator}; none is connected")
-            }
-            Self::TooLarge { wanted, slots, accelerator } => write!(
-                f,
-                "needs {wanted} {accelerator} slots; the connected nodes have {slots} in all"
-            ),
-            Self::Full { wanted, free } => {
-                write!(f, "waits for free slots: {wanted} needed, {free} free")
-            }
-            Self::Behind { job_id } => write!(f, "waits behind job {job_id}"),
+            Self::MakesRoom { job_id } => write!(f, "makes room for job {job_id}"),
+            Self::Closed => write!(f, "leaves nodes that were drained or excluded"),
         }
     }
+}
+
+fn count(ranks: usize) -> u32 {
+    u32::try_from(ranks).expect("world sizes fit u32")
 }

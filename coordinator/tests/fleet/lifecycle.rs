@@ -176,7 +176,7 @@ async fn a_rank_that_says_that_nothing_helps_fails_the_job_and_the_others_are_st
 
     // Its slots are free again only once the other rank has gone.
     let next = coordinator.submit(manifest("next", 2)).await;
-    let waits = |job: &v1::Job| job.reason.starts_with("waits for free slots: 2 needed, 1 free");
+    let waits = |job: &v1::Job| job.reason.starts_with("waits: needs 2 cpu slots, 1 free");
     coordinator.until(&next, "waiting", waits).await;
     agent.exit(killed(&running.starts[0])).await;
     assert_eq!(agent.start_rank().await.job_id, next);
