@@ -15,7 +15,9 @@
 //! Time counts only while the rank is heard of: silence is the lease's to judge.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use ringmaster_proto::v1::{Generation, Phase, RankStatus};
 

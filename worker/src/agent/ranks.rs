@@ -213,7 +213,8 @@ impl Table {
     /// Returns the status of every rank; metrics only where they changed since the last call.
     pub(super) fn heartbeat(&self) -> Heartbeat {
         let mut inner = self.lock();
-        Heartbeat { ranks: inner.ranks.values_mut().filter_map(Entry::report).collect() }
+        let ranks = inner.ranks.values_mut().filter_map(Entry::report).collect();
+        Heartbeat { ranks, sequence: 0 }
     }
 
     /// Returns the ranks that run and the highest generation seen, for a registration; the next
