@@ -235,7 +235,9 @@ impl World {
             }
             let waits = record.state.word() == "queued"
                 && (record.reason.starts_with("needs ") || record.reason.starts_with("waits"));
-            let rests = record.state.is_ended() || waits && !feasible(&record.name);
+            // A node that failed repeatedly is excluded, and stays so until somebody opens it again.
+            let excluded = record.reason.contains("drained or excluded");
+            let rests = record.state.is_ended() || waits && (excluded || !feasible(&record.name));
             if !rests {
                 let what = format!("{seen}, {} s after the last fault", patience.as_secs());
                 wrong.push(("every job ends or says what it waits for", what));
