@@ -10,16 +10,19 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::Stream;
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::fleet_server::FleetServer;
 use ringmaster_proto::v1::jobs_server::JobsServer;
 use ringmaster_proto::v1::ranks_server::RanksServer;
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::Routes;
+use tonic::transport::server::Connected;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::fleet;
@@ -188,7 +191,10 @@ impl Server {
         let listeners = routes
             .into_iter()
             .zip([people.0, fleet.0, health.0])
-            .map(|(routes, listener)| tokio::spawn(serve(routes, listener, stopped.clone())))
+            .map(|(routes, listener)| {
+                let incoming = TcpListenerStream::new(listener);
+                tokio::spawn(serve(routes, incoming, stopped.clone()))
+            })
             .collect();
 
         let server = Self { addresses, stop, task, listeners, state_dir, _lock: lock };
@@ -311,8 +317,11 @@ async fn bind(
     Ok((socket, real))
 }
 
-/// What people, fleet and health listener answer, in this order.
-async fn routes(
+/// Returns what people, fleet and health listener answer, in this order.
+///
+/// # Errors
+/// When the service descriptions are damaged.
+pub async fn routes(
     jobs: JobsService,
     fleet: FleetService,
     ranks: RanksService,
@@ -337,8 +346,14 @@ fn with_health<H: Health>(health: &HealthServer<H>) -> Routes {
     Routes::new(health.clone())
 }
 
-/// Serves until the coordinator stops. An error of the listener itself ends it; the log says so.
-async fn serve(routes: Routes, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+/// Serves what comes in until the coordinator stops. An error of the listener itself ends it; the
+/// log says so.
+pub async fn serve<I, C, E>(routes: Routes, incoming: I, mut stop: watch::Receiver<bool>)
+where
+    I: Stream<Item = Result<C, E>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let stopped = async move {
         // An error means that the server was dropped.
         let _ = stop.wait_for(|stop| *stop).await;
@@ -349,7 +364,7 @@ async fn serve(routes: Routes, listener: TcpListener, mut stop: watch::Receiver<
         .max_concurrent_streams(limits::MAX_CONCURRENT_STREAMS)
         .tcp_nodelay(true)
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopped)
+        .serve_with_incoming_shutdown(incoming, stopped)
         .await;
     if let Err(error) = served {
         tracing::error!(%error, "a listener failed");

@@ -3,9 +3,10 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use ringmaster_tests::binaries::binaries;
 use ringmaster_tests::cluster::Cluster;
-use ringmaster_tests::job::Job;
+use ringmaster_tests::job::{Job, Run};
 use ringmaster_tests::processes::eventually;
 
 #[test]
@@ -66,6 +67,44 @@ fn an_agent_killed_with_its_rank_is_replaced_by_the_other_node() {
     assert!(moved, "{}", cluster.describe(&job, &id));
     let output = cluster.client(&job, &["cancel", &id]);
     assert!(output.status.success(), "{}", job.transcript(&output));
+}
+
+#[test]
+fn a_coordinator_that_ends_and_comes_back_costs_its_job_no_step() {
+    let mut job = Job::new();
+    job.steps = 100_000;
+    let mut cluster = Cluster::start(&job, &[1, 1]);
+    let id = cluster.submit(&job);
+    let run = Run { folder: job.folder().join("runs").join(&id) };
+    let reached = || cluster.describe(&job, &id)["metrics"]["step"].as_u64() > Some(5);
+    assert!(eventually(Duration::from_secs(60), reached), "{:#?}", cluster.events(&job, &id));
+    let pids = [0, 1].map(|rank| cluster.rank_pid(&job, &id, rank));
+    for (round, signal) in [Signal::SIGTERM, Signal::SIGKILL].into_iter().enumerate() {
+        cluster.coordinator.signal(signal);
+        let code = cluster.coordinator.wait();
+        assert_eq!(code, (signal == Signal::SIGTERM).then_some(0));
+        let before = run.curve().len();
+        let steps_on = || run.curve().len() > before + 10;
+        assert!(eventually(Duration::from_secs(30), steps_on), "no step without a coordinator");
+        cluster.restart_coordinator();
+        let back = || {
+            let output = cluster.client(&job, &["events", &id, "--json"]);
+            output.status.success()
+                && String::from_utf8_lossy(&output.stdout).matches("\"reattached\"").count() > round
+        };
+        assert!(eventually(Duration::from_secs(30), back), "{:#?}", cluster.events(&job, &id));
+        assert_eq!(
+            [0, 1].map(|rank| cluster.rank_pid(&job, &id, rank)),
+            pids,
+            "the same processes"
+        );
+    }
+    let before = run.curve().len();
+    assert!(eventually(Duration::from_secs(30), || run.curve().len() > before + 10));
+    let steps: Vec<u64> = run.curve().iter().map(|(step, ..)| *step).collect();
+    assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<u64>>());
+    let described = cluster.describe(&job, &id);
+    assert_eq!((&described["recoveries"], &described["state"]), (&0.into(), &"running".into()));
 }
 
 #[test]

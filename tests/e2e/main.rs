@@ -1,5 +1,6 @@
 //! End-to-end tests: real processes, real gRPC, real shards, real checkpoints.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::print_stdout, reason = "what a test measured, for whoever runs it alone")]
 
 mod cluster;
 mod data;

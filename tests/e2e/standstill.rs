@@ -39,8 +39,8 @@ fn a_rank_that_hangs_in_compute_is_named_and_replaced_and_the_result_is_the_same
         job.steps = 12;
         job
     };
-    let undisturbed = job().train(&[]);
-    let mut job = job();
+    let (calm, mut job) = (job(), job());
+    let undisturbed = calm.train(&[]);
     let marker = job.folder().join("struck");
     let fault = format!("rank=1,step=7,at=before_reduce,act=hang,marker={}", marker.display());
     job.env.insert("RINGMASTER_FAULT".into(), fault);
@@ -54,7 +54,7 @@ fn a_rank_that_hangs_in_compute_is_named_and_replaced_and_the_result_is_the_same
         events.iter().filter(|(kind, ..)| kind == "rank_hung").map(|(_, m, _)| m).collect();
     assert_eq!(hung.len(), 1, "{events:#?}");
     assert!(hung[0].starts_with("rank 1 on node-"), "{hung:?}");
-    assert!(hung[0].contains("no progress in compute after step 6 for 4"), "{hung:?}");
+    assert!(hung[0].contains("no progress in compute after step 6 for "), "{hung:?}");
     let run = Run { folder: job.folder().join("runs").join(&id) };
     assert_eq!(run.curve(), undisturbed.curve());
     assert!(run.final_state() == undisturbed.final_state());

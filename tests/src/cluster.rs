@@ -71,6 +71,8 @@ pub struct Cluster {
     /// The coordinator.
     pub coordinator: Running,
     slots: Vec<u32>,
+    /// What the coordinator was started with, its real addresses filled in.
+    arguments: Vec<String>,
     people: String,
     fleet: String,
     /// Where probes connect.
@@ -89,17 +91,15 @@ impl Cluster {
     /// When a process does not start.
     pub fn start_with(job: &Job, slots: &[u32], more: &[&str]) -> Self {
         let state = job.folder().join("coordinator");
-        let coordinator = Command::new(&binaries().ringmaster)
-            .arg("coordinator")
-            .arg("--state-dir")
-            .arg(&state)
-            .args(["--listen", "127.0.0.1:0", "--fleet-listen", "127.0.0.1:0"])
-            .args(["--health-listen", "127.0.0.1:0"])
-            .args(more)
-            .stdout(Stdio::null())
-            .spawn()
-            .map(Running)
-            .expect("the coordinator starts");
+        let arguments = |people: &str, fleet: &str, health: &str| -> Vec<String> {
+            let state = state.display().to_string();
+            let listeners =
+                ["--listen", people, "--fleet-listen", fleet, "--health-listen", health];
+            let all = ["coordinator", "--state-dir", &state].into_iter().chain(listeners);
+            all.chain(more.iter().copied()).map(str::to_owned).collect()
+        };
+        let any = "127.0.0.1:0";
+        let coordinator = coordinator(&arguments(any, any, any));
         let addresses = addresses(&state);
         let address = |name: &str| {
             let text = addresses[name].as_str().expect("an address is text");
@@ -109,6 +109,7 @@ impl Cluster {
             agents: Vec::new(),
             coordinator,
             slots: slots.to_vec(),
+            arguments: arguments(&address("people"), &address("fleet"), &address("health")),
             people: format!("http://{}", address("people")),
             fleet: format!("http://{}", address("fleet")),
             health: address("health").parse().expect("an address with a port"),
@@ -147,6 +148,11 @@ impl Cluster {
     pub fn restart_agent(&mut self, job: &Job, node: usize) {
         let agent = self.agent(job, node);
         self.agents[node] = agent;
+    }
+
+    /// Starts the coordinator again where it was, after it has ended.
+    pub fn restart_coordinator(&mut self) {
+        self.coordinator = coordinator(&self.arguments);
     }
 
     /// Runs a verb of the command line.
@@ -254,6 +260,15 @@ impl Cluster {
         });
         assert_eq!(state, "succeeded", "{:#?}", self.events(job, id));
     }
+}
+
+fn coordinator(arguments: &[String]) -> Running {
+    Command::new(&binaries().ringmaster)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .map(Running)
+        .expect("the coordinator starts")
 }
 
 fn addresses(state: &Path) -> Value {

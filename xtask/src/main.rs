@@ -6,7 +6,7 @@
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
 //! [`setup`] (all of these), [`claims`] (what the main job must reach), [`stages`] (the test run),
-//! [`mod@bench`] (our numbers beside the peers'), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
+//! [`mod@bench`] (our numbers beside the peers'), [`simulate`] (many seeds), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
 //! [`console`] (what is printed).
 
 mod bench;
@@ -20,6 +20,7 @@ mod gpu_machine;
 mod gpu_report;
 mod libtorch;
 mod setup;
+mod simulate;
 mod stages;
 mod tools;
 mod workspace;
@@ -68,8 +69,10 @@ enum Command {
     },
     /// Set up, then check format, lints, tests, documentation and dependencies.
     Test(stages::Options),
-    /// Compare with OpenCLIP and gloo in one run: parity, loss, collective.
+    /// Compare with OpenCLIP and gloo in one run: parity, loss, collective; load the control plane.
     Bench(bench::Options),
+    /// Simulate the coordinator under faults drawn from many seeds.
+    Simulate(simulate::Options),
     /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
     GpuCheck(gpu::Options),
     /// Pack what gpu-check needs on a machine with PyTorch 2.11 and a GPU but no Rust.
@@ -113,6 +116,11 @@ fn run(command: Command) -> Result<ExitCode> {
             stages::run(&workspace, &options)
         }
         Command::Bench(options) => Ok(exit_code(bench::run(&Workspace::locate()?, &options)?)),
+        Command::Simulate(options) => {
+            let workspace = Workspace::locate()?;
+            setup::run(&workspace, false)?;
+            Ok(exit_code(simulate::run(&workspace, &options)?))
+        }
         // Runs outside the repository too, out of a bundle.
         Command::GpuCheck(options) => gpu::run(Workspace::locate, &options),
         Command::GpuBundle(options) => {

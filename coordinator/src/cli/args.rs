@@ -50,6 +50,47 @@ pub(crate) enum Command {
     Validate(Validate),
     /// Print the JSON Schema of manifests
     Schema,
+    /// Measure this build
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(crate) what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchWhat {
+    /// A coordinator of its own under simulated agents: heartbeat round trip, time from submission
+    /// to assignment, memory and processor time of the coordinator; one line of JSON
+    ControlPlane(ControlPlane),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ControlPlane {
+    /// Simulated agents, each with its own connection
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) agents: u32,
+    /// Jobs to submit; one in four ends during the measurement
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) jobs: u32,
+    /// Ranks of each job
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) ranks: u32,
+    /// Slots of each agent
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) slots: u32,
+    /// Jobs submitted per second
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) submit_rate: u32,
+    /// Seconds to go on measuring once every job runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub(crate) seconds: u64,
+    /// Fail unless heartbeats are answered within 100 ms (p99), jobs assigned within 1 s, and the
+    /// coordinator stays under 1 GiB
+    #[arg(long)]
+    pub(crate) check: bool,
 }
 
 /// Where the coordinator is.

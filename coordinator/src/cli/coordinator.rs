@@ -17,6 +17,10 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     ];
     refuse_open_listeners(&listeners, args.insecure)?;
     super::log_to_stderr(args.log_json);
+    // Every agent and every rank that calls is a connection.
+    if let Err(error) = super::open_files::raise_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let failed = |source| Error::io("listen for signals", source);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;

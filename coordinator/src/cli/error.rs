@@ -86,6 +86,9 @@ pub(crate) enum Error {
     /// An operation of the host failed.
     #[error("cannot {doing}")]
     Io { doing: String, source: std::io::Error },
+    /// A measurement came to nothing, or missed what it was to reach.
+    #[error("bench: {what}")]
+    Bench { what: String },
     /// The job ended without success.
     #[error("job {job_id} failed: {reason}")]
     JobFailed { job_id: String, reason: String },

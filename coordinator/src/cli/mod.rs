@@ -3,11 +3,12 @@
 //! Files in reading order: [`args`] (what can be asked), [`run`] here (who answers), [`train`]
 //! (a whole cluster in one command) with [`agent_process`], [`coordinator`]; [`job_file`] and
 //! [`resume`] (from a manifest to a request); [`client`], [`watch`] and [`progress`] (following a
-//! job); [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`text`],
-//! [`output`] and [`error`].
+//! job); [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
+//! [`open_files`], [`output`] and [`error`].
 
 mod agent_process;
 mod args;
+mod bench;
 mod client;
 mod coordinator;
 mod error;
@@ -15,6 +16,7 @@ mod job_file;
 mod json;
 mod listing;
 mod logs;
+mod open_files;
 mod output;
 mod progress;
 mod resume;
@@ -69,6 +71,7 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
         Command::Nodes(args) => nodes(args).await,
         Command::Validate(args) => validate(&args.manifests, args.data),
         Command::Schema => schema(),
+        Command::Bench(args) => bench::run(args).await,
     }
 }
 

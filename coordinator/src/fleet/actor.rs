@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 
 use super::Config;
 use super::cluster::Cluster;
 use super::handle::{Command, Handle};
 use super::ledger::Now;
+use super::pace::Pace;
 use crate::logs::Book;
 use crate::state::{self, Loaded, Store};
 
@@ -68,8 +69,7 @@ async fn run(
     tick: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), state::Error> {
-    let mut ticks = tokio::time::interval(tick);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = Pace::new(tick, Instant::now());
     loop {
         // ---- A batch: whatever waits, or nothing but the passing of time
         let mut batch = Vec::new();
@@ -81,15 +81,20 @@ async fn run(
                     return Ok(());
                 }
             }
-            _ = ticks.tick() => {}
+            () = tokio::time::sleep_until(pace.next()) => {}
         }
 
         // ---- Decide, without IO
-        cluster.begin(Now::read());
+        let now = Now::read();
+        cluster.begin(now);
         for command in batch {
             cluster.apply(command);
         }
-        cluster.settle_if_due(tick);
+        pace.wants(cluster.unsettled);
+        if pace.is_due(now.at) || cluster.has_losses() {
+            cluster.settle();
+            pace.settled(now.at, Instant::now());
+        }
 
         // ---- Durable first, told afterwards
         let (changes, effects) = cluster.flush();

@@ -1,7 +1,8 @@
 //! Everything the coordinator knows, as a plain value: no IO, and time only as it is told.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 use super::handle::Command;
 use super::job::Job;
@@ -27,8 +28,7 @@ pub(super) struct Cluster {
     pub(super) last_session: u64,
     pub(super) last_sequence: u64,
     pub(super) last_batch: Instant,
-    pub(super) last_settled: Instant,
-    /// Something arrived since then that settling could make a difference to.
+    /// Something arrived since the last settling that it could make a difference to.
     pub(super) unsettled: bool,
     pub(super) ledger: Ledger,
 }
@@ -48,7 +48,6 @@ impl Cluster {
             last_session: 0,
             last_sequence: 0,
             last_batch: now.at,
-            last_settled: now.at,
             unsettled: true,
             ledger,
         };
@@ -117,7 +116,7 @@ impl Cluster {
     /// Takes in one command.
     pub(super) fn apply(&mut self, command: Command) {
         // Ten thousand agents send as many heartbeats a second, and next to none of them matters.
-        self.unsettled |= !matches!(command, Command::Heartbeat(..));
+        self.unsettled |= !command.is_heartbeat();
         match command {
             Command::Submit(submission, reply) => {
                 let answer = self.submit(*submission);
@@ -178,6 +177,12 @@ impl Cluster {
                 self.ledger.reply(reply, answer);
             }
         }
+    }
+
+    /// True when ranks were lost and nothing was decided about it yet. That is settled in the same
+    /// batch, because the news of it is acknowledged with the batch.
+    pub(super) fn has_losses(&self) -> bool {
+        self.jobs.values().any(|job| !job.lost.is_empty())
     }
 
     /// Ends a batch: what must be durable before the effects may happen.

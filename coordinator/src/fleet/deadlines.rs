@@ -15,7 +15,9 @@
 //! Time counts only while the rank is heard of: silence is the lease's to judge.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use ringmaster_proto::v1::{Generation, Phase, RankStatus};
 
@@ -204,6 +206,8 @@ impl Progress {
             return;
         };
         let unheard = now.saturating_duration_since(rank.heard);
+        // Seen to last so long; what changed between two heartbeats may have lasted less.
+        let stood_still = rank.stood_still();
         rank.heard = now;
         if unheard > UNHEARD {
             rank.since += unheard;
@@ -215,7 +219,6 @@ impl Progress {
             *rank = Rank::new(signs, now);
             return;
         }
-        let stood_still = now.saturating_duration_since(rank.since);
         let longest = match rank.signs.is_in_a_step() && rank.steps_done() == 0 {
             true => &mut self.in_first,
             false => &mut self.longest[rank.signs.phase as usize],

@@ -46,6 +46,13 @@ pub(super) enum Command {
     Finish(v1::FinishRequest, Reply<()>),
 }
 
+impl Command {
+    /// True for what arrives all the time and by itself calls for no decision before the next tick.
+    pub(super) fn is_heartbeat(&self) -> bool {
+        matches!(self, Self::Heartbeat(..))
+    }
+}
+
 /// Asks the fleet's task; clones ask the same one. Every method returns [`Error::Stopped`] once the
 /// task has ended, and what the task acknowledged is durable.
 #[derive(Debug, Clone)]

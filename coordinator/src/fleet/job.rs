@@ -1,10 +1,10 @@
 //! One job: what is durable about it, and what is only known while the coordinator runs.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::checkpoints::Checkpoints;
 use super::deadlines::Progress;

@@ -1,6 +1,8 @@
 //! Leases: in memory only, with the clock as an argument.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Says how long somebody counts as alive without being heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! What a batch of commands is about to make durable, and what may be told once it is.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Error;
 use super::handle::Reply;
@@ -14,7 +15,7 @@ use crate::state::{Change, EventRecord};
 /// Both clocks, read once per batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
-    /// For intervals.
+    /// For intervals. tokio's clock, which is the system's unless a simulation runs.
     pub(super) at: Instant,
     /// For people: Unix milliseconds.
     pub(super) unix_ms: i64,

@@ -6,7 +6,8 @@
 //! durable in one flush, and only then sends messages and answers. So nobody ever hears of a
 //! transition that a crash could undo, and a request may be repeated at any time.
 //!
-//! Modules in reading order: `handle` (the commands), `actor` (the task), `cluster` (what is known),
+//! Modules in reading order: `handle` (the commands), `actor` (the task), `pace` (when
+//! it settles), `cluster` (what is known),
 //! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
 //! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
 //! `membership` (forming a ring) and `ring` (its order), `checkpoints` (granting), `lifecycle`
@@ -27,6 +28,7 @@ mod ledger;
 mod lifecycle;
 mod membership;
 mod node;
+mod pace;
 mod placement;
 mod reconcile;
 mod requests;

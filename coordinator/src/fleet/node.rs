@@ -1,10 +1,10 @@
 //! An agent's node, and the ranks it runs as far as they have been seen.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
 
 use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Lease;
 

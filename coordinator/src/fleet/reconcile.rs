@@ -6,7 +6,6 @@
 //! in `placement`; (4) agents are told what differs from what they run.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
@@ -17,18 +16,9 @@ use super::node::{Presence, Process, RankKey, Stop};
 use crate::state::State;
 
 impl Cluster {
-    /// Settles if something arrived that can make a difference, or the last time is `tick` ago.
-    pub(super) fn settle_if_due(&mut self, tick: Duration) {
-        let now = self.ledger.now.at;
-        if self.unsettled || now.saturating_duration_since(self.last_settled) >= tick {
-            self.settle();
-        }
-    }
-
     /// Brings everything as far as it can come without further news.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         self.unsettled = false;
-        self.last_settled = self.ledger.now.at;
         self.expire_leases();
         self.expire_missing();
         self.reattach();
@@ -249,7 +239,7 @@ impl Cluster {
 }
 
 /// Says how a process is to be stopped and why; nothing for one that is wanted.
-fn stop_for(job: Option<&Job>, now: std::time::Instant) -> Option<(Stop, String)> {
+fn stop_for(job: Option<&Job>, now: tokio::time::Instant) -> Option<(Stop, String)> {
     let Some(job) = job else { return Some((Stop::Kill, "the job is not known".to_owned())) };
     let record = &job.record;
     if !record.state.is_placed() {

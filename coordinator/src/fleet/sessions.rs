@@ -130,6 +130,13 @@ impl Cluster {
         let node = self.nodes.get_mut(name).expect("sessions belong to nodes");
         node.lease.renew(now.at);
         node.last_heartbeat_ms = now.unix_ms;
+        if heartbeat.sequence != 0
+            && let Some(session) = &node.session
+        {
+            let ack = v1::HeartbeatAck { sequence: heartbeat.sequence };
+            let message = v1::coordinator_message::Message::HeartbeatAck(ack);
+            self.ledger.send(&session.outbound, message);
+        }
         for mut status in heartbeat.ranks {
             let key = (status.job_id.clone(), status.rank);
             let Some(process) = node.processes.get_mut(&key) else { continue };

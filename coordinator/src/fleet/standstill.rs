@@ -6,7 +6,9 @@
 //! agent that leaves) goes on from the checkpoint they left.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;

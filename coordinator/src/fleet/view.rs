@@ -1,8 +1,7 @@
 //! What people see of jobs, events and nodes.
 
-use std::time::Instant;
-
 use ringmaster_proto::v1;
+use tokio::time::Instant;
 
 use super::job::Job;
 use super::node::Node;

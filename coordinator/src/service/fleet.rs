@@ -108,6 +108,7 @@ impl Session {
 
     async fn talk(mut self, mut inbound: Streaming<v1::AgentMessage>) -> Result<(), Status> {
         let first = tokio::select! {
+            biased;
             () = stopped(&mut self.stop) => return Err(stopping()),
             first = inbound.message() => first?,
         };
@@ -128,10 +129,12 @@ impl Session {
         mut inbound: Streaming<v1::AgentMessage>,
         outbound: mpsc::Receiver<v1::CoordinatorMessage>,
     ) -> Result<(), Status> {
+        // In a fixed order, here and wherever else it costs nothing: a simulation repeats itself.
         let mut outbound = ReceiverStream::new(outbound);
         let mut stop = self.stop.clone();
         loop {
             tokio::select! {
+                biased;
                 () = stopped(&mut stop) => return Err(stopping()),
                 message = outbound.next() => {
                     let over = || to_status(crate::fleet::Error::SessionOver);

@@ -165,6 +165,7 @@ async fn pass_on(
     let mut ended = false;
     loop {
         let update = tokio::select! {
+            biased;
             () = sender.closed() => return,
             update = updates.recv() => update,
         };

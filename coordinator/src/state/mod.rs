@@ -6,15 +6,18 @@
 //!
 //! Modules in reading order: `record` (what is stored), `migrations` (the schema and its history),
 //! `objects` (checkpoint objects as JSON),
-//! `apply` (one change to SQL), `load` (reading back), `store` (the writer thread).
+//! `apply` (one change to SQL), `load` (reading back), `store` (the writer thread),
+//! `inline` (writing without one).
 
 mod apply;
+mod inline;
 mod load;
 mod migrations;
 mod objects;
 mod record;
 mod store;
 
+pub use inline::Hooks;
 pub use objects::encode as objects_to_json;
 pub use record::{
     Change, CheckpointGrant, Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::inline::{Hooks, Inline};
 use super::record::{Change, Closure, EventRecord, JobRecord, ShardRecord};
 use super::{Error, apply, load, migrations, sql};
 
@@ -19,8 +20,15 @@ const GROUP: usize = 256;
 /// A handle to the database; clones share the writer.
 #[derive(Debug, Clone)]
 pub struct Store {
-    writer: mpsc::Sender<Request>,
+    writer: Writer,
     reader: Arc<Mutex<Connection>>,
+}
+
+/// Who commits.
+#[derive(Debug, Clone)]
+enum Writer {
+    Thread(mpsc::Sender<Request>),
+    Inline(Arc<Inline>),
 }
 
 /// What the coordinator knows when it starts.
@@ -54,25 +62,28 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, is of a newer coordinator, or holds what none ever wrote.
     pub fn open(path: &Path) -> Result<(Self, Loaded), Error> {
-        let mut connection = connect(path)?;
-        migrations::migrate(&mut connection)?;
-        let incarnation = load::meta(&connection, "incarnation")? + 1;
-        apply::set_meta(&connection, "incarnation", incarnation)?;
-        let loaded = Loaded {
-            incarnation,
-            counter: load::meta(&connection, "counter")?,
-            last_event: load::last_event(&connection)?,
-            jobs: load::jobs(&connection)?,
-            shards: load::shards(&connection)?,
-            closures: load::closures(&connection)?,
-        };
-
+        let (connection, loaded) = take_up(connect(path)?)?;
         let reader = Arc::new(Mutex::new(connect(path)?));
         let (writer, requests) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("state-writer".to_owned())
             .spawn(move || run(connection, requests))
             .map_err(|source| Error::Thread { source })?;
+        Ok((Self { writer: Writer::Thread(writer), reader }, loaded))
+    }
+
+    /// As [`Store::open`], but without a thread: writes commit in the task that asks for them, with
+    /// `hooks` around each, and outlive the process but not a power failure. For simulations, in
+    /// which one thread is everybody.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_inline(path: &Path, hooks: Arc<dyn Hooks>) -> Result<(Self, Loaded), Error> {
+        let connection = connect(path)?;
+        connection.pragma_update(None, "synchronous", "OFF").map_err(sql("choosing speed"))?;
+        let (connection, loaded) = take_up(connection)?;
+        let reader = Arc::new(Mutex::new(connect(path)?));
+        let writer = Writer::Inline(Arc::new(Inline::new(connection, hooks)));
         Ok((Self { writer, reader }, loaded))
     }
 
@@ -82,9 +93,13 @@ impl Store {
     /// After an error the writer has stopped: whether the changes are durable is then unknown, and
     /// only a restart, which reads the database, can tell.
     pub async fn write(&self, changes: Vec<Change>) -> Result<(), Error> {
+        let writer = match &self.writer {
+            Writer::Thread(writer) => writer,
+            Writer::Inline(inline) => return inline.write(changes).await,
+        };
         let (done, answer) = oneshot::channel();
         let request = Request { changes, done };
-        self.writer.send(request).await.map_err(|_| Error::Closed)?;
+        writer.send(request).await.map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 
@@ -108,6 +123,22 @@ fn connect(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// Brings the schema up to date, counts this start and reads everything.
+fn take_up(mut connection: Connection) -> Result<(Connection, Loaded), Error> {
+    migrations::migrate(&mut connection)?;
+    let incarnation = load::meta(&connection, "incarnation")? + 1;
+    apply::set_meta(&connection, "incarnation", incarnation)?;
+    let loaded = Loaded {
+        incarnation,
+        counter: load::meta(&connection, "counter")?,
+        last_event: load::last_event(&connection)?,
+        jobs: load::jobs(&connection)?,
+        shards: load::shards(&connection)?,
+        closures: load::closures(&connection)?,
+    };
+    Ok((connection, loaded))
+}
+
 fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
     while let Some(first) = requests.blocking_recv() {
         let mut group = vec![first];
@@ -115,7 +146,8 @@ fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
             let Ok(next) = requests.try_recv() else { break };
             group.push(next);
         }
-        match commit(&mut connection, &group) {
+        let changes = group.iter().flat_map(|request| &request.changes);
+        match commit(&mut connection, changes) {
             Ok(()) => {
                 for request in group {
                     // A caller that has gone no longer needs the answer.
@@ -127,12 +159,14 @@ fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
     }
 }
 
-fn commit(connection: &mut Connection, group: &[Request]) -> Result<(), Error> {
+/// Makes all changes durable, or none.
+pub(super) fn commit<'a>(
+    connection: &mut Connection,
+    changes: impl Iterator<Item = &'a Change>,
+) -> Result<(), Error> {
     let transaction = connection.transaction().map_err(sql("starting a transaction"))?;
-    for request in group {
-        for change in &request.changes {
-            apply::apply(&transaction, change)?;
-        }
+    for change in changes {
+        apply::apply(&transaction, change)?;
     }
     transaction.commit().map_err(sql("committing"))
 }

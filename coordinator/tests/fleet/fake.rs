@@ -280,7 +280,7 @@ async fn beat(sender: mpsc::Sender<v1::AgentMessage>, ranks: Arc<Mutex<Vec<v1::R
     loop {
         interval.tick().await;
         let ranks = ranks.lock().unwrap().clone();
-        let message = FromAgent::Heartbeat(v1::Heartbeat { ranks });
+        let message = FromAgent::Heartbeat(v1::Heartbeat { ranks, sequence: 0 });
         if sender.send(v1::AgentMessage { message: Some(message) }).await.is_err() {
             return;
         }

@@ -128,6 +128,23 @@ async fn a_rank_that_dies_while_the_job_is_being_cancelled_ends_the_others_at_on
 }
 
 #[tokio::test]
+async fn a_run_that_hands_in_its_summary_while_it_is_being_cancelled_has_succeeded() {
+    // Found by simulation: the summary was acknowledged, and then the job ended Cancelled because
+    // somebody had asked for it a moment before its last step.
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let Running { job_id, generation, starts, .. } = run_two(&mut coordinator, &mut agent).await;
+    coordinator.cancel(&job_id).await;
+    assert!(agent.stop_rank().await.graceful && agent.stop_rank().await.graceful);
+    coordinator.ranks().await.finish(&job_id, generation).await;
+    for start in &starts {
+        agent.exit(exited(start, 0)).await;
+    }
+    coordinator.until_state(&job_id, JobState::Succeeded).await;
+}
+
+#[tokio::test]
 async fn a_rank_lost_after_the_summary_ends_the_others_at_once_and_the_job_has_succeeded() {
     // The others would wait for it in the barrier that ends a run, until the grace was over.
     let folder = tempfile::tempdir().unwrap();

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -23,6 +24,7 @@ use super::environment::{self, Files, Node};
 use super::group;
 use super::logs::{self, Tails};
 use super::ranks::{Key, Table};
+use super::shm;
 use crate::ffi::process::in_new_session;
 use crate::rank::exit;
 
@@ -143,13 +145,17 @@ fn is_plain_name(name: &str) -> bool {
 }
 
 fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
-    let pid = child.id();
+    let (pid, started) = (child.id(), SystemTime::now());
     let leader = Pid::from_raw(i32::try_from(pid).expect("process ids fit an i32"));
     // Left a zombie on purpose: as long as it is one, nobody else can have its number.
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
     while waitid(Id::Pid(leader), flags) == Err(Errno::EINTR) {}
     table.ending(key);
     let survivors = group::clear(pid, &files.status);
+    let segments = shm::clear(started);
+    if segments > 0 {
+        tracing::warn!(job_id = %key.0, rank = key.1, pid, segments, "removed shared memory that the rank left");
+    }
     if survivors > 0 {
         tracing::warn!(job_id = %key.0, rank = key.1, pid, survivors, "killed what the rank left running");
     }

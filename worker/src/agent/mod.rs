@@ -4,7 +4,7 @@
 //! ranks: the agent's only shared state) and `entry` (one rank in it), `launcher` (exec and the wait
 //! for the end),
 //! `environment` (what a rank is told), `socket` and [`wire`] (the line to each rank), `exits`
-//! (kept until acknowledged), `logs`, `group` (nothing a rank started survives it), `parent`
+//! (kept until acknowledged), `logs`, `group` and `shm` (nothing a rank started survives it), `parent`
 //! (the agent of `ringmaster train` ends with it).
 //!
 //! An agent that dies takes its ranks along: they end when its socket closes. So a restarted agent
@@ -19,6 +19,7 @@ mod logs;
 mod parent;
 mod ranks;
 mod session;
+mod shm;
 mod socket;
 pub mod wire;
 

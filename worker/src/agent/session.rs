@@ -194,6 +194,8 @@ impl Service {
             Order::Regenerate(regenerate) => self.table.regenerate(regenerate),
             Order::StopRank(stop) => self.table.stop(stop),
             Order::ExitAck(ack) => self.table.exits.acknowledge(&ack.exit_id),
+            // Not asked for by this agent.
+            Order::HeartbeatAck(_) => {}
             Order::Registered(_) => tracing::warn!("the coordinator repeats its terms; ignored"),
         }
     }

@@ -330,6 +330,23 @@ mod tests {
     }
 
     #[test]
+    fn a_status_says_what_the_phase_has_done_and_that_a_rank_waits_for_its_peers() {
+        let of =
+            |phase: Phase| as_of_now(RankStatus { phase: phase.into(), ..RankStatus::default() });
+        let before = of(Phase::Data).progress;
+        progress::advance(progress::Work::Data);
+        assert!(of(Phase::Data).progress > before);
+        let waiting = progress::wait_for_peers();
+        for phase in [Phase::Load, Phase::Compute, Phase::Eval, Phase::Save] {
+            assert_eq!(of(phase).phase(), Phase::Collective);
+        }
+        // Where nothing is asked of a peer, another thread's wait is not this rank's.
+        assert_eq!(of(Phase::Join).phase(), Phase::Join);
+        assert_eq!(of(Phase::Data).phase(), Phase::Data);
+        drop(waiting);
+    }
+
+    #[test]
     fn an_absent_agent_names_its_socket() {
         let error = Control::connect(Path::new("/nonexistent/agent.sock"), "job-1", 0, |_| {})
             .unwrap_err()

@@ -107,7 +107,10 @@ impl Error {
     pub fn regroups(&self) -> bool {
         matches!(
             self,
-            Self::Collective(_) | Self::Superseded { .. } | Self::Eval(eval::Error::Collective(_))
+            Self::Collective(_)
+                | Self::Superseded { .. }
+                | Self::Eval(eval::Error::Collective(_))
+                | Self::Report(report::Error::Superseded { .. })
         )
     }
 

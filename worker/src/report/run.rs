@@ -67,6 +67,12 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A newer generation has opened the folder: this process was taken for lost.
+    #[error("a newer generation writes to {}", folder.display())]
+    Superseded {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 /// `job.json`.
@@ -93,6 +99,8 @@ pub struct Run {
     record: JobRecord,
     world_size: usize,
     last: Option<StepMetrics>,
+    /// When `job.json` was written by this process, and how long it is: another generation changes it.
+    entered: Option<(SystemTime, u64)>,
     /// Newest scores of every set, in the order of the manifest.
     scores: Vec<Scores>,
 }
@@ -127,8 +135,16 @@ impl Run {
             manifest: options.job.clone(),
         };
         let world_size = options.world_size;
-        let mut run =
-            Self { folder, metrics, events, record, world_size, last: None, scores: Vec::new() };
+        let mut run = Self {
+            folder,
+            metrics,
+            events,
+            record,
+            world_size,
+            last: None,
+            entered: None,
+            scores: Vec::new(),
+        };
         run.enter(options.generation, world_size)?;
         point_latest(options.runs_dir, options.job_id)?;
         Ok(run)
@@ -152,7 +168,9 @@ impl Run {
         let mut text = serde_json::to_string_pretty(&self.record)
             .expect("a job record has string keys and finite numbers");
         text.push('\n');
-        self.write("job.json", text.as_bytes())
+        self.write("job.json", text.as_bytes())?;
+        self.entered = self.record_on_disk();
+        Ok(())
     }
 
     /// Returns the newest step whose training metrics are in the folder, whoever wrote them.
@@ -206,6 +224,7 @@ impl Run {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn finish(mut self, ending: &Ending) -> Result<Summary, Error> {
+        self.check_current()?;
         let metrics_path = self.folder.join("metrics.jsonl");
         self.metrics.flush().map_err(failed("write", &metrics_path))?;
         let records = Records::read(&metrics_path).map_err(failed("read", &metrics_path))?;
@@ -254,6 +273,23 @@ impl Run {
         }
     }
 
+    /// Fails once a newer generation has entered the folder.
+    ///
+    /// A rank that was cut off may complete the step it was in from what was already on its way, when
+    /// its network comes back: the others have done that step again by then, and written it down.
+    fn check_current(&self) -> Result<(), Error> {
+        let found = self.record_on_disk();
+        match found.is_some() && found != self.entered {
+            true => Err(Error::Superseded { folder: self.folder.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    fn record_on_disk(&self) -> Option<(SystemTime, u64)> {
+        let about = fs::metadata(self.folder.join("job.json")).ok()?;
+        Some((about.modified().ok()?, about.len()))
+    }
+
     fn append(
         &mut self,
         step: u64,
@@ -261,6 +297,7 @@ impl Run {
         order_digest: Option<String>,
         metrics: BTreeMap<String, Option<f64>>,
     ) -> Result<(), Error> {
+        self.check_current()?;
         let generation = self.record.generations.last().cloned().unwrap_or_default();
         let line = Line { step, samples, generation, time: now(), order_digest, metrics };
         let mut text = serde_json::to_string(&line).expect("a line has finite numbers only");

@@ -172,3 +172,20 @@ fn a_recovered_run_keeps_earlier_lines_and_counts_the_recovery() {
     let page = fs::read_to_string(runs.path().join("latest/report.html")).unwrap();
     assert!(page.contains("↻ a rank was lost"), "the recovery is marked");
 }
+
+#[test]
+fn a_process_that_was_taken_for_lost_writes_nothing_beside_its_successor() {
+    let runs = tempfile::tempdir().unwrap();
+    let job = job();
+    let mut cut_off = open(runs.path(), &job, 1);
+    cut_off.step(&metrics(1, 3.0)).unwrap();
+    let mut successor = open(runs.path(), &job, 2);
+    successor.step(&metrics(2, 2.0)).unwrap();
+    let late = cut_off.step(&metrics(2, 2.0)).unwrap_err();
+    assert!(matches!(late, Error::Superseded { .. }), "{late}");
+    assert!(matches!(cut_off.finish(&ending()), Err(Error::Superseded { .. })));
+    successor.step(&metrics(3, 1.0)).unwrap();
+    assert_eq!(successor.last_logged_step().unwrap(), 3);
+    let text = fs::read_to_string(successor.folder().join("metrics.jsonl")).unwrap();
+    assert_eq!(text.lines().count(), 3, "{text}");
+}

@@ -1,0 +1,136 @@
+//! What a seed means: a cluster, its jobs, and what strikes them when.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+/// Faults strike from this moment …
+const QUIET: Duration = Duration::from_secs(1);
+/// … to this one. Then everything is repaired.
+pub(crate) const CALM: Duration = Duration::from_secs(25);
+
+/// Everything that is drawn before a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Scenario {
+    /// Slots of every node.
+    pub(crate) slots: Vec<u32>,
+    pub(crate) jobs: Vec<JobPlan>,
+    /// In the order of time.
+    pub(crate) faults: Vec<(Duration, Fault)>,
+}
+
+/// One job.
+#[derive(Debug, Clone)]
+pub(crate) struct JobPlan {
+    pub(crate) name: String,
+    pub(crate) at: Duration,
+    pub(crate) ranks: u32,
+    pub(crate) min_ranks: u32,
+    pub(crate) priority: i32,
+    pub(crate) steps: u64,
+    pub(crate) checkpoint_every: u64,
+    pub(crate) cancel_at: Option<Duration>,
+}
+
+/// What strikes.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// The coordinator's process ends and starts again later.
+    CoordinatorCrash { down: Duration },
+    /// A machine goes with its agent and ranks, and comes back empty. A short time is an agent
+    /// that was restarted: its ranks end with it.
+    NodeCrash { node: usize, down: Duration },
+    /// An agent is told to end: its ranks save and stop within the notice, and it comes back later.
+    NodeLeave { node: usize, notice: Duration, down: Duration },
+    /// A rank is killed. Which one is decided when the time comes: `pick` modulo how many run.
+    RankKill { pick: usize },
+    /// A rank hangs without a word until its agent kills it.
+    RankHang { pick: usize },
+    /// A ring breaks although everybody lives.
+    RingBreak { pick: usize },
+    /// Messages between coordinator and node are lost, and with them their connections.
+    Partition { node: usize, lasts: Duration },
+    /// Only what the node says is lost (requests), or only what it hears (replies).
+    OneWay { node: usize, from_node: bool, lasts: Duration },
+    /// Messages are kept and come later, as after retransmission.
+    Hold { node: usize, lasts: Duration },
+    /// Everything takes up to this long.
+    SlowNetwork { most: Duration, lasts: Duration },
+    /// People lose the coordinator.
+    ClientPartition { lasts: Duration },
+}
+
+impl Scenario {
+    /// Draws a scenario.
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let nodes = random.random_range(1..=4);
+        let slots: Vec<u32> = (0..nodes).map(|_| random.random_range(1..=3)).collect();
+        let total: u32 = slots.iter().sum();
+        let jobs = (0..random.random_range(1..=5)).map(|index| job(&mut random, index, total));
+        let jobs = jobs.collect();
+        let count = random.random_range(0..=10);
+        let mut faults: Vec<_> = (0..count)
+            .map(|_| (duration(&mut random, QUIET, CALM), fault(&mut random, nodes)))
+            .collect();
+        faults.sort_by_key(|(at, _)| *at);
+        Self { slots, jobs, faults }
+    }
+}
+
+fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
+    // Now and then one that no node of this cluster could hold.
+    let most = if random.random_bool(0.05) { total + 2 } else { total };
+    let ranks = random.random_range(1..=most.min(5));
+    let cancelled = random.random_bool(0.12);
+    JobPlan {
+        name: format!("j{index}"),
+        at: duration(random, Duration::ZERO, Duration::from_secs(15)),
+        ranks,
+        min_ranks: if random.random_bool(0.5) { ranks } else { random.random_range(1..=ranks) },
+        priority: random.random_range(-1..=1),
+        // Some outlast most faults, so that what a fault left behind has time to do harm.
+        steps: if random.random_bool(0.3) {
+            random.random_range(80..=250)
+        } else {
+            random.random_range(3..=80)
+        },
+        checkpoint_every: random.random_range(2..=15),
+        cancel_at: cancelled
+            .then(|| duration(random, Duration::from_secs(2), Duration::from_secs(30))),
+    }
+}
+
+fn fault(random: &mut StdRng, nodes: usize) -> Fault {
+    let node = random.random_range(0..nodes);
+    let pick = random.random_range(0..1000);
+    let (short, long) = (Duration::from_millis(100), Duration::from_secs(6));
+    let lasts = duration(random, short, long);
+    match random.random_range(0..100) {
+        0..18 => {
+            Fault::CoordinatorCrash { down: duration(random, Duration::from_millis(20), long) }
+        }
+        18..26 => Fault::NodeCrash { node, down: duration(random, short, 2 * long) },
+        26..30 => Fault::NodeLeave {
+            node,
+            notice: duration(random, 5 * short, long / 2),
+            down: duration(random, long / 2 + short, 2 * long),
+        },
+        30..46 => Fault::RankKill { pick },
+        46..54 => Fault::RankHang { pick },
+        54..62 => Fault::RingBreak { pick },
+        62..74 => Fault::Partition { node, lasts },
+        74..82 => Fault::OneWay { node, from_node: random.random_bool(0.5), lasts },
+        82..91 => Fault::Hold { node, lasts: lasts / 2 },
+        91..96 => {
+            Fault::SlowNetwork { most: duration(random, short, Duration::from_secs(1)), lasts }
+        }
+        _ => Fault::ClientPartition { lasts },
+    }
+}
+
+fn duration(random: &mut StdRng, least: Duration, most: Duration) -> Duration {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap();
+    Duration::from_millis(random.random_range(millis(least)..=millis(most)))
+}

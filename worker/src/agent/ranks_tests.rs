@@ -1,0 +1,104 @@
+//! Tests of the table of ranks: what it takes, refuses and tells.
+
+use std::sync::mpsc::Receiver;
+
+use ringmaster_proto::v1::Phase;
+
+use super::*;
+
+fn table(slots: usize) -> (Table, Receiver<Key>) {
+    let (launches, queue) = std::sync::mpsc::channel();
+    (Table::new(slots, Duration::from_secs(10), Exits::new("n".into()), launches), queue)
+}
+
+fn start(rank: u32, counter: u32) -> StartRank {
+    let generation = Some(Generation::new(1, counter));
+    StartRank { job_id: "job".into(), rank, generation, ..StartRank::default() }
+}
+
+fn refusals(table: &Table) -> Vec<(u32, Generation, String)> {
+    let due = table.exits.due(Instant::now(), Duration::ZERO);
+    due.into_iter().map(|exit| (exit.rank, exit.generation.unwrap(), exit.reason)).collect()
+}
+
+#[test]
+fn a_repeated_start_is_taken_once_and_one_beyond_the_slots_is_refused() {
+    let (table, queue) = table(1);
+    table.start(start(0, 1));
+    table.start(start(0, 1));
+    table.start(start(1, 1));
+    assert_eq!(queue.try_iter().collect::<Vec<_>>(), [("job".to_owned(), 0)]);
+    let refusals = refusals(&table);
+    assert_eq!(refusals.len(), 1);
+    assert_eq!((refusals[0].0, refusals[0].1), (1, Generation::new(1, 1)));
+    assert!(refusals[0].2.contains("all 1 slots"), "{}", refusals[0].2);
+}
+
+#[test]
+fn a_rank_to_regenerate_that_does_not_run_is_reported_as_gone_in_the_new_generation() {
+    let (table, _queue) = table(1);
+    let generation = Generation::new(1, 4);
+    table.regenerate(Regenerate { job_id: "job".into(), rank: 2, generation: Some(generation) });
+    let refusals = refusals(&table);
+    assert_eq!((refusals[0].0, refusals[0].1), (2, generation));
+    assert_eq!(table.registration().1, generation, "it was seen all the same");
+}
+
+#[test]
+fn nothing_is_launched_after_everything_was_killed() {
+    let (table, _queue) = table(2);
+    table.start(start(0, 1));
+    table.kill_all("test");
+    table.start(start(1, 1));
+    for rank in [0, 1] {
+        let exec = |_: &StartRank| -> io::Result<Child> { panic!("must not run") };
+        assert!(table.launch(&("job".to_owned(), rank), exec).is_none());
+    }
+    assert!(table.wait_until_empty(Duration::ZERO));
+}
+
+#[test]
+fn a_node_that_leaves_takes_no_rank() {
+    let (table, queue) = table(2);
+    table.leave(Duration::from_secs(3), "told to end");
+    assert_eq!(table.leaving().map(|leaving| leaving.grace_ms), Some(3000));
+    table.start(start(0, 1));
+    assert_eq!(queue.try_iter().count(), 0);
+    assert!(refusals(&table)[0].2.contains("told to end"));
+}
+
+#[test]
+fn only_milestones_of_a_generation_are_worth_a_heartbeat_of_their_own() {
+    let mut entry = Entry::new(start(0, 1));
+    let mut says = |counter: u32, phase: Phase, step: u64| {
+        let generation = Some(Generation::new(1, counter));
+        let phase = phase.into();
+        entry.update(RankStatus { generation, phase, step, ..RankStatus::default() })
+    };
+    assert!(!says(1, Phase::Join, 0) && !says(1, Phase::Load, 0));
+    // What it received is no step of its own.
+    assert!(!says(1, Phase::Load, 7));
+    assert!(says(1, Phase::Data, 7), "it has its state");
+    assert!(!says(1, Phase::Compute, 7) && !says(1, Phase::Apply, 7));
+    assert!(says(1, Phase::Data, 8), "the first step");
+    assert!(!says(1, Phase::Compute, 8) && !says(1, Phase::Data, 9));
+    assert!(says(1, Phase::Join, 9), "its ring broke");
+    assert!(says(2, Phase::Join, 9), "it follows into the next generation");
+    assert!(says(2, Phase::Data, 9) && says(2, Phase::Apply, 10));
+}
+
+#[test]
+fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
+    let (table, queue) = table(1);
+    table.start(start(0, 1));
+    table.start(start(0, 2));
+    assert_eq!(queue.try_iter().count(), 1);
+    let mut launched = None;
+    let exec = |start: &StartRank| {
+        launched = start.generation;
+        Err(io::Error::other("enough"))
+    };
+    assert!(table.launch(&("job".to_owned(), 0), exec).is_none());
+    assert_eq!(launched, Some(Generation::new(1, 2)));
+    assert_eq!(refusals(&table)[0].1, Generation::new(1, 2));
+}
