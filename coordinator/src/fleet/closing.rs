@@ -4,6 +4,8 @@
 //! node's door when a rank of the current generation failed there and nowhere else: a fault that
 //! hits several nodes at once is the job's. A step of the job on the node ends the row.
 
+use std::collections::BTreeMap;
+
 use ringmaster_proto::v1;
 
 use super::cluster::Cluster;
@@ -26,13 +28,13 @@ impl Cluster {
                 self.close_node(&node, ClosureKind::Drained, reason);
             }
         }
-        Ok(self.view_node(&node))
+        Ok(self.view_node(&node, &self.taken_seats()))
     }
 
-    pub(super) fn view_node(&self, name: &str) -> v1::Node {
+    pub(super) fn view_node(&self, name: &str, taken: &BTreeMap<&str, u32>) -> v1::Node {
         let closure = self.closures.get(name);
         let Some(node) = self.nodes.get(name) else { return view::unseen_node(name, closure) };
-        let used = self.seats_on(name) + self.strays_on(name);
+        let used = taken.get(name).copied().unwrap_or(0) + self.strays_on(name);
         view::node(name, node, used, closure, self.ledger.now.at)
     }
 

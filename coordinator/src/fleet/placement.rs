@@ -1,6 +1,6 @@
 //! Who gets which seat: the scheduler's problem out of what is known, and its answer carried out.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::cluster::Cluster;
 use super::job::Job;
@@ -15,6 +15,15 @@ type Seats = Vec<Option<String>>;
 impl Cluster {
     /// Asks the scheduler, if there is anything to ask, and carries out what it says.
     pub(super) fn place(&mut self) {
+        let may_change = |job: &Job| match standing(job) {
+            Some(Standing::Queued) => true,
+            Some(Standing::Forming) => !job.is_whole(),
+            Some(Standing::Training { at_checkpoint }) => at_checkpoint,
+            Some(Standing::Held | Standing::Leaving) | None => false,
+        };
+        if !self.jobs.values().any(may_change) {
+            return;
+        }
         let problem = self.problem();
         for job in self.jobs.values_mut() {
             job.at_checkpoint = false;
@@ -90,11 +99,14 @@ impl Cluster {
         u32::try_from(strays.count()).unwrap_or(u32::MAX)
     }
 
-    /// Seats that are taken on a node.
-    pub(super) fn seats_on(&self, name: &str) -> u32 {
+    /// Seats that are taken, by node.
+    pub(super) fn taken_seats(&self) -> BTreeMap<&str, u32> {
         let jobs = self.jobs.values().filter(|job| job.record.state.is_placed());
-        let seats = jobs.flat_map(|job| job.record.seats.iter().flatten());
-        u32::try_from(seats.filter(|seat| *seat == name).count()).unwrap_or(u32::MAX)
+        let mut taken = BTreeMap::new();
+        for seat in jobs.flat_map(|job| job.record.seats.iter().flatten()) {
+            *taken.entry(seat.as_str()).or_default() += 1;
+        }
+        taken
     }
 
     /// Gives a job the seats the scheduler chose for it.

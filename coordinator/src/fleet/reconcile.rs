@@ -147,13 +147,11 @@ impl Cluster {
         for (job_id, _) in self.nodes.values().flat_map(|node| node.processes.keys()) {
             *alive.entry(job_id).or_default() += 1;
         }
-        let alive: BTreeMap<String, usize> =
-            alive.into_iter().map(|(job_id, count)| (job_id.to_owned(), count)).collect();
         for (job_id, job) in &mut self.jobs {
             if !job.record.state.is_placed() || job.attach_until.is_some() {
                 continue;
             }
-            let alive = alive.get(job_id).copied().unwrap_or(0);
+            let alive = alive.get(job_id.as_str()).copied().unwrap_or(0);
             let members = job.members();
             let all_done = !members.is_empty() && members.iter().all(|seat| job.is_done(*seat));
             // Before all else: the summary was taken, and a cancellation came too late.

@@ -106,7 +106,8 @@ impl Cluster {
 
     pub(super) fn list_nodes(&self) -> Vec<v1::Node> {
         let known: BTreeSet<&String> = self.nodes.keys().chain(self.closures.keys()).collect();
-        known.into_iter().map(|name| self.view_node(name)).collect()
+        let taken = self.taken_seats();
+        known.into_iter().map(|name| self.view_node(name, &taken)).collect()
     }
 }
 

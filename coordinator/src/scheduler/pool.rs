@@ -1,13 +1,26 @@
 //! Slots: how many are free where, and which of them a gang takes.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Gang, Node, Problem};
 
-/// Free slots by node.
+/// Free slots by node, and counted by accelerator.
 pub(super) struct Pool<'a> {
     nodes: BTreeMap<&'a str, (&'a Node, u32)>,
+    kinds: BTreeMap<&'a str, Kind<'a>>,
+}
+
+/// The nodes with one accelerator.
+#[derive(Default)]
+struct Kind<'a> {
+    free: u32,
+    /// Of all open nodes, and of all closed ones.
+    slots: (u32, u32),
+    /// On open nodes.
+    strays: u32,
+    /// Nodes with free slots, by how many and then by name.
+    with_room: BTreeSet<(u32, &'a str)>,
 }
 
 impl<'a> Pool<'a> {
@@ -18,42 +31,36 @@ impl<'a> Pool<'a> {
             false => node.slots.saturating_sub(node.strays),
         };
         let nodes = problem.nodes.iter().map(|node| (node.name.as_str(), (node, free(node))));
-        let mut pool = Self { nodes: nodes.collect() };
+        let mut nodes: BTreeMap<_, _> = nodes.collect();
         for seat in problem.gangs.iter().flat_map(|gang| gang.seats.iter().flatten()) {
-            if let Some((_, free)) = pool.nodes.get_mut(seat.as_str()) {
+            if let Some((_, free)) = nodes.get_mut(seat.as_str()) {
                 *free = free.saturating_sub(1);
             }
         }
-        pool
+        let mut kinds: BTreeMap<&str, Kind<'_>> = BTreeMap::new();
+        for (name, (node, free)) in &nodes {
+            kinds.entry(&node.accelerator).or_default().add(name, node, *free);
+        }
+        Self { nodes, kinds }
     }
 
-    fn fitting(&self, accelerator: &str) -> impl Iterator<Item = (&'a str, &'a Node, u32)> {
-        let all = self.nodes.iter().map(|(name, (node, free))| (*name, *node, *free));
-        all.filter(move |(_, node, _)| node.accelerator == accelerator)
+    fn kind(&self, accelerator: &str) -> Option<&Kind<'a>> {
+        self.kinds.get(accelerator)
     }
 
     /// Free slots with an accelerator.
     pub(super) fn free(&self, accelerator: &str) -> u32 {
-        self.fitting(accelerator).map(|(_, _, free)| free).sum()
+        self.kind(accelerator).map_or(0, |kind| kind.free)
     }
 
-    /// All slots with an accelerator: on open nodes, and on closed ones.
-    pub(super) fn slots(&self, accelerator: &str) -> (u32, u32) {
-        self.fitting(accelerator).fold((0, 0), |(open, closed), (_, node, _)| match node.closed {
-            true => (open, closed + node.slots),
-            false => (open + node.slots, closed),
-        })
-    }
-
-    /// True when a node has the accelerator.
-    pub(super) fn knows(&self, accelerator: &str) -> bool {
-        self.fitting(accelerator).next().is_some()
+    /// All slots with an accelerator: on open nodes, and on closed ones; absent without any node.
+    pub(super) fn slots(&self, accelerator: &str) -> Option<(u32, u32)> {
+        self.kind(accelerator).map(|kind| kind.slots)
     }
 
     /// Ranks with an accelerator, on open nodes, that belong to no gang and end soon.
     pub(super) fn strays(&self, accelerator: &str) -> u32 {
-        let open = self.fitting(accelerator).filter(|(_, node, _)| !node.closed);
-        open.map(|(_, node, _)| node.strays.min(node.slots)).sum()
+        self.kind(accelerator).map_or(0, |kind| kind.strays)
     }
 
     /// True when a node is known and closed.
@@ -97,28 +104,50 @@ impl<'a> Pool<'a> {
 
     /// Takes one slot of a node, if it fits and has one.
     fn take(&mut self, name: &str, accelerator: &str) -> bool {
-        match self.nodes.get_mut(name) {
-            Some((node, free)) if node.accelerator == accelerator && *free > 0 => {
-                *free -= 1;
-                true
-            }
-            _ => false,
+        let Some((node, free)) = self.nodes.get_mut(name) else { return false };
+        if node.accelerator != accelerator || *free == 0 {
+            return false;
         }
+        let (node, name) = (*node, node.name.as_str());
+        let kind = self.kinds.get_mut(node.accelerator.as_str()).expect("every node is of a kind");
+        kind.with_room.remove(&(*free, name));
+        *free -= 1;
+        kind.free -= 1;
+        if *free > 0 {
+            kind.with_room.insert((*free, name));
+        }
+        true
     }
 
     fn best(&self, accelerator: &str, seats: &[Option<String>], missing: u32) -> &'a str {
-        let with_room = || self.fitting(accelerator).filter(|(_, _, free)| *free > 0);
-        let is_home = |name: &str| seats.iter().flatten().any(|seat| seat == name);
-        let home = with_room()
-            .filter(|(name, _, _)| is_home(name))
-            .max_by_key(|(name, _, free)| (*free, Reverse(*name)));
-        let enough = || {
-            with_room()
-                .filter(|(_, _, free)| *free >= missing)
-                .min_by_key(|(name, _, free)| (*free, *name))
+        let kind = self.kind(accelerator).expect("enough slots are free");
+        let homes = seats.iter().flatten().filter_map(|seat| {
+            let (node, free) = self.nodes.get(seat.as_str())?;
+            (node.accelerator == accelerator && *free > 0).then_some((*free, node.name.as_str()))
+        });
+        let home = homes.max_by_key(|(free, name)| (*free, Reverse(*name)));
+        let enough = || kind.with_room.range((missing, "")..).next().copied();
+        let most = || {
+            let (most, _) = kind.with_room.last()?;
+            kind.with_room.range((*most, "")..).next().copied()
         };
-        let most = || with_room().max_by_key(|(name, _, free)| (*free, Reverse(*name)));
         let best = home.or_else(enough).or_else(most);
-        best.map(|(name, _, _)| name).expect("enough slots are free")
+        best.map(|(_, name)| name).expect("enough slots are free")
+    }
+}
+
+impl<'a> Kind<'a> {
+    fn add(&mut self, name: &'a str, node: &Node, free: u32) {
+        self.free += free;
+        if free > 0 {
+            self.with_room.insert((free, name));
+        }
+        match node.closed {
+            true => self.slots.1 += node.slots,
+            false => {
+                self.slots.0 += node.slots;
+                self.strays += node.strays.min(node.slots);
+            }
+        }
     }
 }

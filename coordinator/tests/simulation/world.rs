@@ -355,7 +355,7 @@ impl State {
                 let (job, kind) = (short(&event.job_id).to_owned(), &event.kind);
                 self.log(&format!(
                     "durable: {job} {kind}: {}",
-                    hide(&event.message, &event.job_id)
+                    self.records.keys().fold(event.message.clone(), |text, id| hide(&text, id))
                 ));
             }
             _ => {}
