@@ -11,6 +11,8 @@ use super::network::Network;
 
 /// Time the coordinator stays away.
 const COORDINATOR_AWAY: Duration = Duration::from_secs(2);
+/// Time a slow rank stands still: hundreds of steps' time, and less than a lease.
+const SLOW: Duration = Duration::from_secs(3);
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,15 +27,18 @@ pub enum Kind {
     CutNode,
     /// SIGKILL to the coordinator, which is started again two seconds later.
     KillCoordinator,
+    /// SIGSTOP to a rank and SIGCONT three seconds later: slow, not dead.
+    SlowRank,
 }
 
 /// All of them, and their words on the command line.
-pub const KINDS: [(&str, Kind); 5] = [
+pub const KINDS: [(&str, Kind); 6] = [
     ("kill-rank", Kind::KillRank),
     ("stop-rank", Kind::StopRank),
     ("kill-agent", Kind::KillAgent),
     ("cut-node", Kind::CutNode),
     ("kill-coordinator", Kind::KillCoordinator),
+    ("slow-rank", Kind::SlowRank),
 ];
 
 impl Kind {
@@ -42,9 +47,9 @@ impl Kind {
         KINDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
     }
 
-    /// Returns true for one that no rank may notice.
+    /// Returns true for one after which the ring stands as before: nobody may be replaced.
     pub fn spares_ranks(self) -> bool {
-        self == Self::KillCoordinator
+        matches!(self, Self::KillCoordinator | Self::SlowRank)
     }
 
     /// Strikes at the given seat of a job as `describe --json` shows it.
@@ -69,6 +74,12 @@ impl Kind {
                 std::thread::sleep(COORDINATOR_AWAY);
                 cluster.start_coordinator();
             }
+            Self::SlowRank => {
+                signal(rank, Signal::SIGSTOP);
+                // The fault itself is that nothing happens for so long.
+                std::thread::sleep(SLOW);
+                signal(rank, Signal::SIGCONT);
+            }
         }
     }
 
@@ -79,7 +90,7 @@ impl Kind {
     pub fn mend(self, cluster: &mut Cluster, job: &Value, seat: usize) {
         let rank = &job["ranks"][seat];
         match self {
-            Self::KillRank | Self::StopRank | Self::KillCoordinator => {}
+            Self::KillRank | Self::StopRank | Self::KillCoordinator | Self::SlowRank => {}
             Self::KillAgent => cluster.start_agent(node_of(rank)),
             Self::CutNode => {
                 if let Network::Namespaces(namespaces) = &cluster.network {
