@@ -1,8 +1,8 @@
 //! The real coordinator, simulated: its services, its decisions and its database run under turmoil's
 //! network and clock, with simulated agents and ranks, while faults drawn from a seed strike.
 //!
-//! One seed is one run, and the same run every time: nothing depends on real time, threads or the
-//! order of a hash map. `cargo test` runs a fixed part of the seeds; `cargo xtask simulate` runs
+//! One seed is one run, and the same run every time: nothing depends on real time or the order of a
+//! hash map. Only one run at a time in a process, since tokio's tasks draw from process-wide counters. `cargo test` runs a fixed part of the seeds; `cargo xtask simulate` runs
 //! any. With `RINGMASTER_SIM_SEED=17` the test prints everything that happens under seed 17.
 //!
 //! Files in reading order: `scenario` (what a seed means), `run` (one run, step by step), `world`
@@ -21,14 +21,15 @@ mod run;
 mod scenario;
 mod world;
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use run::{Outcome, simulate};
 
 /// Seeds that every test run tries.
 const FIXED: u64 = 40;
+/// Held by whoever simulates.
+static ALONE: Mutex<()> = Mutex::new(());
 /// How often a long run says how far it is.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -39,6 +40,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn no_seed_violates_an_invariant() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(seed) = number("RINGMASTER_SIM_SEED") {
         let outcome = simulate(seed);
         eprintln!("{}", outcome.story(usize::MAX));
@@ -53,6 +55,7 @@ fn no_seed_violates_an_invariant() {
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for seed in [3, 4] {
         let (first, second) = (simulate(seed), simulate(seed));
         let differs = first.trace.iter().zip(&second.trace).find(|(one, other)| one != other);
@@ -61,37 +64,23 @@ fn a_seed_is_the_same_run_every_time() {
     }
 }
 
-/// Runs seeds on all cores; returns those that failed, after telling their stories.
+/// Runs seeds one after another; returns those that failed, after telling their stories.
 fn many(from: u64, seeds: u64) -> Vec<u64> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let (next, began) = (AtomicU64::new(0), Instant::now());
-    let (failed, tally) = (Mutex::new(Vec::new()), Mutex::new((Tally::default(), Instant::now())));
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    if index >= seeds {
-                        return;
-                    }
-                    let outcome = simulate(from + index);
-                    if !outcome.violations.is_empty() {
-                        eprintln!("{}", outcome.story(60));
-                        failed.lock().unwrap().push(from + index);
-                    }
-                    let (tally, said) = &mut *tally.lock().unwrap();
-                    tally.add(&outcome);
-                    if said.elapsed() >= PROGRESS {
-                        *said = Instant::now();
-                        eprintln!("simulate: {}", tally.line(seeds, began.elapsed()));
-                    }
-                }
-            });
+    let began = Instant::now();
+    let (mut failed, mut tally, mut said) = (Vec::new(), Tally::default(), began);
+    for seed in from..from + seeds {
+        let outcome = simulate(seed);
+        if !outcome.violations.is_empty() {
+            eprintln!("{}", outcome.story(60));
+            failed.push(seed);
         }
-    });
-    eprintln!("simulate: {}", tally.into_inner().unwrap().0.line(seeds, began.elapsed()));
-    let mut failed = failed.into_inner().unwrap();
-    failed.sort_unstable();
+        tally.add(&outcome);
+        if said.elapsed() >= PROGRESS {
+            said = Instant::now();
+            eprintln!("simulate: {}", tally.line(from, seeds, began.elapsed()));
+        }
+    }
+    eprintln!("simulate: {}", tally.line(from, seeds, began.elapsed()));
     failed
 }
 
@@ -122,9 +111,9 @@ impl Tally {
         self.simulated += outcome.simulated;
     }
 
-    fn line(&self, seeds: u64, elapsed: Duration) -> String {
+    fn line(&self, from: u64, seeds: u64, elapsed: Duration) -> String {
         format!(
-            "{} of {seeds} seeds in {:.0} s: {} violations; {} faults, {} jobs ({} succeeded), {} \
+            "{} of {seeds} seeds from {from} in {:.0} s: {} violations; {} faults, {} jobs ({} succeeded), {} \
              generations, {} steps, {} checkpoints, {} simulated hours",
             self.runs,
             elapsed.as_secs_f64(),

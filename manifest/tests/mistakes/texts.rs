@@ -107,7 +107,8 @@ fn words_outside_a_closed_list_show_the_list() {
     assert_mistakes(
         "unknown_words.yaml",
         &[
-            "job.yaml:8:38: spec.model.precision is \"fp16\"; expected one of fp32, amp_bf16",
+            "job.yaml:8:38: spec.model.precision is \"fp16\"; expected one of fp32, amp_bf16, \
+             fp64",
             "job.yaml:19:16: spec.loss.kind is \"sigclip\"; expected one of siglip, infonce; \
              did you mean siglip?",
             "job.yaml:28:28: spec.report_to[1] is \"wandb\"; expected tensorboard",
