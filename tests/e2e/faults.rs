@@ -130,6 +130,26 @@ fn held_gradients_alone_bring_a_rank_to_the_state_of_the_others() {
 }
 
 #[test]
+fn weights_that_differ_are_found_before_they_are_saved_and_the_run_goes_back_to_the_checkpoint() {
+    let undisturbed = job().train(&[]).final_state();
+    for rank in [0, 1] {
+        let mut job = job();
+        job.env.insert(
+            "RINGMASTER_FAULT".into(),
+            format!(
+                "rank={rank},step=7,at=after_apply,act=corrupt,marker={}",
+                job.folder().join("struck").display()
+            ),
+        );
+        let run = job.train(&[]);
+        assert!(job.folder().join("struck").exists(), "the fault never struck");
+        let log = run.log();
+        assert!(log.contains("different weights or optimizer state after step 10"), "{log}");
+        assert!(run.final_state() == undisturbed, "rank {rank}: the damage is in what was saved");
+    }
+}
+
+#[test]
 fn what_was_due_at_the_step_of_a_fault_is_done_after_the_recovery() {
     for rank in [0, 1] {
         let mut job = job();

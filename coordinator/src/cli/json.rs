@@ -67,6 +67,8 @@ fn metrics(metrics: &StepMetrics) -> Value {
         "compute_share": metrics.compute_share,
         "comm_share": metrics.comm_share,
         "substituted": metrics.substituted,
+        "slowest_rank": metrics.slowest_rank,
+        "slowest_over_median": metrics.slowest_over_median,
     })
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tch::Tensor;
 
 pub use by_device::ByDevice;
-pub use pending::{Pending, take_waited};
+pub use pending::{Pending, take_waited, waited};
 pub use solo::Solo;
 
 /// How an all-reduce combines elements.

@@ -18,6 +18,11 @@ pub fn take_waited() -> f64 {
     WAITED.take().as_secs_f64()
 }
 
+/// Returns what [`take_waited`] would, and leaves it.
+pub fn waited() -> f64 {
+    WAITED.get().as_secs_f64()
+}
+
 /// Adds to what [`take_waited`] returns.
 pub(super) fn add_waited(time: Duration) {
     WAITED.set(WAITED.get() + time);

@@ -94,6 +94,15 @@ pub enum Error {
         /// Largest.
         highest: f64,
     },
+    /// Silent corruption: ranks hold different weights or optimizer state.
+    #[error(
+        "replicas hold different weights or optimizer state after step {step}; a node computes or \
+         stores wrongly. All ranks go back to the newest checkpoint"
+    )]
+    WeightsDiffer {
+        /// Steps applied.
+        step: u64,
+    },
     /// A message between ranks of the same build that makes no sense.
     #[error("internal: {what}")]
     Internal {
@@ -109,6 +118,7 @@ impl Error {
             self,
             Self::Collective(_)
                 | Self::Superseded { .. }
+                | Self::WeightsDiffer { .. }
                 | Self::Eval(eval::Error::Collective(_))
                 | Self::Report(report::Error::Superseded { .. })
         )

@@ -4,11 +4,11 @@
 //! step 7 before it reduces its gradients. The fault fires only if it can create the marker file,
 //! so exactly once, however often the rank is restarted; the file tells the test that it did.
 //!
-//! `act=hang` makes the rank stand still for ever instead, with its other threads alive. Two more
-//! keys order what happens on several ranks. `act=live` leaves the marker and lives on.
-//! `after=/tmp/y`, which may be repeated, makes a rank that has left its own marker wait at its place
-//! until that file is there, too: with the others' markers, all are where they should be before
-//! the first of them strikes.
+//! `act=hang` makes the rank stand still for ever instead, with its other threads alive, and
+//! `act=corrupt` (with `at=after_apply`) damages a weight in its memory. Two more keys order what
+//! happens on several ranks. `act=live` leaves the marker and lives on. `after=/tmp/y`, which may be
+//! repeated, makes a rank that has left its own marker wait at its place until that file is there,
+//! too: with the others' markers, all are where they should be before the first of them strikes.
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
@@ -57,6 +57,7 @@ enum Act {
     Die,
     Hang,
     Live,
+    Corrupt,
 }
 
 impl FromStr for Place {
@@ -118,8 +119,16 @@ impl Faults {
                     std::thread::park();
                 },
                 Act::Live => {}
+                Act::Corrupt => unreachable!("it strikes in Faults::corrupts"),
             }
         }
+    }
+
+    /// Whether a fault says that this rank's memory is damaged after it has applied `step`.
+    pub(super) fn corrupts(&self, step: u64) -> bool {
+        let here = (self.rank, step, Place::AfterApply);
+        let mut due = self.faults.iter().filter(|f| (f.rank, f.step, f.at) == here);
+        due.any(|fault| fault.act == Act::Corrupt && fault.fires())
     }
 
     /// Whether a fault says that this rank is not to learn that *ready* of `step` is over.
@@ -129,7 +138,9 @@ impl Faults {
 
     fn due(&self, step: u64, at: Place) -> impl Iterator<Item = &Fault> {
         let here = (self.rank, step, at);
-        self.faults.iter().filter(move |fault| (fault.rank, fault.step, fault.at) == here)
+        self.faults.iter().filter(move |fault| {
+            (fault.rank, fault.step, fault.at) == here && fault.act != Act::Corrupt
+        })
     }
 }
 
@@ -165,7 +176,10 @@ fn parse_one(text: &str) -> Result<Fault, String> {
                     "die" => Act::Die,
                     "hang" => Act::Hang,
                     "live" => Act::Live,
-                    other => return Err(format!("act={other} is none of die, hang, live")),
+                    "corrupt" => Act::Corrupt,
+                    other => {
+                        return Err(format!("act={other} is none of die, hang, live, corrupt"));
+                    }
                 }
             }
             other => {

@@ -151,6 +151,12 @@ impl Replica {
         hasher.digest()
     }
 
+    /// Damages one weight, as failing memory would, for tests.
+    pub(super) fn corrupt(&mut self) -> Result<(), Error> {
+        let _ = self.clip.params().flat().f_narrow(0, 0, 1)?.f_add_scalar_(1.0)?;
+        Ok(())
+    }
+
     fn buffers(&self) -> [&Tensor; 3] {
         [self.clip.params().flat(), &self.adamw.exp_avg, &self.adamw.exp_avg_sq]
     }

@@ -35,7 +35,7 @@ pub(super) struct Context<'a> {
 }
 
 /// What the ranks know of a step once all of them hold its reduced gradients.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Ready {
     /// Of the global batch.
     pub loss: f64,
@@ -43,6 +43,8 @@ pub(super) struct Ready {
     pub order_digest: u64,
     /// Some rank was asked to stop: all stop after this step.
     pub stop: bool,
+    /// Seconds every rank has computed in this step, by rank.
+    pub busy: Vec<f64>,
 }
 
 /// Runs step `replica.applied` (0-based) on this rank's share of it.
@@ -60,6 +62,7 @@ pub(super) fn run(
     let Context { job, collective, control, faults, device, .. } = context;
     replica.held = None;
     let step = replica.applied;
+    let (began, waited) = (Instant::now(), collective::waited());
     control.status(|status| status.phase = Phase::Compute.into());
     let rows: Vec<u64> = batch.rows.clone().collect();
     let draw = Draw { seed: job.data.seed, step };
@@ -84,7 +87,17 @@ pub(super) fn run(
     let held = ledger(context, replica, batch, loss.loss)?;
     let order_digest = held.order_digest;
     replica.held = Some(held);
-    ready(context, replica, loss.loss, order_digest, stop)
+    let busy = began.elapsed().as_secs_f64() - (collective::waited() - waited);
+    ready(context, replica, Own { loss: loss.loss, order_digest, stop, busy })
+}
+
+/// What a rank brings into *ready*.
+struct Own {
+    loss: f64,
+    order_digest: u64,
+    stop: bool,
+    /// Seconds it has computed.
+    busy: f64,
 }
 
 /// Returns what every rank has to know of the step: whoever applies it, even alone after a fault,
@@ -114,23 +127,18 @@ fn ledger(
 }
 
 /// The small all-reduce that says that every rank holds the reduced gradients.
-fn ready(
-    context: &Context<'_>,
-    replica: &Replica,
-    loss: f64,
-    order_digest: u64,
-    stop: bool,
-) -> Result<Ready, Error> {
+fn ready(context: &Context<'_>, replica: &Replica, own: Own) -> Result<Ready, Error> {
+    let Own { loss, order_digest, stop, busy } = own;
     let squared_norm = crate::optim::norm::squared_norm(replica.clip.params().grad());
     let finite = squared_norm.is_finite() && loss.is_finite();
     // max and −max(−x): equal only if all ranks hold the same gradients.
     let squared = if finite { squared_norm } else { 0.0 };
-    let flags = Tensor::from_slice(&[
-        f64::from(u8::from(!finite)),
-        squared,
-        -squared,
-        f64::from(u8::from(stop)),
-    ]);
+    let mut flags =
+        vec![f64::from(u8::from(!finite)), squared, -squared, f64::from(u8::from(stop))];
+    let times = flags.len();
+    flags.resize(times + context.collective.world_size(), 0.0);
+    flags[times + context.collective.rank()] = busy.max(0.0);
+    let flags = Tensor::from_slice(&flags);
     context.collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
     if context.faults.ready_is_lost(replica.applied + 1) {
         let reason = "RINGMASTER_FAULT takes the end of ready away".to_owned();
@@ -148,7 +156,8 @@ fn ready(
             highest: flag(1).sqrt(),
         });
     }
-    Ok(Ready { loss, order_digest, stop: flag(3) > 0.0 })
+    let busy = (times as i64..flags.size()[0]).map(flag).collect();
+    Ok(Ready { loss, order_digest, stop: flag(3) > 0.0, busy })
 }
 
 /// Wrapping sum over rows of a hash of (step, row, sample): adding the ranks' parts gives the same
@@ -181,12 +190,22 @@ pub(super) struct Clock {
     /// Waiting for peers.
     pub comm: f64,
     pub samples: u64,
+    /// Computing, by rank.
+    busy: Vec<f64>,
 }
 
 impl Clock {
     pub(super) fn start() -> Self {
         crate::collective::take_waited();
-        Self { start: Instant::now(), data: 0.0, comm: 0.0, samples: 0 }
+        Self { start: Instant::now(), data: 0.0, comm: 0.0, samples: 0, busy: Vec::new() }
+    }
+
+    /// Adds what the ranks have computed in a step.
+    pub(super) fn add_busy(&mut self, busy: &[f64]) {
+        self.busy.resize(busy.len(), 0.0);
+        for (sum, part) in self.busy.iter_mut().zip(busy) {
+            *sum += part;
+        }
     }
 
     pub(super) fn rates(&self) -> Rates {
@@ -195,8 +214,19 @@ impl Clock {
             samples_per_second: self.samples as f64 / elapsed,
             data_share: self.data / elapsed,
             comm_share: self.comm / elapsed,
+            slowest: slowest(&self.busy),
         }
     }
+}
+
+/// The rank that computed longest and its time over the median rank's, the lower one of two; none
+/// for a single rank.
+fn slowest(busy: &[f64]) -> Option<(u32, f64)> {
+    let mut sorted: Vec<f64> = busy.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = *sorted.get(busy.len().saturating_sub(1) / 2)?;
+    let (rank, most) = (0..).zip(busy).max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+    (busy.len() > 1 && median > 0.0).then_some((rank, most / median))
 }
 
 /// Speed, and where the compute thread's time went.
@@ -205,6 +235,8 @@ pub(super) struct Rates {
     pub samples_per_second: f64,
     pub data_share: f64,
     pub comm_share: f64,
+    /// Rank that computes longest, and its time over the median's.
+    pub slowest: Option<(u32, f64)>,
 }
 
 impl Rates {
@@ -214,6 +246,7 @@ impl Rates {
             samples_per_second: metrics.samples_per_second,
             data_share: metrics.data_share,
             comm_share: metrics.comm_share,
+            slowest: metrics.slowest_rank.zip(metrics.slowest_over_median),
         }
     }
 }
@@ -228,9 +261,17 @@ pub(super) fn row_counts(job: &TrainJob, world_size: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::row_counts;
+    use super::{row_counts, slowest};
     use crate::data::share;
     use crate::rank::testing::job;
+
+    #[test]
+    fn the_slowest_rank_is_named_with_its_time_over_the_median() {
+        assert_eq!(slowest(&[2.0, 3.0, 2.0, 1.0]), Some((1, 1.5)));
+        assert_eq!(slowest(&[2.0, 3.0]), Some((1, 1.5)), "of two, the faster is the measure");
+        assert_eq!(slowest(&[2.0]), None);
+        assert_eq!(slowest(&[]), None);
+    }
 
     #[test]
     fn any_number_of_ranks_holds_every_row_of_the_global_batch_once() {

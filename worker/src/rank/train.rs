@@ -284,6 +284,9 @@ impl Rank {
             self.control.status(|status| status.phase = Phase::Apply.into());
             let applied = self.replica.apply(&self.job)?;
             self.faults.strike(self.replica.applied, Place::AfterApply);
+            if self.faults.corrupts(self.replica.applied) {
+                self.replica.corrupt()?;
+            }
             clock.comm += crate::collective::take_waited();
             clock.samples += u64::from(self.job.batch.global);
 
@@ -343,6 +346,8 @@ impl Rank {
             generation: Some(generation),
             substituted: self.replica.substitutions.len() as u64,
             order_digest: known.1,
+            slowest_rank: rates.slowest.map(|(rank, _)| rank),
+            slowest_over_median: rates.slowest.map(|(_, ratio)| ratio),
         }
     }
 
@@ -354,6 +359,7 @@ impl Rank {
         clock: &mut Clock,
     ) -> Result<(), Error> {
         let known = (ready.loss, ready.order_digest);
+        clock.add_busy(&ready.busy);
         let metrics = self.step_metrics(generation, known, applied, clock.rates());
         let step = metrics.step;
         self.replica.metrics = Some(metrics);
@@ -390,9 +396,13 @@ fn read_manifest(path: &Path) -> Result<TrainJob, Error> {
 }
 
 fn log_line(m: &StepMetrics) {
+    let slowest = match m.slowest_rank.zip(m.slowest_over_median) {
+        Some((rank, ratio)) => format!(" | slowest rank {rank} ({ratio:.2} × median)"),
+        None => String::new(),
+    };
     tracing::info!(
         "step {}/{} | samples {} | loss {:.4} | logit_scale {:.3} | logit_bias {:.3} | lr {:.3e} | \
-         grad_norm {:.3} | {:.1} samples/s | data {:.0} % compute {:.0} % comm {:.0} %",
+         grad_norm {:.3} | {:.1} samples/s | data {:.0} % compute {:.0} % comm {:.0} %{}",
         m.step,
         m.total_steps,
         m.samples,
@@ -405,6 +415,7 @@ fn log_line(m: &StepMetrics) {
         m.data_share * 100.0,
         m.compute_share * 100.0,
         m.comm_share * 100.0,
+        slowest,
     );
 }
 
