@@ -174,7 +174,13 @@ fn deadline(text: &str) -> Result<Deadline, String> {
         name => {
             let word = format!("PHASE_{}", name.to_ascii_uppercase());
             let phase = Phase::from_str_name(&word).filter(|phase| *phase != Phase::Unspecified);
-            Some(phase.ok_or_else(|| format!("{name:?} is no phase"))?)
+            let unknown = || {
+                format!(
+                    "{name:?} is no phase; one of first_step, start, join, load, data, compute, \
+                     collective, apply, eval, save, done is wanted"
+                )
+            };
+            Some(phase.ok_or_else(unknown)?)
         }
     };
     let seconds: f64 = seconds.parse().map_err(|_| format!("{seconds:?} is no number"))?;

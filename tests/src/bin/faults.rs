@@ -16,10 +16,10 @@ use serde_json::json;
 #[derive(Debug, Parser)]
 struct Options {
     /// Faults of each kind
-    #[arg(long, default_value_t = 20)]
-    runs: usize,
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    runs: u16,
     /// Ranks of the job; the cluster has one node of one slot more
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=32))]
     ranks: u32,
     /// Kinds of fault [default: all]
     #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let say = |line: &str| eprintln!("{line}");
     let mut kept = true;
     for kind in kinds {
-        let report = drill(kind, &binaries, options.ranks, options.runs, say);
+        let report = drill(kind, &binaries, options.ranks, options.runs.into(), say);
         kept &= print(&report, options.ranks);
     }
     match kept || !options.check {
