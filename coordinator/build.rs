@@ -5,7 +5,7 @@ mod build_id;
 
 use std::path::Path;
 
-const CRATES: [&str; 3] = ["proto", "manifest", "coordinator"];
+const CRATES: [&str; 4] = ["proto", "manifest", "checkpoint", "coordinator"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let manifest_dir = std::env::var("CARGO_MANIFEST_DIR")?;

@@ -5,7 +5,7 @@ mod build_id;
 
 use std::path::Path;
 
-const CRATES: [&str; 3] = ["proto", "manifest", "worker"];
+const CRATES: [&str; 4] = ["proto", "manifest", "checkpoint", "worker"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let manifest_dir = std::env::var("CARGO_MANIFEST_DIR")?;

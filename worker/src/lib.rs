@@ -2,13 +2,12 @@
 //!
 //! Modules in reading order: [`rank`] (the training loop), [`data`] and [`image`] and [`text`]
 //! (from tar member to tensors), [`model`], [`loss`] over [`collective`], [`optim`],
-//! [`checkpoint`], [`eval`], [`report`] (what people see), [`agent`] (starts and stops ranks),
+//! [`eval`], [`report`] (what people see), [`agent`] (starts and stops ranks),
 //! [`mod@bench`] (measures the data plane),
 //! [`progress`] (what shows that a rank moves on), [`rng`] (counter-based randomness) and [`ffi`] (the only unsafe code).
 
 pub mod agent;
 pub mod bench;
-pub mod checkpoint;
 pub mod collective;
 pub mod data;
 pub mod eval;

@@ -18,29 +18,13 @@ mod order_tests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
-use serde::{Deserialize, Serialize};
-
 pub use dataset::{Damaged, Dataset, Options, RawSample, SampleError};
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::{Order, OrderOptions, SampleId};
+use std::collections::BTreeMap;
+use std::ops::Range;
 
-/// A slot of the order whose sample was corrupt, and the sample that took its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Substitution {
-    /// 0-based global batch.
-    pub step: u64,
-    /// Row of the global batch.
-    pub row: u64,
-    /// Index of the corrupt sample in the data set.
-    pub sample: u64,
-    /// Index of the sample that replaced it.
-    pub replacement: u64,
-    /// Where the corrupt sample is and what is wrong with it.
-    pub reason: String,
-}
+pub use ringmaster_checkpoint::Substitution;
 
 /// Why training data cannot be used.
 #[derive(Debug, thiserror::Error)]

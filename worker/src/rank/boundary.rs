@@ -1,5 +1,6 @@
 //! What a step boundary asks for besides the next step: checkpoints, evaluations, the end.
 
+use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{FinishRequest, Generation, JoinReply, Phase, StateSource};
 use tch::Tensor;
@@ -8,8 +9,8 @@ use super::Error;
 use super::faults::Place;
 use super::train::{Rank, preprocess};
 use crate::collective::{Collective, ReduceOp};
+use crate::eval;
 use crate::report::{self, Summary};
-use crate::{checkpoint, eval};
 
 /// What the manifest asks for after a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! What can end a rank, and what another attempt may mend.
 
 use super::{client, control};
-use crate::{checkpoint, collective, data, eval, loss, model, report};
+use crate::{collective, data, eval, loss, model, report};
+use ringmaster_checkpoint as checkpoint;
 
 /// Why a rank, or one of its attempts, ended.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest, StateSource};
 use tch::Device;
@@ -13,7 +14,6 @@ use super::plan::NumericPlan;
 use super::replica::Replica;
 use super::step::Rates;
 use super::train::Rank;
-use crate::checkpoint;
 use crate::collective::nccl::{self, Nccl, UniqueId};
 use crate::collective::tcp::{AbortFlag, Options, Tcp, Tls};
 use crate::collective::{ByDevice, Collective, Solo};

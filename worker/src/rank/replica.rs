@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use prost::Message as _;
+use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::spec::{self, TrainJob};
 use ringmaster_proto::v1::StepMetrics;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,6 @@ use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::Error;
-use crate::checkpoint;
 use crate::collective::Collective;
 use crate::data::Substitution;
 use crate::ffi::memory::HostBytes;

@@ -15,9 +15,11 @@ use super::client::RanksClient;
 use super::env::RankEnv;
 use super::plan::NumericPlan;
 use super::replica::Replica;
-use crate::checkpoint::{self, GrantError, Published, Saved, Snapshot, Writer, WriterOptions};
 use crate::collective::{Collective, ReduceOp};
 use crate::data::Dataset;
+use ringmaster_checkpoint::{
+    self as checkpoint, GrantError, Published, Saved, Snapshot, Writer, WriterOptions,
+};
 
 /// This rank's part in writing checkpoints of one generation.
 pub(super) struct Saving {
@@ -58,7 +60,10 @@ impl Saving {
         });
         let state = (rank == 0).then(|| {
             let plan = serde_json::to_value(plan).expect("a plan is plain data");
-            checkpoint::State::describe(job, generation, world_size, plan, dataset.fingerprint())
+            let versions = [("ringmaster", env!("RINGMASTER_VERSION"))];
+            let versions = versions.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+            let fingerprint = dataset.fingerprint();
+            checkpoint::State::describe(job, generation, world_size, plan, fingerprint, versions)
         });
         Self { writer, rank, world_size, state, last: None }
     }

@@ -13,14 +13,14 @@ use super::upload::Upload;
 const _: () = assert!(cfg!(target_endian = "little"));
 
 /// A tensor about to be written; borrows its values.
-pub(super) struct Outgoing<'a> {
+pub(crate) struct Outgoing<'a> {
     name: String,
     shape: Vec<i64>,
     values: &'a [f32],
 }
 
 /// Lists the parameters by name.
-pub(super) fn of_model(model: &[NamedTensor]) -> Vec<Outgoing<'_>> {
+pub(crate) fn of_model(model: &[NamedTensor]) -> Vec<Outgoing<'_>> {
     model
         .iter()
         .map(|t| Outgoing { name: t.name.clone(), shape: t.shape.clone(), values: &t.values })
@@ -28,7 +28,7 @@ pub(super) fn of_model(model: &[NamedTensor]) -> Vec<Outgoing<'_>> {
 }
 
 /// Lists a rank's moments as `exp_avg/<parameter>/<start>` and `exp_avg_sq/<parameter>/<start>`.
-pub(super) fn of_slices(slices: &[OptimSlice]) -> Vec<Outgoing<'_>> {
+pub(crate) fn of_slices(slices: &[OptimSlice]) -> Vec<Outgoing<'_>> {
     let mut tensors = Vec::with_capacity(2 * slices.len());
     for slice in slices {
         for (moment, values) in
@@ -45,7 +45,7 @@ pub(super) fn of_slices(slices: &[OptimSlice]) -> Vec<Outgoing<'_>> {
 ///
 /// # Errors
 /// [`Error::Shape`] before anything is written, else the store's.
-pub(super) async fn write(upload: &mut Upload<'_>, tensors: &[Outgoing<'_>]) -> Result<(), Error> {
+pub(crate) async fn write(upload: &mut Upload<'_>, tensors: &[Outgoing<'_>]) -> Result<(), Error> {
     upload.write(&header(tensors)?).await?;
     for tensor in tensors {
         upload.write(bytemuck::cast_slice(tensor.values)).await?;
@@ -79,17 +79,17 @@ fn header(tensors: &[Outgoing<'_>]) -> Result<Vec<u8>, Error> {
 }
 
 /// Parameters by name: shape and values.
-pub(super) type Model = BTreeMap<String, (Vec<i64>, Vec<f32>)>;
+pub(crate) type Model = BTreeMap<String, (Vec<i64>, Vec<f32>)>;
 
 /// Reads model.safetensors; `object` names it in errors.
-pub(super) fn read_model(bytes: &[u8], object: &str) -> Result<Model, Error> {
+pub(crate) fn read_model(bytes: &[u8], object: &str) -> Result<Model, Error> {
     let tensors = read(bytes, object)?;
     Ok(tensors.into_iter().map(|t| (t.name, (t.shape, t.values))).collect())
 }
 
 /// Which of AdamW's two running means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     ExpAvg,
     ExpAvgSq,
 }
@@ -104,7 +104,7 @@ impl Moment {
 }
 
 /// Full vectors put together from the slices of all ranks.
-pub(super) struct Moments<'a> {
+pub(crate) struct Moments<'a> {
     model: &'a Model,
     /// By moment and parameter.
     filled: BTreeMap<(Moment, &'a str), Filled>,
@@ -119,12 +119,12 @@ struct Filled {
 
 impl<'a> Moments<'a> {
     /// Prepares for the parameters of `model`.
-    pub(super) fn of(model: &'a Model) -> Self {
+    pub(crate) fn of(model: &'a Model) -> Self {
         Self { model, filled: BTreeMap::new() }
     }
 
     /// Puts the slices of one optim file in their places.
-    pub(super) fn add(&mut self, bytes: &[u8], object: &str) -> Result<(), Error> {
+    pub(crate) fn add(&mut self, bytes: &[u8], object: &str) -> Result<(), Error> {
         for NamedTensor { name, values, .. } in read(bytes, object)? {
             let damaged = |reason: String| Error::Damaged { object: object.to_owned(), reason };
             let Some((moment, parameter, start)) = parse_name(&name) else {
@@ -152,7 +152,7 @@ impl<'a> Moments<'a> {
     ///
     /// # Errors
     /// [`Error::Damaged`] unless the slices cover every parameter exactly once.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         moment: Moment,
         object: &str,

@@ -6,13 +6,13 @@ use std::str::FromStr;
 use ringmaster_proto::v1::Generation;
 
 /// Written last; what has none does not exist.
-pub(super) const MANIFEST: &str = "MANIFEST.json";
+pub(crate) const MANIFEST: &str = "MANIFEST.json";
 /// Beside the checkpoints: names the newest complete one.
-pub(super) const LATEST: &str = "latest.json";
+pub(crate) const LATEST: &str = "latest.json";
 /// Parameters by OpenCLIP's names.
-pub(super) const MODEL: &str = "model.safetensors";
+pub(crate) const MODEL: &str = "model.safetensors";
 /// [`super::State`].
-pub(super) const STATE: &str = "state.json";
+pub(crate) const STATE: &str = "state.json";
 
 /// Returns the folder that holds the checkpoints of `job_id`, in the style of `uri` (a URL or an
 /// absolute path).
@@ -27,21 +27,21 @@ pub fn step_of(url: &str) -> Option<u64> {
 }
 
 /// Returns the name of one rank's slice of the optimizer state.
-pub(super) fn optim(rank: usize, world_size: usize) -> String {
+pub(crate) fn optim(rank: usize, world_size: usize) -> String {
     format!("optim-{rank:05}-of-{world_size:05}.safetensors")
 }
 
 /// Whether an object holds a slice of the optimizer state.
-pub(super) fn is_optim(name: &str) -> bool {
+pub(crate) fn is_optim(name: &str) -> bool {
     name.starts_with("optim-") && name.ends_with(".safetensors")
 }
 
 /// Name of a checkpoint's folder. Ordered by generation, then step: after a roll-back the lower
 /// step of the newer generation is the one that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct StepName {
-    pub(super) generation: Generation,
-    pub(super) step: u64,
+pub(crate) struct StepName {
+    pub(crate) generation: Generation,
+    pub(crate) step: u64,
 }
 
 impl fmt::Display for StepName {
@@ -52,7 +52,7 @@ impl fmt::Display for StepName {
 
 /// A name that is not a checkpoint's.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotAStep;
+pub(crate) struct NotAStep;
 
 impl FromStr for StepName {
     type Err = NotAStep;

@@ -7,22 +7,22 @@ use sha2::{Digest, Sha256};
 use super::layout::{self, StepName};
 
 /// Format of both files.
-pub(super) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 1;
 
 /// A generation as text, `g1.7`.
-pub(super) mod generation_text {
+pub(crate) mod generation_text {
     use ringmaster_proto::v1::Generation;
     use serde::de::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in super::super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         generation: &Generation,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(generation)
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Generation, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
@@ -32,15 +32,15 @@ pub(super) mod generation_text {
 /// MANIFEST.json: every object of a checkpoint with size and checksums.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     version: u64,
-    pub(super) job_id: String,
-    pub(super) step: u64,
+    pub(crate) job_id: String,
+    pub(crate) step: u64,
     #[serde(with = "generation_text")]
-    pub(super) generation: Generation,
+    pub(crate) generation: Generation,
     /// Of parameters and optimizer state, as hexadecimal: JSON numbers end at 2^53 in many readers.
     digest: String,
-    pub(super) objects: Vec<Object>,
+    pub(crate) objects: Vec<Object>,
     /// SHA-256 of this file's compact form with this field empty, so that it vouches for itself.
     sha256: String,
 }
@@ -48,18 +48,18 @@ pub(super) struct Manifest {
 /// An object of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Object {
+pub(crate) struct Object {
     /// Below the checkpoint's folder.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// In bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// SHA-256 of every 16 MiB, in order, hexadecimal.
-    pub(super) sha256: Vec<String>,
+    pub(crate) sha256: Vec<String>,
 }
 
 impl Manifest {
     /// Returns the manifest of a granted commit.
-    pub(super) fn new(
+    pub(crate) fn new(
         job_id: &str,
         name: StepName,
         digest: u64,
@@ -84,16 +84,16 @@ impl Manifest {
     }
 
     /// Of parameters and optimizer state.
-    pub(super) fn digest(&self) -> Option<u64> {
+    pub(crate) fn digest(&self) -> Option<u64> {
         u64::from_str_radix(&self.digest, 16).ok()
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a manifest is plain data")
     }
 
     /// Reads the MANIFEST.json of checkpoint `name`, or says why it cannot be trusted.
-    pub(super) fn decode(text: &[u8], name: StepName) -> Result<Self, String> {
+    pub(crate) fn decode(text: &[u8], name: StepName) -> Result<Self, String> {
         let manifest: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         if manifest.version != VERSION {
             return Err(format!("format version {}, this build reads {VERSION}", manifest.version));
@@ -117,7 +117,7 @@ impl Manifest {
     }
 
     /// Returns a part every checkpoint has and this one does not list.
-    pub(super) fn missing(&self) -> Option<String> {
+    pub(crate) fn missing(&self) -> Option<String> {
         let has = |name: &str| self.objects.iter().any(|o| o.name == name);
         let fixed = [layout::MODEL, layout::STATE].into_iter().find(|name| !has(name));
         if let Some(name) = fixed {
@@ -137,26 +137,26 @@ impl Manifest {
 
 /// latest.json.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pointer {
+pub(crate) struct Pointer {
     version: u64,
-    pub(super) step: u64,
+    pub(crate) step: u64,
     #[serde(with = "generation_text")]
-    pub(super) generation: Generation,
+    pub(crate) generation: Generation,
     /// Folder of the checkpoint, beside latest.json.
-    pub(super) prefix: String,
+    pub(crate) prefix: String,
 }
 
 impl Pointer {
-    pub(super) fn to(name: StepName) -> Self {
+    pub(crate) fn to(name: StepName) -> Self {
         let StepName { generation, step } = name;
         Self { version: VERSION, step, generation, prefix: name.to_string() }
     }
 
-    pub(super) fn name(&self) -> StepName {
+    pub(crate) fn name(&self) -> StepName {
         StepName { generation: self.generation, step: self.step }
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a pointer is plain data")
     }
 }

@@ -7,7 +7,6 @@ use ringmaster_proto::v1::Generation;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::data::Substitution;
 
 /// Format of state.json that this build writes and reads.
 pub const STATE_VERSION: u64 = 1;
@@ -90,6 +89,21 @@ pub struct DataState {
     pub substitutions: Vec<Substitution>,
 }
 
+/// A slot of the order whose sample was corrupt, and the sample that took its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Substitution {
+    /// 0-based global batch.
+    pub step: u64,
+    /// Row of the global batch.
+    pub row: u64,
+    /// Index of the corrupt sample in the data set.
+    pub sample: u64,
+    /// Index of the sample that replaced it.
+    pub replacement: u64,
+    /// Where the corrupt sample is and what is wrong with it.
+    pub reason: String,
+}
+
 impl State {
     /// Describes a run before its first step; the caller fills in `step`, `samples`,
     /// `resumed_samples` and `data.substitutions` at each snapshot.
@@ -99,8 +113,8 @@ impl State {
         world_size: usize,
         numeric_plan: serde_json::Value,
         fingerprint: String,
+        versions: BTreeMap<String, String>,
     ) -> Self {
-        let versions = [("ringmaster", env!("RINGMASTER_VERSION"))];
         Self {
             version: STATE_VERSION,
             step: 0,
@@ -112,12 +126,12 @@ impl State {
             numeric_plan,
             data: DataState { fingerprint, substitutions: Vec::new() },
             manifest: job.clone(),
-            versions: versions.map(|(name, text)| (name.to_owned(), text.to_owned())).into(),
+            versions,
         }
     }
 
     /// Returns the text of state.json.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         serde_json::to_vec_pretty(self).expect("a state has string keys and plain values")
     }
 
@@ -125,7 +139,7 @@ impl State {
     ///
     /// # Errors
     /// [`Error::Version`] before anything else is looked at, else [`Error::Json`] with the place.
-    pub(super) fn decode(text: &[u8], object: &str) -> Result<Self, Error> {
+    pub(crate) fn decode(text: &[u8], object: &str) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Probe {
             version: u64,
@@ -143,12 +157,19 @@ impl State {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::testing;
     use super::*;
+    use crate::testing;
 
     fn state() -> State {
         let plan = serde_json::json!({"threads": 2});
-        State::describe(&testing::job(), Generation::new(1, 7), 2, plan, "fp".to_owned())
+        State::describe(
+            &testing::job(),
+            Generation::new(1, 7),
+            2,
+            plan,
+            "fp".to_owned(),
+            BTreeMap::new(),
+        )
     }
 
     #[test]

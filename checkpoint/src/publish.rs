@@ -58,7 +58,7 @@ pub struct Published {
 
 /// Where a rank is on the way to a published checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// Before each object.
     Upload,
     /// Before the coordinator hears of the objects.
@@ -86,18 +86,18 @@ impl Phase {
 }
 
 /// Writes the checkpoints of one rank in one generation, one after the other.
-pub(super) struct Publisher {
-    pub(super) options: WriterOptions,
-    pub(super) runtime: Runtime,
+pub(crate) struct Publisher {
+    pub(crate) options: WriterOptions,
+    pub(crate) runtime: Runtime,
     /// Set when the generation is over.
-    pub(super) abandoned: Arc<AtomicBool>,
+    pub(crate) abandoned: Arc<AtomicBool>,
     /// Dies at the n-th phase it enters, in tests.
     #[cfg(test)]
-    pub(super) crash: super::testing::Crash,
+    pub(crate) crash: super::testing::Crash,
 }
 
 impl Publisher {
-    pub(super) fn new(options: WriterOptions, abandoned: Arc<AtomicBool>) -> Result<Self, Error> {
+    pub(crate) fn new(options: WriterOptions, abandoned: Arc<AtomicBool>) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -113,7 +113,7 @@ impl Publisher {
 
     /// Takes a snapshot through all phases. The grant's calls block outside of the runtime, which
     /// lets them bring their own.
-    pub(super) fn publish(&self, snapshot: Snapshot) -> Result<Published, Error> {
+    pub(crate) fn publish(&self, snapshot: Snapshot) -> Result<Published, Error> {
         let Snapshot { step, digest, .. } = snapshot;
         let name = StepName { generation: self.options.generation, step };
         let place = Place::open(&layout::job_url(&self.options.uri, &self.options.job_id))?;
@@ -126,7 +126,7 @@ impl Publisher {
             Ok(objects) => objects,
             Err(error) => {
                 // The other ranks' parts are worthless now; the first error is the one that counts.
-                let _ = grant.report_failure(step, &crate::rank::chain(&error));
+                let _ = grant.report_failure(step, &chain(&error));
                 return Err(error);
             }
         };
@@ -202,7 +202,7 @@ impl Publisher {
     }
 
     /// Every phase begins here, so that tests can end a writer before any of them.
-    pub(super) fn enter(&self, phase: Phase, step: u64) -> Result<(), Error> {
+    pub(crate) fn enter(&self, phase: Phase, step: u64) -> Result<(), Error> {
         #[cfg(test)]
         self.crash.strike(phase)?;
         if phase.before_the_grant() && self.abandoned.load(Ordering::Relaxed) {

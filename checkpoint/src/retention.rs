@@ -36,7 +36,7 @@ fn plan(found: &[(StepName, bool)], own: StepName, keep_last: usize) -> Plan {
 
 impl Publisher {
     /// Deletes what `own`, just published, makes superfluous.
-    pub(super) async fn retain(&self, place: &Place, own: StepName) -> Result<(), Error> {
+    pub(crate) async fn retain(&self, place: &Place, own: StepName) -> Result<(), Error> {
         let mut found = Vec::new();
         for name in place.steps().await? {
             found.push((name, place.exists(name, layout::MANIFEST).await?));

@@ -27,12 +27,12 @@ const LOCK: &str = ".latest.lock";
 
 /// A folder of a store.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) store: Arc<dyn ObjectStore>,
+pub(crate) struct Place {
+    pub(crate) store: Arc<dyn ObjectStore>,
     /// Of the folder, within the store.
     base: Path,
     /// Of the folder, as the user wrote it, without a slash at the end.
-    pub(super) url: String,
+    pub(crate) url: String,
     /// The folder itself where the store is this machine's files.
     local: Option<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl Place {
     ///
     /// # Errors
     /// [`Error::Place`] for what is neither an absolute path nor a URL of a known scheme.
-    pub(super) fn open(url: &str) -> Result<Self, Error> {
+    pub(crate) fn open(url: &str) -> Result<Self, Error> {
         let error = |reason: String| Error::Place { url: url.to_owned(), reason };
         let trimmed = if url.len() > 1 { url.trim_end_matches('/') } else { url };
         if url.starts_with('/') {
@@ -73,13 +73,13 @@ impl Place {
 
     /// Returns a folder of a store that knows compare-and-set.
     #[cfg(test)]
-    pub(super) fn memory() -> Self {
+    pub(crate) fn memory() -> Self {
         let store = Arc::new(object_store::memory::InMemory::new());
         Self { store, base: Path::from("job"), url: "memory:///job".to_owned(), local: None }
     }
 
     /// Splits a checkpoint's own folder into its job's folder and its name.
-    pub(super) fn split(&self) -> Option<(Self, StepName)> {
+    pub(crate) fn split(&self) -> Option<(Self, StepName)> {
         let name = self.base.filename()?.parse().ok()?;
         let (parent, _) = self.url.rsplit_once('/')?;
         let mut job = self.clone();
@@ -90,23 +90,23 @@ impl Place {
     }
 
     /// Returns where an object of a checkpoint lies in the store.
-    pub(super) fn object(&self, name: StepName, object: &str) -> Path {
+    pub(crate) fn object(&self, name: StepName, object: &str) -> Path {
         self.base.clone().join(name.to_string()).join(object)
     }
 
     /// Returns the URL of a checkpoint.
-    pub(super) fn step_url(&self, name: StepName) -> String {
+    pub(crate) fn step_url(&self, name: StepName) -> String {
         format!("{}/{name}", self.url)
     }
 
     /// Returns the URL of an object of a checkpoint.
-    pub(super) fn object_url(&self, name: StepName, object: &str) -> String {
+    pub(crate) fn object_url(&self, name: StepName, object: &str) -> String {
         format!("{}/{name}/{object}", self.url)
     }
 
     /// Lists what looks like a checkpoint, complete or not, newest first; nothing for a folder that
     /// does not exist.
-    pub(super) async fn steps(&self) -> Result<Vec<StepName>, Error> {
+    pub(crate) async fn steps(&self) -> Result<Vec<StepName>, Error> {
         let error = |source| Error::Store { action: "list", object: self.url.clone(), source };
         let listed = self.store.list_with_delimiter(Some(&self.base)).await.map_err(error)?;
         let mut names: Vec<StepName> = listed
@@ -119,7 +119,7 @@ impl Place {
     }
 
     /// Opens an object; `None` if there is none.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         &self,
         name: StepName,
         object: &str,
@@ -132,7 +132,7 @@ impl Place {
     }
 
     /// Returns the bytes of a small object; `None` if there is none.
-    pub(super) async fn text(
+    pub(crate) async fn text(
         &self,
         name: StepName,
         object: &str,
@@ -143,7 +143,7 @@ impl Place {
     }
 
     /// Whether an object exists.
-    pub(super) async fn exists(&self, name: StepName, object: &str) -> Result<bool, Error> {
+    pub(crate) async fn exists(&self, name: StepName, object: &str) -> Result<bool, Error> {
         match self.store.head(&self.object(name, object)).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
@@ -152,7 +152,7 @@ impl Place {
     }
 
     /// The error of a read that failed for another reason than absence.
-    pub(super) fn read_error(
+    pub(crate) fn read_error(
         &self,
         name: StepName,
         object: &str,
@@ -163,7 +163,7 @@ impl Place {
 
     /// Creates an object. Success too if it exists with the same content: an attempt whose answer
     /// was lost.
-    pub(super) async fn create(
+    pub(crate) async fn create(
         &self,
         name: StepName,
         object: &str,
@@ -187,7 +187,7 @@ impl Place {
     }
 
     /// Deletes one object for good: the deletion itself survives a power cut.
-    pub(super) async fn delete(&self, name: StepName, object: &str) -> Result<(), Error> {
+    pub(crate) async fn delete(&self, name: StepName, object: &str) -> Result<(), Error> {
         match self.store.delete(&self.object(name, object)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(source) => {
@@ -206,7 +206,7 @@ impl Place {
     }
 
     /// Deletes the folder of a checkpoint with all it holds, staged files included.
-    pub(super) async fn delete_all(&self, name: StepName) -> Result<(), Error> {
+    pub(crate) async fn delete_all(&self, name: StepName) -> Result<(), Error> {
         if let Some(job) = &self.local {
             let path = job.join(name.to_string());
             return match std::fs::remove_dir_all(&path) {
@@ -229,7 +229,7 @@ impl Place {
     }
 
     /// Returns latest.json; `None` if there is none or it says nothing.
-    pub(super) async fn latest(&self) -> Result<Option<(Option<Pointer>, UpdateVersion)>, Error> {
+    pub(crate) async fn latest(&self) -> Result<Option<(Option<Pointer>, UpdateVersion)>, Error> {
         let error = |source| Error::Store { action: "read", object: self.latest_url(), source };
         let result = match self.store.get(&self.base.clone().join(LATEST)).await {
             Ok(result) => result,
@@ -246,7 +246,7 @@ impl Place {
     }
 
     /// Points latest.json at `pointer` unless it names that one or a newer one already.
-    pub(super) async fn advance_latest(&self, pointer: &Pointer) -> Result<(), Error> {
+    pub(crate) async fn advance_latest(&self, pointer: &Pointer) -> Result<(), Error> {
         let _lock = match &self.local {
             Some(folder) => Some(lock(folder.join(LOCK)).await?),
             None => None,

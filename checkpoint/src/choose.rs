@@ -14,7 +14,7 @@ use super::place::Place;
 use super::state::State;
 use super::tensors::{self, Moment, Moments};
 use super::upload;
-use crate::progress::{self, Work};
+use crate::progress;
 
 /// A verified checkpoint, in memory.
 #[derive(Debug)]
@@ -85,7 +85,7 @@ pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
 }
 
 /// What a look at one checkpoint found.
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     Complete(Box<Chosen>),
     /// No manifest: nobody finished it.
     Unfinished,
@@ -97,7 +97,7 @@ pub(super) enum Verdict {
 }
 
 /// Reads and verifies a checkpoint.
-pub(super) async fn read(place: &Place, name: StepName) -> Result<Verdict, Error> {
+pub(crate) async fn read(place: &Place, name: StepName) -> Result<Verdict, Error> {
     let Some(text) = place.text(name, layout::MANIFEST).await? else {
         return Ok(Verdict::Unfinished);
     };
@@ -122,7 +122,7 @@ pub(super) async fn read(place: &Place, name: StepName) -> Result<Verdict, Error
         let error = |source| place.read_error(name, &object.name, source);
         while let Some(part) = parts.try_next().await.map_err(error)? {
             bytes.extend_from_slice(&part);
-            progress::advance(Work::Store);
+            progress::advance();
         }
         if let Some(reason) = upload::mismatch(&bytes, object.size, &object.sha256) {
             return damaged(&object.name, reason);

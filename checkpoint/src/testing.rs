@@ -13,7 +13,7 @@ use serde_json::json;
 use super::publish::{Phase, Publisher};
 use super::*;
 
-pub(super) const JOB_ID: &str = "tiny-abc234";
+pub(crate) const JOB_ID: &str = "tiny-abc234";
 
 const MANIFEST: &str = "\
 apiVersion: ringmaster/v1
@@ -30,7 +30,7 @@ spec:
   checkpoint: {uri: /data/checkpoints}
 ";
 
-pub(super) fn job() -> TrainJob {
+pub(crate) fn job() -> TrainJob {
     let models = ringmaster_manifest::ModelCatalogue::builtin();
     match ringmaster_manifest::parse(MANIFEST, "tiny.yaml", Path::new("/data"), &models) {
         Ok(job) => job,
@@ -40,7 +40,7 @@ pub(super) fn job() -> TrainJob {
 
 /// A process that dies before the phase number `at`, counted from 0 over its life.
 #[derive(Debug)]
-pub(super) struct Crash {
+pub(crate) struct Crash {
     at: usize,
     entered: AtomicUsize,
 }
@@ -52,12 +52,12 @@ impl Default for Crash {
 }
 
 impl Crash {
-    pub(super) fn at(at: usize) -> Self {
+    pub(crate) fn at(at: usize) -> Self {
         Self { at, entered: AtomicUsize::new(0) }
     }
 
     /// Once dead it stays dead: nothing tidies up.
-    pub(super) fn strike(&self, phase: Phase) -> Result<(), Error> {
+    pub(crate) fn strike(&self, phase: Phase) -> Result<(), Error> {
         if self.entered.fetch_add(1, Ordering::Relaxed) < self.at {
             return Ok(());
         }
@@ -68,17 +68,17 @@ impl Crash {
 
 /// The coordinator's part for one generation, shared by its ranks.
 #[derive(Debug)]
-pub(super) struct Coordinator {
+pub(crate) struct Coordinator {
     world_size: usize,
-    pub(super) refuses: Option<&'static str>,
+    pub(crate) refuses: Option<&'static str>,
     shards: Mutex<BTreeMap<u64, Vec<Vec<StoredObject>>>>,
     reported: Condvar,
-    pub(super) announced: Mutex<Vec<(u64, String)>>,
-    pub(super) commits: AtomicUsize,
+    pub(crate) announced: Mutex<Vec<(u64, String)>>,
+    pub(crate) commits: AtomicUsize,
 }
 
 impl Coordinator {
-    pub(super) fn new(world_size: usize) -> Self {
+    pub(crate) fn new(world_size: usize) -> Self {
         Self {
             world_size,
             refuses: None,
@@ -132,7 +132,7 @@ impl Grant for Coordinator {
     }
 }
 
-pub(super) fn options(
+pub(crate) fn options(
     uri: &str,
     counter: u32,
     rank: usize,
@@ -162,7 +162,7 @@ fn values(parameter: usize, range: std::ops::Range<usize>, step: u64, buffer: us
 }
 
 /// What rank `rank` of `world_size` saves at `step`: its slice of the flat state, as ranks do it.
-pub(super) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) -> Snapshot {
+pub(crate) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) -> Snapshot {
     let len = |shape: &[i64]| shape.iter().product::<i64>() as usize;
     let total: usize = PARAMETERS.iter().map(|(_, shape)| len(shape)).sum();
     let slice = total * rank / world_size..total * (rank + 1) / world_size;
@@ -182,7 +182,14 @@ pub(super) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
         offset += len(shape);
     }
     let generation = Generation::new(1, counter);
-    let mut state = State::describe(&job(), generation, world_size, json!({}), "fp".to_owned());
+    let mut state = State::describe(
+        &job(),
+        generation,
+        world_size,
+        json!({}),
+        "fp".to_owned(),
+        BTreeMap::new(),
+    );
     state.step = step;
     let first = rank == 0;
     Snapshot {
@@ -195,7 +202,7 @@ pub(super) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
 }
 
 /// Checks every value of a checkpoint of `step`.
-pub(super) fn assert_is(loaded: &Loaded, step: u64) {
+pub(crate) fn assert_is(loaded: &Loaded, step: u64) {
     assert_eq!(loaded.state.step, step);
     assert_eq!(loaded.model.len(), PARAMETERS.len());
     for (p, (name, shape)) in PARAMETERS.into_iter().enumerate() {
@@ -208,7 +215,7 @@ pub(super) fn assert_is(loaded: &Loaded, step: u64) {
 }
 
 /// Returns a rank 0 of one, which dies at `crash`.
-pub(super) fn publisher(uri: &str, counter: u32, crash: Crash) -> Publisher {
+pub(crate) fn publisher(uri: &str, counter: u32, crash: Crash) -> Publisher {
     let options = options(uri, counter, 0, 1, Arc::new(Coordinator::new(1)));
     let mut publisher = Publisher::new(options, Arc::new(AtomicBool::new(false))).unwrap();
     publisher.crash = crash;
@@ -216,6 +223,6 @@ pub(super) fn publisher(uri: &str, counter: u32, crash: Crash) -> Publisher {
 }
 
 /// Publishes the checkpoint of one step by a world of one.
-pub(super) fn publish(uri: &str, counter: u32, step: u64) -> Published {
+pub(crate) fn publish(uri: &str, counter: u32, step: u64) -> Published {
     publisher(uri, counter, Crash::default()).publish(snapshot(counter, step, 0, 1)).unwrap()
 }

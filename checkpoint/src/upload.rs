@@ -9,15 +9,15 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::layout::StepName;
 use super::place::Place;
-use crate::progress::{self, Work};
+use crate::progress;
 
 /// Bytes under one checksum, and of one part of an upload.
-pub(super) const CHUNK: usize = 16 << 20;
+pub(crate) const CHUNK: usize = 16 << 20;
 /// Parts on their way at once: bounds the memory beside the snapshot to 64 MiB.
 const PARTS_IN_FLIGHT: usize = 4;
 
 /// Writes one object; nothing is visible before [`Upload::finish`].
-pub(super) struct Upload<'a> {
+pub(crate) struct Upload<'a> {
     name: String,
     step: u64,
     url: String,
@@ -32,7 +32,7 @@ pub(super) struct Upload<'a> {
 
 impl<'a> Upload<'a> {
     /// Starts an object; it gives up once `abandoned` is set.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         place: &Place,
         checkpoint: StepName,
         name: &str,
@@ -55,7 +55,7 @@ impl<'a> Upload<'a> {
     }
 
     /// Appends bytes.
-    pub(super) async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             if self.abandoned.load(Ordering::Relaxed) {
                 return Err(Error::Abandoned { step: self.step });
@@ -64,7 +64,7 @@ impl<'a> Upload<'a> {
             capacity.map_err(|source| write_error(&self.url, source))?;
             let (now, rest) = bytes.split_at(bytes.len().min(CHUNK - self.hashed));
             self.parts.write(now);
-            progress::advance(Work::Store);
+            progress::advance();
             self.hasher.update(now);
             self.hashed += now.len();
             self.size += now.len() as u64;
@@ -77,12 +77,12 @@ impl<'a> Upload<'a> {
     }
 
     /// Makes the object visible and durable.
-    pub(super) async fn finish(mut self) -> Result<StoredObject, Error> {
+    pub(crate) async fn finish(mut self) -> Result<StoredObject, Error> {
         if self.hashed > 0 {
             self.end_chunk();
         }
         self.parts.finish().await.map_err(|source| write_error(&self.url, source))?;
-        progress::advance(Work::Store);
+        progress::advance();
         Ok(StoredObject { name: self.name, size: self.size, sha256: self.sha256 })
     }
 
@@ -97,7 +97,7 @@ fn write_error(url: &str, source: object_store::Error) -> Error {
 }
 
 /// Returns what of `bytes` is not what the manifest says, if anything.
-pub(super) fn mismatch(bytes: &[u8], size: u64, sha256: &[String]) -> Option<String> {
+pub(crate) fn mismatch(bytes: &[u8], size: u64, sha256: &[String]) -> Option<String> {
     if bytes.len() as u64 != size {
         return Some(format!("{} bytes, the manifest says {size}", bytes.len()));
     }
