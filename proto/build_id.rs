@@ -15,14 +15,18 @@ const CRATE_PARTS: [&str; 5] = ["Cargo.toml", "build.rs", "build_id.rs", "proto"
 /// Folders outside the crates whose files are compiled in.
 const EMBEDDED: [&str; 1] = ["configs/models"];
 
-/// Returns the first 16 hexadecimal digits of the SHA-256 over the sources of `crates` (folders
-/// below `root`), what they embed and the lock file: names and contents, in the order of names.
+/// Folders whose crates end up in every binary, beside the binary's own.
+const SHARED: [&str; 3] = ["proto", "manifest", "checkpoint"];
+
+/// Returns the first 16 hexadecimal digits of the SHA-256 over the sources of the binary whose crate
+/// lies in folder `own` below `root`: its crate and those it builds on, what they embed and the lock
+/// file, names and contents, in the order of names.
 ///
 /// # Errors
 /// Whatever reading a folder or a file gives.
-pub(crate) fn compute(root: &Path, crates: &[&str]) -> io::Result<String> {
+pub(crate) fn compute(root: &Path, own: &str) -> io::Result<String> {
     let mut files = Vec::new();
-    for input in inputs(root, crates) {
+    for input in inputs(root, own) {
         collect(&input, &mut files)?;
     }
     files.sort();
@@ -43,9 +47,9 @@ pub(crate) fn compute(root: &Path, crates: &[&str]) -> io::Result<String> {
 }
 
 /// Returns the files and folders that [`compute`] reads, for `cargo:rerun-if-changed`.
-pub(crate) fn inputs(root: &Path, crates: &[&str]) -> Vec<PathBuf> {
-    let of_crates =
-        crates.iter().flat_map(|name| CRATE_PARTS.map(|part| root.join(name).join(part)));
+pub(crate) fn inputs(root: &Path, own: &str) -> Vec<PathBuf> {
+    let crates = SHARED.into_iter().chain([own]);
+    let of_crates = crates.flat_map(|name| CRATE_PARTS.map(|part| root.join(name).join(part)));
     let of_root = ROOT_FILES.iter().chain(&EMBEDDED).map(|name| root.join(name));
     of_crates.chain(of_root).filter(|path| path.exists()).collect()
 }
