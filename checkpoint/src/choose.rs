@@ -51,7 +51,7 @@ pub struct Loaded {
 /// then a newer checkpoint than those seen may exist, so nothing is chosen.
 pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
+        .enable_all()
         .build()
         .map_err(|source| Error::Runtime { source })?;
     runtime.block_on(async {

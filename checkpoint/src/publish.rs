@@ -99,7 +99,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     pub(crate) fn new(options: WriterOptions, abandoned: Arc<AtomicBool>) -> Result<Self, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|source| Error::Runtime { source })?;
         Ok(Self {
