@@ -18,15 +18,19 @@
 //! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
 //! finds a checkpoint whose writer died between the two writes.
 //!
-//! Modules in reading order: `state` (what is saved beside tensors), `layout` (names), `place`
-//! (stores and their durability), `upload` and `tensors` (objects), `manifest` (the two metadata
-//! files), `publish` (the phases), `retention`, [`Writer`] (the background thread) and `choose`
-//! (reading). Nothing here touches ATen.
+//! Modules in reading order: `state` (what is saved), `memory` (where a snapshot waits while it is
+//! written), `layout` (names), `place` (stores and their durability), `tensors` (safetensors files),
+//! `upload` and `fetch` (objects, in parts), `manifest` (the two metadata files), `publish` (the
+//! phases), `retention`, [`Writer`] (the background thread) and `choose` (reading). Nothing here
+//! touches ATen.
 
+mod checksum;
 mod choose;
 mod error;
+mod fetch;
 mod layout;
 mod manifest;
+mod memory;
 mod place;
 mod progress;
 mod publish;
@@ -46,7 +50,13 @@ mod tests;
 pub use choose::{Chosen, Loaded, choose};
 pub use error::{Error, GrantError};
 pub use layout::{job_url, step_of};
+pub use memory::{Blank, Memory};
 pub use progress::moved;
 pub use publish::{Grant, Published};
-pub use state::{DataState, NamedTensor, OptimSlice, STATE_VERSION, Snapshot, State, Substitution};
+pub use safetensors::Dtype;
+pub use state::{
+    Cursor, DataState, Layout, Part, RngState, STATE_VERSION, ScheduleState, Snapshot, State,
+    Substitution,
+};
+pub use tensors::{Moment, Values};
 pub use writer::{Saved, Writer, WriterOptions};
