@@ -20,9 +20,10 @@
 //!
 //! Modules in reading order: `state` (what is saved beside tensors), `layout` (names), `place`
 //! (stores and their durability), `upload` and `tensors` (objects), `manifest` (the two metadata
-//! files), `publish` (the phases), `retention`, [`Writer`] (the background thread) and `choose`
-//! (reading). Nothing here touches ATen.
+//! files), `publish` (the phases), `rollback` and `retention` (what goes), [`Writer`] (the background thread), `choose`
+//! (reading) and [`browse`] (what people do with checkpoints). Nothing here touches ATen.
 
+pub mod browse;
 mod choose;
 mod error;
 mod layout;
@@ -31,6 +32,7 @@ mod place;
 mod progress;
 mod publish;
 mod retention;
+mod rollback;
 mod state;
 mod tensors;
 mod upload;
@@ -48,5 +50,6 @@ pub use error::{Error, GrantError};
 pub use layout::{job_url, step_of};
 pub use progress::moved;
 pub use publish::{Grant, Published};
+pub use rollback::{choose_rolled_back, roll_back};
 pub use state::{DataState, NamedTensor, OptimSlice, STATE_VERSION, Snapshot, State, Substitution};
 pub use writer::{Saved, Writer, WriterOptions};

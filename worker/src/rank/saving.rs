@@ -1,6 +1,6 @@
 //! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{
@@ -41,6 +41,7 @@ impl Saving {
         client: &RanksClient,
         plan: &NumericPlan,
         dataset: &Dataset,
+        spared: Vec<String>,
     ) -> Self {
         let (rank, world_size) = (collective.rank(), collective.world_size());
         let grant = CoordinatorGrant {
@@ -48,6 +49,7 @@ impl Saving {
             job_id: env.job_id.clone(),
             generation,
             rank: rank as u32,
+            in_use: Mutex::default(),
         };
         let writer = Writer::new(WriterOptions {
             uri: job.checkpoint.uri.clone(),
@@ -56,6 +58,8 @@ impl Saving {
             rank,
             world_size,
             keep_last: job.checkpoint.keep_last,
+            keep_every: job.checkpoint.keep_every,
+            spared,
             grant: Arc::new(grant),
         });
         let state = (rank == 0).then(|| {
@@ -154,6 +158,8 @@ struct CoordinatorGrant {
     job_id: String,
     generation: Generation,
     rank: u32,
+    /// What others are about to read, as the coordinator said when the last checkpoint was published.
+    in_use: Mutex<Vec<String>>,
 }
 
 impl checkpoint::Grant for CoordinatorGrant {
@@ -198,7 +204,13 @@ impl checkpoint::Grant for CoordinatorGrant {
             step,
             url: url.to_owned(),
         };
-        self.client.checkpoint_published(request).map(|_| ()).map_err(refused)
+        let reply = self.client.checkpoint_published(request).map_err(refused)?;
+        *self.in_use.lock().unwrap_or_else(PoisonError::into_inner) = reply.in_use;
+        Ok(())
+    }
+
+    fn in_use(&self) -> Vec<String> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

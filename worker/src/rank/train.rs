@@ -79,6 +79,8 @@ pub(super) struct Rank {
     /// Open on the first rank of the ring.
     pub(super) run: Option<Run>,
     pub(super) saving: Option<Saving>,
+    /// Checkpoint that this process took the state from.
+    pub(super) loaded_from: Option<String>,
 }
 
 /// Why the steps of a generation ended.
@@ -144,6 +146,7 @@ impl Rank {
             eval_sets,
             run: None,
             saving: None,
+            loaded_from: None,
         })
     }
 
@@ -203,6 +206,9 @@ impl Rank {
             // It may have been first in an earlier ring.
             _ => self.run = None,
         }
+        // What the job may have to go back to stays, whatever retention says.
+        let rolled_back_to = Some(reply.rolled_back_to.clone()).filter(|url| !url.is_empty());
+        let spared = rolled_back_to.into_iter().chain(self.loaded_from.clone());
         self.saving = Some(Saving::start(
             &self.job,
             &self.env,
@@ -211,6 +217,7 @@ impl Rank {
             &self.client,
             &self.plan,
             &self.dataset,
+            spared.collect(),
         ));
         self.catch_up(reply, collective)?;
         match self.train(generation, collective, &counts)? {
