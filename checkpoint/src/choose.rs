@@ -58,7 +58,7 @@ impl Loaded {
 
 /// Returns the newest complete checkpoint of the first place that has one; `None` if none has.
 /// A place is a job's folder or the folder of one checkpoint. "Newest" is by generation, then by
-/// step. One whose manifest or objects do not verify is passed over with a warning that names the
+/// step, and what a roll-back gave up is none of a job's. One whose manifest or objects do not verify is passed over with a warning that names the
 /// object and the reason.
 ///
 /// Blocks; not for use inside an async runtime.
@@ -79,7 +79,7 @@ pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
             let (place, candidates) = match place.split() {
                 Some((job, name)) => (job, vec![name]),
                 None => {
-                    let steps = place.steps().await?;
+                    let steps = place.survey().await?.standing();
                     (place, steps)
                 }
             };

@@ -119,6 +119,9 @@ pub enum Error {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Somebody asked for an end.
+    #[error("interrupted")]
+    Interrupted,
     /// The writing thread ended without an answer.
     #[error("the checkpoint thread ended unexpectedly")]
     WriterDied,

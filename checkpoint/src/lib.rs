@@ -20,10 +20,11 @@
 //!
 //! Modules in reading order: `state` (what is saved), `memory` (where a snapshot waits while it is
 //! written), `layout` (names), `place` (stores and their durability), `tensors` (safetensors files),
-//! `upload` and `fetch` (objects, in parts), `manifest` (the two metadata files), `publish` (the
-//! phases), `retention`, [`Writer`] (the background thread) and `choose` (reading). Nothing here
-//! touches ATen.
+//! `upload` and `fetch` (objects, in parts), `checksum`, `manifest` (the two metadata files), `publish`
+//! (the phases), `rollback` and `retention` (what goes), [`Writer`] (the background thread), `choose`
+//! (reading) and [`browse`] (what people do with checkpoints). Nothing here touches ATen.
 
+pub mod browse;
 mod checksum;
 mod choose;
 mod error;
@@ -35,6 +36,7 @@ mod place;
 mod progress;
 mod publish;
 mod retention;
+mod rollback;
 mod state;
 mod tensors;
 mod upload;
@@ -53,6 +55,7 @@ pub use layout::{job_url, step_of};
 pub use memory::{Blank, Memory};
 pub use progress::moved;
 pub use publish::{Grant, Published};
+pub use rollback::{choose_rolled_back, roll_back};
 pub use safetensors::Dtype;
 pub use state::{
     Cursor, DataState, Layout, Part, RngState, STATE_VERSION, ScheduleState, Snapshot, State,

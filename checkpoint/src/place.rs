@@ -30,11 +30,11 @@ const LOCK: &str = ".latest.lock";
 pub(crate) struct Place {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// Of the folder, within the store.
-    base: Path,
+    pub(crate) base: Path,
     /// Of the folder, as the user wrote it, without a slash at the end.
     pub(crate) url: String,
     /// The folder itself where the store is this machine's files.
-    local: Option<PathBuf>,
+    pub(crate) local: Option<PathBuf>,
 }
 
 impl Place {
@@ -102,20 +102,6 @@ impl Place {
     /// Returns the URL of an object of a checkpoint.
     pub(crate) fn object_url(&self, name: StepName, object: &str) -> String {
         format!("{}/{name}/{object}", self.url)
-    }
-
-    /// Lists what looks like a checkpoint, complete or not, newest first; nothing for a folder that
-    /// does not exist.
-    pub(crate) async fn steps(&self) -> Result<Vec<StepName>, Error> {
-        let error = |source| Error::Store { action: "list", object: self.url.clone(), source };
-        let listed = self.store.list_with_delimiter(Some(&self.base)).await.map_err(error)?;
-        let mut names: Vec<StepName> = listed
-            .common_prefixes
-            .iter()
-            .filter_map(|prefix| prefix.filename()?.parse().ok())
-            .collect();
-        names.sort_by(|a, b| b.cmp(a));
-        Ok(names)
     }
 
     /// Opens an object; `None` if there is none.
@@ -247,10 +233,7 @@ impl Place {
 
     /// Points latest.json at `pointer` unless it names that one or a newer one already.
     pub(crate) async fn advance_latest(&self, pointer: &Pointer) -> Result<(), Error> {
-        let _lock = match &self.local {
-            Some(folder) => Some(lock(folder.join(LOCK)).await?),
-            None => None,
-        };
+        let _lock = self.lock_latest().await?;
         loop {
             let current = self.latest().await?;
             if let Some((Some(current), _)) = &current
@@ -259,8 +242,8 @@ impl Place {
                 return Ok(());
             }
             let mode = match current {
-                _ if self.local.is_some() => PutMode::Overwrite,
-                Some((_, version)) => PutMode::Update(version),
+                Some((_, version)) => self.update_mode(version),
+                None if self.local.is_some() => PutMode::Overwrite,
                 None => PutMode::Create,
             };
             let path = self.base.clone().join(LATEST);
@@ -279,8 +262,21 @@ impl Place {
         }
     }
 
-    fn latest_url(&self) -> String {
+    pub(crate) fn latest_url(&self) -> String {
         format!("{}/{LATEST}", self.url)
+    }
+
+    /// Keeps others from changing latest.json where the store has no compare-and-set.
+    pub(crate) async fn lock_latest(&self) -> Result<Option<File>, Error> {
+        match &self.local {
+            Some(folder) => Ok(Some(lock(folder.join(LOCK)).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// How a latest.json of this version is replaced.
+    pub(crate) fn update_mode(&self, version: UpdateVersion) -> PutMode {
+        if self.local.is_some() { PutMode::Overwrite } else { PutMode::Update(version) }
     }
 }
 

@@ -45,6 +45,12 @@ pub trait Grant: Send + Sync {
     /// # Errors
     /// The coordinator did not take note; the checkpoint is good all the same.
     fn published(&self, step: u64, url: &str) -> Result<(), GrantError>;
+
+    /// Returns the URLs of job folders and checkpoints that other jobs are to start from, as known when
+    /// the last checkpoint was published: what lies there stays.
+    fn in_use(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What a rank has done its part for. On rank 0 the checkpoint is complete and visible; on the

@@ -141,7 +141,17 @@ pub(crate) fn options(
 ) -> WriterOptions {
     let generation = Generation::new(1, counter);
     let (uri, job_id) = (uri.to_owned(), JOB_ID.to_owned());
-    WriterOptions { uri, job_id, generation, rank, world_size, keep_last: 2, grant }
+    WriterOptions {
+        uri,
+        job_id,
+        generation,
+        rank,
+        world_size,
+        keep_last: 2,
+        keep_every: None,
+        spared: Vec::new(),
+        grant,
+    }
 }
 
 /// The parameters of a tiny model, as (name, shape).

@@ -27,8 +27,12 @@ pub struct WriterOptions {
     pub rank: usize,
     /// Ranks that write a slice each.
     pub world_size: usize,
-    /// Published checkpoints of the job that stay; at least 1.
+    /// Newest published checkpoints of the job that stay; at least 1.
     pub keep_last: u32,
+    /// Those of steps that are multiples of this stay for good.
+    pub keep_every: Option<u64>,
+    /// URLs of checkpoints that stay whatever else is said: what this run went on from.
+    pub spared: Vec<String>,
     /// The coordinator.
     pub grant: Arc<dyn Grant>,
 }
@@ -42,6 +46,8 @@ impl fmt::Debug for WriterOptions {
             .field("rank", &self.rank)
             .field("world_size", &self.world_size)
             .field("keep_last", &self.keep_last)
+            .field("keep_every", &self.keep_every)
+            .field("spared", &self.spared)
             .finish_non_exhaustive()
     }
 }

@@ -185,7 +185,7 @@ fn fail(group: Vec<Request>, error: Error) {
 mod tests {
     use ringmaster_proto::v1::{Generation, StoredObject};
 
-    use super::super::record::{CheckpointGrant, ClosureKind, Halt, HaltKind, State};
+    use super::super::record::{CheckpointGrant, ClosureKind, Halt, HaltKind, Rollback, State};
     use super::*;
 
     fn record(job_id: &str, sequence: u64) -> JobRecord {
@@ -222,6 +222,11 @@ mod tests {
             done: vec![true, false],
             ring: vec![0],
             halt: Some(Halt { kind: HaltKind::Pause, reason: "later".to_owned() }),
+            rollback: Some(Rollback::new(
+                "file:///runs/a/step-40".to_owned(),
+                40,
+                Generation::new(1, 3),
+            )),
         }
     }
 

@@ -228,6 +228,58 @@ impl Replica {
         Ok(())
     }
 
+    /// Takes over the weights of a checkpoint of any job, t′ and β among them: what the checkpoint says
+    /// goes before the manifest. A loss that has no β ignores it, and one that needs it and does not find
+    /// it keeps what it has; returns what was kept so. Nothing is taken unless everything fits.
+    ///
+    /// # Errors
+    /// What does not fit, in a sentence.
+    pub(super) fn load_weights(
+        &mut self,
+        loaded: &checkpoint::Loaded,
+    ) -> Result<Vec<String>, String> {
+        const OPTIONAL: &str = "logit_bias";
+        let entries = self.clip.params().entries();
+        let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match loaded.parameter(&entry.name).map(|values| values.shape()) {
+                None => missing.push(entry.name.clone()),
+                Some(shape) if shape != entry.shape => misshaped.push(format!(
+                    "{} has shape {shape:?} there and {:?} here",
+                    entry.name, entry.shape
+                )),
+                Some(_) => {}
+            }
+        }
+        let here = |name: &str| entries.iter().any(|entry| entry.name == name);
+        let there = loaded.parameters().map(|values| values.name());
+        let unexpected: Vec<String> =
+            there.filter(|name| !here(name) && *name != OPTIONAL).map(str::to_owned).collect();
+        let (kept, missing): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|name| name == OPTIONAL);
+        let complaint =
+            [("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped)]
+                .into_iter()
+                .filter(|(_, names)| !names.is_empty())
+                .map(|(what, names)| format!("{} {what} ({})", names.len(), some_of(&names)))
+                .collect::<Vec<_>>();
+        if !complaint.is_empty() {
+            let complaint = complaint.join(", ");
+            return Err(format!(
+                "its parameters are not those of the manifest's model: {complaint}; use a checkpoint of \
+                 the same model"
+            ));
+        }
+        let [params, ..] = self.buffers();
+        for entry in entries {
+            if let Some(values) = loaded.parameter(&entry.name) {
+                put(params, entry.offset, values);
+            }
+        }
+        self.pristine = false;
+        Ok(kept)
+    }
+
     /// Sets the gradients of t′ and β, which every rank knows in full without a reduction.
     pub(super) fn set_logit_gradients(&self, log_scale: f64, bias: f64) {
         let params = self.clip.params();
@@ -239,6 +291,14 @@ impl Replica {
             }
         }
     }
+}
+
+/// Names for people: the first few, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
 
 fn part(buffer: &Tensor, range: Range<usize>) -> Tensor {

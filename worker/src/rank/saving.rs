@@ -1,6 +1,6 @@
 //! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringmaster_checkpoint::{
@@ -57,6 +57,8 @@ pub(super) struct Start<'a> {
     /// Outlives generations, so that no two of them hold a snapshot each.
     pub(super) memory: &'a Memory,
     pub(super) abort: &'a AbortFlag,
+    /// URLs of checkpoints that the job may have to go back to: they stay, whatever retention says.
+    pub(super) spared: Vec<String>,
 }
 
 impl Saving {
@@ -69,6 +71,7 @@ impl Saving {
             job_id: env.job_id.clone(),
             generation,
             rank: rank as u32,
+            in_use: Mutex::default(),
         };
         let writer = Writer::new(WriterOptions {
             uri: job.checkpoint.uri.clone(),
@@ -77,6 +80,8 @@ impl Saving {
             rank,
             world_size,
             keep_last: job.checkpoint.keep_last,
+            keep_every: job.checkpoint.keep_every,
+            spared: start.spared.clone(),
             grant: Arc::new(grant),
         });
         let state = (rank == 0).then(|| {
@@ -135,8 +140,8 @@ impl Saving {
         Ok(())
     }
 
-    /// Writes the last checkpoint of a run, after the one in flight, and returns its URL; none where
-    /// this is not rank 0. Nothing trains any more, so a store that is away is waited for.
+    /// Writes the last checkpoint of a run, after the one in flight, and returns its URL. Nothing
+    /// trains any more, so a store that is away is waited for.
     ///
     /// # Errors
     /// The ring breaks, replicas differ, or the store stays away for longer than an hour.
@@ -278,6 +283,8 @@ struct CoordinatorGrant {
     job_id: String,
     generation: Generation,
     rank: u32,
+    /// What others are about to read, as the coordinator said when the last checkpoint was published.
+    in_use: Mutex<Vec<String>>,
 }
 
 impl checkpoint::Grant for CoordinatorGrant {
@@ -322,7 +329,13 @@ impl checkpoint::Grant for CoordinatorGrant {
             step,
             url: url.to_owned(),
         };
-        self.client.checkpoint_published(request).map(|_| ()).map_err(refused)
+        let reply = self.client.checkpoint_published(request).map_err(refused)?;
+        *self.in_use.lock().unwrap_or_else(PoisonError::into_inner) = reply.in_use;
+        Ok(())
+    }
+
+    fn in_use(&self) -> Vec<String> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -83,6 +83,8 @@ pub(super) struct Rank {
     pub(super) saving: Option<Saving>,
     /// Where snapshots wait while they are written.
     snapshots: Memory,
+    /// Checkpoint that this process took the state from.
+    pub(super) loaded_from: Option<String>,
 }
 
 /// Why the steps of a generation ended.
@@ -149,6 +151,7 @@ impl Rank {
             run: None,
             saving: None,
             snapshots: Memory::default(),
+            loaded_from: None,
         })
     }
 
@@ -210,6 +213,7 @@ impl Rank {
             // It may have been first in an earlier ring.
             _ => self.run = None,
         }
+        let rolled_back_to = Some(reply.rolled_back_to.clone()).filter(|url| !url.is_empty());
         let start = Start {
             job: &self.job,
             env: &self.env,
@@ -220,6 +224,7 @@ impl Rank {
             params: self.replica.clip.params(),
             memory: &self.snapshots,
             abort,
+            spared: rolled_back_to.into_iter().chain(self.loaded_from.clone()).collect(),
         };
         self.saving = Some(Saving::start(&start, collective));
         self.catch_up(reply, collective)?;
