@@ -19,7 +19,7 @@
 //! finds a checkpoint whose writer died between the two writes.
 //!
 //! Modules in reading order: `state` (what is saved beside tensors), `layout` (names), `place`
-//! (stores and their durability), `upload` and `tensors` (objects), `manifest` (the two metadata
+//! (a folder of a store), [`store`] (stores by URL, their failures and promises), `upload` and `tensors` (objects), `manifest` (the two metadata
 //! files), `publish` (the phases), `retention`, [`Writer`] (the background thread) and `choose`
 //! (reading). Nothing here touches ATen.
 
@@ -32,6 +32,7 @@ mod progress;
 mod publish;
 mod retention;
 mod state;
+pub mod store;
 mod tensors;
 mod upload;
 mod writer;

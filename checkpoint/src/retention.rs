@@ -37,6 +37,7 @@ fn plan(found: &[(StepName, bool)], own: StepName, keep_last: usize) -> Plan {
 impl Publisher {
     /// Deletes what `own`, just published, makes superfluous.
     pub(crate) async fn retain(&self, place: &Place, own: StepName) -> Result<(), Error> {
+        place.abort_unfinished_before(own).await;
         let mut found = Vec::new();
         for name in place.steps().await? {
             found.push((name, place.exists(name, layout::MANIFEST).await?));
