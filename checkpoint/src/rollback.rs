@@ -161,7 +161,7 @@ impl Place {
 
     /// Looks what lies in this folder; nothing for one that does not exist.
     pub(crate) async fn survey(&self) -> Result<Survey, Error> {
-        let error = |source| Error::Store { action: "list", object: self.url.clone(), source };
+        let error = |source| self.store_error("list", self.url.clone(), source);
         let listed = self.store.list_with_delimiter(Some(&self.base)).await.map_err(error)?;
         let mut survey = Survey::default();
         for folder in listed.common_prefixes.iter().filter_map(|prefix| prefix.filename()) {
@@ -192,7 +192,7 @@ impl Place {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
             Err(source) => {
                 let object = format!("{}/{rollback}", self.url);
-                Err(Error::Store { action: "write", object, source })
+                Err(self.store_error("write", object, source))
             }
         }
     }
@@ -212,12 +212,12 @@ impl Place {
             let path = self.base.clone().join(LATEST);
             let error = |action| {
                 let object = self.latest_url();
-                move |source| Error::Store { action, object, source }
+                move |source| self.store_error(action, object, source)
             };
             let Some(to) = to else {
                 return self.store.delete(&path).map_err(error("delete")).await;
             };
-            let mode = self.update_mode(version);
+            let mode = self.latest_mode(Some(version)).await?;
             let text = Pointer::to(to).encode();
             match self.store.put_opts(&path, text.into(), mode.into()).await {
                 Ok(_) => return Ok(()),

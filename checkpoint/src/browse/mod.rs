@@ -290,7 +290,7 @@ impl Checkpoint {
         let prefix = self.place.base.clone().join(self.step_name.to_string());
         let error = |source| {
             let object = self.place.step_url(self.step_name);
-            Error::Store { action: "list", object, source }
+            self.place.store_error("list", object, source)
         };
         let listed = self.place.store.list_with_delimiter(Some(&prefix)).await.map_err(error)?;
         for object in listed.objects {
