@@ -8,7 +8,7 @@ use url::Url;
 const MAX_EXPANDED: usize = 1_000_000;
 
 /// Schemes of object stores that this format will take once the worker is built with them.
-const LATER_SCHEMES: &[&str] = &["s3", "gs", "az", "http", "https"];
+const LATER_SCHEMES: &[&str] = &["s3", "gs", "az"];
 
 /// Returns the absolute paths that `text` names, in order.
 ///
@@ -25,7 +25,19 @@ pub(crate) fn expand(text: &str, base_dir: &Path) -> Result<Vec<String>, String>
         }
         expand_braces(part, &mut all)?;
     }
-    all.into_iter().map(|one| local_path(&one, base_dir)).collect()
+    all.into_iter().map(|one| shard(one, base_dir)).collect()
+}
+
+/// Returns a path, or the URL of a web server as it is written.
+fn shard(text: String, base_dir: &Path) -> Result<String, String> {
+    match text.split_once("://") {
+        Some(("http" | "https", _)) => match Url::parse(&text) {
+            Ok(url) if url.has_host() && url.path().len() > 1 => Ok(text),
+            Ok(_) => Err("a URL of a file, as in https://host/00000.tar".to_owned()),
+            Err(error) => Err(format!("a URL ({error})")),
+        },
+        _ => local_path(&text, base_dir),
+    }
 }
 
 /// Returns the `file://` URL of the folder that `text`, a path or URL, names.
@@ -192,6 +204,15 @@ mod tests {
             folder_url("runs/my job", Path::new("/base")).unwrap(),
             "file:///base/runs/my%20job"
         );
+    }
+
+    #[test]
+    fn shards_on_web_servers_are_named_by_their_urls() {
+        let urls = expand("http://host:8080/a/{0..1}.tar", Path::new("/base")).unwrap();
+        assert_eq!(urls, ["http://host:8080/a/0.tar", "http://host:8080/a/1.tar"]);
+        let refused = |text| expand(text, Path::new("/base")).unwrap_err();
+        assert_eq!(refused("https://host/"), "a URL of a file, as in https://host/00000.tar");
+        assert_eq!(refused("https://host:x/a.tar"), "a URL (invalid port number)");
     }
 
     #[test]
