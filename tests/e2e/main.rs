@@ -7,6 +7,7 @@ mod data;
 mod elastic;
 mod faults;
 mod manifests;
+mod slow;
 mod standstill;
 mod stopping;
 mod world_size;
