@@ -6,6 +6,7 @@ mod cluster;
 mod data;
 mod elastic;
 mod faults;
+mod health;
 mod manifests;
 mod slow;
 mod standstill;
