@@ -79,6 +79,19 @@ impl Builder<'_> {
             config,
             precision: model.precision.unwrap_or(spec::Precision::Fp32),
             force_patch_dropout: model.force_patch_dropout,
+            pretrained: self.checkpoint_url("spec.model.pretrained", model.pretrained),
+        }
+    }
+
+    /// Returns the URL of a place for checkpoints, if one is given and can be one.
+    fn checkpoint_url(&mut self, field: &str, given: Option<String>) -> Option<String> {
+        let given = given?;
+        match crate::urls::folder_url(&given, self.base_dir) {
+            Ok(url) => Some(url),
+            Err(expected) => {
+                self.refuse(Path::of(field), &given, expected);
+                None
+            }
         }
     }
 
@@ -191,15 +204,12 @@ impl Builder<'_> {
     }
 
     fn checkpoint(&mut self, checkpoint: file::Checkpoint) -> spec::Checkpoint {
-        let given = checkpoint.uri.unwrap_or_else(|| ".".to_owned());
-        let uri = crate::urls::folder_url(&given, self.base_dir).unwrap_or_else(|expected| {
-            self.refuse(Path::of("spec.checkpoint.uri"), &given, expected);
-            String::new()
-        });
         spec::Checkpoint {
-            uri,
+            uri: self.checkpoint_url("spec.checkpoint.uri", checkpoint.uri).unwrap_or_default(),
             every_steps: checkpoint.every_steps.map_or(1000, |count| count.0),
             keep_last: checkpoint.keep_last.unwrap_or(3),
+            keep_every: checkpoint.keep_every.map(|count| count.0),
+            when_busy: checkpoint.when_busy.unwrap_or_default(),
         }
     }
 

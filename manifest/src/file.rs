@@ -11,7 +11,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::number::{ByteSize, Count, Positive, Share};
-use crate::spec::{Accelerator, Exchange, LossKind, Positives, Precision, ReportTo, ScheduleKind};
+use crate::spec::{
+    Accelerator, Exchange, LossKind, Positives, Precision, ReportTo, ScheduleKind, WhenBusy,
+};
 
 /// The only `apiVersion` this build reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -127,6 +129,10 @@ pub(crate) struct Model {
     /// `--force-patch-dropout`.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     pub(crate) force_patch_dropout: Option<f64>,
+    /// Checkpoint whose weights a new run starts from, and nothing else of it: a job's folder (its
+    /// newest good checkpoint) or the folder of one checkpoint. Default: weights drawn from the seed.
+    #[schemars(length(min = 1))]
+    pub(crate) pretrained: Option<String>,
 }
 
 /// One string or a list of them.
@@ -341,16 +347,23 @@ pub(crate) struct Batch {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Checkpoint {
-    /// Folder that holds one folder per job: a `file://` URL or a path. A relative path starts at
-    /// the manifest's folder.
+    /// Folder that holds one folder per job: a path, or a URL of file://, s3://, gs:// or az://. A
+    /// relative path starts at the manifest's folder.
     #[schemars(required, length(min = 1))]
     pub(crate) uri: Option<String>,
     /// Steps between checkpoints; one is always written at the end. Default 1000.
     #[schemars(extend("minimum" = 1))]
     pub(crate) every_steps: Option<Count>,
-    /// Checkpoints kept. Default 3.
+    /// Newest checkpoints kept. Default 3.
     #[schemars(range(min = 1))]
     pub(crate) keep_last: Option<u32>,
+    /// Checkpoints whose step is a multiple of this are kept for good, too. A multiple of
+    /// `every_steps`. Default: none is.
+    #[schemars(extend("minimum" = 1))]
+    pub(crate) keep_every: Option<Count>,
+    /// What happens to a checkpoint that is due while the one before it is still being written: `skip`
+    /// (training goes on, this one is left out) or `wait` (training waits). Default skip.
+    pub(crate) when_busy: Option<WhenBusy>,
 }
 
 /// What is measured on held-out data.

@@ -28,6 +28,7 @@ pub(crate) fn violations(job: &TrainJob) -> Vec<Violation> {
     augmentation(job, &mut found);
     loss(job, &mut found);
     schedule(job, &mut found);
+    checkpoint(job, &mut found);
     eval(job, &mut found);
     found
 }
@@ -180,6 +181,22 @@ fn schedule(job: &TrainJob, found: &mut Vec<Violation>) {
                 "a warm-up of {} is longer than the run; expected at most {}",
                 of(warmup),
                 of(total)
+            ),
+        });
+    }
+}
+
+fn checkpoint(job: &TrainJob, found: &mut Vec<Violation>) {
+    let (every, keep) = (job.checkpoint.every_steps, job.checkpoint.keep_every);
+    let unreachable = |keep: &u64| *keep == 0 || !keep.is_multiple_of(every);
+    if let Some(keep) = keep.filter(unreachable) {
+        let near = keep.max(1).next_multiple_of(every.max(1));
+        found.push(Violation {
+            field: "spec.checkpoint.keep_every",
+            others: &["spec.checkpoint.every_steps"],
+            reason: format!(
+                "checkpoints are written every {every} steps; expected a multiple of \
+                 checkpoint.every_steps, as {near}"
             ),
         });
     }

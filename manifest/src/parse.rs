@@ -188,6 +188,7 @@ pub fn to_json(job: &TrainJob) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::spec::WhenBusy;
 
     const MINIMAL: &str = "
 apiVersion: ringmaster/v1
@@ -218,6 +219,7 @@ spec:
         assert_eq!(job.optimizer.beta2, 0.95);
         assert_eq!(job.loss.logits_budget, 256 << 20);
         assert_eq!(job.checkpoint.uri, "file:///jobs/runs");
+        assert_eq!((job.checkpoint.keep_every, job.checkpoint.when_busy), (None, WhenBusy::Skip));
         assert_eq!(job.model.config.vision_cfg.patch_size, 32);
         assert!(job.eval.zero_shot.is_empty());
     }
@@ -226,6 +228,17 @@ spec:
     fn a_job_survives_the_wire_exactly() {
         let job = minimal();
         assert_eq!(from_validated_json(&to_json(&job)).unwrap(), job);
+    }
+
+    #[test]
+    fn a_job_that_an_earlier_version_wrote_is_read() {
+        let mut json: serde_json::Value = serde_json::from_str(&to_json(&minimal())).unwrap();
+        for (part, key) in
+            [("checkpoint", "keep_every"), ("checkpoint", "when_busy"), ("model", "pretrained")]
+        {
+            json[part].as_object_mut().unwrap().remove(key).unwrap();
+        }
+        assert_eq!(from_validated_json(&json.to_string()).unwrap(), minimal());
     }
 
     #[test]

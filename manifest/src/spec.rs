@@ -74,6 +74,10 @@ pub struct Model {
     pub precision: Precision,
     /// Overrides the configuration's `patch_dropout`, as OpenCLIP's `--force-patch-dropout`.
     pub force_patch_dropout: Option<f64>,
+    /// URL of a job's folder or of one checkpoint: a run that starts at step 0 takes its weights, and
+    /// nothing else of it. Absent in what earlier versions wrote.
+    #[serde(default)]
+    pub pretrained: Option<String>,
 }
 
 /// `spec.model.precision`.
@@ -268,12 +272,30 @@ pub struct Batch {
 /// `spec.checkpoint`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
-    /// URL of the folder that holds job folders (`file:///…`).
+    /// URL of the folder that holds job folders (`file:///…`, `s3://bucket/runs` …).
     pub uri: String,
     /// Steps between checkpoints; one is always written at the end. Default 1000.
     pub every_steps: u64,
-    /// Checkpoints kept. Default 3.
+    /// Newest checkpoints kept. Default 3.
     pub keep_last: u32,
+    /// Checkpoints of steps that are multiples of this are kept for good; none if absent, as in what
+    /// earlier versions wrote.
+    #[serde(default)]
+    pub keep_every: Option<u64>,
+    /// What happens to a checkpoint that is due while the last is still being written. Default skip.
+    #[serde(default)]
+    pub when_busy: WhenBusy,
+}
+
+/// `spec.checkpoint.when_busy`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenBusy {
+    /// Training goes on, and the checkpoint that is due is left out.
+    #[default]
+    Skip,
+    /// Training waits until the last checkpoint is written.
+    Wait,
 }
 
 /// `spec.eval`.

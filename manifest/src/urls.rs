@@ -7,7 +7,9 @@ use url::Url;
 /// Shards one list may expand to.
 const MAX_EXPANDED: usize = 1_000_000;
 
-/// Schemes of object stores that this format will take once the worker is built with them.
+/// Schemes of object stores that hold checkpoints.
+const STORE_SCHEMES: &[&str] = &["s3", "gs", "az"];
+/// Schemes that data will be read from once the worker is built with them.
 const LATER_SCHEMES: &[&str] = &["s3", "gs", "az", "http", "https"];
 
 /// Returns the absolute paths that `text` names, in order.
@@ -28,15 +30,39 @@ pub(crate) fn expand(text: &str, base_dir: &Path) -> Result<Vec<String>, String>
     all.into_iter().map(|one| local_path(&one, base_dir)).collect()
 }
 
-/// Returns the `file://` URL of the folder that `text`, a path or URL, names.
+/// Returns the URL of the folder for checkpoints that `text`, a path or URL, names.
 ///
 /// # Errors
 /// As [`expand`].
 pub(crate) fn folder_url(text: &str, base_dir: &Path) -> Result<String, String> {
-    let path = local_path(text, base_dir)?;
-    Url::from_file_path(&path)
-        .map(|url| url.as_str().trim_end_matches('/').to_owned())
-        .map_err(|()| "an absolute path".to_owned())
+    const FORMS: &str = "a path, or a URL as file:///runs, s3://bucket/runs, gs://bucket/runs or \
+                         az://container/runs";
+    match text.split_once("://") {
+        Some((scheme, _)) if STORE_SCHEMES.contains(&scheme) => store_url(scheme, text),
+        Some((scheme, _)) if scheme != "file" => Err(FORMS.to_owned()),
+        _ => {
+            let path = local_path(text, base_dir)?;
+            Url::from_file_path(&path)
+                .map(|url| url.as_str().trim_end_matches('/').to_owned())
+                .map_err(|()| "an absolute path".to_owned())
+        }
+    }
+}
+
+/// Returns the URL of a folder in an object store. Credentials come from the environment of the
+/// process that opens it, so that a manifest can be shown to anybody.
+fn store_url(scheme: &str, text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|error| format!("a URL ({error})"))?;
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(format!("a URL that names a bucket, as in {scheme}://bucket/runs"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a URL without credentials, which come from the environment".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("a URL without ? and #, as in {scheme}://bucket/runs"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
 fn local_path(text: &str, base_dir: &Path) -> Result<String, String> {
@@ -192,6 +218,22 @@ mod tests {
             folder_url("runs/my job", Path::new("/base")).unwrap(),
             "file:///base/runs/my%20job"
         );
+    }
+
+    #[test]
+    fn checkpoints_may_lie_in_object_stores_but_credentials_not_in_the_manifest() {
+        let url = |text| folder_url(text, Path::new("/base"));
+        for text in ["s3://bucket/runs", "gs://bucket/runs", "az://container/a%20b", "s3://bucket"]
+        {
+            assert_eq!(url(text).as_deref(), Ok(text));
+        }
+        assert_eq!(url("s3://bucket/runs/").as_deref(), Ok("s3://bucket/runs"));
+        let refused = |text| url(text).unwrap_err();
+        assert_eq!(refused("s3:///runs"), "a URL that names a bucket, as in s3://bucket/runs");
+        let expected = "a URL without credentials, which come from the environment";
+        assert_eq!(refused("s3://key:secret@bucket/runs"), expected);
+        assert_eq!(refused("s3://b/r?x=1"), "a URL without ? and #, as in s3://bucket/runs");
+        assert!(refused("ftp://host/runs").starts_with("a path, or a URL as file:///runs, s3://"));
     }
 
     #[test]

@@ -96,20 +96,6 @@ impl Place {
         format!("{}/{name}/{object}", self.url)
     }
 
-    /// Lists what looks like a checkpoint, complete or not, newest first; nothing for a folder that
-    /// does not exist.
-    pub(crate) async fn steps(&self) -> Result<Vec<StepName>, Error> {
-        let listed = self.store.list_with_delimiter(Some(&self.base)).await;
-        let listed = listed.map_err(|source| self.store_error("list", self.url.clone(), source))?;
-        let mut names: Vec<StepName> = listed
-            .common_prefixes
-            .iter()
-            .filter_map(|prefix| prefix.filename()?.parse().ok())
-            .collect();
-        names.sort_by(|a, b| b.cmp(a));
-        Ok(names)
-    }
-
     /// Opens an object; `None` if there is none.
     pub(crate) async fn get(
         &self,
@@ -153,7 +139,8 @@ impl Place {
         self.store_error("read", self.object_url(name, object), source)
     }
 
-    fn store_error(
+    /// An error of the store on the way to or from an object, with what to do about it.
+    pub(crate) fn store_error(
         &self,
         action: &'static str,
         object: String,

@@ -42,10 +42,12 @@ pub(crate) enum Command {
     Cancel(Cancel),
     /// Ask a job to save its state, stop, and wait until it is resumed
     Pause(Pause),
-    /// Put a paused job back into the queue
+    /// Let a paused, failed or cancelled job go on, or roll a job back to an older checkpoint
     Resume(Resume),
     /// List the nodes of the cluster, or close and open them
     Nodes(Nodes),
+    /// Look at checkpoints, verify, copy, export and delete them
+    Checkpoints(Checkpoints),
     /// Check manifests without running anything
     Validate(Validate),
     /// Print the JSON Schema of manifests
@@ -288,6 +290,10 @@ pub(crate) struct Pause {
 pub(crate) struct Resume {
     /// Id of the job
     pub(crate) job: String,
+    /// Go on from the checkpoint of this step instead of the newest, and give up what is above it: the
+    /// job's ranks stop first, if it runs
+    #[arg(long, value_name = "STEP")]
+    pub(crate) from: Option<u64>,
     #[command(flatten)]
     pub(crate) remote: Remote,
 }
@@ -339,6 +345,110 @@ pub(crate) struct Undrain {
     pub(crate) node: String,
     #[command(flatten)]
     pub(crate) remote: Remote,
+}
+
+const PLACES: &str = "URL is a folder of jobs, a job's folder or a checkpoint's: a path, or a URL of \
+file://, s3://, gs:// or az:// (credentials come from the environment).";
+
+#[derive(Debug, Args)]
+pub(crate) struct Checkpoints {
+    #[command(subcommand)]
+    pub(crate) command: CheckpointsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointsCommand {
+    /// List the checkpoints of a job, newest first, or the jobs of a folder
+    #[command(visible_alias = "list", after_help = PLACES)]
+    Ls(LsCheckpoints),
+    /// Show what a checkpoint holds; of a job the newest complete one
+    #[command(after_help = PLACES)]
+    Describe(DescribeCheckpoint),
+    /// Read every object and compare it with the manifest's checksums; exit code 1 if something
+    /// differs. Of a job the newest complete one
+    #[command(after_help = PLACES)]
+    Verify(VerifyCheckpoints),
+    /// Delete checkpoints
+    Rm(RmCheckpoints),
+    /// Copy a checkpoint (of a job the newest complete one) into a job's folder elsewhere, verified on
+    /// the way; a copy that broke off goes on where it was
+    #[command(after_help = PLACES)]
+    Copy(CopyCheckpoints),
+    /// Write a checkpoint's model alone, as OpenCLIP loads it; of a job the newest complete one
+    #[command(after_help = PLACES)]
+    Export(ExportCheckpoint),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsCheckpoints {
+    /// Folder of jobs, a job's folder, or a checkpoint
+    #[arg(default_value = "runs")]
+    pub(crate) url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DescribeCheckpoint {
+    /// A checkpoint, or a job's folder
+    pub(crate) url: String,
+    /// Every tensor with type and shape, too
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyCheckpoints {
+    /// A checkpoint, a job's folder, or a folder of jobs
+    pub(crate) url: String,
+    /// Not only the newest checkpoint of each job
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmCheckpoints {
+    /// Checkpoints
+    #[arg(value_name = "URL", required = true)]
+    pub(crate) urls: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Delete even the only complete one of a job, or one that may be being written
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyCheckpoints {
+    /// A checkpoint, or a job's folder
+    #[arg(value_name = "FROM")]
+    pub(crate) from: String,
+    /// The job's folder that the checkpoint will lie in; made if it does not exist
+    #[arg(value_name = "TO")]
+    pub(crate) to: String,
+    /// All complete checkpoints of the job
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportCheckpoint {
+    /// A checkpoint, or a job's folder
+    pub(crate) url: String,
+    /// File to write, a path or URL that ends in .safetensors
+    #[arg(value_name = "FILE")]
+    pub(crate) file: String,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

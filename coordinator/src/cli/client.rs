@@ -76,9 +76,9 @@ impl Client {
         Ok(reply.into_inner())
     }
 
-    /// Puts a paused job back into the queue.
-    pub(crate) async fn resume(&self, job_id: &str) -> Result<Job, Error> {
-        let request = ResumeRequest { job_id: job_id.to_owned() };
+    /// Puts a job that does not run back into the queue, or rolls one back to an older checkpoint.
+    pub(crate) async fn resume(&self, job_id: &str, from_step: Option<u64>) -> Result<Job, Error> {
+        let request = ResumeRequest { job_id: job_id.to_owned(), from_step };
         let reply = self.jobs.clone().resume(request).await.map_err(|status| self.error(status))?;
         Ok(reply.into_inner())
     }

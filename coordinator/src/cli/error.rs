@@ -59,12 +59,9 @@ pub(crate) enum Error {
     /// The coordinator does not know what was asked for.
     #[error("{message}; `ringmaster ls --all` lists every job, `ringmaster nodes` every node")]
     NotFound { message: String },
-    /// What was to be resumed has ended.
-    #[error(
-        "{message}; to go on from its newest checkpoint as a new job, submit its manifest again: \
-         `ringmaster submit JOB.yaml --resume {job_id}`"
-    )]
-    Ended { job_id: String, message: String },
+    /// What was to be resumed cannot be; nothing was changed.
+    #[error("{message}")]
+    CannotResume { message: String },
     /// The coordinator refused a request.
     #[error("the coordinator refused the request ({code}): {message}")]
     Refused { code: tonic::Code, message: String },
@@ -86,6 +83,15 @@ pub(crate) enum Error {
     /// An operation of the host failed.
     #[error("cannot {doing}")]
     Io { doing: String, source: std::io::Error },
+    /// A checkpoint's store, or what lies there.
+    #[error(transparent)]
+    Checkpoint(#[from] ringmaster_checkpoint::Error),
+    /// What was named is not what the command is for.
+    #[error("{url}: {reason}; {remedy}")]
+    Checkpoints { url: String, reason: String, remedy: String },
+    /// Checkpoints that are not what their manifests say; which and why has been said.
+    #[error("{}", not_verified(*.bad, *.of, *.latest))]
+    NotVerified { bad: usize, of: usize, latest: bool },
     /// A measurement came to nothing, or missed what it was to reach.
     #[error("bench: {what}")]
     Bench { what: String },
@@ -129,6 +135,11 @@ impl Error {
         }
     }
 
+    /// Whether somebody asked for an end.
+    pub(crate) fn is_interruption(&self) -> bool {
+        matches!(self, Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted))
+    }
+
     /// Whether the command has said everything already.
     pub(crate) fn is_said(&self) -> bool {
         matches!(self, Self::Stopped { .. })
@@ -145,10 +156,12 @@ impl Error {
             | Self::Resume { .. }
             | Self::ResumeConflict { .. }
             | Self::Insecure { .. }
+            | Self::Checkpoints { .. }
+            | Self::Checkpoint(ringmaster_checkpoint::Error::Place { .. })
             | Self::CoordinatorUrl { .. } => exit_code::REFUSED,
-            Self::Refused { code: tonic::Code::InvalidArgument, .. } | Self::Ended { .. } => {
-                exit_code::REFUSED
-            }
+            Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted) => exit_code::CANCELLED,
+            Self::Refused { code: tonic::Code::InvalidArgument, .. }
+            | Self::CannotResume { .. } => exit_code::REFUSED,
             Self::Unreachable { .. } => exit_code::UNREACHABLE,
             Self::NotFound { .. } => exit_code::NOT_FOUND,
             Self::JobCancelled { .. } | Self::Stopped { .. } | Self::Interrupted { .. } => {
@@ -168,6 +181,15 @@ fn innermost(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(_) => cause.to_string(),
         None => status.message().to_owned(),
+    }
+}
+
+fn not_verified(bad: usize, of: usize, latest: bool) -> String {
+    let remedy = "a resume passes damaged ones over; `ringmaster checkpoints rm` deletes them";
+    match (bad, latest) {
+        (0, _) => "latest.json is not right; the next checkpoint corrects it".to_owned(),
+        (bad, false) => format!("{bad} of {of} checkpoints are damaged; {remedy}"),
+        (bad, true) => format!("{bad} of {of} checkpoints and latest.json are damaged; {remedy}"),
     }
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn job(job: &Job) -> Value {
         "ranks": ranks,
         "checkpoint": checkpoint,
         "resume_from": (!job.resume_from.is_empty()).then_some(&job.resume_from),
+        "rolled_back_to": (!job.rolled_back_to.is_empty()).then_some(&job.rolled_back_to),
         "summary": summary,
     })
 }

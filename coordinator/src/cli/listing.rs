@@ -87,6 +87,7 @@ fn description(job: &Job) -> String {
     field("Started", timestamp(job.started_at_ms));
     field("Ended", timestamp(job.ended_at_ms));
     field("Resumed from", job.resume_from.clone());
+    field("Rolled back", job.rolled_back_to.clone());
     if !job.checkpoint_url.is_empty() {
         let step = thousands(job.checkpoint_step);
         field("Checkpoint", format!("step {step}, {}", job.checkpoint_url));
@@ -177,7 +178,7 @@ fn node_word(node: &Node) -> &str {
 }
 
 /// Returns a table without lines, as `ps` and `kubectl` print.
-fn plain_table<const N: usize>(header: [&str; N]) -> Table {
+pub(crate) fn plain_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for column in table.column_iter_mut() {

@@ -3,12 +3,13 @@
 //! Files in reading order: [`args`] (what can be asked), [`run`] here (who answers), [`train`]
 //! (a whole cluster in one command) with [`agent_process`], [`coordinator`]; [`job_file`] and
 //! [`resume`] (from a manifest to a request); [`client`], [`watch`] and [`progress`] (following a
-//! job); [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
+//! job); [`checkpoints`]; [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
 //! [`open_files`], [`output`] and [`error`].
 
 mod agent_process;
 mod args;
 mod bench;
+mod checkpoints;
 mod client;
 mod coordinator;
 mod error;
@@ -69,6 +70,7 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
         Command::Pause(args) => pause(args).await,
         Command::Resume(args) => resume(args).await,
         Command::Nodes(args) => nodes(args).await,
+        Command::Checkpoints(args) => Box::pin(checkpoints::run(&args.command)).await,
         Command::Validate(args) => validate(&args.manifests, args.data),
         Command::Schema => schema(),
         Command::Bench(args) => bench::run(args).await,
@@ -130,10 +132,15 @@ async fn pause(args: &args::Pause) -> Result<(), Error> {
 
 async fn resume(args: &args::Resume) -> Result<(), Error> {
     let client = client::Client::new(&args.remote.coordinator)?;
-    let job = client.resume(&args.job).await.map_err(|error| match error {
-        // What goes on from an ended job's checkpoint is another job.
+    if let Some(step) = args.from {
+        output::error_line(&format!(
+            "the coordinator verifies the checkpoint of step {step}; what is above it is given up only \
+             if it is good"
+        ));
+    }
+    let job = client.resume(&args.job, args.from).await.map_err(|error| match error {
         Error::Refused { code: tonic::Code::FailedPrecondition, message } => {
-            Error::Ended { job_id: args.job.clone(), message }
+            Error::CannotResume { message }
         }
         other => other,
     })?;

@@ -89,7 +89,13 @@ impl Cluster {
     pub(super) fn published(
         &mut self,
         request: v1::CheckpointPublishedRequest,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
+        let job_id = request.job_id.clone();
+        self.take_published(request)?;
+        Ok(self.in_use(&job_id))
+    }
+
+    fn take_published(&mut self, request: v1::CheckpointPublishedRequest) -> Result<(), Error> {
         let v1::CheckpointPublishedRequest { job_id, generation, step, url } = request;
         let generation = generation.unwrap_or_default();
         let unknown = || Error::UnknownJob { job_id: job_id.clone() };
@@ -101,11 +107,20 @@ impl Cluster {
         if job.record.checkpoint_url == url {
             return Ok(());
         }
-        job.record.checkpoint_step = step;
-        job.record.checkpoint_url.clone_from(&url);
         job.checkpoints.steps.retain(|at, _| *at > step);
-        job.at_checkpoint = job.record.formed && step < job.wants.total_steps;
-        self.ledger.event(job, "checkpoint", format!("step {step} is published at {url}"));
+        let given_up = job.record.rollback.as_ref().filter(|to| generation <= to.up_to());
+        if let Some(rollback) = given_up {
+            let to = rollback.step;
+            let message =
+                format!("step {step} is saved, and given up: the job goes back to step {to}");
+            self.ledger.event(job, "checkpoint", message);
+        } else {
+            job.record.rollback = None;
+            job.record.checkpoint_step = step;
+            job.record.checkpoint_url.clone_from(&url);
+            job.at_checkpoint = job.record.formed && step < job.wants.total_steps;
+            self.ledger.event(job, "checkpoint", format!("step {step} is published at {url}"));
+        }
         self.ledger.change(Change::ForgetShards { job_id: job_id.clone(), up_to_step: step });
         self.ledger.change(Change::Published { job_id, generation, step, url });
         Ok(())

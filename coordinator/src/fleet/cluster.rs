@@ -93,6 +93,7 @@ impl Cluster {
             job.record.reason = reason.to_owned();
             self.ledger.event(&mut job, "reattaching", reason.to_owned());
         }
+        self.ledger.mark_rollback(&job);
         self.jobs.insert(job_id, job);
     }
 
@@ -145,6 +146,18 @@ impl Cluster {
             Command::Resume(job_id, reply) => {
                 let answer = self.resume(&job_id);
                 self.ledger.reply(reply, answer);
+            }
+            Command::RollBack { job_id, url, step, reply } => {
+                let answer = self.roll_back(&job_id, url, step);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Hold { job_id, url, reply } => {
+                let answer = self.hold(&job_id, &url, true);
+                self.ledger.reply(reply, answer);
+            }
+            Command::Release { job_id, url } => {
+                // A job that is not known holds nothing.
+                let _ = self.hold(&job_id, &url, false);
             }
             Command::SetNode(request, reply) => {
                 let answer = self.set_node(request);

@@ -32,21 +32,6 @@ impl Cluster {
         }
         Ok(view::job(job))
     }
-
-    pub(super) fn resume(&mut self, job_id: &str) -> Result<v1::Job, Error> {
-        let job = find(&mut self.jobs, job_id)?;
-        if job.record.state == State::Paused {
-            let message = "waits in the queue again".to_owned();
-            self.ledger.rest(job, State::Queued, "resumed", message);
-        } else if let Some(halt) = &mut job.record.halt
-            && halt.kind == HaltKind::Pause
-        {
-            halt.kind = HaltKind::Preempt;
-            let message = "goes on as soon as its ranks have stopped and slots are free".to_owned();
-            self.ledger.event(job, "resumed", message);
-        }
-        Ok(view::job(job))
-    }
 }
 
 /// Finds a job that has not ended.
@@ -94,6 +79,10 @@ impl Ledger {
         job.recovery = None;
         job.record.formed = false;
         job.record.high_step = job.high_step;
+        if let Some(step) = job.record.rollback.as_ref().map(|rollback| rollback.step) {
+            // Its ranks went on for a while.
+            job.start_over_from(step);
+        }
         self.refuse_waiting(job);
         self.change(Change::ForgetShards {
             job_id: job.record.job_id.clone(),
@@ -108,10 +97,11 @@ impl Ledger {
             HaltKind::Preempt => self.rest(job, State::Queued, "preempted", message),
             HaltKind::Pause => self.rest(job, State::Paused, "paused", message),
         }
+        self.mark_rollback(job);
     }
 
     /// Lets a job without ranks wait: in the queue, or for somebody to resume it.
-    fn rest(&mut self, job: &mut Job, state: State, kind: &str, message: String) {
+    pub(super) fn rest(&mut self, job: &mut Job, state: State, kind: &str, message: String) {
         job.record.state = state;
         job.record.reason.clone_from(&message);
         self.event(job, kind, message);

@@ -3,7 +3,7 @@
 use ringmaster_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
-use super::Error;
+use super::{Error, RolledBack};
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -32,6 +32,9 @@ pub(super) enum Command {
     Cancel { job_id: String, reason: String, reply: Reply<v1::Job> },
     Pause { job_id: String, reason: String, reply: Reply<v1::Job> },
     Resume(String, Reply<v1::Job>),
+    RollBack { job_id: String, url: String, step: u64, reply: Reply<RolledBack> },
+    Hold { job_id: String, url: String, reply: Reply<()> },
+    Release { job_id: String, url: String },
     SetNode(v1::SetNodeRequest, Reply<v1::Node>),
     Nodes(Reply<Vec<v1::Node>>),
     Open(Box<v1::Register>, mpsc::Sender<v1::CoordinatorMessage>, Reply<u64>),
@@ -42,7 +45,7 @@ pub(super) enum Command {
     Join(Box<v1::JoinRequest>, Reply<v1::JoinReply>),
     ReportShard(Box<v1::ReportShardRequest>, Reply<()>),
     Commit(v1::CommitCheckpointRequest, Reply<Vec<v1::StoredObject>>),
-    Published(v1::CheckpointPublishedRequest, Reply<()>),
+    Published(v1::CheckpointPublishedRequest, Reply<Vec<String>>),
     Finish(v1::FinishRequest, Reply<()>),
 }
 
@@ -124,12 +127,38 @@ impl Handle {
         self.ask(|reply| Command::Pause { job_id, reason, reply }).await
     }
 
-    /// Puts a paused job back into the queue; one that is not paused is returned as it is.
+    /// Puts a job that is paused, failed or was cancelled back into the queue; one that goes on anyway
+    /// is returned as it is.
     ///
     /// # Errors
-    /// [`Error::UnknownJob`]; [`Error::NotLive`] for one that has ended.
+    /// [`Error::UnknownJob`]; [`Error::Succeeded`].
     pub async fn resume(&self, job_id: String) -> Result<v1::Job, Error> {
         self.ask(|reply| Command::Resume(job_id, reply)).await
+    }
+
+    /// Lets a job go on from an older checkpoint of its own, which the caller has verified, and gives
+    /// up what is above it. Its ranks stop at a step boundary first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`]; [`Error::Succeeded`]; [`Error::NotLive`] for one that is being cancelled.
+    pub async fn roll_back(
+        &self,
+        job_id: String,
+        url: String,
+        step: u64,
+    ) -> Result<RolledBack, Error> {
+        self.ask(|reply| Command::RollBack { job_id, url, step, reply }).await
+    }
+
+    /// Says that somebody reads a checkpoint of a job: its retention leaves it until the hold is
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`Error::UnknownJob`].
+    pub async fn hold(&self, job_id: String, url: String) -> Result<Hold, Error> {
+        let hold = Hold { job_id: job_id.clone(), url: url.clone(), handle: self.clone() };
+        self.ask(|reply| Command::Hold { job_id, url, reply }).await?;
+        Ok(hold)
     }
 
     /// Lets a node take ranks, or no more.
@@ -220,11 +249,15 @@ impl Handle {
         self.ask(|reply| Command::Commit(request, reply)).await
     }
 
-    /// Records that a granted checkpoint is in place.
+    /// Records that a granted checkpoint is in place; returns the places of the job that somebody is
+    /// about to read.
     ///
     /// # Errors
     /// [`Error::Stale`] for one that was never granted.
-    pub async fn published(&self, request: v1::CheckpointPublishedRequest) -> Result<(), Error> {
+    pub async fn published(
+        &self,
+        request: v1::CheckpointPublishedRequest,
+    ) -> Result<Vec<String>, Error> {
         self.ask(|reply| Command::Published(request, reply)).await
     }
 
@@ -234,5 +267,21 @@ impl Handle {
     /// [`Error::Stale`], [`Error::NotLive`].
     pub async fn finish(&self, request: v1::FinishRequest) -> Result<(), Error> {
         self.ask(|reply| Command::Finish(request, reply)).await
+    }
+}
+
+/// Somebody reads a checkpoint as long as this lives.
+#[derive(Debug)]
+pub struct Hold {
+    job_id: String,
+    url: String,
+    handle: Handle,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let (job_id, url) = (std::mem::take(&mut self.job_id), std::mem::take(&mut self.url));
+        // A queue that is full for once costs a checkpoint that stays longer than needed.
+        let _ = self.handle.commands.try_send(Command::Release { job_id, url });
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub(super) recovery: Option<Recovery>,
     /// A checkpoint was published since the last settling: seats may change hands cheaply.
     pub(super) at_checkpoint: bool,
+    /// URLs of its checkpoints that somebody reads, once for each reader.
+    pub(super) held: Vec<String>,
     /// When ranks that were asked to end, or should end by themselves, are killed.
     pub(super) kill_at: Option<Instant>,
     pub(super) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
@@ -78,6 +80,7 @@ impl Job {
             movement: Progress::default(),
             recovery: None,
             at_checkpoint: false,
+            held: Vec::new(),
             kill_at: None,
             watchers: Vec::new(),
             news: Vec::new(),

@@ -15,7 +15,7 @@ use super::job::Job;
 use super::ledger::Ledger;
 use super::ring;
 use crate::recovery::{self, Report, Source};
-use crate::state::State;
+use crate::state::{Rollback, State};
 
 /// Bytes of the secret a generation's ranks share.
 const TOKEN_BYTES: usize = 32;
@@ -181,6 +181,7 @@ impl Ledger {
 
         let numeric_plan =
             job.record.numeric_plan.get_or_insert_with(|| requests[0].numeric_plan.clone()).clone();
+        let rollback = job.record.rollback.as_ref();
         let mut token = vec![0; TOKEN_BYTES];
         rand::rng().fill_bytes(&mut token);
         let common = v1::JoinReply {
@@ -200,6 +201,8 @@ impl Ledger {
             // Of this generation: what waited for an older one was dropped with it.
             communicator_id: requests[0].communicator_id.clone(),
             rank: 0,
+            rolled_back_to: rollback.map(|rollback| rollback.url.clone()).unwrap_or_default(),
+            gives_up: rollback.map(Rollback::up_to),
         };
         job.membership.told = (0..common.world_size)
             .map(|rank| v1::JoinReply {
@@ -232,7 +235,10 @@ impl Ledger {
             Source::Stored if first && job.record.resume_from.is_empty() => {
                 "from the start".to_owned()
             }
-            Source::Stored => "state from the newest checkpoint".to_owned(),
+            Source::Stored => match &job.record.rollback {
+                Some(rollback) => format!("state from the checkpoint of step {}", rollback.step),
+                None => "state from the newest checkpoint".to_owned(),
+            },
         };
         job.record.reason = job.strength();
         let (generation, ranks) = (job.generation(), job.record.ring.len());

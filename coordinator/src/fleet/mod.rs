@@ -11,7 +11,7 @@
 //! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
 //! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
 //! `membership` (forming a ring) and `ring` (its order), `checkpoints` (granting), `lifecycle`
-//! (losing, recovering, ending), `halting` (stopping to go on later), `closing` (nodes that take no
+//! (losing, recovering, ending), `halting` (stopping to go on later), `resuming` (going on, from an older checkpoint too), `closing` (nodes that take no
 //! ranks), `reconcile` (desired, observed, difference) with `placement` (who
 //! gets which seat), `view` (what people see).
 
@@ -32,6 +32,7 @@ mod pace;
 mod placement;
 mod reconcile;
 mod requests;
+mod resuming;
 mod ring;
 mod sessions;
 mod standstill;
@@ -40,8 +41,9 @@ mod wants;
 
 pub use actor::{Task, start};
 pub use deadlines::Deadlines;
-pub use handle::{Handle, Submission};
+pub use handle::{Handle, Hold, Submission};
 pub use lease::Lease;
+pub use resuming::RolledBack;
 pub(crate) use view::event as event_view;
 
 use std::time::Duration;
@@ -116,6 +118,25 @@ pub enum Error {
         /// Its state, or "stopping".
         state: &'static str,
         /// Why.
+        reason: String,
+    },
+    /// There is nothing left to resume.
+    #[error(
+        "job {job_id} has succeeded, nothing is left to resume; to train it longer, submit its manifest \
+         with a longer schedule and `--resume {job_id}`"
+    )]
+    Succeeded {
+        /// The job.
+        job_id: String,
+    },
+    /// A job cannot go back to a checkpoint.
+    #[error("job {job_id} cannot go back to step {step}: {reason}")]
+    RollBack {
+        /// The job.
+        job_id: String,
+        /// Which checkpoint was asked for.
+        step: u64,
+        /// Why not, and what can be done.
         reason: String,
     },
     /// A rank whose place was given up joined all the same.

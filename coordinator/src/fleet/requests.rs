@@ -164,5 +164,6 @@ fn new_record(
         done: vec![false; wants.ranks as usize],
         ring: Vec::new(),
         halt: None,
+        rollback: None,
     }
 }

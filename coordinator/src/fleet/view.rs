@@ -42,6 +42,7 @@ pub(super) fn job(job: &Job) -> v1::Job {
         priority: record.priority,
         max_ranks: record.ranks,
         min_ranks: job.wants.min_ranks,
+        rolled_back_to: record.rollback.as_ref().map(|to| to.url.clone()).unwrap_or_default(),
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Wants {
     pub(super) accelerator: String,
     pub(super) threads_per_rank: Option<u32>,
     pub(super) max_without_progress: u32,
+    /// Where a new run takes its weights from.
+    pub(super) pretrained: Option<String>,
 }
 
 impl Wants {
@@ -43,6 +45,7 @@ impl Wants {
             accelerator: accelerator.to_owned(),
             threads_per_rank: job.resources.threads_per_rank,
             max_without_progress: job.restart.max_without_progress,
+            pretrained: job.model.pretrained,
         })
     }
 
@@ -58,6 +61,7 @@ impl Wants {
             accelerator: String::new(),
             threads_per_rank: None,
             max_without_progress: 0,
+            pretrained: None,
         }
     }
 }

@@ -100,8 +100,12 @@ impl Jobs for JobsService {
         &self,
         request: Request<v1::ResumeRequest>,
     ) -> Result<Response<v1::Job>, Status> {
-        let job = self.fleet.resume(request.into_inner().job_id).await.map_err(to_status)?;
-        Ok(Response::new(job))
+        let v1::ResumeRequest { job_id, from_step } = request.into_inner();
+        let job = match from_step {
+            None => self.fleet.resume(job_id).await,
+            Some(step) => super::rollback::roll_back(&self.fleet, job_id, step).await,
+        };
+        Ok(Response::new(job.map_err(to_status)?))
     }
 
     async fn set_node(

@@ -5,6 +5,7 @@
 mod fleet;
 mod jobs;
 mod ranks;
+mod rollback;
 mod status;
 
 pub use fleet::FleetService;

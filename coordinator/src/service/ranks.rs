@@ -51,8 +51,8 @@ impl Ranks for RanksService {
         &self,
         request: Request<v1::CheckpointPublishedRequest>,
     ) -> Result<Response<v1::CheckpointPublishedReply>, Status> {
-        self.fleet.published(request.into_inner()).await.map_err(to_status)?;
-        Ok(Response::new(v1::CheckpointPublishedReply {}))
+        let in_use = self.fleet.published(request.into_inner()).await.map_err(to_status)?;
+        Ok(Response::new(v1::CheckpointPublishedReply { in_use }))
     }
 
     async fn finish(

@@ -18,6 +18,8 @@ pub fn to_status(error: fleet::Error) -> Status {
         | fleet::Error::SessionOver => Code::Aborted,
         fleet::Error::NotLive { .. }
         | fleet::Error::WrongBuild { .. }
+        | fleet::Error::Succeeded { .. }
+        | fleet::Error::RollBack { .. }
         | fleet::Error::ShardFailed { .. } => Code::FailedPrecondition,
         fleet::Error::Invalid { .. } | fleet::Error::Manifest { .. } => Code::InvalidArgument,
         fleet::Error::State { .. } => Code::Internal,
@@ -36,7 +38,7 @@ pub fn log_status(error: logs::Error) -> Status {
     Status::new(code, chain(&error))
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -56,14 +56,15 @@ const PUT_JOB: &str = "INSERT INTO jobs VALUES (
     :resume_from, :priority, :labels, :world_size, :submitted_at_ms, :started_at_ms, :ended_at_ms,
     :incarnation, :counter, :formed, :recoveries, :without_progress, :high_step, :cancel_reason,
     :summary_json, :checkpoint_step, :checkpoint_url, :threads, :seats, :done, :ring, :slots, :halt,
-    :halt_reason)
+    :halt_reason, :rollback)
   ON CONFLICT (job_id) DO UPDATE SET
     state = :state, reason = :reason, started_at_ms = :started_at_ms, ended_at_ms = :ended_at_ms,
     incarnation = :incarnation, counter = :counter, formed = :formed, recoveries = :recoveries,
     without_progress = :without_progress, high_step = :high_step, cancel_reason = :cancel_reason,
     summary_json = :summary_json, checkpoint_step = :checkpoint_step,
     checkpoint_url = :checkpoint_url, threads = :threads, seats = :seats, done = :done,
-    ring = :ring, slots = :slots, halt = :halt, halt_reason = :halt_reason";
+    ring = :ring, slots = :slots, halt = :halt, halt_reason = :halt_reason,
+    rollback = :rollback";
 
 fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
     let json = |value: Result<String, serde_json::Error>| value.expect("plain values serialise");
@@ -90,6 +91,7 @@ fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
                 ":slots": json(serde_json::to_string(&job.slots)),
                 ":halt": job.halt.as_ref().map(|halt| halt.kind.word()),
                 ":halt_reason": job.halt.as_ref().map(|halt| halt.reason.as_str()),
+                ":rollback": job.rollback.as_ref().map(|to| json(serde_json::to_string(to))),
             })
         })
         .map_err(sql("storing a job"))?;

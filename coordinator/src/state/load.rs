@@ -6,7 +6,7 @@ use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Row, params};
 
 use super::record::{
-    Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord, ShardRecord, State,
+    Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord, Rollback, ShardRecord, State,
 };
 use super::{Error, objects, sql};
 
@@ -82,6 +82,7 @@ fn job(row: &Row<'_>) -> Result<JobRecord, Error> {
         done: json(row, "done", &job_id)?,
         ring: json(row, "ring", &job_id)?,
         halt: halt(row, &job_id)?,
+        rollback: rollback(row, &job_id)?,
         job_id,
     })
 }
@@ -94,6 +95,16 @@ fn halt(row: &Row<'_>, job_id: &str) -> Result<Option<Halt>, Error> {
     };
     let reason: Option<String> = column(row, "halt_reason")?;
     Ok(Some(Halt { kind, reason: reason.unwrap_or_default() }))
+}
+
+fn rollback(row: &Row<'_>, job_id: &str) -> Result<Option<Rollback>, Error> {
+    let text: Option<String> = column(row, "rollback")?;
+    let Some(text) = text else { return Ok(None) };
+    serde_json::from_str(&text).map(Some).map_err(|_| Error::Corrupt {
+        column: "rollback",
+        key: job_id.to_owned(),
+        value: text,
+    })
 }
 
 fn column<T: rusqlite::types::FromSql>(row: &Row<'_>, name: &'static str) -> Result<T, Error> {

@@ -21,7 +21,7 @@ pub use inline::Hooks;
 pub use objects::encode as objects_to_json;
 pub use record::{
     Change, CheckpointGrant, Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord,
-    ShardRecord, State,
+    Rollback, ShardRecord, State,
 };
 pub use store::{Loaded, Store};
 

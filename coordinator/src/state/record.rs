@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringmaster_proto::v1::{Generation, JobState, StoredObject};
+use serde::{Deserialize, Serialize};
 
 /// State of a job as the database spells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +60,7 @@ impl State {
         self.row().2
     }
 
-    /// True for a state that nothing leaves.
+    /// True for a state that a job leaves only if somebody resumes it.
     pub fn is_ended(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -137,6 +138,32 @@ pub struct JobRecord {
     pub ring: Vec<u32>,
     /// Why its ranks stop although it is to go on later; absent while they are not to.
     pub halt: Option<Halt>,
+    /// What it was rolled back to, until it has saved anew.
+    pub rollback: Option<Rollback>,
+}
+
+/// A job goes on from an older checkpoint of its own, and what is above it is given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollback {
+    /// The checkpoint to go on from.
+    pub url: String,
+    /// Of which step it is.
+    pub step: u64,
+    /// The newest generation whose work above it is given up, as (incarnation, counter).
+    up_to: (u32, u32),
+}
+
+impl Rollback {
+    /// Gives up what generations up to `up_to` wrote above the checkpoint at `url`.
+    pub fn new(url: String, step: u64, up_to: Generation) -> Self {
+        Self { url, step, up_to: (up_to.incarnation, up_to.counter) }
+    }
+
+    /// Returns the newest generation whose work is given up.
+    pub fn up_to(&self) -> Generation {
+        let (incarnation, counter) = self.up_to;
+        Generation::new(incarnation, counter)
+    }
 }
 
 /// A job's ranks checkpoint and stop, and the job goes on later.

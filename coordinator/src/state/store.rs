@@ -185,7 +185,7 @@ fn fail(group: Vec<Request>, error: Error) {
 mod tests {
     use ringmaster_proto::v1::{Generation, StoredObject};
 
-    use super::super::record::{CheckpointGrant, ClosureKind, Halt, HaltKind, State};
+    use super::super::record::{CheckpointGrant, ClosureKind, Halt, HaltKind, Rollback, State};
     use super::*;
 
     fn record(job_id: &str, sequence: u64) -> JobRecord {
@@ -222,6 +222,11 @@ mod tests {
             done: vec![true, false],
             ring: vec![0],
             halt: Some(Halt { kind: HaltKind::Pause, reason: "later".to_owned() }),
+            rollback: Some(Rollback::new(
+                "file:///runs/a/step-40".to_owned(),
+                40,
+                Generation::new(1, 3),
+            )),
         }
     }
 
@@ -277,7 +282,12 @@ mod tests {
     async fn reported_shards_outlive_a_restart_until_they_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ringmaster.db");
-        let object = StoredObject { name: "m".to_owned(), size: 3, sha256: vec!["ab".to_owned()] };
+        let object = StoredObject {
+            name: "m".to_owned(),
+            size: 3,
+            blake3: vec!["ab".to_owned()],
+            ..StoredObject::default()
+        };
         let shard = |step| ShardRecord {
             job_id: "a".to_owned(),
             generation: Generation::new(1, 1),

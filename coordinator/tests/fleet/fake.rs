@@ -119,7 +119,7 @@ impl Coordinator {
     }
 
     pub(crate) async fn resume(&mut self, job_id: &str) -> v1::Job {
-        let request = v1::ResumeRequest { job_id: job_id.to_owned() };
+        let request = v1::ResumeRequest { job_id: job_id.to_owned(), from_step: None };
         self.jobs.resume(request).await.unwrap().into_inner()
     }
 
@@ -391,6 +391,19 @@ impl Rank {
         world_size: u32,
         step: u64,
     ) {
+        let url = format!("file:///runs/step-{step}");
+        self.checkpoint_at(job_id, generation, world_size, step, &url).await;
+    }
+
+    /// The same at this URL; returns what of the job's checkpoints somebody is about to read.
+    pub(crate) async fn checkpoint_at(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        world_size: u32,
+        step: u64,
+        url: &str,
+    ) -> Vec<String> {
         let mut client = self.client.clone();
         for rank in 0..world_size {
             let shard = v1::ReportShardRequest {
@@ -413,9 +426,9 @@ impl Rank {
             job_id: job_id.to_owned(),
             generation: Some(generation),
             step,
-            url: format!("file:///runs/step-{step}"),
+            url: url.to_owned(),
         };
-        client.checkpoint_published(published).await.unwrap();
+        client.checkpoint_published(published).await.unwrap().into_inner().in_use
     }
 
     pub(crate) async fn finish(&self, job_id: &str, generation: v1::Generation) {

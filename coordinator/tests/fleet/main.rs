@@ -15,5 +15,7 @@ mod nodes;
 mod people;
 mod recovery;
 mod restart;
+mod resuming;
 mod standstill;
+mod stored;
 mod upgrade;

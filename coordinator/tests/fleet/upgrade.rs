@@ -3,7 +3,8 @@
 //! `tests/fixtures/state/v<N>.db` is the database of a coordinator with schema version N after the
 //! same small history: jobs that succeeded (after a lost rank), failed and were cancelled, one that
 //! runs with a published checkpoint and half of the next, one that is queued; from version 2 also one
-//! that is paused, and a node that was drained. The fixture of the
+//! that is paused, and a node that was drained; from version 3 also one that was rolled back and waits.
+//! The fixture of the
 //! present version is made by `RINGMASTER_FIXTURE=FILE cargo test --workspace --test fleet history`;
 //! once released it is never made anew.
 
@@ -13,9 +14,10 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, Rank, exited, held, killed, manifest, patient, register, run_submitted,
-    status, with,
+    Agent, Coordinator, Rank, exited, held, joined, killed, manifest, patient, register,
+    run_submitted, status, with,
 };
+use crate::stored;
 
 fn fixture(version: u32) -> PathBuf {
     let name = format!("tests/fixtures/state/v{version}.db");
@@ -27,6 +29,7 @@ fn object(rank: u32) -> v1::StoredObject {
         name: format!("optim-0000{rank}-of-00002.safetensors"),
         size: 10,
         sha256: vec!["ab".repeat(32)],
+        ..Default::default()
     }
 }
 
@@ -72,6 +75,27 @@ async fn run(coordinator: &mut Coordinator, agent: &mut Agent, ranks: &Rank) {
     ranks.client.clone().report_shard(half).await.unwrap();
 }
 
+/// A job that is rolled back while it is paused, and waits for a node that is closed.
+async fn go_back(coordinator: &mut Coordinator, agent: &mut Agent, ranks: &Rank, folder: &Path) {
+    let manifest = with(&manifest("back", 1), "/resources/accelerator", "cuda");
+    let manifest = with(&manifest, "/checkpoint/uri", format!("file://{}", folder.display()));
+    let job_id = submit(coordinator, "back", manifest.clone()).await;
+    let start = agent.start_rank().await;
+    let generation = start.generation.unwrap();
+    joined(ranks.join(&job_id, generation, 0, None)).await;
+    for step in [2, 4] {
+        let url = stored::store(folder, manifest.clone(), &job_id, generation, step).await;
+        ranks.checkpoint_at(&job_id, generation, 1, step, &url).await;
+    }
+    coordinator.set_node("n9", false).await;
+    coordinator.pause(&job_id).await;
+    agent.stop_rank().await;
+    agent.exit(exited(&start, 0)).await;
+    coordinator.until_state(&job_id, JobState::Paused).await;
+    let request = v1::ResumeRequest { job_id, from_step: Some(2) };
+    coordinator.jobs.resume(request).await.unwrap();
+}
+
 /// The history that every fixture holds, written to `database` in one file.
 async fn make(database: &Path) {
     let folder = tempfile::tempdir().unwrap();
@@ -96,10 +120,16 @@ async fn make(database: &Path) {
     let paused = submit(&mut coordinator, "paused", manifest("paused", 1)).await;
     coordinator.pause(&paused).await;
     let gpus = v1::Register { accelerator: "cuda".to_owned(), ..register("n9", 1) };
-    let _closed = Agent::register(&coordinator, gpus).await;
-    coordinator.set_node("n9", false).await;
+    let mut closed = Agent::register(&coordinator, gpus).await;
+    go_back(&mut coordinator, &mut closed, &ranks, folder.path()).await;
     coordinator.server.shutdown().await.unwrap();
     let whole = rusqlite::Connection::open(folder.path().join("ringmaster.db")).unwrap();
+    // A place that exists nowhere and never will.
+    let path = folder.path().to_str().unwrap();
+    for column in ["manifest", "checkpoint_url", "rollback"] {
+        let replace = format!("UPDATE jobs SET {column} = replace({column}, ?1, '/proc/runs')");
+        whole.execute(&replace, [path]).unwrap();
+    }
     whole.execute("VACUUM INTO ?1", [database.to_str().unwrap()]).unwrap();
 }
 
@@ -110,6 +140,12 @@ async fn goes_on(database: &Path, version: u32) {
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
     let request = v1::ListRequest { include_ended: true };
     let mut jobs = coordinator.jobs.list(request).await.unwrap().into_inner().jobs;
+    if version >= 3 {
+        let back = jobs.pop().unwrap();
+        assert_eq!((back.state(), back.checkpoint_step), (JobState::Queued, 2));
+        assert!(back.rolled_back_to.starts_with("/proc/runs/back-"), "{back:?}");
+        assert_eq!(back.rolled_back_to, back.checkpoint_url);
+    }
     if version >= 2 {
         let paused = jobs.pop().unwrap();
         assert_eq!((paused.state(), paused.reason.as_str()), (JobState::Paused, "lunch"));
@@ -190,6 +226,11 @@ async fn a_database_of_version_1_goes_on() {
 #[tokio::test]
 async fn a_database_of_version_2_goes_on() {
     goes_on(&fixture(2), 2).await;
+}
+
+#[tokio::test]
+async fn a_database_of_version_3_goes_on() {
+    goes_on(&fixture(3), 3).await;
 }
 
 #[tokio::test]

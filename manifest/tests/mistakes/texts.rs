@@ -43,7 +43,8 @@ fn a_key_in_the_wrong_place_names_its_own() {
     assert_mistakes(
         "key_elsewhere.yaml",
         &["job.yaml:23:69: unknown key \"lr\" in spec.checkpoint; it belongs in \
-             spec.optimizer (known keys: uri, every_steps, keep_last)"],
+             spec.optimizer (known keys: uri, every_steps, keep_last, \
+             keep_every, when_busy)"],
     );
 }
 
@@ -190,6 +191,22 @@ fn places_that_cannot_be_read_say_which_can() {
              brace for every opening one",
             "job.yaml:23:21: spec.checkpoint.uri is \"~/runs\"; expected a path without ~, \
              which only a shell expands",
+        ],
+    );
+}
+
+#[test]
+fn checkpoints_that_could_never_be_kept_waited_for_or_read_are_refused() {
+    assert_mistakes(
+        "checkpoint_words.yaml",
+        &[
+            "job.yaml:8:60: spec.model.pretrained is \"ftp://host/clip\"; expected a path, or a URL \
+             as file:///runs, s3://bucket/runs, gs://bucket/runs or az://container/runs",
+            "job.yaml:24:10: spec.checkpoint.uri is \"s3://key:secret@bucket/runs\"; expected a URL \
+             without credentials, which come from the environment",
+            "job.yaml:26:17: spec.checkpoint.keep_every is 1500.0: checkpoints are written every 1000 \
+             steps; expected a multiple of checkpoint.every_steps, as 2000",
+            "job.yaml:27:16: spec.checkpoint.when_busy is \"queue\"; expected one of skip, wait",
         ],
     );
 }

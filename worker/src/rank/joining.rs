@@ -181,7 +181,7 @@ impl Rank {
         let source = reply.source_rank as usize;
         let stored = reply.source() == StateSource::Stored;
         if stored && collective.rank() == source {
-            self.load_stored(&reply.checkpoint_hint)?;
+            self.load_stored(reply)?;
         }
         if stored || !reply.receivers.is_empty() {
             let began = Instant::now();
@@ -210,15 +210,27 @@ impl Rank {
         Ok(())
     }
 
-    /// The newest checkpoint of this job, else of the one it resumes from, else step 0.
-    fn load_stored(&mut self, hint: &str) -> Result<(), Error> {
+    /// The checkpoint this job was rolled back to, or what followed it; else its newest one, else that
+    /// of the job it resumes from, else step 0.
+    fn load_stored(&mut self, reply: &JoinReply) -> Result<(), Error> {
+        let hint = reply.checkpoint_hint.as_str();
         let own = checkpoint::job_url(&self.job.checkpoint.uri, &self.env.job_id);
         let resume = self.env.resume_from.as_deref();
-        let places: Vec<&str> = std::iter::once(own.as_str()).chain(resume).collect();
-        if let Some(chosen) = checkpoint::choose(&places)? {
+        let chosen = match reply.rolled_back_to.as_str() {
+            "" => {
+                let places: Vec<&str> = std::iter::once(own.as_str()).chain(resume).collect();
+                checkpoint::choose(&places)?
+            }
+            url => {
+                let gives_up = reply.gives_up.unwrap_or_default();
+                Some(checkpoint::choose_rolled_back(url, gives_up)?)
+            }
+        };
+        if let Some(chosen) = chosen {
             tracing::info!(url = %chosen.url(), "loading checkpoint");
             let chosen_is_own = chosen.url().starts_with(&own);
             let url = chosen.url();
+            self.loaded_from = Some(url.clone());
             let loaded = chosen.load()?;
             if let Some(conflict) = resume_conflict(&loaded.state.manifest, &self.job) {
                 return Err(Error::Checkpoint { what: format!("{url}: {conflict}") });
@@ -244,7 +256,30 @@ impl Rank {
         if !self.replica.pristine {
             self.replica = Replica::new(&self.job, self.device)?;
         }
+        if let Some(pretrained) = self.job.model.pretrained.clone() {
+            self.load_pretrained(&pretrained)?;
+        }
         self.replica.complete = true;
+        Ok(())
+    }
+
+    /// Weights to start from at step 0; nothing else of where they come from is taken.
+    fn load_pretrained(&mut self, url: &str) -> Result<(), Error> {
+        let field = "spec.model.pretrained";
+        let Some(chosen) = checkpoint::choose(&[url])? else {
+            let what = format!("{field}: {url} holds no complete checkpoint");
+            return Err(Error::Checkpoint { what });
+        };
+        let found = chosen.url();
+        let loaded = chosen.load()?;
+        let misfit = |what| Error::Checkpoint { what: format!("{field}: {found}: {what}") };
+        let kept = self.replica.load_weights(&loaded).map_err(misfit)?;
+        tracing::info!(
+            url = %found,
+            step = loaded.state.step,
+            initial = kept.join(", "),
+            "weights of another run; what it does not have stays as it was drawn"
+        );
         Ok(())
     }
 }

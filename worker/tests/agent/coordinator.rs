@@ -322,7 +322,7 @@ impl Ranks for Service {
         &self,
         _: Request<CheckpointPublishedRequest>,
     ) -> Result<Response<CheckpointPublishedReply>, Status> {
-        Ok(Response::new(CheckpointPublishedReply {}))
+        Ok(Response::new(CheckpointPublishedReply::default()))
     }
 
     async fn finish(&self, _: Request<FinishRequest>) -> Result<Response<FinishReply>, Status> {
