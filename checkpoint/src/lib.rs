@@ -19,11 +19,11 @@
 //! finds a checkpoint whose writer died between the two writes.
 //!
 //! Modules in reading order: `state` (what is saved), `memory` (where a snapshot waits while it is
-//! written), `layout` (names), `place` (a folder of a store), [`store`] (stores by URL: errors,
-//! patience, promises), `tensors` (safetensors files),
-//! `upload` and `fetch` (objects, in parts), `checksum`, `manifest` (the two metadata files), `publish`
-//! (the phases), `rollback` and `retention` (what goes), [`Writer`] (the background thread), `choose`
-//! (reading) and [`browse`] (what people do with checkpoints). Nothing here touches ATen.
+//! written), `layout` (names), [`store`] (stores by URL, their failures and promises), `place` (a folder
+//! of a store), `tensors` (safetensors files), `upload` and `fetch` (objects, in parts), `checksum`,
+//! `manifest` (the two metadata files), `publish` (the phases), `rollback` and `retention` (what goes),
+//! [`Writer`] (the background thread), `choose` (reading) and [`browse`] (what people do with
+//! checkpoints). Nothing here touches ATen.
 
 pub mod browse;
 mod checksum;

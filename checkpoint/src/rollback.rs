@@ -204,7 +204,10 @@ impl Place {
                 return Ok(());
             }
             let path = self.base.clone().join(LATEST);
-            let error = |action| move |source| self.store_error(action, self.latest_url(), source);
+            let error = |action| {
+                let object = self.latest_url();
+                move |source| self.store_error(action, object, source)
+            };
             let Some(to) = to else {
                 return self.store.delete(&path).map_err(error("delete")).await;
             };

@@ -72,9 +72,11 @@ pub(crate) async fn put(
     };
     let blake3 = stored.map_err(|failure| match failure {
         Failure::Abandoned => Error::Abandoned { step: checkpoint.step },
-        Failure::Store(source) => {
-            place.store_error("write", place.object_url(checkpoint, name), source)
-        }
+        Failure::Store(source) => Error::Store {
+            action: "write",
+            object: place.object_url(checkpoint, name),
+            source: source.into(),
+        },
     })?;
     progress::advance();
     Ok(StoredObject { name: name.to_owned(), size, sha256: Vec::new(), blake3 })

@@ -316,6 +316,13 @@ impl Checkpoint {
         })
     }
 
+    /// Whether it can be gone on from if its content is good: one that a roll-back gave up, too, if it
+    /// is named itself.
+    pub fn can_be_loaded(&self) -> bool {
+        let misfit = |manifest| self.misfit(manifest).is_some();
+        self.manifest.as_ref().is_some_and(|manifest| !misfit(manifest))
+    }
+
     /// Returns where it is.
     pub fn url(&self) -> String {
         self.place.step_url(self.step_name)

@@ -159,7 +159,11 @@ impl Checkpoint {
             Ok(_) => true,
             Err(object_store::Error::NotFound { .. }) => false,
             Err(source) => {
-                return Err(folder.store_error("look at", url.to_owned(), source));
+                return Err(Error::Store {
+                    action: "look at",
+                    object: url.to_owned(),
+                    source: source.into(),
+                });
             }
         };
         if exists && !overwrite {

@@ -139,7 +139,7 @@ impl Place {
         self.store_error("read", self.object_url(name, object), source)
     }
 
-    /// An error of the store on the way to or from an object, with what to do about it.
+    /// The error of a request that failed.
     pub(crate) fn store_error(
         &self,
         action: &'static str,

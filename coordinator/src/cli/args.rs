@@ -113,7 +113,8 @@ pub(crate) struct Train {
     /// Manifest of the job
     #[arg(value_name = "JOB.yaml")]
     pub(crate) manifest: PathBuf,
-    /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or a URL
+    /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or the path or URL of a
+    /// job's folder or of one checkpoint
     #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
     pub(crate) resume: Option<String>,
     /// Ranks to train with, instead of the manifest's spec.resources.ranks
@@ -197,7 +198,8 @@ pub(crate) struct Submit {
     /// Manifest of the job
     #[arg(value_name = "JOB.yaml")]
     pub(crate) manifest: PathBuf,
-    /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or a URL
+    /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or the path or URL of a
+    /// job's folder or of one checkpoint
     #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
     pub(crate) resume: Option<String>,
     /// Stay and show progress until the job ends (Ctrl-C leaves the job running)

@@ -82,7 +82,7 @@ async fn submit(args: &args::Submit) -> Result<(), Error> {
     let file = job_file::JobFile::read(&args.manifest)?;
     file.check_data()?;
     let resume_from = match &args.resume {
-        Some(wanted) => resume::resolve(wanted, &file.job)?,
+        Some(wanted) => resume::resolve(wanted, &file.job, resume::Reader::Cluster).await?,
         None => String::new(),
     };
     let client = client::Client::new(&args.remote.coordinator)?;

@@ -1,141 +1,169 @@
-//! What `--resume` means: `latest`, a job id or a URL, turned into a checkpoint URL.
+//! What `--resume` means: `latest`, a job id, or where a job or a checkpoint lies, on any store; turned
+//! into a checkpoint URL, and held against the manifest before anything starts.
 
-use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
+use ringmaster_checkpoint::browse::{Checkpoint, Target};
 use ringmaster_manifest::resume_conflict;
 use ringmaster_manifest::spec::TrainJob;
 
+use super::checkpoints::location;
 use super::error::Error;
-use super::job_file::local_folder;
+use super::output;
 
 /// Letters after the name in a job id: `<name>-<6 of base32>`.
 const SUFFIX_LENGTH: usize = 6;
-/// Object of a checkpoint that holds the manifest of the job that wrote it.
-const STATE: &str = "state.json";
 
-/// Returns the checkpoint URL that `wanted` names for `job`: a job folder or a step prefix.
+/// Who reads the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Ranks of this machine: a store that this command cannot read they cannot read either.
+    ThisMachine,
+    /// Ranks elsewhere, which may reach stores that this command does not.
+    Cluster,
+}
+
+/// Returns the checkpoint URL that `wanted` names for `job`: a job's folder or a checkpoint's.
 ///
 /// # Errors
-/// When `wanted` is `latest` and no earlier run of this manifest has a checkpoint, when the job it
-/// names has none, or when what was saved is of another loss or model.
-pub(crate) fn resolve(wanted: &str, job: &TrainJob) -> Result<String, Error> {
-    let url = find(wanted, job)?;
-    match saved_job(&url).and_then(|saved| resume_conflict(&saved, job)) {
-        None => Ok(url),
-        Some(conflict) => Err(Error::ResumeConflict { url, conflict }),
-    }
-}
-
-/// Returns the job whose state is at `url`, if that can be read from here; a rank checks again.
-fn saved_job(url: &str) -> Option<TrainJob> {
-    let folder = local_folder(url)?;
-    let step = match folder.join(STATE).is_file() {
-        true => folder,
-        false => newest_step(&folder)?.1,
-    };
-    let state: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(step.join(STATE)).ok()?).ok()?;
-    ringmaster_manifest::from_validated_json(&state.get("manifest")?.to_string()).ok()
-}
-
-fn find(wanted: &str, job: &TrainJob) -> Result<String, Error> {
-    if wanted.contains("://") {
-        return Ok(wanted.to_owned());
-    }
+/// When `wanted` is `latest` and no earlier run of this manifest has a checkpoint, when what it names has
+/// none, or when what was saved is of another loss or model. A store that fails is an error for
+/// [`Reader::ThisMachine`], and for `latest`, which nobody else could find out.
+pub(crate) async fn resolve(wanted: &str, job: &TrainJob, reader: Reader) -> Result<String, Error> {
     let uri = job.checkpoint.uri.trim_end_matches('/');
-    let refused = |reason: String, remedy: &str| Error::Resume {
+    if wanted == "latest" {
+        return latest(uri, job).await;
+    }
+    let url = match wanted.contains('/') {
+        true => location(wanted)?.trim_end_matches('/').to_owned(),
+        false => format!("{uri}/{wanted}"),
+    };
+    match look(wanted, &url, job).await {
+        Ok(()) => Ok(url),
+        Err(Error::Checkpoint(error)) if reader == Reader::Cluster && is_store(&error) => {
+            output::error_line(&format!(
+                "warning: {url} cannot be read from here ({error}); the job looks for itself"
+            ));
+            Ok(url)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The store could not be asked; what it holds is unknown.
+fn is_store(error: &ringmaster_checkpoint::Error) -> bool {
+    matches!(error, ringmaster_checkpoint::Error::Store { .. })
+}
+
+/// Checks that a place has a complete checkpoint that `job` can go on from.
+async fn look(wanted: &str, url: &str, job: &TrainJob) -> Result<(), Error> {
+    let refused = |reason: String| Error::Resume {
         wanted: wanted.to_owned(),
         reason,
-        remedy: remedy.to_owned(),
+        remedy: "name another job id or URL (`ringmaster checkpoints ls` shows them), or leave \
+                 --resume out"
+            .to_owned(),
     };
-    let Some(folder) = local_folder(uri) else {
-        if wanted == "latest" {
-            let reason = format!("{uri} cannot be listed from here");
-            return Err(refused(reason, "name the job id, or the URL of the job's folder"));
+    let checkpoint = match Target::open(url).await {
+        Err(ringmaster_checkpoint::Error::Place { reason, .. }) => return Err(refused(reason)),
+        Err(error) => return Err(error.into()),
+        Ok(Target::Jobs(jobs)) => {
+            return Err(refused(format!("{url} is a folder of {} jobs", jobs.len())));
         }
-        return Ok(format!("{uri}/{wanted}"));
+        Ok(Target::Job(folder)) => folder.newest().await?,
+        Ok(Target::One(_, checkpoint)) => Some(*checkpoint).filter(Checkpoint::can_be_loaded),
     };
-    if wanted != "latest" {
-        if !has_checkpoint(&folder.join(wanted)) {
-            let reason = format!("{} holds no complete checkpoint", folder.join(wanted).display());
-            return Err(refused(reason, "name another job id or URL, or leave --resume out"));
-        }
-        return Ok(format!("{uri}/{wanted}"));
-    }
-    match newest_job(&folder, &job.name) {
-        Some(job_id) => Ok(format!("{uri}/{job_id}")),
-        None => {
-            let reason = format!("no job {} has a checkpoint below {}", job.name, folder.display());
-            Err(refused(reason, "leave --resume out to start anew"))
-        }
+    let nothing = || refused(format!("{url} holds no complete checkpoint"));
+    compare(url, &checkpoint.ok_or_else(nothing)?, job).await
+}
+
+/// Refuses a checkpoint of another loss or model.
+async fn compare(url: &str, checkpoint: &Checkpoint, job: &TrainJob) -> Result<(), Error> {
+    // A rank verifies all of it; here only what is known of the run counts.
+    let Some(state) = checkpoint.state().await? else { return Ok(()) };
+    match resume_conflict(&state.manifest, job) {
+        None => Ok(()),
+        Some(conflict) => Err(Error::ResumeConflict { url: url.to_owned(), conflict }),
     }
 }
 
-/// Returns true when a job folder holds a step prefix with its manifest, which is written last.
-fn has_checkpoint(job_folder: &Path) -> bool {
-    newest_manifest(job_folder).is_some()
+/// Finds the job of this manifest's name that saved last.
+async fn latest(uri: &str, job: &TrainJob) -> Result<String, Error> {
+    let nothing = || Error::Resume {
+        wanted: "latest".to_owned(),
+        reason: format!("no job {} has a checkpoint below {uri}", job.name),
+        remedy: "leave --resume out to start anew".to_owned(),
+    };
+    let jobs = match Target::open(uri).await {
+        Ok(Target::Jobs(jobs)) => jobs,
+        Ok(Target::Job(_) | Target::One(..)) => Vec::new(),
+        Err(ringmaster_checkpoint::Error::Place { .. }) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let mut newest: Option<(i64, Checkpoint, String)> = None;
+    for folder in jobs.iter().filter(|folder| is_of(folder.name(), &job.name)) {
+        let Some(checkpoint) = folder.newest().await? else { continue };
+        let written = checkpoint.written_at_ms.unwrap_or(0);
+        if newest.as_ref().is_none_or(|(before, ..)| written > *before) {
+            newest = Some((written, checkpoint, folder.url().to_owned()));
+        }
+    }
+    let (_, checkpoint, url) = newest.ok_or_else(nothing)?;
+    compare(&url, &checkpoint, job).await?;
+    Ok(url)
 }
 
-fn newest_manifest(job_folder: &Path) -> Option<SystemTime> {
-    newest_step(job_folder).map(|(saved, _)| saved)
-}
-
-/// Returns the complete step prefix that was written last, and when.
-fn newest_step(job_folder: &Path) -> Option<(SystemTime, PathBuf)> {
-    let steps = std::fs::read_dir(job_folder).ok()?;
-    let complete = steps.flatten().filter_map(|step| {
-        let is_step = step.file_name().to_string_lossy().starts_with("step-");
-        let manifest = step.path().join("MANIFEST.json");
-        let saved = is_step.then(|| manifest.metadata().ok()?.modified().ok()).flatten()?;
-        Some((saved, step.path()))
-    });
-    complete.max()
-}
-
-/// Returns the id of the job of this name whose newest checkpoint is the newest of all.
-fn newest_job(folder: &Path, name: &str) -> Option<String> {
-    let jobs = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| {
-        let job_id = entry.file_name().into_string().ok()?;
-        let suffix = job_id.strip_prefix(name)?.strip_prefix('-')?;
-        let is_suffix = suffix.len() == SUFFIX_LENGTH
-            && suffix.chars().all(|c| matches!(c, 'a'..='z' | '2'..='7'));
-        let saved = is_suffix.then(|| newest_manifest(&entry.path())).flatten()?;
-        Some((saved, job_id))
-    });
-    jobs.max().map(|(_, job_id)| job_id)
+/// Whether a job id belongs to a job of this name.
+fn is_of(job_id: &str, name: &str) -> bool {
+    let suffix = job_id.strip_prefix(name).and_then(|rest| rest.strip_prefix('-'));
+    suffix.is_some_and(|suffix| {
+        suffix.len() == SUFFIX_LENGTH && suffix.chars().all(|c| matches!(c, 'a'..='z' | '2'..='7'))
+    })
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::time::Duration;
+    use std::path::Path;
 
     use super::*;
 
-    fn save(folder: &Path, job_id: &str, step: &str, age: u64) {
-        let prefix = folder.join(job_id).join(step);
-        std::fs::create_dir_all(&prefix).unwrap();
-        let manifest = std::fs::File::create(prefix.join("MANIFEST.json")).unwrap();
-        manifest.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+    fn job(uri: &Path) -> TrainJob {
+        let yaml = format!(
+            "apiVersion: ringmaster/v1\nkind: TrainJob\nmetadata: {{name: emoji}}\nspec:\n  \
+             model: {{name: ViT-B-32}}\n  data: {{train: [/data/a.tar], lanes: 8}}\n  \
+             loss: {{kind: siglip}}\n  optimizer: {{lr: 1.0e-3}}\n  \
+             schedule: {{warmup_steps: 2, steps: 40}}\n  batch: {{global: 64}}\n  \
+             checkpoint: {{uri: {}}}\n",
+            uri.display()
+        );
+        let models = ringmaster_manifest::ModelCatalogue::builtin();
+        ringmaster_manifest::parse(&yaml, "job.yaml", Path::new("/data"), &models).unwrap()
     }
 
     #[test]
-    fn latest_is_the_job_of_that_name_that_saved_last() {
-        let folder = tempfile::tempdir().unwrap();
-        save(folder.path(), "emoji-aaaaaa", "step-0000000010.g1.1", 50);
-        save(folder.path(), "emoji-bbbbbb", "step-0000000005.g1.2", 10);
-        save(folder.path(), "emoji-long-cccccc", "step-0000000005.g1.2", 1);
-        std::fs::create_dir_all(folder.path().join("emoji-dddddd/step-0000000020.g1.3")).unwrap();
-        assert_eq!(newest_job(folder.path(), "emoji").unwrap(), "emoji-bbbbbb");
-        assert_eq!(newest_job(folder.path(), "emoji-long").unwrap(), "emoji-long-cccccc");
-        assert_eq!(newest_job(folder.path(), "other"), None);
+    fn a_job_id_belongs_to_one_name() {
+        assert!(is_of("emoji-aaaaaa", "emoji") && is_of("emoji-long-a2b3c4", "emoji-long"));
+        assert!(!is_of("emoji-long-a2b3c4", "emoji") && !is_of("emoji-aaaaa1", "emoji"));
+        assert!(!is_of("emoji", "emoji") && !is_of("emoji-AAAAAA", "emoji"));
     }
 
-    #[test]
-    fn a_prefix_without_its_manifest_is_no_checkpoint() {
+    #[tokio::test]
+    async fn what_names_nothing_is_refused_with_a_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(folder.path().join("step-0000000020.g1.3")).unwrap();
-        assert!(!has_checkpoint(folder.path()));
+        let job = job(folder.path());
+        let step = folder.path().join("emoji-bbbbbb/step-0000000020.g1.3");
+        std::fs::create_dir_all(&step).unwrap();
+        std::fs::write(step.join("state.json"), "being written").unwrap();
+        let unfinished = step.display().to_string();
+        for (wanted, reason) in [
+            ("latest", "no job emoji has a checkpoint below file:///"),
+            ("emoji-aaaaaa", "no checkpoint lies there"),
+            ("emoji-bbbbbb", "holds no complete checkpoint"),
+            (&unfinished, "holds no complete checkpoint"),
+        ] {
+            let error = resolve(wanted, &job, Reader::ThisMachine).await.unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(reason) && text.contains("--resume out"), "{text}");
+            assert_eq!(error.exit_code(), 2);
+        }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     }
     file.check_data()?;
     let resume_from = match &args.resume {
-        Some(wanted) => resume::resolve(wanted, &file.job)?,
+        Some(wanted) => resume::resolve(wanted, &file.job, resume::Reader::ThisMachine).await?,
         None => String::new(),
     };
     let folders = Folders::create(args)?;

@@ -126,8 +126,14 @@ async fn make(database: &Path) {
     let whole = rusqlite::Connection::open(folder.path().join("ringmaster.db")).unwrap();
     // A place that exists nowhere and never will.
     let path = folder.path().to_str().unwrap();
-    for column in ["manifest", "checkpoint_url", "rollback"] {
-        let replace = format!("UPDATE jobs SET {column} = replace({column}, ?1, '/proc/runs')");
+    for (table, column) in [
+        ("jobs", "manifest"),
+        ("jobs", "checkpoint_url"),
+        ("jobs", "rollback"),
+        ("events", "message"),
+        ("checkpoint_grants", "published_url"),
+    ] {
+        let replace = format!("UPDATE {table} SET {column} = replace({column}, ?1, '/proc/runs')");
         whole.execute(&replace, [path]).unwrap();
     }
     whole.execute("VACUUM INTO ?1", [database.to_str().unwrap()]).unwrap();

@@ -181,6 +181,8 @@ impl Bench {
             rank: 0,
             world_size: 1,
             keep_last: 1,
+            keep_every: None,
+            spared: Vec::new(),
             grant: Arc::clone(&grant) as Arc<dyn Grant>,
         });
         let len = self.portion.layout.len;
