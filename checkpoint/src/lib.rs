@@ -46,6 +46,9 @@ mod writer;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
+mod faults;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod testing;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use futures::TryFutureExt as _;
-use object_store::{ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::ObjectStoreExt as _;
 use ringmaster_proto::v1::Generation;
 use serde_json::json;
 
@@ -186,15 +186,9 @@ impl Place {
         });
         let text = serde_json::to_vec_pretty(&text).expect("plain data serialises");
         let path = self.base.clone().join(rollback.to_string());
-        let put = self.store.put_opts(&path, text.into(), PutOptions::from(PutMode::Create));
-        match put.await {
-            // Its name is its content: whoever was faster wrote the same.
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-            Err(source) => {
-                let object = format!("{}/{rollback}", self.url);
-                Err(self.store_error("write", object, source))
-            }
-        }
+        // Its name is its content: whoever is faster writes the same.
+        let error = |source| self.store_error("write", format!("{}/{rollback}", self.url), source);
+        self.store.put(&path, text.into()).await.map(|_| ()).map_err(error)
     }
 
     /// Lets latest.json name `to`, or removes it for none, if it names one that `leaves` says.

@@ -154,7 +154,7 @@ fn a_newer_generation_counts_more_than_a_higher_step() {
 }
 
 /// Runs `act` and returns what it logged.
-fn logged(act: impl FnOnce()) -> String {
+pub(crate) fn logged(act: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
     impl Write for Sink {

@@ -5,8 +5,8 @@
 //!
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
-//! [`setup`] (all of these), [`claims`] (what the main job must reach), [`stages`] (the test run),
-//! [`mod@bench`] (our numbers beside the peers'), [`simulate`] (many seeds), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
+//! [`setup`] (all of these), [`system`] (servers for tests), [`claims`] (what the main job must reach), [`stages`] (the test run),
+//! [`mod@bench`] (our numbers beside the peers'), [`simulate`] (many seeds), [`soak`] (long checks), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
 //! [`console`] (what is printed).
 
 mod bench;
@@ -21,7 +21,9 @@ mod gpu_report;
 mod libtorch;
 mod setup;
 mod simulate;
+mod soak;
 mod stages;
+mod system;
 mod tools;
 mod workspace;
 
@@ -52,6 +54,9 @@ enum Command {
         /// Read every installed file again and compare its checksum.
         #[arg(long)]
         verify: bool,
+        /// Install the servers that tests talk to, with the system's package manager, and nothing else.
+        #[arg(long, conflicts_with = "verify")]
+        system: bool,
     },
     /// Print shell lines that let plain `cargo build` and `cargo test` find libtorch:
     /// eval "$(cargo xtask env)".
@@ -73,6 +78,8 @@ enum Command {
     Bench(bench::Options),
     /// Simulate the coordinator under faults drawn from many seeds.
     Simulate(simulate::Options),
+    /// Run checks that take too long for every change: many interrupted runs, a store that is away.
+    Soak(soak::Options),
     /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
     GpuCheck(gpu::Options),
     /// Pack what gpu-check needs on a machine with PyTorch 2.11 and a GPU but no Rust.
@@ -91,7 +98,11 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Setup { verify } => {
+        Command::Setup { system: true, .. } => {
+            system::run(&Workspace::locate()?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Setup { verify, system: false } => {
             setup::run(&Workspace::locate()?, verify)?;
             console::note(
                 "next: `cargo xtask quickstart` trains the emoji model; `cargo xtask test` runs every test",
@@ -120,6 +131,11 @@ fn run(command: Command) -> Result<ExitCode> {
             let workspace = Workspace::locate()?;
             setup::run(&workspace, false)?;
             Ok(exit_code(simulate::run(&workspace, &options)?))
+        }
+        Command::Soak(options) => {
+            let workspace = Workspace::locate()?;
+            setup::run(&workspace, false)?;
+            Ok(exit_code(soak::run(&workspace, &options)?))
         }
         // Runs outside the repository too, out of a bundle.
         Command::GpuCheck(options) => gpu::run(Workspace::locate, &options),

@@ -209,7 +209,17 @@ fn files(path: &FsPath) -> Result<Store, String> {
         Arc::new(Shared::new(files, None, context, &Settings::new(std::iter::empty()), None))
     });
     let inside = Path::from_absolute_path(path).map_err(|error| error.to_string())?;
-    Ok(Store { shared: Arc::clone(shared), path: inside, local: Some(path.to_owned()) })
+    let shared = registered_above(path).unwrap_or_else(|| Arc::clone(shared));
+    Ok(Store { shared, path: inside, local: Some(path.to_owned()) })
+}
+
+/// Returns the store that a test put in place of a folder's files.
+fn registered_above(path: &FsPath) -> Option<Arc<Shared>> {
+    if !cfg!(test) {
+        return None;
+    }
+    let all = registered().lock().unwrap_or_else(PoisonError::into_inner);
+    path.ancestors().filter_map(FsPath::to_str).find_map(|folder| all.get(folder)).cloned()
 }
 
 fn registered() -> &'static Mutex<HashMap<String, Arc<Shared>>> {
@@ -320,6 +330,9 @@ fn without_secrets(url: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod contract;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod faulty;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use ringmaster_tests::s3::{self, Bucket};
 use tempfile::TempDir;
 
-use super::{Settings, open_with};
+use super::{Settings, Store, open_with};
 use crate::place::Place;
 
 /// A place, what kind of store it is in, and what must live as long.
@@ -33,9 +33,12 @@ pub(crate) fn subjects() -> Vec<Subject> {
 
 /// Opens a folder of a bucket, with more settings than those that lead to it.
 pub(crate) fn on_s3(bucket: &Bucket, folder: &str, more: &[(&str, &str)]) -> Place {
-    let url = bucket.url(folder);
-    let opened = open_with(&url, &settings(bucket, more)).unwrap();
-    Place::of(opened, &url)
+    Place::of(opened(bucket, folder, more), &bucket.url(folder))
+}
+
+/// The same as a store.
+pub(crate) fn opened(bucket: &Bucket, folder: &str, more: &[(&str, &str)]) -> Store {
+    open_with(&bucket.url(folder), &settings(bucket, more)).unwrap()
 }
 
 /// Returns the settings that lead to a bucket, and more; the later ones count.

@@ -164,7 +164,7 @@ fn a_bucket_that_does_not_exist_is_named_and_is_not_an_empty_folder() {
     let Some(server) = s3::server() else { return };
     let bucket = Bucket { name: "no-such-bucket".to_owned(), ..server.bucket() };
     let place = on_s3(&bucket, "runs", &[]);
-    let error = runtime().block_on(place.steps()).unwrap_err();
+    let error = runtime().block_on(place.survey()).unwrap_err();
     let text = crate::error::chain(&error);
     assert!(text.starts_with("cannot list s3://no-such-bucket/runs: bucket"), "{text}");
     assert!(text.ends_with("create it, or correct the URL"), "{text}");

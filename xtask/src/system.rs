@@ -1,0 +1,92 @@
+//! `cargo xtask setup --system`: servers that tests talk to and only a package manager can install.
+
+use std::env;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::console;
+use crate::workspace::Workspace;
+
+/// Ceph's gateway, a real S3 server, with the daemons it needs; 70 MB.
+const CEPH: [&str; 5] = ["radosgw", "ceph-mon", "ceph-osd", "ceph-mgr", "ceph-common"];
+/// Programs of these packages that tests start.
+const PROGRAMS: [&str; 6] =
+    ["radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "monmaptool"];
+/// What serves S3 where there is no Ceph; less strict.
+const MOTO: [&str; 3] = ["moto[s3]==5.2.1", "flask==3.1.3", "flask-cors==6.0.2"];
+
+/// Installs what is missing, as far as this user and this machine let it; else says how.
+///
+/// # Errors
+/// A package manager that is there and fails.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    if has_ceph() {
+        console::note("an S3 server for tests is installed: radosgw");
+        return Ok(());
+    }
+    let install = format!("apt-get install -y --no-install-recommends {}", CEPH.join(" "));
+    if is_on_path("apt-get") && is_root() {
+        console::step(&format!("an S3 server for tests (70 MB to download): {install}"));
+        apt(&["update"])?;
+        let words: Vec<&str> = install.split(' ').skip(1).collect();
+        apt(&words)?;
+        if has_ceph() {
+            return Ok(());
+        }
+        bail!("the packages are installed, and {} are not all on PATH", PROGRAMS.join(", "));
+    }
+    let moto = workspace.cache().join("moto");
+    if !moto.join("bin/moto_server").is_file() {
+        install_moto(&moto)?;
+    }
+    console::note("tests use moto as S3 server, which checks less than a real one");
+    if is_on_path("apt-get") {
+        console::note(&format!("for a real one, run as root: {install}"));
+    } else {
+        console::note("for a real one, install Ceph's radosgw, ceph-mon, ceph-osd and ceph-common");
+    }
+    Ok(())
+}
+
+fn has_ceph() -> bool {
+    PROGRAMS.iter().all(|program| is_on_path(program))
+}
+
+fn is_on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").stderr(Stdio::null()).output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+}
+
+/// Runs apt-get without questions, and quietly: the output matters only when it fails.
+fn apt(words: &[&str]) -> Result<()> {
+    let output = Command::new("apt-get")
+        .args(words)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start apt-get")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        bail!("apt-get {} failed: {}", words.join(" "), said.trim());
+    }
+    Ok(())
+}
+
+fn install_moto(folder: &std::path::Path) -> Result<()> {
+    console::step(&format!("moto, an S3 server for tests, into {}", folder.display()));
+    let run = |command: &mut Command| -> Result<()> {
+        let output = command.stdin(Stdio::null()).output().context("cannot start python3")?;
+        if !output.status.success() {
+            bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    };
+    run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
+    run(Command::new(folder.join("bin/python")).args(["-m", "pip", "install", "-q"]).args(MOTO))
+}
