@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::store;
+
 /// Why a checkpoint was not written or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -13,15 +15,15 @@ pub enum Error {
         /// The constraint it breaks, and what to give instead.
         reason: String,
     },
-    /// The store failed; another attempt may succeed.
+    /// The store failed; [`store::Kind::is_lasting`] says whether another attempt may succeed.
     #[error("cannot {action} {object}")]
     Store {
         /// What was tried.
         action: &'static str,
         /// URL of the object or folder.
         object: String,
-        /// What the store says.
-        source: object_store::Error,
+        /// What the store says, and what to do about it.
+        source: store::Error,
     },
     /// A local file or folder beside the store's own calls.
     #[error("cannot {action} {}", path.display())]
@@ -106,6 +108,12 @@ pub enum Error {
         shape: Vec<i64>,
         /// How many values it came with.
         values: usize,
+    },
+    /// A store that takes every write and keeps somebody else's.
+    #[error("{object} was written and holds something else now; another writer is at work there")]
+    Overwritten {
+        /// URL of the object.
+        object: String,
     },
     /// No runtime for the store's calls.
     #[error("cannot start the runtime of the checkpoint store")]

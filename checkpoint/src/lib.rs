@@ -19,9 +19,10 @@
 //! finds a checkpoint whose writer died between the two writes.
 //!
 //! Modules in reading order: `state` (what is saved beside tensors), `layout` (names), `place`
-//! (stores and their durability), `upload` and `tensors` (objects), `manifest` (the two metadata
-//! files), `publish` (the phases), `rollback` and `retention` (what goes), [`Writer`] (the background thread), `choose`
-//! (reading) and [`browse`] (what people do with checkpoints). Nothing here touches ATen.
+//! (a folder of a store), [`store`] (stores by URL, their failures and promises), `upload` and
+//! `tensors` (objects), `manifest` (the two metadata files), `publish` (the phases), `rollback` and
+//! `retention` (what goes), [`Writer`] (the background thread), `choose` (reading) and [`browse`] (what
+//! people do with checkpoints). Nothing here touches ATen.
 
 pub mod browse;
 mod choose;
@@ -34,6 +35,7 @@ mod publish;
 mod retention;
 mod rollback;
 mod state;
+pub mod store;
 mod tensors;
 mod upload;
 mod writer;

@@ -75,6 +75,7 @@ fn plan(found: &[Found], own: StepName, rules: &Rules) -> Plan {
 impl Publisher {
     /// Deletes what `own`, just published, makes superfluous.
     pub(crate) async fn retain(&self, place: &Place, own: StepName) -> Result<(), Error> {
+        place.abort_unfinished_before(own).await;
         let survey = place.survey().await?;
         let mut found = Vec::new();
         for &name in &survey.names {

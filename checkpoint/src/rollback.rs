@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use futures::TryFutureExt as _;
-use object_store::{ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::ObjectStoreExt as _;
 use ringmaster_proto::v1::Generation;
 use serde_json::json;
 
@@ -161,8 +161,8 @@ impl Place {
 
     /// Looks what lies in this folder; nothing for one that does not exist.
     pub(crate) async fn survey(&self) -> Result<Survey, Error> {
-        let error = |source| Error::Store { action: "list", object: self.url.clone(), source };
-        let listed = self.store.list_with_delimiter(Some(&self.base)).await.map_err(error)?;
+        let listed = self.store.list_with_delimiter(Some(&self.base)).await;
+        let listed = listed.map_err(|source| self.store_error("list", self.url.clone(), source))?;
         let mut survey = Survey::default();
         for folder in listed.common_prefixes.iter().filter_map(|prefix| prefix.filename()) {
             match folder.parse() {
@@ -186,15 +186,11 @@ impl Place {
         });
         let text = serde_json::to_vec_pretty(&text).expect("plain data serialises");
         let path = self.base.clone().join(rollback.to_string());
-        let put = self.store.put_opts(&path, text.into(), PutOptions::from(PutMode::Create));
-        match put.await {
-            // Its name is its content: whoever was faster wrote the same.
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
-            Err(source) => {
-                let object = format!("{}/{rollback}", self.url);
-                Err(Error::Store { action: "write", object, source })
-            }
-        }
+        // Its name is its content: whoever writes it over writes the same.
+        self.store.put(&path, text.into()).await.map(|_| ()).map_err(|source| {
+            let object = format!("{}/{rollback}", self.url);
+            self.store_error("write", object, source)
+        })
     }
 
     /// Lets latest.json name `to`, or removes it for none, if it names one that `leaves` says.
@@ -210,14 +206,11 @@ impl Place {
                 return Ok(());
             }
             let path = self.base.clone().join(LATEST);
-            let error = |action| {
-                let object = self.latest_url();
-                move |source| Error::Store { action, object, source }
-            };
+            let error = |action| move |source| self.store_error(action, self.latest_url(), source);
             let Some(to) = to else {
                 return self.store.delete(&path).map_err(error("delete")).await;
             };
-            let mode = self.update_mode(version);
+            let mode = self.latest_mode(Some(version)).await?;
             let text = Pointer::to(to).encode();
             match self.store.put_opts(&path, text.into(), mode.into()).await {
                 Ok(_) => return Ok(()),

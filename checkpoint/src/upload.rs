@@ -93,7 +93,7 @@ impl<'a> Upload<'a> {
 }
 
 fn write_error(url: &str, source: object_store::Error) -> Error {
-    Error::Store { action: "write", object: url.to_owned(), source }
+    Error::Store { action: "write", object: url.to_owned(), source: source.into() }
 }
 
 /// Returns what of `bytes` is not what the manifest says, if anything.

@@ -159,7 +159,7 @@ impl Checkpoint {
             Ok(_) => true,
             Err(object_store::Error::NotFound { .. }) => false,
             Err(source) => {
-                return Err(Error::Store { action: "look at", object: url.to_owned(), source });
+                return Err(folder.store_error("look at", url.to_owned(), source));
             }
         };
         if exists && !overwrite {
@@ -195,7 +195,7 @@ async fn stream(
     let result = from.get(name, &object.name).await?.ok_or_else(missing)?;
     let write_error = |source| {
         let object = format!("{}/{}", to.url, path.filename().unwrap_or_default());
-        Error::Store { action: "write", object, source }
+        to.store_error("write", object, source)
     };
     let upload = to.store.put_multipart(path).await.map_err(write_error)?;
     let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);

@@ -55,7 +55,9 @@ fn a_folder_of_jobs_lists_jobs_and_links_are_none() {
     let out = runs.checkpoints(&["ls", "."]).well();
     let rows: Vec<&str> = out.lines().skip(1).collect();
     assert_eq!(rows.len(), 2, "{out}");
-    assert!(rows[0].starts_with(JOB_ID) && rows[0].contains("2 of 2") && rows[0].contains("step 20"));
+    assert!(
+        rows[0].starts_with(JOB_ID) && rows[0].contains("2 of 2") && rows[0].contains("step 20")
+    );
     assert!(rows[1].starts_with("other-xyz567") && rows[1].contains("step 7"));
 }
 
@@ -91,7 +93,10 @@ fn a_description_says_what_is_in_it_and_names_every_tensor_if_asked() {
     assert!(!out.contains("exp_avg"), "{out}");
     let step = format!("{JOB_ID}/step-0000000010.g1.1");
     let out = runs.checkpoints(&["describe", "--tensors", &step]).well();
-    assert!(out.contains("model.safetensors: 1 tensors") && out.contains("exp_avg_sq/w/0"), "{out}");
+    assert!(
+        out.contains("model.safetensors: 1 tensors") && out.contains("exp_avg_sq/w/0"),
+        "{out}"
+    );
     let all = json(&runs.checkpoints(&["describe", "--json", "--tensors", &step]).well());
     assert_eq!((&all["step"], &all["state_json"]["samples"]), (&10.into(), &640.into()));
     assert_eq!(all["tensors"]["model.safetensors"][0]["shape"], serde_json::json!([1]));

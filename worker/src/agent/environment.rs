@@ -9,14 +9,18 @@ use crate::rank::env;
 
 /// Variables of the agent's own environment that ranks get, and why nothing else: a rank must run
 /// the same from a terminal, a service manager and a batch system.
-const INHERITED: [&str; 14] = [
+const INHERITED: [&str; 18] = [
     "ATEN_CPU_CAPABILITY",
     "CUDA_VISIBLE_DEVICES",
     "HOME",
+    "HTTPS_PROXY",
     "LD_LIBRARY_PATH",
+    "NO_PROXY",
     "PATH",
     "RUST_BACKTRACE",
     "RUST_LOG",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
     "TMPDIR",
     "TZ",
     env::DATA_TLS_CA,
@@ -25,8 +29,8 @@ const INHERITED: [&str; 14] = [
     env::FAULT,
     LOG_FORMAT,
 ];
-/// The same by prefix: NCCL's settings and what object stores authenticate with.
-const INHERITED_PREFIXES: [&str; 4] = ["AWS_", "AZURE_", "GOOGLE_", "NCCL_"];
+/// The same by prefix: NCCL's settings and what object stores are configured by.
+const INHERITED_PREFIXES: [&str; 5] = ["AWS_", "AZURE_", "GOOGLE_", "NCCL_", "RINGMASTER_STORE_"];
 /// How logs are written: text or json.
 pub const LOG_FORMAT: &str = "RINGMASTER_LOG_FORMAT";
 

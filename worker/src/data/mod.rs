@@ -49,7 +49,7 @@ pub enum Error {
         /// The object.
         url: String,
         /// What the store says.
-        source: object_store::Error,
+        source: ringmaster_checkpoint::store::Error,
     },
     /// A shard that holds no sample.
     #[error("shard {url} holds no sample: {reason}")]

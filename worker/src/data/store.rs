@@ -1,19 +1,15 @@
-//! Objects behind paths and URLs: one place that knows which store serves which scheme, and that
-//! waits for a store that is away.
+//! Objects behind paths and URLs, and the wait for a store that is away. Which store serves which
+//! scheme, and how the environment configures it, is the checkpoint crate's business.
 
-use std::collections::HashMap;
-use std::error::Error as _;
-use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
+use ringmaster_checkpoint::store;
 use tokio::runtime::Runtime;
-use url::Url;
 
 use super::Error;
 use crate::progress::{self, Work};
@@ -74,11 +70,9 @@ pub struct Object {
     retry: Retry,
 }
 
-/// Opens objects; the stores and the threads that serve them are shared.
+/// Opens objects; the threads that wait for stores are shared.
 #[derive(Debug, Default)]
 pub struct Stores {
-    local: Arc<LocalFileSystem>,
-    remote: HashMap<String, Arc<dyn ObjectStore>>,
     runtime: Option<Arc<Runtime>>,
 }
 
@@ -87,49 +81,21 @@ impl Stores {
     /// stores take their credentials from the environment, under the names their own tools use.
     ///
     /// # Errors
-    /// [`Error::Url`] for a scheme without a store, or a relative path.
+    /// [`Error::Url`] for a scheme without a store, a relative path, or settings that cannot be used.
     pub fn object(&mut self, url: &str) -> Result<Object, Error> {
-        let bad = |reason: String| Error::Url { url: url.to_owned(), reason };
-        if !url.contains("://") {
-            return self.local(url, url);
+        if !url.contains("://") && !url.starts_with('/') {
+            let reason = "the path is relative; ranks need an absolute one".to_owned();
+            return Err(Error::Url { url: url.to_owned(), reason });
         }
-        let parsed = Url::parse(url).map_err(|e| bad(e.to_string()))?;
-        if parsed.scheme() == "file" {
-            let path = parsed.to_file_path().map_err(|()| bad("not a local file".to_owned()))?;
-            return self.local(url, path);
-        }
-        let unserved = |error: object_store::Error| {
-            let scheme = parsed.scheme();
-            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            bad(format!(
-                "no store for {scheme}:// in this build ({why}); use a path or a file:// URL"
-            ))
+        let unusable = |error: store::Unusable| Error::Url { url: error.url, reason: error.reason };
+        let opened = store::open(url).map_err(unusable)?;
+        // Local files are read on the calling thread.
+        let runtime = match opened.local {
+            Some(_) => None,
+            None => Some(self.runtime()?),
         };
-        let (_, path) = object_store::ObjectStoreScheme::parse(&parsed)
-            .map_err(|error| unserved(error.into()))?;
-        let authority = parsed[..url::Position::BeforePath].to_owned();
-        let store = match self.remote.get(&authority) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let (store, _) =
-                    object_store::parse_url_opts(&parsed, std::env::vars()).map_err(unserved)?;
-                let store: Arc<dyn ObjectStore> = Arc::from(store);
-                self.remote.insert(authority, Arc::clone(&store));
-                store
-            }
-        };
-        let runtime = Some(self.runtime()?);
+        let (store, path) = (opened.objects(), opened.path);
         Ok(Object { url: url.to_owned(), store, path, runtime, retry: Retry::default() })
-    }
-
-    fn local(&self, url: &str, path: impl AsRef<std::path::Path>) -> Result<Object, Error> {
-        let bad = |reason: String| Error::Url { url: url.to_owned(), reason };
-        if !path.as_ref().is_absolute() {
-            return Err(bad("the path is relative; ranks need an absolute one".to_owned()));
-        }
-        let path = Path::from_absolute_path(path).map_err(|e| bad(e.to_string()))?;
-        let store: Arc<dyn ObjectStore> = Arc::clone(&self.local) as Arc<dyn ObjectStore>;
-        Ok(Object { url: url.to_owned(), store, path, runtime: None, retry: Retry::default() })
     }
 
     fn runtime(&mut self) -> Result<Arc<Runtime>, Error> {
@@ -218,7 +184,9 @@ impl Object {
                 }
                 Err(source) => source,
             };
-            let over = start.elapsed() + pause > self.retry.deadline || !is_transient(&source);
+            let over =
+                start.elapsed() + pause > self.retry.deadline || !store::is_transient(&source);
+            let source = store::Error::from(source);
             if !over {
                 tracing::warn!(url = %self.url, error = %source, ?pause, "store error, will retry");
             }
@@ -235,24 +203,6 @@ impl Object {
             None => futures::executor::block_on(request),
         }
     }
-}
-
-/// Whether the same request may succeed later: not if the store understood and refused it.
-fn is_transient(error: &object_store::Error) -> bool {
-    use object_store::Error::{Generic, JoinError};
-    if !matches!(error, Generic { .. } | JoinError { .. }) {
-        return false;
-    }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        let lasting = [ErrorKind::PermissionDenied, ErrorKind::IsADirectory];
-        if kind.is_some_and(|kind| lasting.contains(&kind)) {
-            return false;
-        }
-        cause = error.source();
-    }
-    true
 }
 
 #[cfg(test)]

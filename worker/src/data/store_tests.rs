@@ -11,6 +11,8 @@ use object_store::{
     PutOptions, PutPayload, PutResult, Result as StoreResult,
 };
 
+use url::Url;
+
 use super::*;
 
 /// Answers reads with a generic error until `failures` have been given.

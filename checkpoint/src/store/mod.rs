@@ -1,0 +1,320 @@
+//! Stores by URL: files, S3 and what speaks like it, Google, Azure, memory; one way to all of them.
+//!
+//! [`open`] chooses by the URL's scheme. Everything else comes from the environment, under the names
+//! that each store's own tools use (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_REGION`,
+//! `GOOGLE_APPLICATION_CREDENTIALS`, `AZURE_STORAGE_ACCOUNT_NAME`, … with server-side encryption,
+//! path style and checksums among them). Secrets are in no URL, no message and no debug output.
+//!
+//! Who fails, and for how long it is tried again: a connection has 5 s; a request that moves no byte
+//! for [`STALL`] seconds (30) is given up and made again; the library makes a failed request again
+//! three times within 5 s; a checkpoint's request goes on failing for [`PATIENCE`] seconds (120)
+//! before the failure counts, 15 s if the store has never answered this process. What the store
+//! understood and refused is not tried again ([`Kind::is_lasting`]).
+//!
+//! Modules in reading order: `context` and `error` (what is said of a failure), `settings` (the
+//! environment), `http` (the runtime behind all requests), `guard` (errors explained, requests made
+//! again), `resume` (bodies that break off), `conditional` (which promises a store keeps),
+//! `unfinished` (uploads that nobody ended).
+
+mod conditional;
+mod context;
+mod error;
+mod guard;
+mod http;
+mod resume;
+mod settings;
+mod unfinished;
+
+use std::collections::HashMap;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreScheme};
+use tokio::sync::OnceCell;
+use url::{Position, Url};
+
+pub use self::error::{Error, Kind, is_transient};
+pub use self::settings::{PATIENCE, STALL};
+
+pub(crate) use self::conditional::Conditional;
+pub(crate) use self::context::Scheme;
+pub(crate) use self::settings::Settings;
+
+use self::context::Context;
+use self::guard::{Guarded, Patience};
+use self::unfinished::Bucket;
+
+/// A URL that names no store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{url}: {reason}")]
+pub struct Unusable {
+    /// The URL, without what it may hold of a password.
+    pub url: String,
+    /// What is wrong with it, and what to write instead.
+    pub reason: String,
+}
+
+/// A store, and where in it a URL points.
+#[derive(Debug, Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+    /// Of what the URL names, within the store.
+    pub path: Path,
+    /// The same where the store is this machine's files.
+    pub local: Option<PathBuf>,
+}
+
+/// What everybody who uses the same store has in common.
+#[derive(Debug)]
+struct Shared {
+    guarded: Arc<Guarded>,
+    patient: Arc<Guarded>,
+    scheme: Scheme,
+    /// For what only S3 can do.
+    bucket: Option<Bucket>,
+    conditional: OnceCell<Conditional>,
+}
+
+/// Opens the store that an absolute path or a URL names. Nothing is asked of it yet.
+///
+/// # Errors
+/// [`Unusable`] for a relative path, an unknown scheme, or settings that cannot be used.
+pub fn open(url: &str) -> Result<Store, Unusable> {
+    open_with(url, &Settings::from_env())
+}
+
+/// Makes `memory://NAME/…` of this process mean another store: for tests that want one whose
+/// failures they choose.
+pub fn register(name: &str, store: Store) {
+    let mut all = registered().lock().unwrap_or_else(PoisonError::into_inner);
+    all.insert(name.to_owned(), store.shared);
+}
+
+/// As [`open`], with other settings than this process's environment.
+pub(crate) fn open_with(url: &str, settings: &Settings) -> Result<Store, Unusable> {
+    let unusable = |reason: String| Unusable { url: without_secrets(url), reason };
+    if url.starts_with('/') {
+        return files(FsPath::new(url)).map_err(unusable);
+    }
+    let parsed = Url::parse(url).map_err(|error| {
+        unusable(format!(
+            "neither an absolute path nor a URL ({error}); write s3://…, file:///… or /…"
+        ))
+    })?;
+    if parsed.password().is_some() || parsed.query().is_some() {
+        let reason = "credentials do not belong into a URL, which logs repeat; put them into the \
+                      environment";
+        return Err(unusable(reason.to_owned()));
+    }
+    match parsed.scheme() {
+        "file" => {
+            let foreign =
+                |()| unusable("a file URL names no other host; write file:///…".to_owned());
+            let folder = parsed.to_file_path().map_err(foreign)?;
+            files(&folder).map_err(unusable)
+        }
+        "memory" => {
+            let path = Path::from_url_path(parsed.path()).map_err(|e| unusable(e.to_string()))?;
+            Ok(Store { shared: memory(parsed.host_str().unwrap_or_default()), path, local: None })
+        }
+        _ => remote(&parsed, settings).map_err(unusable),
+    }
+}
+
+impl Store {
+    /// Wraps a store of the caller's own making.
+    pub fn of(objects: Arc<dyn ObjectStore>) -> Self {
+        let context = Context::new(Scheme::Memory, objects.to_string(), Vec::new());
+        let shared = Shared::new(objects, context, &Settings::new(std::iter::empty()), None);
+        Self { shared: Arc::new(shared), path: Path::default(), local: None }
+    }
+
+    /// Returns the store itself, its errors explained. Requests that fail are made again for some
+    /// seconds only.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::<Guarded>::clone(&self.shared.guarded)
+    }
+
+    /// Returns the store whose failed requests are made again as long as the settings say. Needs
+    /// tokio's clock.
+    pub(crate) fn patient(&self) -> Arc<dyn ObjectStore> {
+        Arc::<Guarded>::clone(&self.shared.patient)
+    }
+
+    /// Returns which kind of store it is.
+    pub(crate) fn scheme(&self) -> Scheme {
+        self.shared.scheme
+    }
+
+    /// Returns which promises the store keeps; found out once per process, with an object in
+    /// `folder` that is removed again.
+    pub(crate) async fn conditional(&self, folder: &Path) -> object_store::Result<Conditional> {
+        let probe = || async {
+            let found = conditional::probe(&*self.shared.patient, folder).await?;
+            found.say(&self.shared.guarded.place());
+            Ok(found)
+        };
+        self.shared.conditional.get_or_try_init(probe).await.copied()
+    }
+
+    /// Ends every upload below `folder` that nobody completed, where the store can list them and
+    /// `chosen` says so of the object's path; returns how many.
+    pub(crate) async fn abort_unfinished(
+        &self,
+        folder: &Path,
+        chosen: impl Fn(&Path) -> bool,
+    ) -> object_store::Result<usize> {
+        let Some(bucket) = &self.shared.bucket else { return Ok(0) };
+        let ended = bucket.abort_unfinished(folder, chosen).await;
+        ended.map_err(|error| self.shared.guarded.explained(error))
+    }
+}
+
+impl Shared {
+    fn new(
+        objects: Arc<dyn ObjectStore>,
+        context: Context,
+        settings: &Settings,
+        bucket: Option<Bucket>,
+    ) -> Self {
+        let scheme = context.scheme;
+        let guarded = Guarded::new(objects, context);
+        // Local files are away only as long as the kernel itself waits for them.
+        let patient = match scheme {
+            Scheme::File => guarded.clone(),
+            _ => guarded
+                .patient(Patience { usual: settings.patience, first: settings.first_patience }),
+        };
+        Self {
+            guarded: Arc::new(guarded),
+            patient: Arc::new(patient),
+            scheme,
+            bucket,
+            conditional: OnceCell::new(),
+        }
+    }
+}
+
+fn files(path: &FsPath) -> Result<Store, String> {
+    static FILES: OnceLock<Arc<Shared>> = OnceLock::new();
+    let shared = FILES.get_or_init(|| {
+        let context = Context::new(Scheme::File, "the file system".to_owned(), Vec::new());
+        let files = Arc::new(LocalFileSystem::new().with_fsync(true));
+        Arc::new(Shared::new(files, context, &Settings::new(std::iter::empty()), None))
+    });
+    let inside = Path::from_absolute_path(path).map_err(|error| error.to_string())?;
+    Ok(Store { shared: Arc::clone(shared), path: inside, local: Some(path.to_owned()) })
+}
+
+fn registered() -> &'static Mutex<HashMap<String, Arc<Shared>>> {
+    static REGISTERED: OnceLock<Mutex<HashMap<String, Arc<Shared>>>> = OnceLock::new();
+    REGISTERED.get_or_init(Mutex::default)
+}
+
+fn memory(name: &str) -> Arc<Shared> {
+    let mut all = registered().lock().unwrap_or_else(PoisonError::into_inner);
+    let known = all.entry(name.to_owned()).or_insert_with(|| {
+        let context = Context::new(Scheme::Memory, "memory".to_owned(), Vec::new());
+        let settings = Settings::new(std::iter::empty());
+        Arc::new(Shared::new(Arc::new(InMemory::new()), context, &settings, None))
+    });
+    Arc::clone(known)
+}
+
+/// Opens a store behind a network; the same one for all who ask alike, so that they share
+/// connections and what is known of it.
+fn remote(url: &Url, settings: &Settings) -> Result<Store, String> {
+    /// By where the store is, and by the settings it was opened with.
+    type Opened = HashMap<(String, u64), Arc<Shared>>;
+    static OPENED: OnceLock<Mutex<Opened>> = OnceLock::new();
+    let (scheme, path) = match url.scheme() {
+        "http" | "https" => (ObjectStoreScheme::Http, Path::from_url_path(url.path())),
+        other => {
+            let parsed = ObjectStoreScheme::parse(url);
+            let (scheme, path) = parsed.map_err(|_| unknown_scheme(other))?;
+            (scheme, Ok(path))
+        }
+    };
+    let path = path.map_err(|error| error.to_string())?;
+    let key = (url[..Position::BeforePath].to_owned(), settings.fingerprint());
+    let mut opened =
+        OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let shared = match opened.get(&key) {
+        Some(known) => Arc::clone(known),
+        None => {
+            let new = Arc::new(connect(url, &scheme, settings)?);
+            opened.insert(key, Arc::clone(&new));
+            new
+        }
+    };
+    Ok(Store { shared, path, local: None })
+}
+
+fn connect(url: &Url, scheme: &ObjectStoreScheme, settings: &Settings) -> Result<Shared, String> {
+    let bucket = url.host_str().unwrap_or_default();
+    let secrets = settings.secrets();
+    let shared = |objects, scheme, place: String, opened| {
+        Shared::new(objects, Context::new(scheme, place, secrets.clone()), settings, opened)
+    };
+    match (scheme, url.scheme()) {
+        (ObjectStoreScheme::AmazonS3, _) => {
+            let opened = settings.s3(bucket)?;
+            let endpoint = settings.s3_endpoint().map_or_else(String::new, |e| format!(" at {e}"));
+            let place = format!("bucket {bucket:?}{endpoint}");
+            Ok(shared(Arc::new(opened.s3.clone()), Scheme::S3, place, Some(opened)))
+        }
+        (ObjectStoreScheme::GoogleCloudStorage, _) => {
+            let place = format!("bucket {bucket:?} of Google Cloud Storage");
+            Ok(shared(settings.google(bucket)?, Scheme::Google, place, None))
+        }
+        (ObjectStoreScheme::MicrosoftAzure, _) => {
+            let place = format!(
+                "container {:?} of Azure",
+                url[Position::BeforeUsername..Position::AfterHost].to_owned()
+            );
+            Ok(shared(settings.azure(url)?, Scheme::Azure, place, None))
+        }
+        (ObjectStoreScheme::Http, _) => {
+            let origin = &url[..Position::BeforePath];
+            Ok(shared(settings.http(origin)?, Scheme::Http, origin.to_owned(), None))
+        }
+        (_, other) => Err(unknown_scheme(other)),
+    }
+}
+
+fn unknown_scheme(scheme: &str) -> String {
+    format!(
+        "there is no store for {scheme}://; write s3://, gs://, az://, abfss://, file:/// or an \
+         absolute path"
+    )
+}
+
+/// Returns a URL as it may be shown: without a password, without a query.
+fn without_secrets(url: &str) -> String {
+    let Ok(mut parsed) = Url::parse(url) else {
+        // What cannot be read may still hold one.
+        return match url.split_once('@') {
+            Some((before, after)) if before.contains("://") => {
+                let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+                format!("{scheme}://…@{after}")
+            }
+            _ => url.to_owned(),
+        };
+    };
+    if parsed.password().is_none() && parsed.query().is_none() {
+        return url.to_owned();
+    }
+    let _ = parsed.set_password(None);
+    parsed.set_query(None);
+    parsed.to_string()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod contract;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod testing;

@@ -1,0 +1,206 @@
+//! A real S3 server for tests, on loopback, in a folder of its own.
+//!
+//! Ceph's gateway where it is installed (`cargo xtask setup --system`), else moto, else none: then
+//! tests say that they were skipped, or fail where `RINGMASTER_REQUIRE` names `s3`. One server per
+//! test process; each test gets a bucket of its own. The server ends with the test process, however
+//! that ends.
+
+mod ceph;
+mod daemons;
+mod moto;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredential};
+use object_store::client::{HttpRequest, HttpRequestBody};
+
+use self::daemons::Daemons;
+
+/// Who may do everything.
+const ACCESS_KEY: &str = "RINGMASTERTESTS";
+/// No part of it is a word, so that a search for it finds it alone.
+const SECRET_KEY: &str = "q7Zr1Xw9Kd3Vn5Tb8Lm2Pc4Hs6Jf0Gy";
+/// Region of every bucket.
+const REGION: &str = "us-east-1";
+/// Only a broken machine makes anybody wait so long for an answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running server.
+#[derive(Debug)]
+pub struct S3Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    kind: Kind,
+    /// Ends the server when it is dropped, or this process ends.
+    _daemons: Daemons,
+}
+
+/// What serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Ceph's gateway.
+    Ceph,
+    /// moto, which accepts any secret.
+    Moto,
+}
+
+/// A bucket of a server, and who may use it.
+#[derive(Debug, Clone)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// Where requests go: the server, or something in front of it.
+    pub address: SocketAddr,
+}
+
+/// Returns the server of this process, started at the first call; none where none is installed,
+/// after saying so.
+///
+/// # Panics
+/// When there is none and `RINGMASTER_REQUIRE` names `s3`, or when one does not start.
+pub fn server() -> Option<&'static S3Server> {
+    static SERVER: OnceLock<Option<S3Server>> = OnceLock::new();
+    let server = SERVER.get_or_init(S3Server::start).as_ref();
+    if server.is_none() {
+        let remedy = "no S3 server is installed; `cargo xtask setup --system` installs one";
+        assert!(!is_required("s3"), "RINGMASTER_REQUIRE names s3: {remedy}");
+        say(&format!("skipped: {remedy}"));
+    }
+    server
+}
+
+/// Whether `RINGMASTER_REQUIRE`, a list separated by commas, names `what`.
+pub fn is_required(what: &str) -> bool {
+    std::env::var("RINGMASTER_REQUIRE")
+        .is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
+}
+
+fn say(text: &str) {
+    // Straight to the terminal: what a test prints is shown only when it fails.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+impl S3Server {
+    fn start() -> Option<Self> {
+        if ceph::is_installed() {
+            let (daemons, address) = ceph::start(ACCESS_KEY, SECRET_KEY);
+            return Some(Self { address, kind: Kind::Ceph, _daemons: daemons });
+        }
+        let program = moto::program()?;
+        let (daemons, address) = moto::start(&program);
+        Some(Self { address, kind: Kind::Moto, _daemons: daemons })
+    }
+
+    /// Returns what serves.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Creates a bucket that nobody else uses.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn bucket(&self) -> Bucket {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test-{}-{number}", std::process::id());
+        let bucket = Bucket { name, address: self.address };
+        let status = bucket.signed_request("PUT").expect("the server answers");
+        assert_eq!(status, 200, "the server creates a bucket");
+        bucket
+    }
+}
+
+impl Bucket {
+    /// Returns the URL of a folder in it.
+    pub fn url(&self, folder: &str) -> String {
+        format!("s3://{}/{folder}", self.name)
+    }
+
+    /// Returns the same bucket behind another address.
+    pub fn through(&self, address: SocketAddr) -> Self {
+        Self { address, ..self.clone() }
+    }
+
+    /// Returns the environment that leads to it, under the names that AWS's tools use.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let endpoint = format!("http://{}", self.address);
+        [
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+            ("AWS_REGION", REGION),
+            ("AWS_ENDPOINT_URL", &endpoint),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// Returns the secret that must never be shown.
+    pub fn secret(&self) -> &'static str {
+        SECRET_KEY
+    }
+
+    /// Makes a signed request for the bucket itself and returns the answer's status.
+    fn signed_request(&self, method: &str) -> std::io::Result<u16> {
+        let mut signed = HttpRequest::new(HttpRequestBody::empty());
+        *signed.method_mut() = method.parse().map_err(std::io::Error::other)?;
+        let url = format!("http://{}/{}", self.address, self.name);
+        *signed.uri_mut() = url.parse().map_err(std::io::Error::other)?;
+        let credential = AwsCredential {
+            key_id: ACCESS_KEY.to_owned(),
+            secret_key: SECRET_KEY.to_owned(),
+            token: None,
+        };
+        AwsAuthorizer::new(&credential, "s3", REGION).try_authorize(&mut signed, None)?;
+        let headers: Vec<(&str, &str)> = signed
+            .headers()
+            .iter()
+            .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+            .collect();
+        request(self.address, method, &format!("/{}", self.name), &headers)
+    }
+
+    /// Returns the bucket as the library sees it, with nothing of this project in between.
+    ///
+    /// # Panics
+    /// When the library refuses settings that are right.
+    pub fn store(&self) -> AmazonS3 {
+        AmazonS3Builder::new()
+            .with_endpoint(format!("http://{}", self.address))
+            .with_allow_http(true)
+            .with_region(REGION)
+            .with_bucket_name(&self.name)
+            .with_access_key_id(ACCESS_KEY)
+            .with_secret_access_key(SECRET_KEY)
+            .build()
+            .expect("the settings are right")
+    }
+}
+
+/// Makes a request without a body and returns the answer's status.
+fn request(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(
+        stream,
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\n{headers}Content-Length: 0\r\n\
+         Connection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer);
+    let status = text.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    status.ok_or_else(|| std::io::Error::other(format!("no HTTP: {text:?}")))
+}
