@@ -5,16 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use futures::TryStreamExt;
-
 use super::Error;
+use super::fetch::{self, Chunks, Fetched};
 use super::layout::{self, StepName};
 use super::manifest::Manifest;
 use super::place::Place;
 use super::state::State;
-use super::tensors::{self, Moment, Moments};
-use super::upload;
-use crate::progress;
+use super::tensors::{Moment, Moments, TensorFile, Values};
 
 /// A verified checkpoint, in memory.
 #[derive(Debug)]
@@ -23,26 +20,46 @@ pub struct Chosen {
     name: StepName,
     manifest: Manifest,
     /// By name, as stored.
-    objects: BTreeMap<String, Vec<u8>>,
+    objects: BTreeMap<String, Chunks>,
 }
 
 /// A checkpoint as values, of whatever world size it was written.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Loaded {
-    /// Shape and values (f32, row-major) of every parameter, by OpenCLIP's name.
-    pub model: BTreeMap<String, (Vec<i64>, Vec<f32>)>,
-    /// First moments, one vector per parameter.
-    pub exp_avg: BTreeMap<String, Vec<f32>>,
-    /// Second moments, one vector per parameter.
-    pub exp_avg_sq: BTreeMap<String, Vec<f32>>,
     /// The run.
     pub state: State,
+    model: TensorFile,
+    /// Slices of the optimizer state, a file per rank that wrote it.
+    optim: Vec<TensorFile>,
+    moments: Moments,
+}
+
+impl Loaded {
+    /// Returns a parameter by OpenCLIP's name.
+    pub fn parameter(&self, name: &str) -> Option<Values<'_>> {
+        self.model.get(name)
+    }
+
+    /// Returns every parameter, by name.
+    pub fn parameters(&self) -> impl Iterator<Item = Values<'_>> {
+        self.model.iter()
+    }
+
+    /// Returns the parts that make up one of a parameter's running means, in order, each with the
+    /// element it begins at; nothing for a parameter that does not exist.
+    pub fn moment(
+        &self,
+        moment: Moment,
+        parameter: &str,
+    ) -> impl Iterator<Item = (usize, Values<'_>)> {
+        self.moments.slices(&self.optim, moment, parameter)
+    }
 }
 
 /// Returns the newest complete checkpoint of the first place that has one; `None` if none has.
 /// A place is a job's folder or the folder of one checkpoint. "Newest" is by generation, then by
-/// step, and what a roll-back gave up is none of a job's. One whose manifest or objects do not verify is passed over with a warning that names the
-/// object and the reason.
+/// step, and what a roll-back gave up is none of a job's. One whose manifest or objects do not verify is
+/// passed over with a warning that names the object and the reason.
 ///
 /// Blocks; not for use inside an async runtime.
 ///
@@ -50,7 +67,9 @@ pub struct Loaded {
 /// A place that this build cannot reach, or a store that fails for another reason than absence:
 /// then a newer checkpoint than those seen may exist, so nothing is chosen.
 pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("checkpoint-store")
         .enable_all()
         .build()
         .map_err(|source| Error::Runtime { source })?;
@@ -110,24 +129,10 @@ pub(crate) async fn read(place: &Place, name: StepName) -> Result<Verdict, Error
     };
     let mut objects = BTreeMap::new();
     for object in &manifest.objects {
-        let Some(result) = place.get(name, &object.name).await? else {
-            return damaged(&object.name, "it does not exist".to_owned());
+        match fetch::fetch(place, name, object).await? {
+            Fetched::Good(chunks) => objects.insert(object.name.clone(), chunks),
+            Fetched::Bad(reason) => return damaged(&object.name, reason),
         };
-        if result.meta.size != object.size {
-            let reason = format!("{} bytes, the manifest says {}", result.meta.size, object.size);
-            return damaged(&object.name, reason);
-        }
-        let mut bytes = Vec::with_capacity(object.size as usize);
-        let mut parts = result.into_stream();
-        let error = |source| place.read_error(name, &object.name, source);
-        while let Some(part) = parts.try_next().await.map_err(error)? {
-            bytes.extend_from_slice(&part);
-            progress::advance();
-        }
-        if let Some(reason) = upload::mismatch(&bytes, object.size, &object.sha256) {
-            return damaged(&object.name, reason);
-        }
-        objects.insert(object.name.clone(), bytes);
     }
     let chosen = Chosen { place: place.clone(), name, manifest, objects };
     Ok(Verdict::Complete(Box::new(chosen)))
@@ -144,7 +149,7 @@ impl Chosen {
         self.manifest.digest()
     }
 
-    /// Turns the bytes into values, freeing them as it goes.
+    /// Makes the values accessible by name; they stay where they are.
     ///
     /// # Errors
     /// Content that verifies and makes no sense here: another format version, or slices of the
@@ -152,27 +157,27 @@ impl Chosen {
     /// such content is no accident of storage.
     pub fn load(mut self) -> Result<Loaded, Error> {
         let state_url = self.place.object_url(self.name, layout::STATE);
-        let state = State::decode(&self.take(layout::STATE), &state_url)?;
-        let model_url = self.place.object_url(self.name, layout::MODEL);
-        let model = tensors::read_model(&self.take(layout::MODEL), &model_url)?;
-        let slices: Vec<String> =
-            self.objects.keys().filter(|name| layout::is_optim(name)).cloned().collect();
-        let mut moments = Moments::of(&model);
-        for name in slices {
-            let url = self.place.object_url(self.name, &name);
-            moments.add(&self.take(&name), &url)?;
-        }
-        let url = self.url();
-        let exp_avg = moments.take(Moment::ExpAvg, &url)?;
-        let exp_avg_sq = moments.take(Moment::ExpAvgSq, &url)?;
+        let state = State::decode(&self.take(layout::STATE).to_vec(), &state_url)?;
         if state.step != self.name.step || state.generation != self.name.generation {
             let reason = format!("it is the state of step {}", state.step);
             return Err(Error::Damaged { object: state_url, reason });
         }
-        Ok(Loaded { model, exp_avg, exp_avg_sq, state })
+        let model = self.tensors(layout::MODEL)?;
+        let slices: Vec<String> =
+            self.objects.keys().filter(|name| layout::is_optim(name)).cloned().collect();
+        let optim = slices.iter().map(|name| self.tensors(name)).collect::<Result<Vec<_>, _>>()?;
+        let urls: Vec<String> =
+            slices.iter().map(|name| self.place.object_url(self.name, name)).collect();
+        let moments = Moments::index(&model, &optim, &urls, &self.url())?;
+        Ok(Loaded { state, model, optim, moments })
     }
 
-    fn take(&mut self, object: &str) -> Vec<u8> {
+    fn tensors(&mut self, object: &str) -> Result<TensorFile, Error> {
+        let url = self.place.object_url(self.name, object);
+        TensorFile::parse(self.take(object), &url)
+    }
+
+    fn take(&mut self, object: &str) -> Chunks {
         self.objects.remove(object).expect("a manifest lists every part, and all were read")
     }
 }

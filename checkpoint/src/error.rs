@@ -82,13 +82,15 @@ pub enum Error {
         reason: String,
     },
     /// A format of another release.
-    #[error("{object} has format version {found}, this build reads {supported}; use a newer build")]
+    #[error(
+        "{object} has format version {found}, this build reads 1 to {supported}; use a newer build"
+    )]
     Version {
         /// URL of the object.
         object: String,
         /// The version it says.
         found: u64,
-        /// The only version known here.
+        /// The newest version known here.
         supported: u64,
     },
     /// JSON of the right version that does not parse.
@@ -100,14 +102,18 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A tensor whose values do not fill its shape.
-    #[error("tensor {name} has shape {shape:?} and {values} values")]
+    #[error(
+        "tensor {name} has shape {shape:?}, which is {expected} bytes, and {bytes} bytes of values"
+    )]
     Shape {
         /// The tensor.
         name: String,
         /// Its shape.
         shape: Vec<i64>,
-        /// How many values it came with.
-        values: usize,
+        /// Bytes of values it came with.
+        bytes: usize,
+        /// Bytes that fill its shape.
+        expected: usize,
     },
     /// A store that takes every write and keeps somebody else's.
     #[error("{object} was written and holds something else now; another writer is at work there")]

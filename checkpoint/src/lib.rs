@@ -18,17 +18,21 @@
 //! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
 //! finds a checkpoint whose writer died between the two writes.
 //!
-//! Modules in reading order: `state` (what is saved beside tensors), `layout` (names), `place`
-//! (a folder of a store), [`store`] (stores by URL, their failures and promises), `upload` and
-//! `tensors` (objects), `manifest` (the two metadata files), `publish` (the phases), `rollback` and
-//! `retention` (what goes), [`Writer`] (the background thread), `choose` (reading) and [`browse`] (what
-//! people do with checkpoints). Nothing here touches ATen.
+//! Modules in reading order: `state` (what is saved), `memory` (where a snapshot waits while it is
+//! written), `layout` (names), [`store`] (stores by URL, their failures and promises), `place` (a folder
+//! of a store), `tensors` (safetensors files), `upload` and `fetch` (objects, in parts), `checksum`,
+//! `manifest` (the two metadata files), `publish` (the phases), `rollback` and `retention` (what goes),
+//! [`Writer`] (the background thread), `choose` (reading) and [`browse`] (what people do with
+//! checkpoints). Nothing here touches ATen.
 
 pub mod browse;
+mod checksum;
 mod choose;
 mod error;
+mod fetch;
 mod layout;
 mod manifest;
+mod memory;
 mod place;
 mod progress;
 mod publish;
@@ -50,8 +54,14 @@ mod tests;
 pub use choose::{Chosen, Loaded, choose};
 pub use error::{Error, GrantError};
 pub use layout::{job_url, step_of};
+pub use memory::{Blank, Memory};
 pub use progress::moved;
 pub use publish::{Grant, Published};
 pub use rollback::{choose_rolled_back, roll_back};
-pub use state::{DataState, NamedTensor, OptimSlice, STATE_VERSION, Snapshot, State, Substitution};
+pub use safetensors::Dtype;
+pub use state::{
+    Cursor, DataState, Layout, Part, RngState, STATE_VERSION, ScheduleState, Snapshot, State,
+    Substitution,
+};
+pub use tensors::{Moment, Values};
 pub use writer::{Saved, Writer, WriterOptions};

@@ -6,8 +6,10 @@ use sha2::{Digest, Sha256};
 
 use super::layout::{self, StepName};
 
-/// Format of both files.
-pub(crate) const VERSION: u64 = 1;
+/// Format of both files that this build writes; it reads every version from 1 on.
+///
+/// 1: SHA-256 of every 16 MiB. 2: BLAKE3.
+pub(crate) const VERSION: u64 = 2;
 
 /// A generation as text, `g1.7`.
 pub(crate) mod generation_text {
@@ -53,8 +55,12 @@ pub(crate) struct Object {
     pub(crate) name: String,
     /// In bytes.
     pub(crate) size: u64,
-    /// SHA-256 of every 16 MiB, in order, hexadecimal.
+    /// Of every 16 MiB, in order, hexadecimal; version 1 only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) sha256: Vec<String>,
+    /// Of every 16 MiB, in order, hexadecimal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) blake3: Vec<String>,
 }
 
 impl Manifest {
@@ -67,7 +73,12 @@ impl Manifest {
     ) -> Self {
         let mut objects: Vec<Object> = objects
             .into_iter()
-            .map(|o| Object { name: o.name, size: o.size, sha256: o.sha256 })
+            .map(|StoredObject { name, size, sha256, blake3 }| Object {
+                name,
+                size,
+                sha256,
+                blake3,
+            })
             .collect();
         objects.sort_by(|a, b| a.name.cmp(&b.name));
         let mut manifest = Self {
@@ -95,8 +106,9 @@ impl Manifest {
     /// Reads the MANIFEST.json of checkpoint `name`, or says why it cannot be trusted.
     pub(crate) fn decode(text: &[u8], name: StepName) -> Result<Self, String> {
         let manifest: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        if manifest.version != VERSION {
-            return Err(format!("format version {}, this build reads {VERSION}", manifest.version));
+        if !(1..=VERSION).contains(&manifest.version) {
+            let found = manifest.version;
+            return Err(format!("format version {found}, this build reads 1 to {VERSION}"));
         }
         if manifest.sha256 != manifest.own_checksum() {
             return Err("its content does not match its own checksum".to_owned());
@@ -174,7 +186,8 @@ mod tests {
         let object = |name: &str| StoredObject {
             name: name.to_owned(),
             size: 3,
-            sha256: vec!["ab".to_owned()],
+            sha256: Vec::new(),
+            blake3: vec!["ab".to_owned()],
         };
         let objects = [layout::STATE, layout::MODEL, &layout::optim(0, 1)].map(object);
         Manifest::new("tiny-abc", name(), u64::MAX, objects.into())

@@ -4,8 +4,9 @@
 //! nothing new is visible, after it the checkpoint is complete.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+use futures::future::join_all;
 use ringmaster_proto::v1::StoredObject;
 use tokio::runtime::Runtime;
 
@@ -15,7 +16,7 @@ use super::manifest::{Manifest, Pointer};
 use super::place::Place;
 use super::state::Snapshot;
 use super::tensors;
-use super::upload::Upload;
+use super::upload::{self, Abandon};
 use super::{Error, GrantError, WriterOptions};
 
 /// The coordinator's word on who may publish. Calls block, and may wait as long as it takes.
@@ -96,22 +97,25 @@ pub(crate) struct Publisher {
     pub(crate) options: WriterOptions,
     pub(crate) runtime: Runtime,
     /// Set when the generation is over.
-    pub(crate) abandoned: Arc<AtomicBool>,
+    pub(crate) abandon: Arc<Abandon>,
     /// Dies at the n-th phase it enters, in tests.
     #[cfg(test)]
     pub(crate) crash: super::testing::Crash,
 }
 
 impl Publisher {
-    pub(crate) fn new(options: WriterOptions, abandoned: Arc<AtomicBool>) -> Result<Self, Error> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+    pub(crate) fn new(options: WriterOptions, abandon: Arc<Abandon>) -> Result<Self, Error> {
+        // Two threads: one signs and encrypts a part while the other talks to the store.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("checkpoint-store")
             .enable_all()
             .build()
             .map_err(|source| Error::Runtime { source })?;
         Ok(Self {
             options,
             runtime,
-            abandoned,
+            abandon,
             #[cfg(test)]
             crash: super::testing::Crash::default(),
         })
@@ -167,51 +171,54 @@ impl Publisher {
         Ok(published)
     }
 
-    /// Writes this rank's objects and returns their checksums.
+    /// Writes this rank's objects side by side and returns their checksums: while one is being made
+    /// durable, the others travel.
     async fn upload(
         &self,
         place: &Place,
         name: StepName,
         snapshot: Snapshot,
     ) -> Result<Vec<StoredObject>, Error> {
-        let Snapshot { step, model, optim, state, .. } = snapshot;
+        let Snapshot { step, layout: parts, bytes, state, .. } = snapshot;
         let (rank, world_size) = (self.options.rank, self.options.world_size);
         let mut objects = Vec::new();
         if rank == 0 {
             let lacks = |missing: &str| Error::Incomplete { step, missing: missing.to_owned() };
-            let model = model.ok_or_else(|| lacks("the model"))?;
             let state = state.ok_or_else(|| lacks("the state"))?;
-
-            let mut object = self.start(place, name, layout::MODEL).await?;
-            tensors::write(&mut object, &tensors::of_model(&model)).await?;
-            objects.push(object.finish().await?);
-            drop(model);
-
-            let mut object = self.start(place, name, layout::STATE).await?;
-            object.write(&state.encode()).await?;
-            objects.push(object.finish().await?);
+            if parts.model.is_empty() {
+                return Err(lacks("the model"));
+            }
+            let model = tensors::pieces(&parts.model, &bytes, layout::MODEL)?;
+            objects.push((layout::MODEL.to_owned(), model));
+            objects.push((layout::STATE.to_owned(), vec![state.encode().into()]));
         }
-        let mut object = self.start(place, name, &layout::optim(rank, world_size)).await?;
-        tensors::write(&mut object, &tensors::of_slices(&optim)).await?;
-        objects.push(object.finish().await?);
-        Ok(objects)
+        let object = layout::optim(rank, world_size);
+        let optim = tensors::pieces(&parts.optim, &bytes, &object)?;
+        objects.push((object, optim));
+        // From here on the parts alone keep the snapshot's memory: each frees what it has sent.
+        drop(bytes);
+        let puts =
+            objects.into_iter().map(|(object, pieces)| self.put(place, name, object, pieces));
+        // All come to their end, so that the one that fails leaves none half-way.
+        join_all(puts).await.into_iter().collect()
     }
 
-    async fn start(
+    async fn put(
         &self,
         place: &Place,
         checkpoint: StepName,
-        name: &str,
-    ) -> Result<Upload<'_>, Error> {
+        object: String,
+        pieces: Vec<Bytes>,
+    ) -> Result<StoredObject, Error> {
         self.enter(Phase::Upload, checkpoint.step)?;
-        Upload::start(place, checkpoint, name, &self.abandoned).await
+        upload::put(place, checkpoint, &object, pieces, &self.abandon).await
     }
 
     /// Every phase begins here, so that tests can end a writer before any of them.
     pub(crate) fn enter(&self, phase: Phase, step: u64) -> Result<(), Error> {
         #[cfg(test)]
         self.crash.strike(phase)?;
-        if phase.before_the_grant() && self.abandoned.load(Ordering::Relaxed) {
+        if phase.before_the_grant() && self.abandon.is_set() {
             return Err(Error::Abandoned { step });
         }
         Ok(())

@@ -1,53 +1,75 @@
 //! What a checkpoint holds: tensors by name, and the state of the run in state.json.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::Generation;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::tensors::Moment;
 
-/// Format of state.json that this build writes and reads.
-pub const STATE_VERSION: u64 = 1;
+/// Format of state.json that this build writes. It reads every version from 1 on.
+///
+/// 1: step, samples, seed, plan, data, manifest, versions. 2: says beside these where data, randomness
+/// and schedule go on; for version 1 that follows from the step.
+pub const STATE_VERSION: u64 = 2;
 
 /// What one rank contributes to the checkpoint of a step boundary.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Steps applied.
     pub step: u64,
-    /// All parameters; rank 0 only.
-    pub model: Option<Vec<NamedTensor>>,
-    /// This rank's slice of the optimizer state; may be empty.
-    pub optim: Vec<OptimSlice>,
+    /// Which tensors `bytes` holds.
+    pub layout: Arc<Layout>,
+    /// Their values, little-endian.
+    pub bytes: Bytes,
     /// The run; rank 0 only.
     pub state: Option<State>,
     /// Of parameters and optimizer state, equal on replicas that agree.
     pub digest: u64,
 }
 
-/// A parameter.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedTensor {
-    /// OpenCLIP's key.
+/// Which tensors lie where in a rank's snapshots; the same all through a generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// All parameters, by OpenCLIP's keys; rank 0 only, empty elsewhere.
+    pub model: Vec<Part>,
+    /// This rank's slice of the optimizer state, by [`Part::moment`]; may be empty.
+    pub optim: Vec<Part>,
+    /// Length of a snapshot in bytes.
+    pub len: usize,
+}
+
+/// A tensor within a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its name in the safetensors file.
     pub name: String,
     /// Empty for a scalar.
     pub shape: Vec<i64>,
-    /// Row-major.
-    pub values: Vec<f32>,
+    /// F32, or F64 for a run that computes in f64.
+    pub dtype: Dtype,
+    /// Where its values lie, row-major.
+    pub bytes: Range<usize>,
 }
 
-/// Consecutive elements of one parameter's AdamW moments.
-#[derive(Debug, Clone, PartialEq)]
-pub struct OptimSlice {
-    /// The parameter's name.
-    pub name: String,
-    /// Index of the first element within the flattened parameter.
-    pub start: usize,
-    /// First moment.
-    pub exp_avg: Vec<f32>,
-    /// Second moment, as many elements as the first.
-    pub exp_avg_sq: Vec<f32>,
+impl Part {
+    /// Names `len` consecutive elements, from `start` on, of one of a parameter's running means.
+    pub fn moment(
+        moment: Moment,
+        parameter: &str,
+        start: usize,
+        len: usize,
+        dtype: Dtype,
+        bytes: Range<usize>,
+    ) -> Self {
+        Self { name: moment.slice_name(parameter, start), shape: vec![len as i64], dtype, bytes }
+    }
 }
 
 /// state.json: everything but tensors that continuing the run needs, and where it came from.
@@ -74,6 +96,12 @@ pub struct State {
     pub numeric_plan: serde_json::Value,
     /// The training data.
     pub data: DataState,
+    /// Where every stream of random numbers goes on.
+    #[serde(default)]
+    pub rng: RngState,
+    /// Where the learning-rate schedule goes on.
+    #[serde(default)]
+    pub schedule: ScheduleState,
     /// The validated manifest.
     pub manifest: TrainJob,
     /// Software that wrote it, by name.
@@ -85,8 +113,43 @@ pub struct State {
 pub struct DataState {
     /// Changes with the shards' names and sizes.
     pub fingerprint: String,
+    /// What is read next.
+    #[serde(default)]
+    pub cursor: Cursor,
     /// Corrupt samples replaced so far, in the order they were met.
     pub substitutions: Vec<Substitution>,
+}
+
+/// A place in the order of samples, which is a function of (seed, data set, place) alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cursor {
+    /// 0-based global batch that the next step takes.
+    pub next_batch: u64,
+    /// Position of its first sample, over all epochs.
+    pub next_sample: u64,
+}
+
+/// Randomness is counter-based: a draw is a function of the seed and of what it is for, so a stream's
+/// whole state is the counter it goes on with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RngState {
+    /// Of every stream.
+    pub seed: u64,
+    /// Order of samples: next global batch.
+    pub order: u64,
+    /// Augmentation: next position in the order.
+    pub augmentation: u64,
+    /// Patch dropout: next step.
+    pub dropout: u64,
+}
+
+/// Where the learning-rate schedule stands; its shape is in the manifest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleState {
+    /// Steps behind it.
+    pub step: u64,
+    /// Steps in all.
+    pub total_steps: u64,
 }
 
 /// A slot of the order whose sample was corrupt, and the sample that took its place.
@@ -105,8 +168,8 @@ pub struct Substitution {
 }
 
 impl State {
-    /// Describes a run before its first step; the caller fills in `step`, `samples`,
-    /// `resumed_samples` and `data.substitutions` at each snapshot.
+    /// Describes a run before its first step; each snapshot calls [`State::advance_to`] and fills in
+    /// `resumed_samples` and `data.substitutions`.
     pub fn describe(
         job: &TrainJob,
         generation: Generation,
@@ -115,7 +178,7 @@ impl State {
         fingerprint: String,
         versions: BTreeMap<String, String>,
     ) -> Self {
-        Self {
+        let mut state = Self {
             version: STATE_VERSION,
             step: 0,
             samples: 0,
@@ -124,10 +187,25 @@ impl State {
             seed: job.data.seed,
             world_size,
             numeric_plan,
-            data: DataState { fingerprint, substitutions: Vec::new() },
+            data: DataState { fingerprint, cursor: Cursor::default(), substitutions: Vec::new() },
+            rng: RngState::default(),
+            schedule: ScheduleState::default(),
             manifest: job.clone(),
             versions,
-        }
+        };
+        state.advance_to(0);
+        state
+    }
+
+    /// Sets everything that follows from the number of steps applied.
+    pub fn advance_to(&mut self, step: u64) {
+        let samples = step * u64::from(self.manifest.batch.global);
+        self.step = step;
+        self.samples = samples;
+        self.data.cursor = Cursor { next_batch: step, next_sample: samples };
+        self.rng = RngState { seed: self.seed, order: step, augmentation: samples, dropout: step };
+        let total_steps = self.manifest.schedule.total_steps;
+        self.schedule = ScheduleState { step, total_steps };
     }
 
     /// Returns the text of state.json.
@@ -135,10 +213,11 @@ impl State {
         serde_json::to_vec_pretty(self).expect("a state has string keys and plain values")
     }
 
-    /// Reads state.json; `object` names it in errors.
+    /// Reads state.json of any version; `object` names it in errors.
     ///
     /// # Errors
-    /// [`Error::Version`] before anything else is looked at, else [`Error::Json`] with the place.
+    /// [`Error::Version`] before anything else is looked at, [`Error::Json`] with the place, or
+    /// [`Error::Damaged`] where the parts of it contradict each other.
     pub(crate) fn decode(text: &[u8], object: &str) -> Result<Self, Error> {
         #[derive(Deserialize)]
         struct Probe {
@@ -146,11 +225,43 @@ impl State {
         }
         let json = |source| Error::Json { object: object.to_owned(), source };
         let Probe { version } = serde_json::from_slice(text).map_err(json)?;
-        if version != STATE_VERSION {
+        if !(1..=STATE_VERSION).contains(&version) {
             let (object, supported) = (object.to_owned(), STATE_VERSION);
             return Err(Error::Version { object, found: version, supported });
         }
-        serde_json::from_slice(text).map_err(json)
+        let mut state: Self = serde_json::from_slice(text).map_err(json)?;
+        if version == 1 {
+            state.advance_to(state.step);
+            state.version = STATE_VERSION;
+        }
+        match state.contradiction() {
+            Some(reason) => Err(Error::Damaged { object: object.to_owned(), reason }),
+            None => Ok(state),
+        }
+    }
+
+    /// Returns which part of the state does not belong to its step, if any: going on from there
+    /// would repeat or skip samples.
+    fn contradiction(&self) -> Option<String> {
+        let mut expected = self.clone();
+        expected.advance_to(self.step);
+        let step = self.step;
+        let differs = |what: &str, found: String, wanted: String| {
+            (found != wanted).then(|| format!("{what} is {found}, step {step} has {wanted}"))
+        };
+        differs("samples", self.samples.to_string(), expected.samples.to_string())
+            .or_else(|| {
+                let [found, wanted] = [self, &expected].map(|s| format!("{:?}", s.data.cursor));
+                differs("data.cursor", found, wanted)
+            })
+            .or_else(|| {
+                let [found, wanted] = [self, &expected].map(|s| format!("{:?}", s.rng));
+                differs("rng", found, wanted)
+            })
+            .or_else(|| {
+                let [found, wanted] = [self, &expected].map(|s| format!("{:?}", s.schedule));
+                differs("schedule", found, wanted)
+            })
     }
 }
 
@@ -194,11 +305,32 @@ mod tests {
 
     #[test]
     fn a_state_of_another_format_version_says_so_before_anything_else() {
-        let error = State::decode(br#"{"version": 2, "novelty": []}"#, "s").unwrap_err();
+        let error = State::decode(br#"{"version": 3, "novelty": []}"#, "s").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "s has format version 2, this build reads 1; use a newer build"
+            "s has format version 3, this build reads 1 to 2; use a newer build"
         );
+    }
+
+    #[test]
+    fn a_state_says_where_everything_goes_on_and_may_not_contradict_itself() {
+        let mut state = state();
+        state.advance_to(12);
+        assert_eq!(state.data.cursor, Cursor { next_batch: 12, next_sample: 12 * 64 });
+        assert_eq!(state.rng.augmentation, 12 * 64);
+        assert!(State::decode(&state.encode(), "s").is_ok());
+        let cases: [fn(&mut State); 4] = [
+            |s| s.samples += 1,
+            |s| s.data.cursor.next_batch = 13,
+            |s| s.rng.dropout = 11,
+            |s| s.schedule.step = 0,
+        ];
+        for (change, what) in cases.into_iter().zip(["samples", "data.cursor", "rng", "schedule"]) {
+            let mut changed = state.clone();
+            change(&mut changed);
+            let error = State::decode(&changed.encode(), "s").unwrap_err().to_string();
+            assert!(error.starts_with(&format!("s is damaged: {what} is ")), "{error}");
+        }
     }
 
     #[test]

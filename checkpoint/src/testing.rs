@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -176,21 +176,32 @@ pub(crate) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
     let len = |shape: &[i64]| shape.iter().product::<i64>() as usize;
     let total: usize = PARAMETERS.iter().map(|(_, shape)| len(shape)).sum();
     let slice = total * rank / world_size..total * (rank + 1) / world_size;
-    let (mut model, mut optim, mut offset) = (Vec::new(), Vec::new(), 0);
+    let first = rank == 0;
+    let (mut bytes, mut layout, mut offset) = (Vec::new(), Layout::default(), 0);
+    let mut append = |values: Vec<f32>| {
+        let start = bytes.len();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        start..bytes.len()
+    };
     for (p, (name, shape)) in PARAMETERS.into_iter().enumerate() {
-        let name = name.to_owned();
-        let all = values(p, 0..len(shape), step, 0);
-        model.push(NamedTensor { name: name.clone(), shape: shape.to_vec(), values: all });
+        if first {
+            let bytes = append(values(p, 0..len(shape), step, 0));
+            let (name, shape) = (name.to_owned(), shape.to_vec());
+            layout.model.push(Part { name, shape, dtype: Dtype::F32, bytes });
+        }
         let start = slice.start.max(offset);
         let end = slice.end.min(offset + len(shape));
         if start < end {
             let part = start - offset..end - offset;
-            let exp_avg = values(p, part.clone(), step, 1);
-            let exp_avg_sq = values(p, part.clone(), step, 2);
-            optim.push(OptimSlice { name, start: part.start, exp_avg, exp_avg_sq });
+            for (buffer, moment) in Moment::ALL.into_iter().enumerate() {
+                let bytes = append(values(p, part.clone(), step, buffer + 1));
+                let part = Part::moment(moment, name, part.start, part.len(), Dtype::F32, bytes);
+                layout.optim.push(part);
+            }
         }
         offset += len(shape);
     }
+    layout.len = bytes.len();
     let generation = Generation::new(1, counter);
     let mut state = State::describe(
         &job(),
@@ -200,12 +211,11 @@ pub(crate) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
         "fp".to_owned(),
         BTreeMap::new(),
     );
-    state.step = step;
-    let first = rank == 0;
+    state.advance_to(step);
     Snapshot {
         step,
-        model: first.then_some(model),
-        optim,
+        layout: Arc::new(layout),
+        bytes: bytes.into(),
         state: first.then_some(state),
         digest: step,
     }
@@ -214,20 +224,31 @@ pub(crate) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
 /// Checks every value of a checkpoint of `step`.
 pub(crate) fn assert_is(loaded: &Loaded, step: u64) {
     assert_eq!(loaded.state.step, step);
-    assert_eq!(loaded.model.len(), PARAMETERS.len());
+    assert_eq!(loaded.parameters().count(), PARAMETERS.len());
     for (p, (name, shape)) in PARAMETERS.into_iter().enumerate() {
         let len = shape.iter().product::<i64>() as usize;
         let expected = |buffer| values(p, 0..len, step, buffer);
-        assert_eq!(loaded.model[name], (shape.to_vec(), expected(0)), "{name}");
-        assert_eq!(loaded.exp_avg[name], expected(1), "{name}");
-        assert_eq!(loaded.exp_avg_sq[name], expected(2), "{name}");
+        let parameter = loaded.parameter(name).unwrap();
+        assert_eq!(
+            (parameter.shape(), parameter.to_f32()),
+            (shape.to_vec(), expected(0)),
+            "{name}"
+        );
+        for (buffer, moment) in Moment::ALL.into_iter().enumerate() {
+            let mut found = Vec::new();
+            for (start, part) in loaded.moment(moment, name) {
+                assert_eq!(start, found.len());
+                found.extend(part.to_f32());
+            }
+            assert_eq!(found, expected(buffer + 1), "{name}");
+        }
     }
 }
 
 /// Returns a rank 0 of one, which dies at `crash`.
 pub(crate) fn publisher(uri: &str, counter: u32, crash: Crash) -> Publisher {
     let options = options(uri, counter, 0, 1, Arc::new(Coordinator::new(1)));
-    let mut publisher = Publisher::new(options, Arc::new(AtomicBool::new(false))).unwrap();
+    let mut publisher = Publisher::new(options, Arc::default()).unwrap();
     publisher.crash = crash;
     publisher
 }

@@ -420,7 +420,7 @@ fn a_dropped_writer_asks_for_no_commit() {
 #[test]
 fn a_snapshot_of_rank_0_without_model_is_refused_before_anything_is_written() {
     let folder = Folder::new();
-    let bare = Snapshot { model: None, ..snapshot(1, 10, 0, 1) };
+    let bare = Snapshot { layout: Arc::default(), ..snapshot(1, 10, 0, 1) };
     let error = publisher(folder.uri(), 1, Crash::default()).publish(bare).unwrap_err();
     assert_eq!(error.to_string(), "checkpoint of step 10 lacks the model");
     assert!(!folder.job().exists());
@@ -453,4 +453,19 @@ fn generations_in_files_are_readable_text() {
     let text = fs::read_to_string(folder.step("step-0000000010.g1.7/MANIFEST.json")).unwrap();
     assert!(text.contains("\"generation\": \"g1.7\""), "{text}");
     assert_eq!(folder.newest().unwrap().state.generation, Generation::new(1, 7));
+}
+
+/// Checkpoints as each past version wrote them, of step 12 by two ranks: `fixtures/v<state version>`.
+#[test]
+fn checkpoints_of_every_past_version_load() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+    for version in 1..=STATE_VERSION {
+        let job = fixtures.join(format!("v{version}"));
+        let chosen = choose(&[job.to_str().unwrap()]).unwrap();
+        let loaded = chosen.unwrap_or_else(|| panic!("no fixture v{version}")).load().unwrap();
+        assert_is(&loaded, 12);
+        assert_eq!(loaded.state.data.cursor, Cursor { next_batch: 12, next_sample: 12 * 64 });
+        assert_eq!((loaded.state.rng.seed, loaded.state.rng.augmentation), (0, 12 * 64));
+        assert_eq!(loaded.state.manifest.name, "tiny");
+    }
 }

@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ringmaster_proto::v1::Generation;
 
 use super::Error;
 use super::publish::{Grant, Published, Publisher};
 use super::state::Snapshot;
+use super::upload::Abandon;
 
 /// What a [`Writer`] is told.
 #[derive(Clone)]
@@ -72,7 +73,7 @@ pub struct Writer {
     /// Results not polled yet, oldest first.
     ended: VecDeque<Result<Published, Error>>,
     thread: Option<JoinHandle<()>>,
-    abandoned: Arc<AtomicBool>,
+    abandon: Arc<Abandon>,
 }
 
 impl Writer {
@@ -83,11 +84,11 @@ impl Writer {
     pub fn new(options: WriterOptions) -> Self {
         let (snapshots, incoming) = channel();
         let (outgoing, results) = channel();
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&abandoned);
+        let abandon = Arc::new(Abandon::default());
+        let theirs = Arc::clone(&abandon);
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
-            .spawn(move || serve(options, &flag, &incoming, &outgoing))
+            .spawn(move || serve(options, &theirs, &incoming, &outgoing))
             .expect("a rank may start threads");
         Self {
             snapshots: Some(snapshots),
@@ -95,7 +96,7 @@ impl Writer {
             in_flight: false,
             ended: VecDeque::new(),
             thread: Some(thread),
-            abandoned,
+            abandon,
         }
     }
 
@@ -126,12 +127,20 @@ impl Writer {
         self.in_flight
     }
 
-    /// Waits for the snapshot in flight; how it went is left for [`Writer::poll`].
-    pub fn wait(&mut self) {
+    /// Waits for the snapshot in flight, for as long as `patience` allows; how it went is left for
+    /// [`Writer::poll`]. Returns whether nothing is in flight any more.
+    pub fn wait(&mut self, patience: Duration) -> bool {
         if self.busy() {
+            match self.results.recv_timeout(patience) {
+                Ok(result) => self.ended.push_back(result),
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.ended.push_back(Err(Error::WriterDied));
+                }
+            }
             self.in_flight = false;
-            self.ended.push_back(self.results.recv().unwrap_or(Err(Error::WriterDied)));
         }
+        true
     }
 
     /// Waits for the snapshot in flight and returns the newest result not polled yet.
@@ -140,7 +149,7 @@ impl Writer {
     /// That of the newest write.
     pub fn finish(mut self) -> Result<Option<Published>, Error> {
         self.snapshots = None;
-        self.wait();
+        while !self.wait(Duration::MAX) {}
         if let Some(thread) = self.thread.take() {
             thread.join().map_err(|_| Error::WriterDied)?;
         }
@@ -167,18 +176,18 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.abandoned.store(true, Ordering::Relaxed);
+        self.abandon.set();
     }
 }
 
 /// The thread: one snapshot after the other until the writer is gone.
 fn serve(
     options: WriterOptions,
-    abandoned: &Arc<AtomicBool>,
+    abandon: &Arc<Abandon>,
     snapshots: &Receiver<Snapshot>,
     results: &Sender<Result<Published, Error>>,
 ) {
-    let publisher = Publisher::new(options, Arc::clone(abandoned));
+    let publisher = Publisher::new(options, Arc::clone(abandon));
     let publisher = match publisher {
         Ok(publisher) => publisher,
         // The first snapshot learns why; later ones find the thread gone.

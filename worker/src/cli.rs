@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringmaster_worker::agent::{self, Agent};
+use ringmaster_worker::bench::checkpoint::{self, CheckpointArgs};
 use ringmaster_worker::bench::collective::{self, CollectiveArgs};
 use ringmaster_worker::bench::loss::{self, LossArgs};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
@@ -53,6 +54,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Bench {
+    /// What a checkpoint costs a run, beside plain copies of memory and files.
+    Checkpoint(CheckpointArgs),
     /// How fast tensors move between ranks, each a process of this machine.
     Collective(CollectiveArgs),
     /// What a loss costs in time and memory beside its bare matrix products, and what it computes.
@@ -247,6 +250,7 @@ async fn times(mut told: watch::Receiver<u32>, wanted: u32) {
 
 fn run_bench(bench: &Bench) -> i32 {
     let result = match bench {
+        Bench::Checkpoint(args) => checkpoint::run(args),
         Bench::Collective(args) => collective::run(args),
         Bench::Loss(args) => loss::run(args),
     };

@@ -25,6 +25,8 @@ pub(crate) enum What {
     Loss,
     /// All-reduce over 2 and 4 ranks against gloo's.
     Collective,
+    /// What a checkpoint costs a run, beside plain copies, torch.save and torch's async_save.
+    Checkpoint,
     /// A coordinator under 10,000 simulated agents and 1,000 jobs against its targets.
     ControlPlane,
     /// Time from a fault to the next completed step, under torchrun and here.
@@ -54,6 +56,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         What::Parity => ("loss_openclip.py", None),
         What::Loss => ("loss_openclip.py", Some("--speed")),
         What::Collective => ("collective_gloo.py", None),
+        What::Checkpoint => ("checkpoint_torch.py", None),
         What::ControlPlane => return control_plane(workspace, &options.arguments),
         What::Recovery => return recovery(workspace, options),
     };

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::{Checkpoint, JobFolder, Meter, Status};
 use crate::Error;
+use crate::checksum::Hasher;
 use crate::layout::{self, StepName};
 use crate::manifest::{Manifest, Object};
 use crate::place::Place;
@@ -167,7 +167,7 @@ pub(super) async fn read_through(
 /// Compares bytes with an object's checksums as they come.
 pub(super) struct Checksums<'a> {
     object: &'a Object,
-    hasher: Sha256,
+    hasher: Hasher,
     /// Bytes so far.
     seen: u64,
     /// What differs so far.
@@ -176,7 +176,7 @@ pub(super) struct Checksums<'a> {
 
 impl<'a> Checksums<'a> {
     pub(super) fn new(object: &'a Object) -> Self {
-        Self { object, hasher: Sha256::new(), seen: 0, reasons: Vec::new() }
+        Self { object, hasher: object.hasher(), seen: 0, reasons: Vec::new() }
     }
 
     /// Takes in the next bytes.
@@ -199,21 +199,19 @@ impl<'a> Checksums<'a> {
         if rest > 0 {
             self.end_chunk(rest);
         }
-        let listed = self.object.sha256.len() as u64;
         if self.seen != self.object.size {
             let size = self.object.size;
             self.reasons.push(format!("{} bytes came, the manifest says {size}", self.seen));
-        } else if listed != self.seen.div_ceil(CHUNK as u64) {
-            let size = self.object.size;
-            self.reasons.push(format!("the manifest lists {listed} checksums for {size} bytes"));
+        } else {
+            self.reasons.extend(self.object.miscounted());
         }
         self.reasons
     }
 
     fn end_chunk(&mut self, len: u64) {
         let start = self.seen - len;
-        let found = hex::encode(self.hasher.finalize_reset());
-        let expected = self.object.sha256.get((start / CHUNK as u64) as usize);
+        let found = self.hasher.finish();
+        let expected = self.object.sums().get((start / CHUNK as u64) as usize);
         if expected.is_some_and(|expected| *expected != found) {
             self.reasons.push(format!("checksum of bytes {start}..{} differs", self.seen));
         }

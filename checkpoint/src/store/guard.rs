@@ -8,17 +8,16 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
-use object_store::retry::{RetryContext, RetryPolicy};
 use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    UploadPart,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::context::Context;
-use super::error::{self, Error, Kind};
-use super::resume;
+use super::error::{self, Error};
+use super::{resume, upload};
 
 /// First pause before a request is made again; it doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -38,6 +37,8 @@ pub(super) struct Patience {
 #[derive(Clone)]
 pub(super) struct Guarded {
     inner: Arc<dyn ObjectStore>,
+    /// The same store's uploads, where each request of one can be made again.
+    parts: Option<Arc<dyn MultipartStore>>,
     pub(super) context: Arc<Context>,
     patience: Option<Patience>,
 }
@@ -56,8 +57,12 @@ impl fmt::Display for Guarded {
 }
 
 impl Guarded {
-    pub(super) fn new(inner: Arc<dyn ObjectStore>, context: Context) -> Self {
-        Self { inner, context: Arc::new(context), patience: None }
+    pub(super) fn new(
+        inner: Arc<dyn ObjectStore>,
+        parts: Option<Arc<dyn MultipartStore>>,
+        context: Context,
+    ) -> Self {
+        Self { inner, parts, context: Arc::new(context), patience: None }
     }
 
     /// Returns the same store with patience.
@@ -75,12 +80,12 @@ impl Guarded {
         explained(&self.context, error)
     }
 
-    fn retries(&self) -> Retries {
+    pub(super) fn retries(&self) -> Retries {
         Retries::new(Arc::clone(&self.context), self.patience)
     }
 
     /// Makes a request until it succeeds, is refused, or patience ends.
-    async fn run<T, F>(&self, request: impl Fn() -> F + Send + Sync) -> Result<T>
+    pub(super) async fn run<T, F>(&self, request: impl Fn() -> F + Send + Sync) -> Result<T>
     where
         F: Future<Output = Result<T>> + Send,
     {
@@ -167,46 +172,6 @@ fn spread(pause: Duration) -> Duration {
     pause.mul_f64(0.75 + draw as f64 / 2048.0)
 }
 
-/// The pauses between attempts at one part of an upload, made by the library.
-#[derive(Debug)]
-struct PartPolicy {
-    context: Arc<Context>,
-    patience: Patience,
-}
-
-#[async_trait]
-impl RetryPolicy for PartPolicy {
-    async fn retry(&self, attempt: RetryContext) -> bool {
-        use object_store::retry::RetryFailure::{Status, Transport};
-        let worth_it = match attempt.failure {
-            Status(status) => {
-                let lasting = [501, 505, 507];
-                let status = status.as_u16();
-                // 400: what arrived is not what was sent. It is looked at again when the part fails.
-                (status == 408 || status == 429 || status >= 500) && !lasting.contains(&status)
-            }
-            Transport(_) => true,
-            _ => false,
-        };
-        let doublings = u32::try_from(attempt.attempt).unwrap_or(u32::MAX).min(8);
-        let pause = (FIRST_PAUSE * 2_u32.pow(doublings)).min(LAST_PAUSE);
-        let limit = if self.context.reached() { self.patience.usual } else { self.patience.first };
-        if !worth_it || attempt.elapsed + pause > limit {
-            return false;
-        }
-        if self.context.failed() {
-            let (store, seconds) = (&self.context.place, limit.as_secs());
-            tracing::warn!(
-                store,
-                reason = ?attempt.failure,
-                "the store takes no part of an upload; trying again for up to {seconds} s"
-            );
-        }
-        tokio::time::sleep(spread(pause)).await;
-        true
-    }
-}
-
 #[async_trait]
 impl ObjectStore for Guarded {
     async fn put_opts(&self, at: &Path, body: PutPayload, how: PutOptions) -> Result<PutResult> {
@@ -218,16 +183,12 @@ impl ObjectStore for Guarded {
         at: &Path,
         how: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        let how = match self.patience {
-            Some(patience) => {
-                let context = Arc::clone(&self.context);
-                how.with_retry_policy(Arc::new(PartPolicy { context, patience }))
-            }
-            None => how,
+        let Some(parts) = self.parts.clone() else {
+            let inner = self.run(|| self.inner.put_multipart_opts(at, how.clone())).await?;
+            return Ok(Box::new(upload::Simple::new(self.clone(), at.clone(), inner)));
         };
-        let inner = self.run(|| self.inner.put_multipart_opts(at, how.clone())).await?;
-        let (guard, at) = (self.clone(), at.clone());
-        Ok(Box::new(GuardedUpload { guard, at, inner, size: 0 }))
+        let id = self.run(|| parts.create_multipart_opts(at, how.clone())).await?;
+        Ok(Box::new(upload::InParts::new(self.clone(), parts, at.clone(), id)))
     }
 
     async fn get_opts(&self, at: &Path, how: GetOptions) -> Result<GetResult> {
@@ -286,78 +247,4 @@ impl ObjectStore for Guarded {
     async fn copy_opts(&self, from: &Path, to: &Path, how: CopyOptions) -> Result<()> {
         self.run(|| self.inner.copy_opts(from, to, how.clone())).await
     }
-}
-
-/// An object on its way, in parts.
-#[derive(Debug)]
-struct GuardedUpload {
-    guard: Guarded,
-    at: Path,
-    inner: Box<dyn MultipartUpload>,
-    size: u64,
-}
-
-#[async_trait]
-impl MultipartUpload for GuardedUpload {
-    fn put_part(&mut self, part: PutPayload) -> UploadPart {
-        self.size += part.content_length() as u64;
-        let context = Arc::clone(&self.guard.context);
-        let sent = self.inner.put_part(part);
-        Box::pin(async move {
-            match sent.await {
-                Ok(()) => {
-                    let _ = context.answered();
-                    Ok(())
-                }
-                Err(error) => Err(explained(&context, error)),
-            }
-        })
-    }
-
-    /// Completes the object. The answer to a completion may be lost, and the store then knows no
-    /// such upload when it is asked again: what counts is whether the object is there.
-    async fn complete(&mut self) -> Result<PutResult> {
-        let mut retries = self.guard.retries();
-        let mut again = false;
-        let mut result = loop {
-            match self.inner.complete().await {
-                Ok(result) => {
-                    retries.succeeded();
-                    break result;
-                }
-                Err(error) => {
-                    let error = self.guard.explained(error);
-                    let lost = error::find(&error).is_some_and(|known| known.kind == Kind::Missing);
-                    if again && lost && is_there(&self.guard, &self.at, self.size).await? {
-                        break put_result(&self.guard, &self.at).await?;
-                    }
-                    retries.wait_after(error).await?;
-                    again = true;
-                }
-            }
-        };
-        // Some stores complete an upload without saying which version it is now.
-        if result.e_tag.as_deref() == Some("") {
-            result = put_result(&self.guard, &self.at).await?;
-        }
-        Ok(result)
-    }
-
-    async fn abort(&mut self) -> Result<()> {
-        // What is left is listed and ended later; nobody waits for a store in trouble here.
-        self.inner.abort().await.map_err(|error| self.guard.explained(error))
-    }
-}
-
-async fn is_there(store: &Guarded, at: &Path, size: u64) -> Result<bool> {
-    match store.head(at).await {
-        Ok(meta) => Ok(meta.size == size),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-async fn put_result(store: &Guarded, at: &Path) -> Result<PutResult> {
-    let meta = store.head(at).await?;
-    Ok(PutResult { e_tag: meta.e_tag, version: meta.version, extensions: Default::default() })
 }

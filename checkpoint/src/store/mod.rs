@@ -13,7 +13,7 @@
 //!
 //! Modules in reading order: `context` and `error` (what is said of a failure), `settings` (the
 //! environment), `http` (the runtime behind all requests), `guard` (errors explained, requests made
-//! again), `resume` (bodies that break off), `conditional` (which promises a store keeps),
+//! again), `upload` (the same for parts), `resume` (bodies that break off), `conditional` (which promises a store keeps),
 //! `unfinished` (uploads that nobody ended).
 
 mod conditional;
@@ -24,6 +24,7 @@ mod http;
 mod resume;
 mod settings;
 mod unfinished;
+mod upload;
 
 use std::collections::HashMap;
 use std::path::{Path as FsPath, PathBuf};
@@ -31,6 +32,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use tokio::sync::OnceCell;
@@ -128,7 +130,7 @@ impl Store {
     /// Wraps a store of the caller's own making.
     pub fn of(objects: Arc<dyn ObjectStore>) -> Self {
         let context = Context::new(Scheme::Memory, objects.to_string(), Vec::new());
-        let shared = Shared::new(objects, context, &Settings::new(std::iter::empty()), None);
+        let shared = Shared::new(objects, None, context, &Settings::new(std::iter::empty()), None);
         Self { shared: Arc::new(shared), path: Path::default(), local: None }
     }
 
@@ -176,12 +178,13 @@ impl Store {
 impl Shared {
     fn new(
         objects: Arc<dyn ObjectStore>,
+        parts: Option<Arc<dyn MultipartStore>>,
         context: Context,
         settings: &Settings,
         bucket: Option<Bucket>,
     ) -> Self {
         let scheme = context.scheme;
-        let guarded = Guarded::new(objects, context);
+        let guarded = Guarded::new(objects, parts, context);
         // Local files are away only as long as the kernel itself waits for them.
         let patient = match scheme {
             Scheme::File => guarded.clone(),
@@ -203,7 +206,7 @@ fn files(path: &FsPath) -> Result<Store, String> {
     let shared = FILES.get_or_init(|| {
         let context = Context::new(Scheme::File, "the file system".to_owned(), Vec::new());
         let files = Arc::new(LocalFileSystem::new().with_fsync(true));
-        Arc::new(Shared::new(files, context, &Settings::new(std::iter::empty()), None))
+        Arc::new(Shared::new(files, None, context, &Settings::new(std::iter::empty()), None))
     });
     let inside = Path::from_absolute_path(path).map_err(|error| error.to_string())?;
     Ok(Store { shared: Arc::clone(shared), path: inside, local: Some(path.to_owned()) })
@@ -219,7 +222,7 @@ fn memory(name: &str) -> Arc<Shared> {
     let known = all.entry(name.to_owned()).or_insert_with(|| {
         let context = Context::new(Scheme::Memory, "memory".to_owned(), Vec::new());
         let settings = Settings::new(std::iter::empty());
-        Arc::new(Shared::new(Arc::new(InMemory::new()), context, &settings, None))
+        Arc::new(Shared::new(Arc::new(InMemory::new()), None, context, &settings, None))
     });
     Arc::clone(known)
 }
@@ -255,33 +258,35 @@ fn remote(url: &Url, settings: &Settings) -> Result<Store, String> {
 
 fn connect(url: &Url, scheme: &ObjectStoreScheme, settings: &Settings) -> Result<Shared, String> {
     let bucket = url.host_str().unwrap_or_default();
-    let secrets = settings.secrets();
-    let shared = |objects, scheme, place: String, opened| {
-        Shared::new(objects, Context::new(scheme, place, secrets.clone()), settings, opened)
-    };
-    match (scheme, url.scheme()) {
-        (ObjectStoreScheme::AmazonS3, _) => {
+    let context = |scheme, place: String| Context::new(scheme, place, settings.secrets());
+    match scheme {
+        ObjectStoreScheme::AmazonS3 => {
             let opened = settings.s3(bucket)?;
             let endpoint = settings.s3_endpoint().map_or_else(String::new, |e| format!(" at {e}"));
-            let place = format!("bucket {bucket:?}{endpoint}");
-            Ok(shared(Arc::new(opened.s3.clone()), Scheme::S3, place, Some(opened)))
+            let context = context(Scheme::S3, format!("bucket {bucket:?}{endpoint}"));
+            let store = Arc::new(opened.s3.clone());
+            let parts = Some(Arc::clone(&store) as Arc<dyn MultipartStore>);
+            Ok(Shared::new(store, parts, context, settings, Some(opened)))
         }
-        (ObjectStoreScheme::GoogleCloudStorage, _) => {
+        ObjectStoreScheme::GoogleCloudStorage => {
+            let store = Arc::new(settings.google(bucket)?);
+            let parts = Some(Arc::clone(&store) as Arc<dyn MultipartStore>);
             let place = format!("bucket {bucket:?} of Google Cloud Storage");
-            Ok(shared(settings.google(bucket)?, Scheme::Google, place, None))
+            Ok(Shared::new(store, parts, context(Scheme::Google, place), settings, None))
         }
-        (ObjectStoreScheme::MicrosoftAzure, _) => {
-            let place = format!(
-                "container {:?} of Azure",
-                url[Position::BeforeUsername..Position::AfterHost].to_owned()
-            );
-            Ok(shared(settings.azure(url)?, Scheme::Azure, place, None))
+        ObjectStoreScheme::MicrosoftAzure => {
+            let store = Arc::new(settings.azure(url)?);
+            let parts = Some(Arc::clone(&store) as Arc<dyn MultipartStore>);
+            let name = &url[Position::BeforeUsername..Position::AfterHost];
+            let place = format!("container {name:?} of Azure");
+            Ok(Shared::new(store, parts, context(Scheme::Azure, place), settings, None))
         }
-        (ObjectStoreScheme::Http, _) => {
+        ObjectStoreScheme::Http => {
             let origin = &url[..Position::BeforePath];
-            Ok(shared(settings.http(origin)?, Scheme::Http, origin.to_owned(), None))
+            let store = settings.http(origin)?;
+            Ok(Shared::new(store, None, context(Scheme::Http, origin.to_owned()), settings, None))
         }
-        (_, other) => Err(unknown_scheme(other)),
+        _ => Err(unknown_scheme(url.scheme())),
     }
 }
 
@@ -318,3 +323,6 @@ mod contract;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

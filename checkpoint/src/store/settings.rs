@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::client::HttpConnector;
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
@@ -187,7 +187,7 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::s3`].
-    pub(super) fn google(&self, bucket: &str) -> Result<Arc<dyn ObjectStore>, String> {
+    pub(super) fn google(&self, bucket: &str) -> Result<GoogleCloudStorage, String> {
         let mut builder = GoogleCloudStorageBuilder::new()
             .with_client_options(self.client_options()?)
             .with_retry(self.retry())
@@ -195,16 +195,14 @@ impl Settings {
         for (key, value) in self.keys::<GoogleConfigKey>("GOOGLE_") {
             builder = builder.with_config(key, value);
         }
-        let store =
-            builder.with_bucket_name(bucket).build().map_err(|error| self.unusable(&error))?;
-        Ok(Arc::new(store))
+        builder.with_bucket_name(bucket).build().map_err(|error| self.unusable(&error))
     }
 
     /// Opens a container of Azure; the URL may name the account.
     ///
     /// # Errors
     /// As [`Settings::s3`].
-    pub(super) fn azure(&self, url: &Url) -> Result<Arc<dyn ObjectStore>, String> {
+    pub(super) fn azure(&self, url: &Url) -> Result<MicrosoftAzure, String> {
         let mut builder = MicrosoftAzureBuilder::new()
             .with_client_options(self.client_options()?)
             .with_retry(self.retry())
@@ -212,9 +210,7 @@ impl Settings {
         for (key, value) in self.keys::<AzureConfigKey>("AZURE_") {
             builder = builder.with_config(key, value);
         }
-        let store =
-            builder.with_url(url.as_str()).build().map_err(|error| self.unusable(&error))?;
-        Ok(Arc::new(store))
+        builder.with_url(url.as_str()).build().map_err(|error| self.unusable(&error))
     }
 
     /// Opens a web server, for reading.

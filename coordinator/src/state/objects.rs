@@ -7,7 +7,11 @@ use serde::{Deserialize, Serialize};
 struct Object {
     name: String,
     size: u64,
+    // Rows of older builds have this one.
+    #[serde(default)]
     sha256: Vec<String>,
+    #[serde(default)]
+    blake3: Vec<String>,
 }
 
 /// Returns the objects as a JSON list.
@@ -15,7 +19,7 @@ pub fn encode(objects: &[StoredObject]) -> String {
     let rows: Vec<Object> = objects
         .iter()
         .cloned()
-        .map(|StoredObject { name, size, sha256 }| Object { name, size, sha256 })
+        .map(|StoredObject { name, size, sha256, blake3 }| Object { name, size, sha256, blake3 })
         .collect();
     serde_json::to_string(&rows).expect("plain values serialise")
 }
@@ -25,6 +29,6 @@ pub(super) fn decode(text: &str) -> Result<Vec<StoredObject>, serde_json::Error>
     let rows: Vec<Object> = serde_json::from_str(text)?;
     Ok(rows
         .into_iter()
-        .map(|Object { name, size, sha256 }| StoredObject { name, size, sha256 })
+        .map(|Object { name, size, sha256, blake3 }| StoredObject { name, size, sha256, blake3 })
         .collect())
 }

@@ -282,7 +282,12 @@ mod tests {
     async fn reported_shards_outlive_a_restart_until_they_are_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ringmaster.db");
-        let object = StoredObject { name: "m".to_owned(), size: 3, sha256: vec!["ab".to_owned()] };
+        let object = StoredObject {
+            name: "m".to_owned(),
+            size: 3,
+            blake3: vec!["ab".to_owned()],
+            ..StoredObject::default()
+        };
         let shard = |step| ShardRecord {
             job_id: "a".to_owned(),
             generation: Generation::new(1, 1),

@@ -10,7 +10,8 @@ fn object(rank: u32) -> v1::StoredObject {
     v1::StoredObject {
         name: format!("optim-0000{rank}-of-00002.safetensors"),
         size: 10 + u64::from(rank),
-        sha256: vec!["ab".repeat(32)],
+        blake3: vec!["ab".repeat(32)],
+        ..Default::default()
     }
 }
 

@@ -29,6 +29,7 @@ fn object(rank: u32) -> v1::StoredObject {
         name: format!("optim-0000{rank}-of-00002.safetensors"),
         size: 10,
         sha256: vec!["ab".repeat(32)],
+        ..Default::default()
     }
 }
 

@@ -432,7 +432,8 @@ impl Upload {
             objects: vec![v1::StoredObject {
                 name: format!("shard-{}", self.place),
                 size: 1,
-                sha256: vec!["00".to_owned()],
+                blake3: vec!["00".to_owned()],
+                ..v1::StoredObject::default()
             }],
             failure: String::new(),
         };

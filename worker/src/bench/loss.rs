@@ -16,7 +16,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use self::rank::Measured;
-use super::processes;
+use super::{median, processes};
 
 /// The loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -232,14 +232,4 @@ fn result(args: &LossArgs, ranks: &[Measured]) -> anyhow::Result<Value> {
         "grad_scale": first.grad_scale,
         "grad_bias": first.grad_bias,
     }))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
 }

@@ -85,33 +85,17 @@ impl Rank {
         Ok(Due { checkpoint: !stored, evaluation: !evaluated })
     }
 
-    /// Compares the replicas before one of them is saved for all. The next generation finds that
-    /// their digests differ, and takes its state from what was stored before.
-    pub(super) fn compare_replicas(&self, collective: &dyn Collective) -> Result<(), Error> {
-        let digest = self.replica.digest().cast_signed();
-        // max and −max(−x) of halves that cannot overflow.
-        let (high, low) = (digest >> 32, digest & 0xffff_ffff);
-        let extremes = Tensor::from_slice(&[high, -high, low, -low]);
-        collective.all_reduce(&extremes, ReduceOp::Max)?.wait()?;
-        let extreme = |i: i64| extremes.int64_value(&[i]);
-        if extreme(0) != -extreme(1) || extreme(2) != -extreme(3) {
-            return Err(Error::WeightsDiffer { step: self.replica.applied });
-        }
-        Ok(())
-    }
-
     fn save(&mut self, collective: &dyn Collective) -> Result<(), Error> {
-        self.compare_replicas(collective)?;
         self.control.status(|status| status.phase = Phase::Save.into());
         let saving = self.saving.as_mut().expect("every attempt starts a writer");
-        saving.save(&self.replica, &self.job, collective)
+        saving.save(&self.replica, collective)
     }
 
     /// Returns the URL of the run's last checkpoint.
-    fn save_last(&mut self) -> Option<String> {
+    fn save_last(&mut self, collective: &dyn Collective) -> Result<Option<String>, Error> {
         self.control.status(|status| status.phase = Phase::Save.into());
         let saving = self.saving.take().expect("every attempt starts a writer");
-        saving.save_last(&self.replica, &self.job)
+        saving.save_last(&self.replica, collective)
     }
 
     fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
@@ -134,8 +118,7 @@ impl Rank {
         generation: Generation,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        self.compare_replicas(collective)?;
-        let checkpoint = self.save_last();
+        let checkpoint = self.save_last(collective)?;
         self.faults.strike(self.replica.applied, Place::BeforeLastEval);
         self.evaluate(collective)?;
         self.control.status(|status| status.phase = Phase::Done.into());
@@ -154,8 +137,7 @@ impl Rank {
     /// Asked to stop: one last checkpoint at this step boundary, and a report of what was done.
     pub(super) fn stop(&mut self, collective: &dyn Collective) -> Result<(), Error> {
         tracing::info!(step = self.replica.applied, "stopping as asked, after a checkpoint");
-        self.compare_replicas(collective)?;
-        let checkpoint = self.save_last();
+        let checkpoint = self.save_last(collective)?;
         self.write_report(checkpoint, false)?;
         collective.barrier()?;
         Ok(())

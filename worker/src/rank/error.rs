@@ -63,6 +63,17 @@ pub enum Error {
         /// What does not fit.
         what: String,
     },
+    /// The end of a run that could not be stored.
+    #[error(
+        "the last checkpoint (step {step}) could not be stored within an hour: {what}. The run goes \
+         on from the newest published one when the store is back"
+    )]
+    NotSaved {
+        /// Steps applied.
+        step: u64,
+        /// Why.
+        what: String,
+    },
     /// Evaluation failed.
     #[error("evaluation")]
     Eval(#[from] eval::Error),

@@ -23,6 +23,7 @@ mod replica;
 mod saving;
 mod share;
 pub mod signals;
+pub mod snapshot;
 mod step;
 mod switch;
 #[cfg(test)]

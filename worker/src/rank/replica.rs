@@ -1,17 +1,16 @@
 //! What every rank holds a copy of: parameters, optimizer state, and how far they are.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use prost::Message as _;
-use ringmaster_checkpoint as checkpoint;
+use ringmaster_checkpoint::{self as checkpoint, Dtype, Moment, Values};
 use ringmaster_manifest::spec::{self, TrainJob};
 use ringmaster_proto::v1::StepMetrics;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
-use xxhash_rust::xxh3::Xxh3;
 
 use super::Error;
+use super::snapshot::{self, Portion};
 use crate::collective::Collective;
 use crate::data::Substitution;
 use crate::ffi::memory::HostBytes;
@@ -22,6 +21,9 @@ use crate::optim::schedule::learning_rate;
 
 /// t′ stays within [0, ln 100], as OpenCLIP clamps it.
 const MAX_LOG_SCALE: f64 = 4.605_170_185_988_092;
+
+/// Elements of a stored tensor that are turned into a libtorch tensor at once.
+const PUT_ELEMENTS: usize = 1 << 20;
 
 /// One rank's copy of the training state.
 #[derive(Debug)]
@@ -141,14 +143,12 @@ impl Replica {
 
     /// Returns a digest of parameters and optimizer state: equal on replicas that agree.
     pub(super) fn digest(&self) -> u64 {
-        let mut hasher = Xxh3::new();
-        hasher.update(&self.applied.to_le_bytes());
-        for buffer in self.buffers() {
-            let host = buffer.to_device(Device::Cpu).contiguous();
-            let bytes = HostBytes::of(&host).expect("flat buffers are contiguous");
-            hasher.update(bytes.read(0..bytes.len()));
-        }
-        hasher.digest()
+        snapshot::digest(self.applied, self.buffers(), threads())
+    }
+
+    /// Copies a rank's portion of the state into `memory` and returns the digest of the whole.
+    pub(super) fn capture(&self, portion: &Portion, memory: &mut [u8]) -> u64 {
+        snapshot::capture(self.applied, self.buffers(), portion, memory, threads())
     }
 
     /// Damages one weight, as failing memory would, for tests.
@@ -201,25 +201,23 @@ impl Replica {
     pub(super) fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
         self.complete = false;
         self.pristine = false;
+        let [params, exp_avg, exp_avg_sq] = self.buffers();
         for entry in self.clip.params().entries() {
-            let missing = |what: &str| Error::Checkpoint {
-                what: format!("{what} of {} is missing or has another size", entry.name),
-            };
-            let (shape, values) = loaded.model.get(&entry.name).ok_or_else(|| missing("value"))?;
-            if *shape != entry.shape {
+            let value = loaded.parameter(&entry.name).ok_or_else(|| Error::Checkpoint {
+                what: format!("it has no {}, which the model needs", entry.name),
+            })?;
+            if value.shape() != entry.shape {
+                let (name, shape, wanted) = (&entry.name, value.shape(), &entry.shape);
                 let what = format!(
-                    "{} has shape {shape:?} in the checkpoint and {:?} in the model",
-                    entry.name, entry.shape
+                    "{name} has shape {shape:?} in the checkpoint and {wanted:?} in the model"
                 );
                 return Err(Error::Checkpoint { what });
             }
-            let moments: [(&str, &BTreeMap<String, Vec<f32>>); 2] =
-                [("exp_avg", &loaded.exp_avg), ("exp_avg_sq", &loaded.exp_avg_sq)];
-            let [params, exp_avg, exp_avg_sq] = self.buffers();
-            put(params, entry.offset, values);
-            for (buffer, (name, moments)) in [exp_avg, exp_avg_sq].iter().zip(moments) {
-                let values = moments.get(&entry.name).filter(|v| v.len() == entry.len);
-                put(buffer, entry.offset, values.ok_or_else(|| missing(name))?);
+            put(params, entry.offset, value);
+            for (buffer, moment) in [exp_avg, exp_avg_sq].into_iter().zip(Moment::ALL) {
+                for (start, slice) in loaded.moment(moment, &entry.name) {
+                    put(buffer, entry.offset + start, slice);
+                }
             }
         }
         self.applied = loaded.state.step;
@@ -244,18 +242,19 @@ impl Replica {
         let entries = self.clip.params().entries();
         let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
         for entry in entries {
-            match loaded.model.get(&entry.name) {
+            match loaded.parameter(&entry.name).map(|values| values.shape()) {
                 None => missing.push(entry.name.clone()),
-                Some((shape, _)) if *shape != entry.shape => misshaped.push(format!(
+                Some(shape) if shape != entry.shape => misshaped.push(format!(
                     "{} has shape {shape:?} there and {:?} here",
                     entry.name, entry.shape
                 )),
                 Some(_) => {}
             }
         }
-        let here = |name: &String| entries.iter().any(|entry| entry.name == *name);
-        let unexpected = loaded.model.keys().filter(|name| !here(name) && *name != OPTIONAL);
-        let unexpected: Vec<String> = unexpected.cloned().collect();
+        let here = |name: &str| entries.iter().any(|entry| entry.name == name);
+        let there = loaded.parameters().map(|values| values.name());
+        let unexpected: Vec<String> =
+            there.filter(|name| !here(name) && *name != OPTIONAL).map(str::to_owned).collect();
         let (kept, missing): (Vec<_>, Vec<_>) =
             missing.into_iter().partition(|name| name == OPTIONAL);
         let complaint =
@@ -273,51 +272,12 @@ impl Replica {
         }
         let [params, ..] = self.buffers();
         for entry in entries {
-            if let Some((_, values)) = loaded.model.get(&entry.name) {
+            if let Some(values) = loaded.parameter(&entry.name) {
                 put(params, entry.offset, values);
             }
         }
         self.pristine = false;
         Ok(kept)
-    }
-
-    /// Copies the parameters for a checkpoint, by OpenCLIP's names.
-    pub(super) fn model_copy(&self) -> Vec<checkpoint::NamedTensor> {
-        let params = self.clip.params();
-        params
-            .entries()
-            .iter()
-            .map(|entry| checkpoint::NamedTensor {
-                name: entry.name.clone(),
-                shape: entry.shape.clone(),
-                values: get(params.flat(), entry.offset..entry.offset + entry.len),
-            })
-            .collect()
-    }
-
-    /// Copies this rank's slice of the optimizer state, by parameter name.
-    pub(super) fn optimizer_copy(
-        &self,
-        rank: usize,
-        world_size: usize,
-    ) -> Vec<checkpoint::OptimSlice> {
-        let params = self.clip.params();
-        let total = params.flat().numel();
-        let slice = total * rank / world_size..total * (rank + 1) / world_size;
-        let mut copies = Vec::new();
-        for entry in params.entries() {
-            let start = entry.offset.max(slice.start);
-            let end = (entry.offset + entry.len).min(slice.end);
-            if start < end {
-                copies.push(checkpoint::OptimSlice {
-                    name: entry.name.clone(),
-                    start: start - entry.offset,
-                    exp_avg: get(&self.adamw.exp_avg, start..end),
-                    exp_avg_sq: get(&self.adamw.exp_avg_sq, start..end),
-                });
-            }
-        }
-        copies
     }
 
     /// Sets the gradients of t′ and β, which every rank knows in full without a reduction.
@@ -345,14 +305,28 @@ fn part(buffer: &Tensor, range: Range<usize>) -> Tensor {
     buffer.narrow(0, range.start as i64, range.len() as i64)
 }
 
-fn put(buffer: &Tensor, offset: usize, values: &[f32]) {
-    part(buffer, offset..offset + values.len()).copy_(&Tensor::from_slice(values));
+/// Writes a stored tensor into a flat buffer from `offset` on, in whatever dtype the buffer has.
+fn put(buffer: &Tensor, offset: usize, values: Values<'_>) {
+    let (kind, width) = match values.dtype() {
+        Dtype::F64 => (Kind::Double, 8),
+        _ => (Kind::Float, 4),
+    };
+    let place = part(buffer, offset..offset + values.numel());
+    if place.kind() == kind
+        && let Ok(host) = HostBytes::of(&place)
+    {
+        return values.copy_bytes(0, host.write(0..host.len()));
+    }
+    let mut bytes = vec![0; values.numel().min(PUT_ELEMENTS) * width];
+    for first in (0..values.numel()).step_by(PUT_ELEMENTS) {
+        let len = PUT_ELEMENTS.min(values.numel() - first);
+        let bytes = &mut bytes[..len * width];
+        values.copy_bytes(first * width, bytes);
+        part(&place, first..first + len).copy_(&Tensor::from_data_size(bytes, &[len as i64], kind));
+    }
 }
 
-fn get(buffer: &Tensor, range: Range<usize>) -> Vec<f32> {
-    let mut values = vec![0.0; range.len()];
-    let host = part(buffer, range).to_device(Device::Cpu).to_kind(Kind::Float).contiguous();
-    let len = values.len();
-    host.copy_data(&mut values, len);
-    values
+/// Threads that a pass over the state may use: as many as libtorch.
+fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }

@@ -1,13 +1,17 @@
 //! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use ringmaster_manifest::spec::TrainJob;
+use ringmaster_checkpoint::{
+    self as checkpoint, Blank, GrantError, Memory, Published, Saved, Snapshot, Writer,
+    WriterOptions,
+};
+use ringmaster_manifest::spec::{TrainJob, WhenBusy};
 use ringmaster_proto::v1::{
     CheckpointPublishedRequest, CommitCheckpointRequest, Generation, ReportShardRequest,
     StoredObject,
 };
-
 use tch::Tensor;
 
 use super::Error;
@@ -15,37 +19,55 @@ use super::client::RanksClient;
 use super::env::RankEnv;
 use super::plan::NumericPlan;
 use super::replica::Replica;
+use super::snapshot::Portion;
+use crate::collective::tcp::AbortFlag;
 use crate::collective::{Collective, ReduceOp};
 use crate::data::Dataset;
-use ringmaster_checkpoint::{
-    self as checkpoint, GrantError, Published, Saved, Snapshot, Writer, WriterOptions,
-};
+use crate::model::Params;
+
+/// Longest silence while something is waited for: after it the ring is looked at.
+const GLANCE: Duration = Duration::from_millis(100);
+/// Time for which a run that has ended tries to store its last checkpoint before it counts as failed.
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
+/// Pause before the last checkpoint is tried again.
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// This rank's part in writing checkpoints of one generation.
 pub(super) struct Saving {
     writer: Writer,
-    rank: usize,
-    world_size: usize,
+    portion: Portion,
+    memory: Memory,
+    when_busy: WhenBusy,
     /// Rank 0 describes the run beside its tensors; empty elsewhere.
     state: Option<checkpoint::State>,
+    /// Set when the generation is over.
+    abort: AbortFlag,
     last: Option<Published>,
 }
 
+/// What a writer of checkpoints is started with.
+pub(super) struct Start<'a> {
+    pub(super) job: &'a TrainJob,
+    pub(super) env: &'a RankEnv,
+    pub(super) generation: Generation,
+    pub(super) client: &'a RanksClient,
+    pub(super) plan: &'a NumericPlan,
+    pub(super) dataset: &'a Dataset,
+    pub(super) params: &'a Params,
+    /// Outlives generations, so that no two of them hold a snapshot each.
+    pub(super) memory: &'a Memory,
+    pub(super) abort: &'a AbortFlag,
+    /// URLs of checkpoints that the job may have to go back to: they stay, whatever retention says.
+    pub(super) spared: Vec<String>,
+}
+
 impl Saving {
-    /// Starts the writer of `generation`.
-    pub(super) fn start(
-        job: &TrainJob,
-        env: &RankEnv,
-        generation: Generation,
-        collective: &dyn Collective,
-        client: &RanksClient,
-        plan: &NumericPlan,
-        dataset: &Dataset,
-        spared: Vec<String>,
-    ) -> Self {
+    /// Starts the writer of a generation.
+    pub(super) fn start(start: &Start<'_>, collective: &dyn Collective) -> Self {
+        let Start { job, env, generation, .. } = *start;
         let (rank, world_size) = (collective.rank(), collective.world_size());
         let grant = CoordinatorGrant {
-            client: client.clone(),
+            client: start.client.clone(),
             job_id: env.job_id.clone(),
             generation,
             rank: rank as u32,
@@ -59,97 +81,200 @@ impl Saving {
             world_size,
             keep_last: job.checkpoint.keep_last,
             keep_every: job.checkpoint.keep_every,
-            spared,
+            spared: start.spared.clone(),
             grant: Arc::new(grant),
         });
         let state = (rank == 0).then(|| {
-            let plan = serde_json::to_value(plan).expect("a plan is plain data");
+            let plan = serde_json::to_value(start.plan).expect("a plan is plain data");
             let versions = [("ringmaster", env!("RINGMASTER_VERSION"))];
             let versions = versions.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-            let fingerprint = dataset.fingerprint();
+            let fingerprint = start.dataset.fingerprint();
             checkpoint::State::describe(job, generation, world_size, plan, fingerprint, versions)
         });
-        Self { writer, rank, world_size, state, last: None }
+        let portion = Portion::of(start.params, rank, world_size);
+        start.memory.reserve(portion.layout.len);
+        Self {
+            writer,
+            portion,
+            memory: start.memory.clone(),
+            when_busy: job.checkpoint.when_busy,
+            state,
+            abort: start.abort.clone(),
+            last: None,
+        }
     }
 
-    /// Copies the state and starts writing it, unless some rank is still writing the last one:
-    /// a checkpoint needs every rank's part, so all of them write it or none does.
+    /// Copies the state and starts writing it. While the last checkpoint is still being written this
+    /// one is skipped or waits, as the manifest says, on all ranks alike: a checkpoint needs every
+    /// rank's part.
+    ///
+    /// # Errors
+    /// The ring breaks, or replicas differ; nothing is saved then.
     pub(super) fn save(
         &mut self,
         replica: &Replica,
-        job: &TrainJob,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        let busy = Tensor::from_slice(&[i64::from(self.writer.busy())]);
-        collective.all_reduce(&busy, ReduceOp::Max)?.wait()?;
-        if busy.int64_value(&[0]) > 0 {
+        if self.when_busy == WhenBusy::Wait {
+            self.wait_for_writer()?;
+        }
+        self.collect();
+        let began = Instant::now();
+        let free = !self.writer.busy();
+        let blank = if free { self.memory.take(self.portion.layout.len) } else { None };
+        if any(blank.is_none(), collective)? {
             tracing::warn!(
                 step = replica.applied,
                 "the previous checkpoint is still being written, this one is skipped"
             );
             return Ok(());
         }
-        self.start_write(replica, job);
+        let blank = blank.expect("no rank is busy");
+        self.write(blank, replica, collective)?;
+        tracing::info!(
+            step = replica.applied,
+            milliseconds = began.elapsed().as_millis() as u64,
+            bytes = self.portion.layout.len,
+            "snapshot taken, training goes on while it is written"
+        );
         Ok(())
     }
 
-    /// Writes the last checkpoint of a run, after the one in flight, and returns the URL of the
-    /// newest published one.
-    pub(super) fn save_last(mut self, replica: &Replica, job: &TrainJob) -> Option<String> {
-        self.writer.wait();
-        self.start_write(replica, job);
-        self.finish()
+    /// Writes the last checkpoint of a run, after the one in flight, and returns its URL. Nothing
+    /// trains any more, so a store that is away is waited for.
+    ///
+    /// # Errors
+    /// The ring breaks, replicas differ, or the store stays away for longer than an hour.
+    pub(super) fn save_last(
+        mut self,
+        replica: &Replica,
+        collective: &dyn Collective,
+    ) -> Result<Option<String>, Error> {
+        let deadline = Instant::now() + LAST_PATIENCE;
+        loop {
+            self.wait_for_writer()?;
+            self.collect();
+            let blank = self.wait_for_memory()?;
+            self.write(blank, replica, collective)?;
+            self.wait_for_writer()?;
+            let failure = self.collect();
+            if !any(failure.is_some(), collective)? {
+                return Ok(self.last.map(|published| published.url));
+            }
+            if any(Instant::now() > deadline, collective)? {
+                let what =
+                    failure.unwrap_or_else(|| "another rank could not store its part".to_owned());
+                return Err(Error::NotSaved { step: replica.applied, what });
+            }
+            tracing::warn!(step = replica.applied, "the last checkpoint is tried again");
+            self.pause(LAST_PAUSE)?;
+        }
     }
 
-    fn start_write(&mut self, replica: &Replica, job: &TrainJob) {
-        self.collect();
+    /// Takes the snapshot and hands it to the writer.
+    fn write(
+        &mut self,
+        mut blank: Blank,
+        replica: &Replica,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let digest = replica.capture(&self.portion, &mut blank);
+        compare_digests(digest, replica.applied, collective)?;
         let state = self.state.clone().map(|mut state| {
-            state.step = replica.applied;
-            state.samples = replica.applied * u64::from(job.batch.global);
+            state.advance_to(replica.applied);
             state.resumed_samples = replica.resumed_samples;
             state.data.substitutions = replica.substitutions.clone();
             state
         });
         let snapshot = Snapshot {
             step: replica.applied,
-            model: (self.rank == 0).then(|| replica.model_copy()),
-            optim: replica.optimizer_copy(self.rank, self.world_size),
+            layout: Arc::clone(&self.portion.layout),
+            bytes: blank.filled(),
             state,
-            digest: replica.digest(),
+            digest,
         };
         let saved = self.writer.save(snapshot);
         debug_assert_eq!(saved, Saved::Started, "nothing is in flight here");
+        Ok(())
     }
 
-    /// Waits for the checkpoint in flight and returns the URL of the newest published one.
-    fn finish(mut self) -> Option<String> {
-        self.collect();
-        match self.writer.finish() {
-            Ok(Some(published)) => Some(published.url),
-            Ok(None) => self.last.map(|published| published.url),
-            Err(error) => {
-                tracing::warn!(error = %super::chain(&error), "the last checkpoint was not published");
-                self.last.map(|published| published.url)
+    fn wait_for_writer(&mut self) -> Result<(), Error> {
+        while !self.writer.wait(GLANCE) {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A writer of an older generation may still be letting go of its snapshot.
+    fn wait_for_memory(&self) -> Result<Blank, Error> {
+        loop {
+            if let Some(blank) = self.memory.wait_for(self.portion.layout.len, GLANCE) {
+                return Ok(blank);
             }
+            self.check()?;
         }
     }
 
-    /// Notes how the writes that ended meanwhile went; a failed one does not stop training.
-    fn collect(&mut self) {
+    fn pause(&self, pause: Duration) -> Result<(), Error> {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            self.check()?;
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.abort.get() {
+            Some(what) => Err(Error::Superseded { what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes how the writes that ended meanwhile went; a failed one does not stop training. Returns
+    /// why the newest of them failed, if it did.
+    fn collect(&mut self) -> Option<String> {
+        let mut failure = None;
         while let Some(result) = self.writer.poll() {
+            failure = None;
             match result {
                 Ok(published) => {
-                    if self.rank == 0 {
+                    if self.state.is_some() {
                         tracing::info!(step = published.step, url = %published.url, "checkpoint published");
                     }
                     self.last = Some(published);
                 }
                 Err(error) => {
-                    tracing::warn!(error = %super::chain(&error), "a checkpoint was not published");
+                    let what = super::chain(&error);
+                    tracing::warn!(error = %what, "a checkpoint was not published; training goes on");
+                    failure = Some(what);
                 }
             }
         }
+        failure
     }
+}
+
+/// Whether `own` is true on any rank.
+fn any(own: bool, collective: &dyn Collective) -> Result<bool, Error> {
+    let flag = Tensor::from_slice(&[i64::from(own)]);
+    collective.all_reduce(&flag, ReduceOp::Max)?.wait()?;
+    Ok(flag.int64_value(&[0]) > 0)
+}
+
+/// Compares the replicas before one of them is saved for all. The next generation finds that their
+/// digests differ, and takes its state from what was stored before.
+fn compare_digests(digest: u64, step: u64, collective: &dyn Collective) -> Result<(), Error> {
+    let digest = digest.cast_signed();
+    // max and −max(−x) of halves that cannot overflow.
+    let (high, low) = (digest >> 32, digest & 0xffff_ffff);
+    let extremes = Tensor::from_slice(&[high, -high, low, -low]);
+    collective.all_reduce(&extremes, ReduceOp::Max)?.wait()?;
+    let extreme = |i: i64| extremes.int64_value(&[i]);
+    if extreme(0) != -extreme(1) || extreme(2) != -extreme(3) {
+        return Err(Error::WeightsDiffer { step });
+    }
+    Ok(())
 }
 
 /// The coordinator's word on who may publish.

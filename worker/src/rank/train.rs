@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringmaster_checkpoint::Memory;
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, JoinReply, Phase, StepMetrics};
 use tch::Device;
@@ -21,11 +22,12 @@ use super::env::RankEnv;
 use super::faults::{Faults, Place};
 use super::plan::NumericPlan;
 use super::replica::{Applied, Replica};
-use super::saving::Saving;
+use super::saving::{Saving, Start};
 use super::signals::Termination;
 use super::step::{self, Clock, Context, Rates, Ready, row_counts};
 use super::switch::Switch;
 use crate::collective::Collective;
+use crate::collective::tcp::AbortFlag;
 use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
 use crate::image::Preprocess;
 use crate::report::{self, Run};
@@ -79,6 +81,8 @@ pub(super) struct Rank {
     /// Open on the first rank of the ring.
     pub(super) run: Option<Run>,
     pub(super) saving: Option<Saving>,
+    /// Where snapshots wait while they are written.
+    snapshots: Memory,
     /// Checkpoint that this process took the state from.
     pub(super) loaded_from: Option<String>,
 }
@@ -146,6 +150,7 @@ impl Rank {
             eval_sets,
             run: None,
             saving: None,
+            snapshots: Memory::default(),
             loaded_from: None,
         })
     }
@@ -169,7 +174,7 @@ impl Rank {
         let collective: &dyn Collective = &Counted::begin(collective);
         self.switch.attach(collective.aborter());
         self.note_numeric_plan(&reply);
-        self.in_ring(generation, &reply, collective)
+        self.in_ring(generation, &reply, &abort, collective)
     }
 
     /// [`Rank::attempt`]'s part inside a ring. A rank that fails by itself breaks the ring, so that
@@ -178,9 +183,10 @@ impl Rank {
         &mut self,
         generation: Generation,
         reply: &JoinReply,
+        abort: &AbortFlag,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        let result = self.run_generation(generation, reply, collective);
+        let result = self.run_generation(generation, reply, abort, collective);
         if let Err(error) = &result {
             collective.aborter().abort(&super::chain(error));
         }
@@ -191,6 +197,7 @@ impl Rank {
         &mut self,
         generation: Generation,
         reply: &JoinReply,
+        abort: &AbortFlag,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Load.into());
@@ -206,19 +213,20 @@ impl Rank {
             // It may have been first in an earlier ring.
             _ => self.run = None,
         }
-        // What the job may have to go back to stays, whatever retention says.
         let rolled_back_to = Some(reply.rolled_back_to.clone()).filter(|url| !url.is_empty());
-        let spared = rolled_back_to.into_iter().chain(self.loaded_from.clone());
-        self.saving = Some(Saving::start(
-            &self.job,
-            &self.env,
+        let start = Start {
+            job: &self.job,
+            env: &self.env,
             generation,
-            collective,
-            &self.client,
-            &self.plan,
-            &self.dataset,
-            spared.collect(),
-        ));
+            client: &self.client,
+            plan: &self.plan,
+            dataset: &self.dataset,
+            params: self.replica.clip.params(),
+            memory: &self.snapshots,
+            abort,
+            spared: rolled_back_to.into_iter().chain(self.loaded_from.clone()).collect(),
+        };
+        self.saving = Some(Saving::start(&start, collective));
         self.catch_up(reply, collective)?;
         match self.train(generation, collective, &counts)? {
             Ended::Complete => self.finish(generation, collective),

@@ -1,0 +1,195 @@
+//! Host memory for snapshots: one copy of a rank's part of the state, allocated once and reused.
+//!
+//! [`Memory::reserve`] touches the pages on a thread of its own, so that not even the first snapshot
+//! waits for the kernel. While a snapshot is being written its memory is lent out as [`Bytes`]; it
+//! comes home when the last of them is dropped, and only then is there room for the next snapshot.
+//! So a rank never holds more than one snapshot, however slow its store is.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Bytes of a page; the kernel hands out memory no finer.
+const PAGE: usize = 4096;
+
+/// The memory of one rank's snapshots, shared by everybody who holds a clone.
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    home: Arc<Home>,
+}
+
+#[derive(Debug, Default)]
+struct Home {
+    room: Mutex<Room>,
+    returned: Condvar,
+}
+
+#[derive(Debug, Default)]
+enum Room {
+    /// Nothing is allocated yet.
+    #[default]
+    Empty,
+    /// Ready for a snapshot; of any length.
+    Here(Vec<u8>),
+    /// Being filled, being written, or being prepared.
+    Lent,
+}
+
+impl Memory {
+    /// Allocates `len` bytes in the background, unless memory is there already.
+    ///
+    /// # Panics
+    /// The system allows no further thread.
+    pub fn reserve(&self, len: usize) {
+        {
+            let mut room = self.home.room();
+            if !matches!(*room, Room::Empty) {
+                return;
+            }
+            *room = Room::Lent;
+        }
+        let home = Arc::clone(&self.home);
+        std::thread::Builder::new()
+            .name("snapshot-memory".to_owned())
+            .spawn(move || home.take_back(touched(len)))
+            .expect("a rank may start threads");
+    }
+
+    /// Returns memory of `len` bytes to fill; none while it is lent out.
+    pub fn take(&self, len: usize) -> Option<Blank> {
+        let room = self.home.room();
+        self.lend(room, len)
+    }
+
+    /// As [`Memory::take`], after waiting for as long as `patience` allows.
+    pub fn wait_for(&self, len: usize, patience: Duration) -> Option<Blank> {
+        let lent = |room: &mut Room| matches!(room, Room::Lent);
+        let waited = self.home.returned.wait_timeout_while(self.home.room(), patience, lent);
+        let (room, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.lend(room, len)
+    }
+
+    fn lend(&self, mut room: MutexGuard<'_, Room>, len: usize) -> Option<Blank> {
+        let bytes = match std::mem::replace(&mut *room, Room::Lent) {
+            Room::Lent => return None,
+            Room::Empty => Vec::new(),
+            Room::Here(bytes) => bytes,
+        };
+        drop(room);
+        // Before it is resized: what was not asked for any more goes back to the system first, so
+        // that old and new memory never stand side by side.
+        let bytes = if bytes.len() == len {
+            bytes
+        } else {
+            drop(bytes);
+            touched(len)
+        };
+        Some(Blank { bytes: Lent { bytes, home: Arc::clone(&self.home) } })
+    }
+}
+
+impl Home {
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_back(&self, bytes: Vec<u8>) {
+        *self.room() = Room::Here(bytes);
+        self.returned.notify_all();
+    }
+}
+
+/// Zeros whose pages the kernel has already handed out.
+fn touched(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0_u8; len];
+    for page in bytes.chunks_mut(PAGE) {
+        page[0] = std::hint::black_box(0);
+    }
+    bytes
+}
+
+/// Memory on loan; it returns when it is dropped.
+#[derive(Debug)]
+struct Lent {
+    bytes: Vec<u8>,
+    home: Arc<Home>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.home.take_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Memory to fill with a snapshot; whatever it held last is still in it.
+#[derive(Debug)]
+pub struct Blank {
+    bytes: Lent,
+}
+
+impl Blank {
+    /// Ends the filling: from here on the bytes are shared and do not change.
+    pub fn filled(self) -> Bytes {
+        Bytes::from_owner(self.bytes)
+    }
+}
+
+impl Deref for Blank {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes.bytes
+    }
+}
+
+impl DerefMut for Blank {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes.bytes
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const FOREVER: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn there_is_one_snapshot_at_a_time_and_its_memory_comes_back() {
+        let memory = Memory::default();
+        let mut blank = memory.take(5000).unwrap();
+        blank.fill(7);
+        let place = blank.as_ptr();
+        let bytes = blank.filled();
+        assert!(memory.take(5000).is_none());
+        let part = bytes.slice(10..20);
+        drop(bytes);
+        assert!(memory.take(5000).is_none(), "a part of it is still in use");
+        drop(part);
+        let again = memory.take(5000).unwrap();
+        assert_eq!(again.as_ptr(), place);
+        drop(again);
+        assert_eq!(memory.take(3).unwrap().len(), 3, "another world size needs another length");
+    }
+
+    #[test]
+    fn who_waits_gets_the_memory_when_it_comes_back() {
+        let memory = Memory::default();
+        memory.reserve(100);
+        let bytes = memory.wait_for(100, FOREVER).unwrap().filled();
+        assert!(memory.wait_for(100, Duration::ZERO).is_none());
+        let waiting = memory.clone();
+        let waiter = std::thread::spawn(move || waiting.wait_for(100, FOREVER).is_some());
+        drop(bytes);
+        assert!(waiter.join().unwrap());
+    }
+}
