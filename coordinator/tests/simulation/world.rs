@@ -329,6 +329,11 @@ impl State {
         self.violations.push(Violation { at, invariant, what });
     }
 
+    /// Whether a node is durably closed.
+    pub(crate) fn is_closed(&self, node: &str) -> bool {
+        self.closed.contains(node)
+    }
+
     /// Whether a job has ended, or says what it waits for and waits for it in vain.
     fn rests(&self, record: &JobRecord, feasible: impl Fn(&str) -> bool) -> bool {
         let says = ["needs ", "waits"].iter().any(|word| record.reason.starts_with(word));
@@ -337,6 +342,8 @@ impl State {
         match record.state {
             JobState::Paused => self.paused.contains(&record.job_id) && !record.reason.is_empty(),
             JobState::Queued => says && (closed || !feasible(&record.name)),
+            // It had started when the nodes were closed.
+            JobState::Recovering => says && closed,
             state => state.is_ended(),
         }
     }
