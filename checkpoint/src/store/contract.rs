@@ -189,13 +189,13 @@ fn unfinished_uploads_of_older_checkpoints_are_ended_and_others_go_on() {
         place.abort_unfinished_before(name(2, 10)).await;
         own.complete().await.unwrap();
         assert!(place.exists(name(2, 10), "model.safetensors").await.unwrap(), "{store}");
-        if store == "s3" {
+        if store.starts_with("s3") {
             let more = old.put_part(vec![7; PART].into()).await.unwrap_err();
             assert!(matches!(more, object_store::Error::NotFound { .. }), "{store}: {more:?}");
         }
         let mut late = start(name(2, 11)).await;
         place.delete_all(name(2, 11)).await.unwrap();
-        if store == "s3" {
+        if store.starts_with("s3") {
             let more = late.put_part(vec![7; PART].into()).await.unwrap_err();
             assert!(matches!(more, object_store::Error::NotFound { .. }), "{store}: {more:?}");
         }
