@@ -33,7 +33,9 @@ enum Room {
     Empty,
     /// Ready for a snapshot; of any length.
     Here(Vec<u8>),
-    /// Being filled, being written, or being prepared.
+    /// Being allocated, which takes moments.
+    Preparing,
+    /// Being filled or written.
     Lent,
 }
 
@@ -48,7 +50,7 @@ impl Memory {
             if !matches!(*room, Room::Empty) {
                 return;
             }
-            *room = Room::Lent;
+            *room = Room::Preparing;
         }
         let home = Arc::clone(&self.home);
         std::thread::Builder::new()
@@ -57,23 +59,17 @@ impl Memory {
             .expect("a rank may start threads");
     }
 
-    /// Returns memory of `len` bytes to fill; none while it is lent out.
-    pub fn take(&self, len: usize) -> Option<Blank> {
-        let room = self.home.room();
-        self.lend(room, len)
-    }
-
-    /// As [`Memory::take`], after waiting for as long as `patience` allows.
-    pub fn wait_for(&self, len: usize, patience: Duration) -> Option<Blank> {
+    /// Returns memory of `len` bytes to fill; none while it is lent out, and that for longer than
+    /// `patience`.
+    pub fn take(&self, len: usize, patience: Duration) -> Option<Blank> {
+        let preparing = |room: &mut Room| matches!(room, Room::Preparing);
+        let ready = self.home.returned.wait_while(self.home.room(), preparing);
+        let ready = ready.unwrap_or_else(PoisonError::into_inner);
         let lent = |room: &mut Room| matches!(room, Room::Lent);
-        let waited = self.home.returned.wait_timeout_while(self.home.room(), patience, lent);
-        let (room, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        self.lend(room, len)
-    }
-
-    fn lend(&self, mut room: MutexGuard<'_, Room>, len: usize) -> Option<Blank> {
+        let waited = self.home.returned.wait_timeout_while(ready, patience, lent);
+        let (mut room, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let bytes = match std::mem::replace(&mut *room, Room::Lent) {
-            Room::Lent => return None,
+            Room::Lent | Room::Preparing => return None,
             Room::Empty => Vec::new(),
             Room::Here(bytes) => bytes,
         };
@@ -161,34 +157,39 @@ impl DerefMut for Blank {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::ZERO;
     const FOREVER: Duration = Duration::from_secs(60);
 
     #[test]
     fn there_is_one_snapshot_at_a_time_and_its_memory_comes_back() {
         let memory = Memory::default();
-        let mut blank = memory.take(5000).unwrap();
+        let mut blank = memory.take(5000, NOW).unwrap();
         blank.fill(7);
         let place = blank.as_ptr();
         let bytes = blank.filled();
-        assert!(memory.take(5000).is_none());
+        assert!(memory.take(5000, NOW).is_none());
         let part = bytes.slice(10..20);
         drop(bytes);
-        assert!(memory.take(5000).is_none(), "a part of it is still in use");
+        assert!(memory.take(5000, NOW).is_none(), "a part of it is still in use");
         drop(part);
-        let again = memory.take(5000).unwrap();
+        let again = memory.take(5000, NOW).unwrap();
         assert_eq!(again.as_ptr(), place);
         drop(again);
-        assert_eq!(memory.take(3).unwrap().len(), 3, "another world size needs another length");
+        assert_eq!(
+            memory.take(3, NOW).unwrap().len(),
+            3,
+            "another world size needs another length"
+        );
     }
 
     #[test]
     fn who_waits_gets_the_memory_when_it_comes_back() {
         let memory = Memory::default();
         memory.reserve(100);
-        let bytes = memory.wait_for(100, FOREVER).unwrap().filled();
-        assert!(memory.wait_for(100, Duration::ZERO).is_none());
+        let bytes = memory.take(100, NOW).unwrap().filled();
+        assert!(memory.take(100, NOW).is_none());
         let waiting = memory.clone();
-        let waiter = std::thread::spawn(move || waiting.wait_for(100, FOREVER).is_some());
+        let waiter = std::thread::spawn(move || waiting.take(100, FOREVER).is_some());
         drop(bytes);
         assert!(waiter.join().unwrap());
     }

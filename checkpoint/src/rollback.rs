@@ -161,8 +161,8 @@ impl Place {
 
     /// Looks what lies in this folder; nothing for one that does not exist.
     pub(crate) async fn survey(&self) -> Result<Survey, Error> {
-        let error = |source| self.store_error("list", self.url.clone(), source);
-        let listed = self.store.list_with_delimiter(Some(&self.base)).await.map_err(error)?;
+        let listed = self.store.list_with_delimiter(Some(&self.base)).await;
+        let listed = listed.map_err(|source| self.store_error("list", self.url.clone(), source))?;
         let mut survey = Survey::default();
         for folder in listed.common_prefixes.iter().filter_map(|prefix| prefix.filename()) {
             match folder.parse() {
@@ -204,10 +204,7 @@ impl Place {
                 return Ok(());
             }
             let path = self.base.clone().join(LATEST);
-            let error = |action| {
-                let object = self.latest_url();
-                move |source| self.store_error(action, object, source)
-            };
+            let error = |action| move |source| self.store_error(action, self.latest_url(), source);
             let Some(to) = to else {
                 return self.store.delete(&path).map_err(error("delete")).await;
             };

@@ -7,10 +7,8 @@ use url::Url;
 /// Shards one list may expand to.
 const MAX_EXPANDED: usize = 1_000_000;
 
-/// Schemes of object stores that hold checkpoints.
+/// Schemes of object stores.
 const STORE_SCHEMES: &[&str] = &["s3", "gs", "az"];
-/// Schemes that data will be read from once the worker is built with them.
-const LATER_SCHEMES: &[&str] = &["s3", "gs", "az", "http", "https"];
 
 /// Returns the absolute paths that `text` names, in order.
 ///
@@ -27,7 +25,20 @@ pub(crate) fn expand(text: &str, base_dir: &Path) -> Result<Vec<String>, String>
         }
         expand_braces(part, &mut all)?;
     }
-    all.into_iter().map(|one| local_path(&one, base_dir)).collect()
+    all.into_iter().map(|one| shard(one, base_dir)).collect()
+}
+
+/// Returns a path, or the URL of an object in a store or on a web server as it is written.
+fn shard(text: String, base_dir: &Path) -> Result<String, String> {
+    match text.split_once("://") {
+        Some(("http" | "https", _)) => match Url::parse(&text) {
+            Ok(url) if url.has_host() && url.path().len() > 1 => Ok(text),
+            Ok(_) => Err("a URL of a file, as in https://host/00000.tar".to_owned()),
+            Err(error) => Err(format!("a URL ({error})")),
+        },
+        Some((scheme, _)) if STORE_SCHEMES.contains(&scheme) => store_url(scheme, &text),
+        _ => local_path(&text, base_dir),
+    }
 }
 
 /// Returns the URL of the folder for checkpoints that `text`, a path or URL, names.
@@ -71,12 +82,7 @@ fn local_path(text: &str, base_dir: &Path) -> Result<String, String> {
             .ok()
             .and_then(|url| url.to_file_path().ok())
             .ok_or("a file URL with an absolute path, as in file:///data/00000.tar")?,
-        Some((scheme, _)) if LATER_SCHEMES.contains(&scheme) => {
-            return Err(format!(
-                "a path or a file:// URL: this build does not read or write {scheme}:// yet"
-            ));
-        }
-        Some(_) => return Err("a path or a file:// URL".to_owned()),
+        Some(_) => return Err("a path, or a URL of file, s3, gs, az, http or https".to_owned()),
         None if text.starts_with("pipe:") => {
             return Err("a path or a file:// URL: a manifest runs no commands".to_owned());
         }
@@ -237,12 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn shards_on_web_servers_are_named_by_their_urls() {
+        let stored = expand("s3://bucket/a b/{0..1}.tar", Path::new("/base")).unwrap();
+        assert_eq!(stored, ["s3://bucket/a%20b/0.tar", "s3://bucket/a%20b/1.tar"]);
+        let urls = expand("http://host:8080/a/{0..1}.tar", Path::new("/base")).unwrap();
+        assert_eq!(urls, ["http://host:8080/a/0.tar", "http://host:8080/a/1.tar"]);
+        let refused = |text| expand(text, Path::new("/base")).unwrap_err();
+        assert_eq!(refused("https://host/"), "a URL of a file, as in https://host/00000.tar");
+        assert_eq!(refused("https://host:x/a.tar"), "a URL (invalid port number)");
+    }
+
+    #[test]
     fn what_cannot_be_read_says_what_can() {
         let refused = |text| expand(text, Path::new("/base")).unwrap_err();
-        assert_eq!(
-            refused("s3://b/k"),
-            "a path or a file:// URL: this build does not read or write s3:// yet"
-        );
+        let forms = "a path, or a URL of file, s3, gs, az, http or https";
+        assert_eq!(refused("hdfs://b/k"), forms);
         assert_eq!(refused("pipe:curl x"), "a path or a file:// URL: a manifest runs no commands");
         assert_eq!(refused("~/x"), "a path without ~, which only a shell expands");
         assert_eq!(refused("a{0..3"), "a closing brace for every opening one");

@@ -86,7 +86,7 @@ fn a_coordinator_that_ends_and_comes_back_costs_its_job_no_step() {
         let before = run.curve().len();
         let steps_on = || run.curve().len() > before + 10;
         assert!(eventually(Duration::from_secs(30), steps_on), "no step without a coordinator");
-        cluster.restart_coordinator();
+        cluster.restart_coordinator(&job);
         let back = || {
             let output = cluster.client(&job, &["events", &id, "--json"]);
             output.status.success()

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use ringmaster_tests::cluster::{Cluster, signal_process};
+use ringmaster_tests::cluster::Cluster;
 use ringmaster_tests::job::{Job, Run};
-use ringmaster_tests::processes::eventually;
+use ringmaster_tests::processes::{eventually, signal_process};
 
 use super::world_size::assert_same_curve;
 

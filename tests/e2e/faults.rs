@@ -205,10 +205,17 @@ fn losing_every_rank_at_once_falls_back_to_the_checkpoint_and_ends_with_the_same
 
 #[test]
 fn a_rank_killed_after_the_last_checkpoint_is_replaced_and_the_run_still_finishes() {
-    // Step 12 was saved already: the new generation saves it again under its own prefix.
-    let undisturbed: Vec<(String, Vec<u8>)> = job().train(&[]).final_state().into_iter().collect();
+    // Step 12 was saved already: the new generation saves it again under its own prefix. The last
+    // evaluation, which all ranks do together, shows the survivor that it is alone.
+    let evaluated = || {
+        let mut job = job();
+        job.held_out = tiny::write_shards(&job.folder().join("held-out"), 1, &[]);
+        job
+    };
+    let undisturbed: Vec<(String, Vec<u8>)> =
+        evaluated().train(&[]).final_state().into_iter().collect();
     for rank in [0, 1] {
-        let disturbed = final_state_after(job(), &[(rank, 12, "before_last_eval")]);
+        let disturbed = final_state_after(evaluated(), &[(rank, 12, "before_last_eval")]);
         assert!(disturbed == undisturbed, "rank {rank}");
     }
 }

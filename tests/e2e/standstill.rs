@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use ringmaster_tests::cluster::{Cluster, signal_process};
+use ringmaster_tests::cluster::Cluster;
 use ringmaster_tests::job::{Job, Run};
-use ringmaster_tests::processes::eventually;
+use ringmaster_tests::processes::{eventually, signal_process};
 
 #[test]
 fn a_stopped_rank_is_replaced_and_the_next_step_done_within_ten_seconds() {

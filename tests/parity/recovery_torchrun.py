@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 SAVE_EVERY = 100
@@ -84,7 +85,8 @@ class Torchrun:
         command += [__file__, "--worker-folder", str(self.folder)]
         log = (self.folder / f"agent-{node}.log").open("a")
         environment = dict(os.environ, OMP_NUM_THREADS="1")
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(command, stdin=nothing, stdout=log, stderr=log, env=environment)
 
     def stop(self):
         for rank in range(2):
@@ -191,6 +193,19 @@ def drill(kind, runs, limit):
     return recovered
 
 
+def end_when_told(parent_pipe):
+    """A signal, and the end of stdin if that is a parent's pipe, unwind through `drill`."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(128 + number))
+
+    def wait():
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent_pipe:
+        threading.Thread(target=wait, daemon=True).start()
+
+
 def share(values, share_of):
     values = sorted(values)
     return round(values[min(len(values) - 1, int(share_of * len(values)))], 3) if values else None
@@ -202,9 +217,11 @@ def main():
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--kinds", nargs="*", default=["kill-rank", "kill-agent", "stop-rank"])
     parser.add_argument("--limit", type=float, default=60.0, help="seconds a recovery may take")
+    parser.add_argument("--parent-pipe", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker_folder:
         return worker(args.worker_folder)
+    end_when_told(args.parent_pipe)
     for kind in args.kinds:
         recovered = drill(kind, args.runs, args.limit)
         first = [first for first, _ in recovered if first is not None]

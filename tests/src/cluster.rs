@@ -1,68 +1,42 @@
 //! A coordinator and agents as processes of their own, and what its people see.
 
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::binaries::binaries;
+use crate::binaries::{Binaries, binaries};
 use crate::job::Job;
-use crate::processes::eventually;
+use crate::network::{Host, Network};
+use crate::processes::{Running, eventually};
 
 /// Only a broken build makes anybody wait so long.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// A child process that ends with the test.
+/// Ends a process with whoever holds the other end of its stdin.
+const END_WITH_PARENT: &str = "--parent-pipe";
+
+/// What a cluster is made of.
 #[derive(Debug)]
-pub struct Running(Child);
-
-impl Running {
-    /// Returns the process id.
-    pub fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Sends a signal.
-    pub fn signal(&self, signal: Signal) {
-        signal_process(self.0.id(), signal);
-    }
-
-    /// Waits for its end and returns its exit code; none when a signal ended it.
-    ///
-    /// # Panics
-    /// When the system cannot say.
-    pub fn wait(&mut self) -> Option<i32> {
-        self.0.wait().expect("a child can be waited for").code()
-    }
+pub struct Setup {
+    /// The product.
+    pub binaries: Binaries,
+    /// How its hosts reach one another.
+    pub network: Network,
+    /// Slots of each node.
+    pub slots: Vec<u32>,
+    /// Further arguments of the coordinator.
+    pub coordinator: Vec<String>,
+    /// Cores a node's ranks share; none: all.
+    pub cpus: Option<u32>,
+    /// Write what the processes say into files of the job's folder, instead of to stderr.
+    pub logs: bool,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = kill(pid(self.0.id()), Signal::SIGTERM);
-        if !eventually(Duration::from_secs(10), || matches!(self.0.try_wait(), Ok(Some(_)))) {
-            let _ = self.0.kill();
-        }
-        let _ = self.0.wait();
-    }
-}
-
-/// Sends a signal to any process.
-///
-/// # Panics
-/// When there is no such process.
-pub fn signal_process(process: u32, signal: Signal) {
-    kill(pid(process), signal).expect("the process is there");
-}
-
-fn pid(process: u32) -> Pid {
-    Pid::from_raw(i32::try_from(process).expect("process ids fit an i32"))
-}
-
-/// A cluster of agents called `node-0`, `node-1`, …
+/// A coordinator and agents called `node-0`, `node-1`, …
 #[derive(Debug)]
 pub struct Cluster {
     // Dropped in this order: agents end their ranks while somebody listens.
@@ -70,9 +44,8 @@ pub struct Cluster {
     pub agents: Vec<Running>,
     /// The coordinator.
     pub coordinator: Running,
-    slots: Vec<u32>,
-    /// What the coordinator was started with, its real addresses filled in.
-    arguments: Vec<String>,
+    /// What it is made of; its network goes last.
+    pub setup: Setup,
     people: String,
     fleet: String,
     /// Where probes connect.
@@ -86,56 +59,38 @@ impl Cluster {
     }
 
     /// The same with more arguments for the coordinator.
+    pub fn start_with(job: &Job, slots: &[u32], more: &[&str]) -> Self {
+        let setup = Setup {
+            binaries: binaries().clone(),
+            network: Network::Loopback,
+            slots: slots.to_vec(),
+            coordinator: more.iter().copied().map(str::to_owned).collect(),
+            cpus: None,
+            logs: false,
+        };
+        Self::of(setup, job)
+    }
+
+    /// Starts a coordinator and agents as `setup` says.
     ///
     /// # Panics
     /// When a process does not start.
-    pub fn start_with(job: &Job, slots: &[u32], more: &[&str]) -> Self {
-        let state = job.folder().join("coordinator");
-        let arguments = |people: &str, fleet: &str, health: &str| -> Vec<String> {
-            let state = state.display().to_string();
-            let listeners =
-                ["--listen", people, "--fleet-listen", fleet, "--health-listen", health];
-            let all = ["coordinator", "--state-dir", &state].into_iter().chain(listeners);
-            all.chain(more.iter().copied()).map(str::to_owned).collect()
-        };
-        let any = "127.0.0.1:0";
-        let coordinator = coordinator(&arguments(any, any, any));
-        let addresses = addresses(&state);
+    pub fn of(setup: Setup, job: &Job) -> Self {
+        let any = format!("{}:0", setup.network.address(Host::Coordinator));
+        let coordinator = setup.start_coordinator(job, [&any, &any, "127.0.0.1:0"]);
+        let addresses = addresses(&state(job));
         let address = |name: &str| {
             let text = addresses[name].as_str().expect("an address is text");
             text.trim_start_matches("http://").to_owned()
         };
-        let mut cluster = Self {
-            agents: Vec::new(),
-            coordinator,
-            slots: slots.to_vec(),
-            arguments: arguments(&address("people"), &address("fleet"), &address("health")),
-            people: format!("http://{}", address("people")),
-            fleet: format!("http://{}", address("fleet")),
-            health: address("health").parse().expect("an address with a port"),
-        };
-        for node in 0..slots.len() {
-            let agent = cluster.agent(job, node);
+        let (people, fleet) = (address("people"), address("fleet"));
+        let health = address("health").parse().expect("an address with a port");
+        let mut cluster = Self { agents: Vec::new(), coordinator, setup, people, fleet, health };
+        for node in 0..cluster.setup.slots.len() {
+            let agent = cluster.setup.start_agent(job, &cluster.fleet, node);
             cluster.agents.push(agent);
         }
         cluster
-    }
-
-    fn agent(&self, job: &Job, node: usize) -> Running {
-        Command::new(&binaries().worker)
-            .args(["agent", "--coordinator", &self.fleet])
-            .args(["--slots", &self.slots[node].to_string()])
-            .args(["--node", &format!("node-{node}")])
-            .arg("--work-dir")
-            .arg(job.folder().join(format!("node-{node}")))
-            .arg("--runs-dir")
-            .arg(job.folder().join("runs"))
-            .envs(&job.env)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .map(Running)
-            .expect("an agent starts")
     }
 
     /// Kills an agent as a crash of its node's software would.
@@ -146,13 +101,18 @@ impl Cluster {
 
     /// Starts the agent of a node again, after it has ended.
     pub fn restart_agent(&mut self, job: &Job, node: usize) {
-        let agent = self.agent(job, node);
-        self.agents[node] = agent;
+        self.agents[node] = self.setup.start_agent(job, &self.fleet, node);
     }
 
-    /// Starts the coordinator again where it was, after it has ended.
-    pub fn restart_coordinator(&mut self) {
-        self.coordinator = coordinator(&self.arguments);
+    /// Starts the coordinator again where it was, after it has ended, and waits until it serves.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn restart_coordinator(&mut self, job: &Job) {
+        let _ = std::fs::remove_file(state(job).join(ADDRESSES));
+        let health = self.health.to_string();
+        self.coordinator = self.setup.start_coordinator(job, [&self.people, &self.fleet, &health]);
+        addresses(&state(job));
     }
 
     /// Runs a verb of the command line.
@@ -160,22 +120,38 @@ impl Cluster {
     /// # Panics
     /// When it does not start.
     pub fn client(&self, job: &Job, args: &[&str]) -> Output {
-        Command::new(&binaries().ringmaster)
+        self.setup
+            .network
+            .command(Host::Coordinator, &self.setup.binaries.ringmaster)
             .args(args)
-            .args(["--coordinator", &self.people])
+            .args(["--coordinator", &format!("http://{}", self.people)])
             .envs(&job.env)
             .output()
             .expect("ringmaster starts")
     }
 
-    /// Runs a verb that prints JSON.
+    /// Runs a verb that prints JSON, one value or one per line; none if it fails, as while the
+    /// coordinator is away.
+    pub fn ask(&self, job: &Job, args: &[&str]) -> Option<Value> {
+        let output = self.client(job, args);
+        if !output.status.success() {
+            return None;
+        }
+        let text = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&text).ok().or_else(|| {
+            let lines = text.lines().map(serde_json::from_str);
+            lines.collect::<Result<Vec<Value>, _>>().ok().map(Value::Array)
+        })
+    }
+
+    /// The same where it must not fail.
     ///
     /// # Panics
     /// When it fails or prints something else.
     pub fn json(&self, job: &Job, args: &[&str]) -> Value {
-        let output = self.client(job, args);
-        assert!(output.status.success(), "{args:?}: {}", job.transcript(&output));
-        serde_json::from_slice(&output.stdout).expect("--json prints JSON")
+        self.ask(job, args).unwrap_or_else(|| {
+            panic!("{args:?} prints no JSON: {}", job.transcript(&self.client(job, args)))
+        })
     }
 
     /// Submits and returns the job's id, the last word on the first line of the answer.
@@ -252,29 +228,93 @@ impl Cluster {
     /// # Panics
     /// When it does not.
     pub fn until_succeeded(&self, job: &Job, id: &str) {
-        let ended = |word: &str| ["succeeded", "failed", "cancelled"].contains(&word);
-        let mut state = String::new();
-        eventually(LIMIT, || {
-            state = self.state(job, id);
-            ended(&state)
-        });
+        let state = self.until_ended(job, id);
         assert_eq!(state, "succeeded", "{:#?}", self.events(job, id));
+    }
+
+    /// Waits until a job has ended, and returns how.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn until_ended(&self, job: &Job, id: &str) -> String {
+        let mut state = String::new();
+        let ended = eventually(LIMIT, || {
+            state = self.state(job, id);
+            ["succeeded", "failed", "cancelled"].contains(&state.as_str())
+        });
+        assert!(ended, "{:#?}", self.events(job, id));
+        state
     }
 }
 
-fn coordinator(arguments: &[String]) -> Running {
-    Command::new(&binaries().ringmaster)
-        .args(arguments)
-        .stdout(Stdio::null())
-        .spawn()
-        .map(Running)
-        .expect("the coordinator starts")
+impl Setup {
+    /// Listeners for people, agents and probes.
+    fn start_coordinator(&self, job: &Job, listeners: [&str; 3]) -> Running {
+        let flags = ["--listen", "--fleet-listen", "--health-listen"];
+        let mut command = self.network.command(Host::Coordinator, &self.binaries.ringmaster);
+        command
+            .args(["coordinator", "--insecure", END_WITH_PARENT, "--state-dir"])
+            .arg(state(job))
+            .args(flags.into_iter().zip(listeners).flat_map(|(flag, address)| [flag, address]))
+            .args(&self.coordinator);
+        self.run(&mut command, job, "coordinator.log")
+    }
+
+    fn start_agent(&self, job: &Job, fleet: &str, node: usize) -> Running {
+        let host = Host::Node(node);
+        let mut command = self.network.command(host, &self.binaries.worker);
+        command
+            .args(["agent", END_WITH_PARENT, "--coordinator", &format!("http://{fleet}")])
+            .args(["--slots", &self.slots[node].to_string()])
+            .args(["--node", &node_name(node)])
+            .args(["--address", &self.network.address(host)])
+            .arg("--work-dir")
+            .arg(job.folder().join(node_name(node)))
+            .arg("--runs-dir")
+            .arg(job.folder().join("runs"))
+            .envs(&job.env);
+        if let Some(cpus) = self.cpus {
+            command.args(["--cpus", &cpus.to_string()]);
+        }
+        self.run(&mut command, job, &format!("{}.log", node_name(node)))
+    }
+
+    fn run(&self, command: &mut Command, job: &Job, log: &str) -> Running {
+        command.stdout(Stdio::null());
+        if self.logs {
+            let path = job.folder().join(log);
+            let file = std::fs::File::options().create(true).append(true).open(path);
+            command.stderr(file.expect("a temporary folder is writable"));
+        }
+        Running::start(command)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // All agents at once; each is then waited for.
+        for agent in &mut self.agents {
+            agent.tell_to_end();
+        }
+    }
+}
+
+/// Returns the name of a node.
+pub fn node_name(node: usize) -> String {
+    format!("node-{node}")
+}
+
+/// Where the coordinator says on which ports it listens.
+const ADDRESSES: &str = "addresses.json";
+
+fn state(job: &Job) -> PathBuf {
+    job.folder().join("coordinator")
 }
 
 fn addresses(state: &Path) -> Value {
-    let file = state.join("addresses.json");
+    let file = state.join(ADDRESSES);
     let mut value = Value::Null;
-    let there = eventually(Duration::from_secs(20), || {
+    let there = eventually(LIMIT, || {
         let text = std::fs::read_to_string(&file).unwrap_or_default();
         serde_json::from_str(&text).map(|found| value = found).is_ok()
     });

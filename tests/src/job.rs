@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::binaries;
+use crate::s3::Bucket;
 use crate::tiny;
 
 /// A tiny job and its folder.
@@ -38,6 +39,8 @@ pub struct Job {
     pub held_out: String,
     /// `max_corrupt`.
     pub max_corrupt: f64,
+    /// Where checkpoints go, if not into the job's folder.
+    pub uri: Option<String>,
     /// Variables for the command.
     pub env: BTreeMap<String, String>,
 }
@@ -69,6 +72,7 @@ impl Job {
             train,
             held_out: String::new(),
             max_corrupt: 0.01,
+            uri: None,
             env,
         }
     }
@@ -114,9 +118,20 @@ impl Job {
             max_corrupt = self.max_corrupt,
             loss = self.loss,
             steps = self.steps,
-            uri = self.folder().join("checkpoints").display(),
+            uri = self.uri(),
             every = self.checkpoint_every,
         )
+    }
+
+    fn uri(&self) -> String {
+        let inside = || self.folder().join("checkpoints").display().to_string();
+        self.uri.clone().unwrap_or_else(inside)
+    }
+
+    /// Lets checkpoints go to a bucket, by the environment that leads there.
+    pub fn save_to(&mut self, bucket: &Bucket) {
+        self.uri = Some(bucket.url("runs"));
+        self.env.extend(bucket.environment());
     }
 
     /// Writes the manifest and returns its path.

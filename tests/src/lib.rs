@@ -2,15 +2,19 @@
 //!
 //! Modules in reading order: [`binaries`] (built first, build id compared), [`tiny`] (shards and a
 //! model that train in seconds), [`job`] (a manifest, its runs and what they left behind),
-//! [`cluster`] (a coordinator with agents), [`processes`] (who is still alive), [`s3`] (a real S3 server),
-//! [`proxy`] (what misbehaves in front of it), [`faults`] (a cluster
-//! of several hosts, what is done to it, and how long it takes to train again).
+//! [`processes`] (they end with this one), [`network`] (what a node's processes see of the others),
+//! [`cluster`] (a coordinator with agents), [`s3`] (a real S3 server), [`proxy`] (what misbehaves in
+//! front of it), [`web`] (a store that can be away), [`slow`] (jobs that must be left alone), [`faults`] (what is done to a cluster, and how long
+//! its job takes to train again).
 
 pub mod binaries;
 pub mod cluster;
 pub mod faults;
 pub mod job;
+pub mod network;
 pub mod processes;
 pub mod proxy;
 pub mod s3;
+pub mod slow;
 pub mod tiny;
+pub mod web;

@@ -1,7 +1,80 @@
-//! Which processes of a test are still alive.
+//! Processes that end with this one, and which of a test are still alive.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a process may take to end once its pipe has closed.
+const END: Duration = Duration::from_secs(10);
+
+/// A child process that ends with this one.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    pipe: Option<ChildStdin>,
+}
+
+impl Running {
+    /// Starts a program that ends when its stdin does: the kernel sees to that when this process
+    /// dies. It has a process group of its own, so that who interrupts this process in a terminal
+    /// does not interrupt it, too.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> Self {
+        let started = command.stdin(Stdio::piped()).process_group(0).spawn();
+        let mut child = started.unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+        let pipe = child.stdin.take();
+        Self { child, pipe }
+    }
+
+    /// Closes its stdin.
+    pub fn tell_to_end(&mut self) {
+        drop(self.pipe.take());
+    }
+
+    /// Returns the process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        signal_process(self.child.id(), signal);
+    }
+
+    /// Waits for its end and returns its exit code; none when a signal ended it.
+    ///
+    /// # Panics
+    /// When the system cannot say.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("a child can be waited for").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.tell_to_end();
+        if !eventually(END, || matches!(self.child.try_wait(), Ok(Some(_)))) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to any process.
+///
+/// # Panics
+/// When there is no such process.
+pub fn signal_process(process: u32, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(process).expect("process ids fit an i32"));
+    kill(pid, signal).expect("the process is there");
+}
 
 /// Returns the ids of processes whose environment or command line mentions `folder`: everything
 /// started for a job in that folder, however deep.
@@ -27,13 +100,39 @@ fn is_zombie(pid: u32) -> bool {
 }
 
 /// Waits until `condition` holds and returns whether it did within `limit`.
+///
+/// # Panics
+/// With [`Interrupted`], after a call of [`interrupt`]: what the caller has started ends with it.
 pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
     while !condition() {
+        // Not in what is cleaned up on the way out.
+        if INTERRUPTED.load(Ordering::Relaxed) && !std::thread::panicking() {
+            std::panic::resume_unwind(Box::new(Interrupted));
+        }
         if Instant::now() >= deadline {
             return false;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     true
+}
+
+/// Waits for so long, because the lapse of time is what is tried.
+///
+/// # Panics
+/// As [`eventually`].
+pub fn pause(time: Duration) {
+    eventually(time, || false);
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What waiting threads unwind with when they are interrupted.
+#[derive(Debug)]
+pub struct Interrupted;
+
+/// Ends every wait of this process, present and future.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
 }

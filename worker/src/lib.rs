@@ -2,7 +2,7 @@
 //!
 //! Modules in reading order: [`rank`] (the training loop), [`data`] and [`image`] and [`text`]
 //! (from tar member to tensors), [`model`], [`loss`] over [`collective`], [`optim`],
-//! [`eval`], [`report`] (what people see), [`agent`] (starts and stops ranks),
+//! [`eval`], [`health`] (whether a machine is fit), [`report`] (what people see), [`agent`] (starts and stops ranks),
 //! [`mod@bench`] (measures the data plane),
 //! [`progress`] (what shows that a rank moves on), [`rng`] (counter-based randomness) and [`ffi`] (the only unsafe code).
 
@@ -12,6 +12,7 @@ pub mod collective;
 pub mod data;
 pub mod eval;
 pub mod ffi;
+pub mod health;
 pub mod image;
 pub mod loss;
 pub mod model;

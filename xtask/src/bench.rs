@@ -5,7 +5,7 @@
 //! The control plane has no peer to run beside it; it is held against its own targets.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -15,6 +15,9 @@ use crate::{build, console, setup};
 
 /// What the environment of the peers holds.
 const PEERS: [&str; 3] = ["torch==2.11.0", "torchvision==0.26.0", "open-clip-torch==3.3.0"];
+
+/// Ends a program, and all it has started, with whoever holds the other end of its stdin.
+const END_WITH_PARENT: &str = "--parent-pipe";
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -87,19 +90,29 @@ fn python(workspace: &Workspace, options: &Options) -> Result<PathBuf> {
 fn recovery(workspace: &Workspace, options: &Options) -> Result<bool> {
     let python = python(workspace, options)?;
     console::step("tests/parity/recovery_torchrun.py");
-    let theirs = Command::new(&python)
+    let mut theirs = Command::new(&python);
+    theirs
         .arg(workspace.root().join("tests/parity/recovery_torchrun.py"))
-        .env_remove("LD_LIBRARY_PATH")
-        .status()
-        .with_context(|| format!("cannot start {}", python.display()))?;
+        .arg(END_WITH_PARENT)
+        .env_remove("LD_LIBRARY_PATH");
+    let theirs = run_with_pipe(&mut theirs)?;
     let program = workspace.target_directory()?.join("debug/ringmaster-faults");
     console::step("ringmaster-faults --check");
-    let ours = Command::new(&program)
-        .arg("--check")
-        .args(&options.arguments)
-        .status()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(theirs.success() && ours.success())
+    let mut ours = Command::new(&program);
+    ours.args(["--check", END_WITH_PARENT]).args(&options.arguments);
+    Ok(run_with_pipe(&mut ours)? && theirs)
+}
+
+/// Runs a program that starts others, and ends with them when the pipe to its stdin closes: so
+/// nothing is left behind, however this process ends. Returns whether it succeeded.
+fn run_with_pipe(command: &mut Command) -> Result<bool> {
+    let cannot = format!("cannot start {}", command.get_program().display());
+    let mut child = command.stdin(Stdio::piped()).spawn().context(cannot)?;
+    // Taken, because waiting for a child closes what it still has.
+    let pipe = child.stdin.take();
+    let status = child.wait().context("cannot wait for a child")?;
+    drop(pipe);
+    Ok(status.success())
 }
 
 fn control_plane(workspace: &Workspace, arguments: &[String]) -> Result<bool> {

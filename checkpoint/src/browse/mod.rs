@@ -288,10 +288,8 @@ impl Checkpoint {
 
     async fn list(&mut self) -> Result<(), Error> {
         let prefix = self.place.base.clone().join(self.step_name.to_string());
-        let error = |source| {
-            let object = self.place.step_url(self.step_name);
-            self.place.store_error("list", object, source)
-        };
+        let url = self.place.step_url(self.step_name);
+        let error = |source| self.place.store_error("list", url, source);
         let listed = self.place.store.list_with_delimiter(Some(&prefix)).await.map_err(error)?;
         for object in listed.objects {
             let Some(name) = object.location.filename() else { continue };

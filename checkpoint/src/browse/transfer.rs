@@ -159,11 +159,7 @@ impl Checkpoint {
             Ok(_) => true,
             Err(object_store::Error::NotFound { .. }) => false,
             Err(source) => {
-                return Err(Error::Store {
-                    action: "look at",
-                    object: url.to_owned(),
-                    source: source.into(),
-                });
+                return Err(folder.store_error("look at", url.to_owned(), source));
             }
         };
         if exists && !overwrite {

@@ -150,6 +150,12 @@ pub(crate) struct Coordinator {
     /// its job has shown that it takes longer; may be repeated
     #[arg(long, value_name = "PHASE=SECONDS", value_parser = deadline)]
     pub(crate) deadline: Vec<Deadline>,
+    /// Time between two heartbeats of an agent
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) heartbeat: Duration,
+    /// Time without a heartbeat after which a node's ranks count as lost
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    pub(crate) lease: Duration,
     /// Allow listeners that are not on the loopback interface, although there is no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -157,6 +163,9 @@ pub(crate) struct Coordinator {
     /// for never
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) exclude_after: u32,
+    /// End when stdin does, so as not to outlive the process that holds its other end
+    #[arg(long, hide = true)]
+    pub(crate) parent_pipe: bool,
     /// Log as JSON lines
     #[arg(long)]
     pub(crate) log_json: bool,
@@ -186,9 +195,13 @@ fn deadline(text: &str) -> Result<Deadline, String> {
             Some(phase.ok_or_else(unknown)?)
         }
     };
-    let seconds: f64 = seconds.parse().map_err(|_| format!("{seconds:?} is no number"))?;
+    Ok(Deadline { phase, time: self::seconds(seconds)? })
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
     match (1e-3..=1e9).contains(&seconds) {
-        true => Ok(Deadline { phase, time: Duration::from_secs_f64(seconds) }),
+        true => Ok(Duration::from_secs_f64(seconds)),
         false => Err("it must be above 0".to_owned()),
     }
 }

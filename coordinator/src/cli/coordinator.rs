@@ -1,14 +1,19 @@
 //! `ringmaster coordinator`: runs the control plane until it is told to stop.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ringmaster::server::{Server, ServerOptions};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::args;
 use super::error::Error;
 
-/// Serves until SIGINT or SIGTERM.
+/// Shortest lease: a rank speaks to its agent every second, and may be late.
+const SHORTEST_LEASE: Duration = Duration::from_secs(3);
+
+/// Serves until SIGINT, SIGTERM or, if asked, the end of stdin.
 pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let listeners = [
         ("--listen", args.listen),
@@ -16,6 +21,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
         ("--health-listen", args.health_listen),
     ];
     refuse_open_listeners(&listeners, args.insecure)?;
+    refuse_short_lease(args.heartbeat, args.lease)?;
     super::log_to_stderr(args.log_json);
     // Every agent and every rank that calls is a connection.
     if let Err(error) = super::open_files::raise_limit() {
@@ -24,11 +30,14 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     let failed = |source| Error::io("listen for signals", source);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut parent = if args.parent_pipe { Some(end_of_stdin()?) } else { None };
 
     let mut options =
         ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
     options.insecure = args.insecure;
     options.intervals.exclude_after = args.exclude_after;
+    options.intervals.heartbeat = args.heartbeat;
+    options.intervals.lease = args.lease;
     for deadline in &args.deadline {
         let deadlines = &mut options.intervals.deadlines;
         match deadline.phase {
@@ -50,6 +59,10 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
             tracing::info!("told to stop; jobs go on without a coordinator");
             Ok(())
         }
+        _ = async { parent.as_mut().expect("it is there").await }, if parent.is_some() => {
+            tracing::info!("the parent process is gone");
+            Ok(())
+        }
         failed = server.failed() => failed.map_err(server_error),
     };
     server.shutdown().await.map_err(server_error)?;
@@ -67,10 +80,49 @@ fn refuse_open_listeners(
     }
 }
 
+/// Refuses a lease in which too few signs of life fit.
+fn refuse_short_lease(heartbeat: Duration, lease: Duration) -> Result<(), Error> {
+    let shortest = SHORTEST_LEASE.max(heartbeat * 3);
+    if lease >= shortest {
+        return Ok(());
+    }
+    let shortest = shortest.as_secs_f64();
+    Err(Error::Flag {
+        flag: "--lease",
+        value: lease.as_secs_f64().to_string(),
+        constraint: "a lease holds three heartbeats, and is 3 s at least".to_owned(),
+        remedy: format!("give {shortest} or more, or a shorter --heartbeat"),
+    })
+}
+
+/// Returns what is ready once stdin has ended.
+fn end_of_stdin() -> Result<oneshot::Receiver<()>, Error> {
+    let (ended, end) = oneshot::channel();
+    let wait = move || {
+        // A pipe that cannot be read has nobody behind it either.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        // Nobody listens any more when the command is ending for another reason.
+        let _ = ended.send(());
+    };
+    let thread = std::thread::Builder::new().name("parent-pipe".to_owned()).spawn(wait);
+    thread.map_err(|source| Error::io("start a thread", source))?;
+    Ok(end)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lease_must_hold_a_few_signs_of_life() {
+        let seconds = Duration::from_secs_f64;
+        assert!(refuse_short_lease(seconds(1.0), seconds(5.0)).is_ok());
+        assert!(refuse_short_lease(seconds(0.2), seconds(3.0)).is_ok());
+        let error = refuse_short_lease(seconds(2.0), seconds(5.0)).unwrap_err().to_string();
+        assert!(error.starts_with("--lease 5 does not fit: ") && error.contains("6"), "{error}");
+        assert!(refuse_short_lease(seconds(0.1), seconds(2.0)).is_err());
+    }
 
     #[test]
     fn a_listener_beyond_loopback_needs_the_insecure_flag() {

@@ -126,6 +126,26 @@ impl Cluster {
         Ok(())
     }
 
+    pub(super) fn note(&mut self, request: v1::NoteRequest) -> Result<(), Error> {
+        let kind = match request.kind() {
+            v1::NoteKind::SlowLink => "slow_link",
+            v1::NoteKind::Unspecified => {
+                return Err(Error::Invalid {
+                    field: "kind",
+                    value: request.kind.to_string(),
+                    constraint: "a kind of note that this coordinator knows".to_owned(),
+                });
+            }
+        };
+        let generation = request.generation.unwrap_or_default();
+        self.live(&request.job_id, generation)?;
+        let job = self.jobs.get_mut(&request.job_id).expect("it is live");
+        if job.notes.insert((generation, request.message.clone())) {
+            self.ledger.event(job, kind, request.message);
+        }
+        Ok(())
+    }
+
     pub(super) fn finish(&mut self, request: v1::FinishRequest) -> Result<(), Error> {
         let given = request.generation.unwrap_or_default();
         let grace = self.config.grace;

@@ -185,6 +185,10 @@ impl Cluster {
                 let answer = self.published(request);
                 self.ledger.reply(reply, answer);
             }
+            Command::Note(request, reply) => {
+                let answer = self.note(request);
+                self.ledger.reply(reply, answer);
+            }
             Command::Finish(request, reply) => {
                 let answer = self.finish(request);
                 self.ledger.reply(reply, answer);

@@ -46,6 +46,7 @@ pub(super) enum Command {
     ReportShard(Box<v1::ReportShardRequest>, Reply<()>),
     Commit(v1::CommitCheckpointRequest, Reply<Vec<v1::StoredObject>>),
     Published(v1::CheckpointPublishedRequest, Reply<Vec<String>>),
+    Note(v1::NoteRequest, Reply<()>),
     Finish(v1::FinishRequest, Reply<()>),
 }
 
@@ -259,6 +260,14 @@ impl Handle {
         request: v1::CheckpointPublishedRequest,
     ) -> Result<Vec<String>, Error> {
         self.ask(|reply| Command::Published(request, reply)).await
+    }
+
+    /// Puts what a ring has to say into its job's history, once.
+    ///
+    /// # Errors
+    /// [`Error::Stale`], [`Error::NotLive`], [`Error::Invalid`].
+    pub async fn note(&self, request: v1::NoteRequest) -> Result<(), Error> {
+        self.ask(|reply| Command::Note(request, reply)).await
     }
 
     /// Records the summary of a run that reached its end.

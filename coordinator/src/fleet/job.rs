@@ -1,6 +1,6 @@
 //! One job: what is durable about it, and what is only known while the coordinator runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
@@ -44,6 +44,8 @@ pub(super) struct Job {
     pub(super) held: Vec<String>,
     /// When ranks that were asked to end, or should end by themselves, are killed.
     pub(super) kill_at: Option<Instant>,
+    /// What its rings had to say; in memory only, so that a repetition is known.
+    pub(super) notes: BTreeSet<(Generation, String)>,
     pub(super) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
     /// History since the last flush, for the watchers.
     pub(super) news: Vec<v1::Event>,
@@ -82,6 +84,7 @@ impl Job {
             at_checkpoint: false,
             held: Vec::new(),
             kill_at: None,
+            notes: BTreeSet::new(),
             watchers: Vec::new(),
             news: Vec::new(),
             dirty: false,

@@ -23,6 +23,7 @@
 //! slots can become free is counted out (`backfill`).
 
 mod backfill;
+mod line;
 mod pool;
 mod preemption;
 #[cfg(test)]

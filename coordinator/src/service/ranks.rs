@@ -55,6 +55,14 @@ impl Ranks for RanksService {
         Ok(Response::new(v1::CheckpointPublishedReply { in_use }))
     }
 
+    async fn note(
+        &self,
+        request: Request<v1::NoteRequest>,
+    ) -> Result<Response<v1::NoteReply>, Status> {
+        self.fleet.note(request.into_inner()).await.map_err(to_status)?;
+        Ok(Response::new(v1::NoteReply {}))
+    }
+
     async fn finish(
         &self,
         request: Request<v1::FinishRequest>,

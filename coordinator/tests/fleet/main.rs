@@ -12,6 +12,7 @@ mod fake;
 mod halting;
 mod lifecycle;
 mod nodes;
+mod notes;
 mod people;
 mod recovery;
 mod restart;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use ringmaster_checkpoint::{
-    Grant, GrantError, NamedTensor, OptimSlice, Snapshot, State, Writer, WriterOptions, choose,
+    Dtype, Grant, GrantError, Layout, Moment, Part, Snapshot, State, Writer, WriterOptions, choose,
 };
 use ringmaster_proto::v1::{Generation, StoredObject};
 
@@ -56,21 +56,20 @@ pub(crate) async fn store(
         let nothing = serde_json::json!({});
         let mut state =
             State::describe(&job, generation, 1, nothing, "fp".to_owned(), BTreeMap::new());
-        (state.step, state.samples) = (step, step * 64);
-        let values = vec![step as f32];
+        state.advance_to(step);
+        let mut bytes = Vec::new();
+        let mut value = || {
+            bytes.extend((step as f32).to_le_bytes());
+            bytes.len() - 4..bytes.len()
+        };
+        let (name, shape, dtype) = ("w".to_owned(), vec![1], Dtype::F32);
+        let model = vec![Part { name, shape, dtype, bytes: value() }];
+        let moments = Moment::ALL.map(|moment| Part::moment(moment, "w", 0, 1, dtype, value()));
+        let layout = Layout { model, optim: moments.to_vec(), len: bytes.len() };
         let snapshot = Snapshot {
             step,
-            model: Some(vec![NamedTensor {
-                name: "w".to_owned(),
-                shape: vec![1],
-                values: values.clone(),
-            }]),
-            optim: vec![OptimSlice {
-                name: "w".to_owned(),
-                start: 0,
-                exp_avg: values.clone(),
-                exp_avg_sq: values,
-            }],
+            layout: Arc::new(layout),
+            bytes: bytes.into(),
             state: Some(state),
             digest: 7,
         };

@@ -1,4 +1,4 @@
-//! People: they submit, look, and sometimes cancel.
+//! People: they submit, look, sometimes cancel or pause, and drain nodes.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tonic::Code;
 
 use super::net::{self, PEOPLE};
 use super::rank::insist;
-use super::scenario::JobPlan;
+use super::scenario::{Drain, JobPlan, Pause};
 use super::world::{World, short};
 
 /// How often people look at their job.
@@ -20,10 +20,18 @@ const LOOK: Duration = Duration::from_millis(700);
 /// When they give a call up and make it again.
 const CALL: Duration = Duration::from_secs(3);
 
-/// Submits every job at its time and looks at it until it has ended.
-pub(crate) async fn run(world: World, jobs: Vec<JobPlan>, seed: u64) -> turmoil::Result {
+/// Submits every job at its time and looks at it until it has ended; closes and opens nodes.
+pub(crate) async fn run(
+    world: World,
+    jobs: Vec<JobPlan>,
+    drains: Vec<Drain>,
+    seed: u64,
+) -> turmoil::Result {
     for (number, plan) in (0..).zip(jobs) {
         tokio::task::spawn_local(follow(world.clone(), plan, seed ^ number));
+    }
+    for (number, plan) in (0..).zip(drains) {
+        tokio::task::spawn_local(drain(world.clone(), plan, seed.rotate_left(7) ^ number));
     }
     std::future::pending().await
 }
@@ -53,6 +61,7 @@ async fn follow(world: World, plan: JobPlan, seed: u64) {
     if let Some(at) = plan.cancel_at {
         tokio::task::spawn_local(cancel(world.clone(), job_id.clone(), at, seed));
     }
+    tokio::task::spawn_local(pauses(world.clone(), job_id.clone(), plan.pauses, seed));
     look(&world, &job_id).await;
 }
 
@@ -90,8 +99,7 @@ async fn look(world: &World, job_id: &str) {
 
 async fn cancel(world: World, job_id: String, at: Duration, seed: u64) {
     let random = Mutex::new(StdRng::seed_from_u64(!seed));
-    let now = world.with(|state| state.now);
-    tokio::time::sleep(at.saturating_sub(now)).await;
+    until(&world, at).await;
     let request = v1::CancelRequest { job_id: job_id.clone(), reason: "enough".to_owned() };
     let cancel = || {
         let request = request.clone();
@@ -106,6 +114,89 @@ async fn cancel(world: World, job_id: String, at: Duration, seed: u64) {
             world.violate("an acknowledged submission is never lost", status.to_string())
         }
     }
+}
+
+/// Pauses a job at its times and resumes it again.
+async fn pauses(world: World, job_id: String, plans: Vec<Pause>, seed: u64) {
+    let random = Mutex::new(StdRng::seed_from_u64(seed.rotate_left(13)));
+    for plan in plans {
+        until(&world, plan.at).await;
+        let request = v1::PauseRequest { job_id: job_id.clone(), reason: "lunch".to_owned() };
+        let call = async |mut client: JobsClient<_>| client.pause(request.clone()).await;
+        if has_ended(&world, &ask(&random, call).await) {
+            world.with(|state| state.plans -= 1);
+            continue;
+        }
+        world.acknowledged_pause(&job_id);
+        let Some(lasts) = plan.lasts else {
+            world.with(|state| state.plans -= 1);
+            continue;
+        };
+        tokio::time::sleep(lasts).await;
+        world.asked_to_resume(&job_id);
+        let request = v1::ResumeRequest { job_id: job_id.clone() };
+        let call = async |mut client: JobsClient<_>| client.resume(request.clone()).await;
+        if !has_ended(&world, &ask(&random, call).await) {
+            world.log(format!("client: {} is resumed", short(&job_id)));
+        }
+        world.with(|state| state.plans -= 1);
+    }
+}
+
+/// Whether a job was past pausing and resuming; no other refusal is right.
+fn has_ended(world: &World, answer: &Result<v1::Job, tonic::Status>) -> bool {
+    match answer {
+        Ok(job) => job.ended_at_ms > 0,
+        Err(status) if status.code() == Code::FailedPrecondition => true,
+        Err(status) => {
+            world.violate("an acknowledged submission is never lost", status.to_string());
+            true
+        }
+    }
+}
+
+/// Closes a node for some time.
+async fn drain(world: World, plan: Drain, seed: u64) {
+    let random = Mutex::new(StdRng::seed_from_u64(seed));
+    let node = format!("n{}", plan.node);
+    until(&world, plan.at).await;
+    let set = async |usable: bool| {
+        let request =
+            v1::SetNodeRequest { node: node.clone(), usable, reason: "repairs".to_owned() };
+        ask(&random, async |mut client: JobsClient<_>| client.set_node(request.clone()).await).await
+    };
+    // One that has never registered is not known yet.
+    if set(false).await.is_ok() {
+        world.acknowledged_drain(&node);
+        if let Some(lasts) = plan.lasts {
+            tokio::time::sleep(lasts).await;
+            world.asked_to_undrain(&node);
+            if let Err(status) = set(true).await {
+                world.violate("a node that was known stays known", status.to_string());
+            }
+            world.log(format!("client: {node} is open again"));
+        }
+    }
+    world.with(|state| state.plans -= 1);
+}
+
+/// Makes a call until it is answered.
+async fn ask<T>(
+    random: &Mutex<StdRng>,
+    call: impl AsyncFn(
+        JobsClient<tonic::transport::Channel>,
+    ) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, tonic::Status> {
+    let send = || async {
+        let client = JobsClient::new(net::channel(PEOPLE));
+        timeout(CALL, call(client)).await.unwrap_or_else(|_| Err(given_up()))
+    };
+    insist(random, send).await
+}
+
+async fn until(world: &World, at: Duration) {
+    let now = world.with(|state| state.now);
+    tokio::time::sleep(at.saturating_sub(now)).await;
 }
 
 fn given_up() -> tonic::Status {

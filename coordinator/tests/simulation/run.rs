@@ -73,6 +73,7 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
     let names: Vec<String> = (0..scenario.slots.len()).map(|index| format!("n{index}")).collect();
     let slots: BTreeMap<_, _> = names.iter().cloned().zip(scenario.slots.clone()).collect();
     let world = World::new(slots.clone());
+    world.with(|state| state.plans = scenario.plans());
 
     let mut sim = Builder::new()
         .rng_seed(seed)
@@ -160,8 +161,8 @@ fn hosts(
             })
         });
     }
-    let (shared, jobs) = (world.clone(), scenario.jobs.clone());
-    sim.host(CLIENT, move || client::run(shared.clone(), jobs.clone(), seed));
+    let (shared, jobs, drains) = (world.clone(), scenario.jobs.clone(), scenario.drains.clone());
+    sim.host(CLIENT, move || client::run(shared.clone(), jobs.clone(), drains.clone(), seed));
 }
 
 /// A job that this cluster could hold.

@@ -16,8 +16,26 @@ pub(crate) struct Scenario {
     /// Slots of every node.
     pub(crate) slots: Vec<u32>,
     pub(crate) jobs: Vec<JobPlan>,
+    pub(crate) drains: Vec<Drain>,
     /// In the order of time.
     pub(crate) faults: Vec<(Duration, Fault)>,
+}
+
+/// Somebody closes a node.
+#[derive(Debug, Clone)]
+pub(crate) struct Drain {
+    pub(crate) node: usize,
+    pub(crate) at: Duration,
+    /// None: for good.
+    pub(crate) lasts: Option<Duration>,
+}
+
+/// Somebody pauses a job.
+#[derive(Debug, Clone)]
+pub(crate) struct Pause {
+    pub(crate) at: Duration,
+    /// From when it holds until it is resumed; none: for good.
+    pub(crate) lasts: Option<Duration>,
 }
 
 /// One job.
@@ -31,6 +49,8 @@ pub(crate) struct JobPlan {
     pub(crate) steps: u64,
     pub(crate) checkpoint_every: u64,
     pub(crate) cancel_at: Option<Duration>,
+    /// One after the other.
+    pub(crate) pauses: Vec<Pause>,
 }
 
 /// What strikes.
@@ -75,8 +95,43 @@ impl Scenario {
             .map(|_| (duration(&mut random, QUIET, CALM), fault(&mut random, nodes)))
             .collect();
         faults.sort_by_key(|(at, _)| *at);
-        Self { slots, jobs, faults }
+        let count = if random.random_bool(0.4) { random.random_range(1..=2) } else { 0 };
+        let drains = (0..count).map(|_| drain(&mut random, nodes)).collect();
+        Self { slots, jobs, drains, faults }
     }
+
+    /// What people do and undo again.
+    pub(crate) fn plans(&self) -> usize {
+        self.drains.len() + self.jobs.iter().map(|job| job.pauses.len()).sum::<usize>()
+    }
+}
+
+fn drain(random: &mut StdRng, nodes: usize) -> Drain {
+    Drain { node: random.random_range(0..nodes), at: people_act(random), lasts: some_time(random) }
+}
+
+/// Mostly one, and now and then another after it.
+fn pauses(random: &mut StdRng) -> Vec<Pause> {
+    let mut pauses = Vec::new();
+    while random.random_bool(0.25) {
+        let pause = Pause { at: people_act(random), lasts: some_time(random) };
+        let for_good = pause.lasts.is_none();
+        pauses.push(pause);
+        if for_good {
+            break;
+        }
+    }
+    pauses.sort_by_key(|pause| (pause.lasts.is_none(), pause.at));
+    pauses
+}
+
+fn people_act(random: &mut StdRng) -> Duration {
+    duration(random, QUIET, CALM)
+}
+
+fn some_time(random: &mut StdRng) -> Option<Duration> {
+    let (short, long) = (Duration::from_millis(200), Duration::from_secs(10));
+    (!random.random_bool(0.15)).then(|| duration(random, short, long))
 }
 
 fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
@@ -99,6 +154,7 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
         checkpoint_every: random.random_range(2..=15),
         cancel_at: cancelled
             .then(|| duration(random, Duration::from_secs(2), Duration::from_secs(30))),
+        pauses: pauses(random),
     }
 }
 

@@ -1,10 +1,10 @@
 //! What is true, seen from outside: every invariant is checked here, as things happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ringmaster::state::{Change, CheckpointGrant, JobRecord};
+use ringmaster::state::{Change, CheckpointGrant, HaltKind, JobRecord, State as JobState};
 use ringmaster_proto::v1::Generation;
 
 use super::ring::{Ring, RingKey};
@@ -37,11 +37,19 @@ pub(crate) struct State {
     pub(crate) records: BTreeMap<String, JobRecord>,
     generations: BTreeMap<Generation, String>,
     current: BTreeMap<String, Generation>,
+    /// Nodes that take no ranks.
+    closed: BTreeSet<String>,
     pub(crate) grants: usize,
     // ---- What the coordinator has acknowledged
     submitted: BTreeMap<String, String>,
     published: BTreeMap<String, (Generation, u64)>,
     finished: BTreeMap<String, Generation>,
+    /// Jobs that were paused and that nobody has asked to resume.
+    paused: BTreeSet<String>,
+    /// Nodes that were drained and that nobody has asked to open, with every job's generation then.
+    drained: BTreeMap<String, BTreeMap<String, Generation>>,
+    /// Pauses and drains that people have not come to the end of.
+    pub(crate) plans: usize,
     // ---- What runs
     slots: BTreeMap<String, u32>,
     pub(crate) processes: BTreeMap<u64, Process>,
@@ -126,6 +134,34 @@ impl World {
         *newest = (*newest).max((generation, step));
     }
 
+    /// One that had handed in its summary, or was being cancelled, is not paused any more.
+    pub(crate) fn acknowledged_pause(&self, job_id: &str) {
+        let mut state = self.lock();
+        let halts_for_it = |record: &JobRecord| {
+            record.halt.as_ref().is_some_and(|halt| halt.kind == HaltKind::Pause)
+        };
+        let record = state.records.get(job_id);
+        if record.is_some_and(|job| job.state == JobState::Paused || halts_for_it(job)) {
+            state.paused.insert(job_id.to_owned());
+            state.log(&format!("client: {} is paused", short(job_id)));
+        }
+    }
+
+    pub(crate) fn asked_to_resume(&self, job_id: &str) {
+        self.lock().paused.remove(job_id);
+    }
+
+    pub(crate) fn acknowledged_drain(&self, node: &str) {
+        let mut state = self.lock();
+        let current = state.current.clone();
+        state.drained.insert(node.to_owned(), current);
+        state.log(&format!("client: {node} is drained"));
+    }
+
+    pub(crate) fn asked_to_undrain(&self, node: &str) {
+        self.lock().drained.remove(node);
+    }
+
     /// What a job may rely on when it asks for its newest checkpoint now.
     pub(crate) fn published(&self, job_id: &str) -> (Generation, u64) {
         self.lock().published.get(job_id).copied().unwrap_or_default()
@@ -172,6 +208,12 @@ impl World {
             let what = format!("{node} runs {running}, and is to start {job_id}/{seat}");
             state.violate_at(now, "no node runs more ranks than it has slots", what);
         }
+        // What was decided before the node was drained may still come about.
+        let drained = state.drained.get(node).map(|then| then.get(job_id).copied());
+        if drained.is_some_and(|then| then.unwrap_or_default() < *generation) {
+            let what = format!("{node} is to start {job_id}/{seat} of {generation}");
+            state.violate_at(now, "a drained node gets no new rank", what);
+        }
         state.last_process += 1;
         let id = state.last_process;
         state.processes.insert(id, process);
@@ -203,17 +245,25 @@ impl World {
         state.steps += 1;
         let newest = state.stepped.entry(key.0.clone()).or_default();
         *newest = (*newest).max(key.1);
-        if *newest == key.1 {
-            return;
-        }
         let (newest, now) = (*newest, state.now);
+        let is_paused = state.records.get(&key.0).is_some_and(|job| job.state == JobState::Paused);
+        let (invariant, why) = match (newest == key.1, is_paused) {
+            (false, _) => (
+                "a stale generation steps only where the coordinator is not heard",
+                format!("after {newest}"),
+            ),
+            (true, true) => (
+                "a paused job steps only where the coordinator is not heard",
+                "and is paused".to_owned(),
+            ),
+            (true, false) => return,
+        };
         let disturbed = |node: &str| state.disturbed.get(node).copied().unwrap_or_default();
         let hears = |node: &str| now > disturbed(node) + STALE;
         let members = state.rings.get(key).map(|ring| &ring.members);
         let nodes = members.into_iter().flat_map(BTreeMap::values).map(|member| &member.node);
         if let Some(node) = nodes.filter(|node| hears(node)).max() {
-            let what = format!("{} {} steps after {newest}, with a rank on {node}", key.0, key.1);
-            let invariant = "a stale generation steps only where the coordinator is not heard";
+            let what = format!("{} {} steps {why}, with a rank on {node}", key.0, key.1);
             state.violate_at(now, invariant, what);
         }
     }
@@ -233,11 +283,7 @@ impl World {
             if state.finished.contains_key(job_id) && record.state.word() != "succeeded" {
                 wrong.push(("an acknowledged finish is never undone", seen.clone()));
             }
-            let waits = record.state.word() == "queued"
-                && (record.reason.starts_with("needs ") || record.reason.starts_with("waits"));
-            // A node that failed repeatedly is excluded, and stays so until somebody opens it again.
-            let excluded = record.reason.contains("drained or excluded");
-            let rests = record.state.is_ended() || waits && (excluded || !feasible(&record.name));
+            let rests = state.rests(record, &feasible);
             if !rests {
                 let what = format!("{seen}, {} s after the last fault", patience.as_secs());
                 wrong.push(("every job ends or says what it waits for", what));
@@ -248,8 +294,9 @@ impl World {
         }
         for process in state.processes.values() {
             let Process { node, job_id, seat, generation, .. } = process;
-            let ended = state.records.get(job_id).is_none_or(|record| record.state.is_ended());
-            if ended {
+            let unwanted =
+                |record: &JobRecord| record.state.is_ended() || record.state == JobState::Paused;
+            if state.records.get(job_id).is_none_or(unwanted) {
                 let what = format!("{job_id}/{seat} of {generation} still runs on {node}");
                 wrong.push(("what no job wants any more is stopped", what));
             }
@@ -262,10 +309,10 @@ impl World {
     /// True when no job is on its way any more.
     pub(crate) fn at_rest(&self, jobs: usize, feasible: impl Fn(&str) -> bool) -> bool {
         let state = self.lock();
-        let rests = |record: &JobRecord| record.state.is_ended() || !feasible(&record.name);
         state.records.len() == jobs
             && state.submitted.len() == jobs
-            && state.records.values().all(rests)
+            && state.plans == 0
+            && state.records.values().all(|record| state.rests(record, &feasible))
             && state.processes.is_empty()
     }
 }
@@ -280,6 +327,18 @@ impl State {
     pub(crate) fn violate_at(&mut self, at: Duration, invariant: &'static str, what: String) {
         self.log(&format!("VIOLATED: {invariant}: {what}"));
         self.violations.push(Violation { at, invariant, what });
+    }
+
+    /// Whether a job has ended, or says what it waits for and waits for it in vain.
+    fn rests(&self, record: &JobRecord, feasible: impl Fn(&str) -> bool) -> bool {
+        let says = ["needs ", "waits"].iter().any(|word| record.reason.starts_with(word));
+        // Nobody opens them again: who was excluded, or drained for good.
+        let closed = !self.closed.is_empty() && record.reason.contains("drained or excluded");
+        match record.state {
+            JobState::Paused => self.paused.contains(&record.job_id) && !record.reason.is_empty(),
+            JobState::Queued => says && (closed || !feasible(&record.name)),
+            state => state.is_ended(),
+        }
     }
 
     /// Generations that were ever opened.
@@ -332,6 +391,10 @@ impl State {
                     let what = format!("{generation} for {job_id} after {newest:?}");
                     self.violate_at(now, "generations only rise", what);
                 }
+                if self.paused.contains(job_id) {
+                    let what = format!("{generation} for {job_id}: {reason}");
+                    self.violate_at(now, "a paused job opens no generation", what);
+                }
                 self.generations.insert(*generation, job_id.clone());
                 self.current.insert(job_id.clone(), *generation);
             }
@@ -350,6 +413,12 @@ impl State {
             }
             Change::Published { job_id, generation, step, .. } => {
                 self.log(&format!("durable: {} {generation} step {step} published", short(job_id)));
+            }
+            Change::Node { node, closure: Some(_) } => {
+                self.closed.insert(node.clone());
+            }
+            Change::Node { node, closure: None } => {
+                self.closed.remove(node);
             }
             Change::Event(event) => {
                 let (job, kind) = (short(&event.job_id).to_owned(), &event.kind);
@@ -387,7 +456,38 @@ impl State {
                 self.violate_at(now, "what has ended stays ended", what);
             }
         }
+        let lost = self.paused.contains(&record.job_id)
+            && !record.state.is_ended()
+            && record.state != JobState::Paused
+            && record.halt.as_ref().is_none_or(|halt| halt.kind != HaltKind::Pause);
+        // Cancelling goes first.
+        if lost && record.cancel_reason.is_none() {
+            let what = format!("{} is {}", record.job_id, record.state.word());
+            self.violate_at(now, "an acknowledged pause is never lost", what);
+        }
+        self.check_new_seats(record);
         self.records.insert(record.job_id.clone(), record.clone());
+    }
+
+    /// No seat moves to a node that was drained, but back to a rank that still runs there.
+    fn check_new_seats(&mut self, record: &JobRecord) {
+        let old = self.records.get(&record.job_id);
+        let had = |seat: usize| old.and_then(|old| old.seats.get(seat).cloned().flatten());
+        let runs = |seat: usize, node: &str| {
+            let mut own = self.processes.values().filter(|other| other.job_id == record.job_id);
+            own.any(|process| process.seat as usize == seat && process.node == node)
+        };
+        let taken = record.seats.iter().enumerate();
+        let taken = taken.filter_map(|(seat, node)| Some((seat, node.as_ref()?)));
+        let new = taken.filter(|(seat, node)| had(*seat).as_ref() != Some(*node));
+        let new = new.filter(|(_, node)| self.drained.contains_key(*node));
+        let wrong: Vec<String> = new
+            .filter(|(seat, node)| !runs(*seat, node))
+            .map(|(seat, node)| format!("seat {seat} of {} moves to {node}", record.job_id))
+            .collect();
+        for what in wrong {
+            self.violate_at(self.now, "a drained node gets no new rank", what);
+        }
     }
 
     fn check_seats(&mut self) {

@@ -185,9 +185,9 @@ fn places_that_cannot_be_read_say_which_can() {
     assert_mistakes(
         "unreadable_places.yaml",
         &[
-            "job.yaml:10:13: spec.data.train[0] is \"s3://bucket/{0..3}.tar\"; expected a \
-             path or a file:// URL: this build does not read or write s3:// yet",
-            "job.yaml:10:39: spec.data.train[1] is \"/data/{0..3.tar\"; expected a closing \
+            "job.yaml:10:13: spec.data.train[0] is \"hdfs://bucket/{0..3}.tar\"; expected a \
+             path, or a URL of file, s3, gs, az, http or https",
+            "job.yaml:10:41: spec.data.train[1] is \"/data/{0..3.tar\"; expected a closing \
              brace for every opening one",
             "job.yaml:23:21: spec.checkpoint.uri is \"~/runs\"; expected a path without ~, \
              which only a shell expands",

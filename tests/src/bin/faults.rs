@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use ringmaster_tests::binaries::Binaries;
 use ringmaster_tests::faults::drill::{Report, drill};
+use ringmaster_tests::faults::interruption;
 use ringmaster_tests::faults::kind::{KINDS, Kind};
 use ringmaster_tests::faults::timeline::PARTS;
+use ringmaster_tests::processes::Interrupted;
 use serde_json::json;
 
 /// Strikes a real cluster with faults and prints how long its job takes to train again.
@@ -27,7 +29,13 @@ struct Options {
     /// Fail where a recovery takes longer than it may
     #[arg(long)]
     check: bool,
+    /// Break off when stdin ends
+    #[arg(long, hide = true)]
+    parent_pipe: bool,
 }
+
+/// Exit code of a drill that was broken off, as shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
 
 fn parse_kind(text: &str) -> Result<Kind, String> {
     let words: Vec<&str> = KINDS.iter().map(|(word, _)| *word).collect();
@@ -37,20 +45,45 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    if let Err(error) = interruption::watch(options.parent_pipe) {
+        eprintln!("error: cannot take signals: {error}");
+        return ExitCode::FAILURE;
+    }
     let kinds = match options.kinds.is_empty() {
         true => KINDS.iter().map(|(_, kind)| *kind).collect(),
-        false => options.kinds,
+        false => options.kinds.clone(),
     };
     let binaries = Binaries::beside_this_program();
-    let say = |line: &str| eprintln!("{line}");
     let mut kept = true;
     for kind in kinds {
-        let report = drill(kind, &binaries, options.ranks, options.runs.into(), say);
-        kept &= print(&report, options.ranks);
+        match one(kind, &binaries, &options) {
+            Ok(promise_kept) => kept &= promise_kept,
+            Err(Interrupted) => {
+                eprintln!("interrupted; the cluster has ended");
+                return ExitCode::from(INTERRUPTED);
+            }
+        }
     }
     match kept || !options.check {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
+    }
+}
+
+/// One kind; whether its promise was kept. A job that does not go on breaks off its kind only.
+fn one(kind: Kind, binaries: &Binaries, options: &Options) -> Result<bool, Interrupted> {
+    let say = |line: &str| eprintln!("{line}");
+    let drill = || drill(kind, binaries, options.ranks, options.runs.into(), say);
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(drill)) {
+        Ok(report) => Ok(print(&report, options.ranks)),
+        Err(payload) if payload.is::<Interrupted>() => Err(Interrupted),
+        Err(payload) => {
+            let text = payload.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+            let error = text.unwrap_or("a panic without a word");
+            write(&json!({"fault": kind.word(), "passed": false, "error": error}));
+            Ok(false)
+        }
     }
 }
 
@@ -65,6 +98,7 @@ fn promise(report: &Report) -> [f64; 2] {
         Kind::KillCoordinator => [1.0, 1.0],
         // As long as it stood still, and a second to spare.
         Kind::SlowRank => [4.0, 4.0],
+        Kind::Slow(slow) => [slow.limit().as_secs_f64(); 2],
     }
 }
 
@@ -103,10 +137,13 @@ fn print(report: &Report, ranks: u32) -> bool {
         "promised_max_seconds": most,
         "passed": kept,
     });
-    let mut out = std::io::stdout().lock();
-    // A reader that has gone needs no more.
-    let _ = writeln!(out, "{line}");
+    write(&line);
     kept
+}
+
+fn write(line: &serde_json::Value) {
+    // A reader that has gone needs no more.
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 fn at(sorted: &[f64], share: f64) -> f64 {

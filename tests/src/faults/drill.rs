@@ -4,16 +4,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::cluster::{Cluster, PATIENCE};
 use super::kind::Kind;
-use super::network::{Namespaces, Network};
 use super::now;
 use super::steps::{Step, Steps};
 use super::timeline::{Timeline, timeline};
 use crate::binaries::Binaries;
+use crate::cluster::{Cluster, Setup};
 use crate::job::Job;
+use crate::network::{Namespaces, Network};
 use crate::processes::eventually;
+use crate::slow::Slow;
 
+/// How long anything may take that is not measured.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Steps between two faults; more where steps go on during the fault.
 const APART: [u64; 2] = [100, 800];
 /// Nodes of one slot that the job does not need.
@@ -29,7 +32,7 @@ pub struct Report {
     pub recoveries: Vec<Timeline>,
     /// Median and longest time between two steps that no fault lies between, in seconds.
     pub calm: [f64; 2],
-    /// Recoveries the coordinator counted.
+    /// Recoveries the coordinator counted; for a slow job, everything that was not calm about it.
     pub counted: u64,
 }
 
@@ -44,39 +47,37 @@ pub fn drill(
     runs: usize,
     say: impl Fn(&str),
 ) -> Report {
+    if let Kind::Slow(slow) = kind {
+        return left_alone(slow, binaries, runs, say);
+    }
     let mut job = Job::new();
     let apart = APART[usize::from(kind.spares_ranks())];
     (job.ranks, job.steps) = (ranks, apart * (runs as u64 + 2));
     job.checkpoint_every = 100;
-    let nodes = ranks as usize + SPARE;
-    let network = match kind {
-        Kind::CutNode => Network::Namespaces(Namespaces::new(nodes).expect("namespaces")),
-        _ => Network::Loopback,
-    };
-    let mut cluster = Cluster::start(&job, binaries, network, nodes);
+    let mut cluster = start(kind, binaries, &job);
     let id = cluster.submit(&job);
     let metrics = job.folder().join("runs").join(&id).join("metrics.jsonl");
     let mut steps = Steps::of(metrics);
     let mut struck = Vec::new();
     for run in 0..runs {
         let seat = run % ranks as usize;
-        await_step(&cluster, &id, &mut steps, apart * (run as u64 + 1));
-        let before = await_health(&cluster, &id, ranks);
+        await_step(&cluster, &job, &id, &mut steps, apart * (run as u64 + 1));
+        let before = await_health(&cluster, &job, &id);
         let at = now();
-        kind.strike(&mut cluster, &before, seat);
+        kind.strike(&mut cluster, &job, &before, seat);
         let first = match kind.spares_ranks() {
-            true => await_attached(&cluster, &id, ranks, &mut steps),
-            false => await_generation(&cluster, &id, &mut steps, &before, at),
+            true => await_attached(&cluster, &job, &id, &mut steps),
+            false => await_generation(&cluster, &job, &id, &mut steps, &before, at),
         };
-        kind.mend(&mut cluster, &before, seat);
+        kind.mend(&mut cluster, &job, &before, seat);
         say(&format!("{} {}/{runs}: {:.2} s", kind.word(), run + 1, first.at - at));
         struck.push((at, first));
     }
-    let ended = await_end(&cluster, &id);
+    let ended = await_end(&cluster, &job, &id);
     steps.read();
     check_steps(&steps.seen, job.steps);
-    let events = cluster.ask(&["events", &id, "--json"]);
-    let logs = cluster.ask(&["logs", &id, "--json"]);
+    let events = cluster.json(&job, &["events", &id, "--json"]);
+    let logs = cluster.json(&job, &["logs", &id, "--json"]);
     let recoveries = struck.iter().map(|(at, first)| match kind.spares_ranks() {
         true => longest_gap(&steps.seen, *at, first.at),
         false => timeline(*at, first, &events, &logs),
@@ -89,26 +90,59 @@ pub fn drill(
     }
 }
 
-fn describe(cluster: &Cluster, id: &str) -> Value {
-    cluster.ask(&["describe", id, "--json"])
+/// A slow job, again and again.
+fn left_alone(slow: Slow, binaries: &Binaries, runs: usize, say: impl Fn(&str)) -> Report {
+    let kind = Kind::Slow(slow);
+    let (mut recoveries, mut counted) = (Vec::new(), 0);
+    for run in 1..=runs {
+        let outcome = slow.scenario().run(binaries);
+        say(&format!("{} {run}/{runs}: {:.2} s", kind.word(), outcome.longest));
+        outcome.alarms.iter().for_each(|alarm| say(alarm));
+        counted += outcome.alarms.len() as u64;
+        recoveries.push(Timeline { total: outcome.longest, parts: [0.0; 5] });
+    }
+    Report { kind, recoveries, calm: [0.0; 2], counted }
 }
 
-fn await_step(cluster: &Cluster, id: &str, steps: &mut Steps, step: u64) {
+/// A cluster of one node per rank and a spare one, each with one slot.
+fn start(kind: Kind, binaries: &Binaries, job: &Job) -> Cluster {
+    let nodes = job.ranks as usize + SPARE;
+    let network = match kind {
+        Kind::CutNode => Network::Namespaces(Namespaces::new(nodes).expect("namespaces")),
+        _ => Network::Loopback,
+    };
+    let setup = Setup {
+        binaries: binaries.clone(),
+        network,
+        slots: vec![1; nodes],
+        coordinator: Vec::new(),
+        cpus: Some(1),
+        logs: true,
+    };
+    Cluster::of(setup, job)
+}
+
+/// The job as it is; null while the coordinator is away.
+fn describe(cluster: &Cluster, job: &Job, id: &str) -> Value {
+    cluster.ask(job, &["describe", id, "--json"]).unwrap_or_default()
+}
+
+fn await_step(cluster: &Cluster, job: &Job, id: &str, steps: &mut Steps, step: u64) {
     let came = eventually(PATIENCE, || steps.read().is_some_and(|newest| newest.step >= step));
-    assert!(came, "step {step} does not come: {}", describe(cluster, id));
+    assert!(came, "step {step} does not come: {}", describe(cluster, job, id));
 }
 
 /// Waits until all ranks train and all nodes answer; returns the job then.
-fn await_health(cluster: &Cluster, id: &str, ranks: u32) -> Value {
+fn await_health(cluster: &Cluster, job: &Job, id: &str) -> Value {
     let mut seen = Value::Null;
     let healthy = eventually(PATIENCE, || {
-        seen = describe(cluster, id);
-        let nodes = cluster.ask(&["nodes", "--json"]);
+        seen = describe(cluster, job, id);
+        let nodes = cluster.ask(job, &["nodes", "--json"]).unwrap_or_default();
         let nodes = nodes.as_array().map(Vec::as_slice).unwrap_or_default();
         let free: u64 = nodes.iter().filter_map(|node| node["free_slots"].as_u64()).sum();
         seen["state"] == "running"
-            && seen["world_size"].as_u64() == Some(ranks.into())
-            && nodes.len() == ranks as usize + SPARE
+            && seen["world_size"].as_u64() == Some(job.ranks.into())
+            && nodes.len() == job.ranks as usize + SPARE
             && nodes.iter().all(|node| node["connected"] == true)
             && free == SPARE as u64
     });
@@ -118,6 +152,7 @@ fn await_health(cluster: &Cluster, id: &str, ranks: u32) -> Value {
 
 fn await_generation(
     cluster: &Cluster,
+    job: &Job,
     id: &str,
     steps: &mut Steps,
     before: &Value,
@@ -131,27 +166,27 @@ fn await_generation(
         first = steps.seen.iter().find(newer).cloned();
         first.is_some()
     });
-    assert!(trains, "no step after the fault: {}", describe(cluster, id));
+    assert!(trains, "no step after the fault: {}", describe(cluster, job, id));
     first.expect("it was found")
 }
 
 /// Waits until a new coordinator knows all ranks again and they have taken a step since.
-fn await_attached(cluster: &Cluster, id: &str, ranks: u32, steps: &mut Steps) -> Step {
-    await_health(cluster, id, ranks);
+fn await_attached(cluster: &Cluster, job: &Job, id: &str, steps: &mut Steps) -> Step {
+    await_health(cluster, job, id);
     let attached = now();
     let mut newest = None;
     let trains = eventually(PATIENCE, || {
         newest = steps.read().filter(|step| step.at > attached).cloned();
         newest.is_some()
     });
-    assert!(trains, "no step after the coordinator's restart: {}", describe(cluster, id));
+    assert!(trains, "no step after the coordinator's restart: {}", describe(cluster, job, id));
     newest.expect("it was found")
 }
 
-fn await_end(cluster: &Cluster, id: &str) -> Value {
+fn await_end(cluster: &Cluster, job: &Job, id: &str) -> Value {
     let mut seen = Value::Null;
     let ended = eventually(Duration::from_secs(300), || {
-        seen = describe(cluster, id);
+        seen = describe(cluster, job, id);
         ["succeeded", "failed", "cancelled"].iter().any(|state| seen["state"] == *state)
     });
     assert!(ended && seen["state"] == "succeeded", "the job did not end well: {seen}");

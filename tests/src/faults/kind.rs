@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::cluster::{Cluster, node_name};
-use super::network::Network;
+use crate::cluster::{Cluster, node_name};
+use crate::job::Job;
+use crate::network::Network;
+use crate::processes::{pause, signal_process};
+use crate::slow::Slow;
 
 /// Time the coordinator stays away.
 const COORDINATOR_AWAY: Duration = Duration::from_secs(2);
+/// Time the store of the training data stays away.
+const STORE_AWAY: Duration = Duration::from_secs(60);
 /// Time a slow rank stands still: hundreds of steps' time, and less than a lease.
 const SLOW: Duration = Duration::from_secs(3);
 
@@ -29,16 +33,22 @@ pub enum Kind {
     KillCoordinator,
     /// SIGSTOP to a rank and SIGCONT three seconds later: slow, not dead.
     SlowRank,
+    /// No fault: a job of its own that is slow in some way.
+    Slow(Slow),
 }
 
 /// All of them, and their words on the command line.
-pub const KINDS: [(&str, Kind); 6] = [
+pub const KINDS: [(&str, Kind); 10] = [
     ("kill-rank", Kind::KillRank),
     ("stop-rank", Kind::StopRank),
     ("kill-agent", Kind::KillAgent),
     ("cut-node", Kind::CutNode),
     ("kill-coordinator", Kind::KillCoordinator),
     ("slow-rank", Kind::SlowRank),
+    ("slow-first-step", Kind::Slow(Slow::FirstStep)),
+    ("slow-step", Kind::Slow(Slow::Step)),
+    ("slow-evaluation", Kind::Slow(Slow::Evaluation)),
+    ("store-away", Kind::Slow(Slow::StoreAway(STORE_AWAY))),
 ];
 
 impl Kind {
@@ -49,37 +59,37 @@ impl Kind {
 
     /// Returns true for one after which the ring stands as before: nobody may be replaced.
     pub fn spares_ranks(self) -> bool {
-        matches!(self, Self::KillCoordinator | Self::SlowRank)
+        matches!(self, Self::KillCoordinator | Self::SlowRank | Self::Slow(_))
     }
 
     /// Strikes at the given seat of a job as `describe --json` shows it.
     ///
     /// # Panics
     /// When there is nothing to strike at: the job is not running.
-    pub fn strike(self, cluster: &mut Cluster, job: &Value, seat: usize) {
-        let rank = &job["ranks"][seat];
+    pub fn strike(self, cluster: &mut Cluster, job: &Job, seen: &Value, seat: usize) {
+        let rank = &seen["ranks"][seat];
         match self {
-            Self::KillRank => signal(rank, Signal::SIGKILL),
-            Self::StopRank => signal(rank, Signal::SIGSTOP),
+            Self::KillRank => signal_process(pid_of(rank), Signal::SIGKILL),
+            Self::StopRank => signal_process(pid_of(rank), Signal::SIGSTOP),
             Self::KillAgent => cluster.kill_agent(node_of(rank)),
-            Self::CutNode => match &cluster.network {
+            Self::CutNode => match &cluster.setup.network {
                 Network::Namespaces(namespaces) => {
                     namespaces.cut(node_of(rank)).expect("a link that was made can be cut");
                 }
                 Network::Loopback => panic!("cut-node needs network namespaces"),
             },
             Self::KillCoordinator => {
-                cluster.kill_coordinator();
-                // Not to wait for anything: for so long there is none.
-                std::thread::sleep(COORDINATOR_AWAY);
-                cluster.start_coordinator();
+                cluster.coordinator.signal(Signal::SIGKILL);
+                cluster.coordinator.wait();
+                pause(COORDINATOR_AWAY);
+                cluster.restart_coordinator(job);
             }
             Self::SlowRank => {
-                signal(rank, Signal::SIGSTOP);
-                // The fault itself is that nothing happens for so long.
-                std::thread::sleep(SLOW);
-                signal(rank, Signal::SIGCONT);
+                signal_process(pid_of(rank), Signal::SIGSTOP);
+                pause(SLOW);
+                signal_process(pid_of(rank), Signal::SIGCONT);
             }
+            Self::Slow(slow) => unreachable!("{slow:?} lies in the job"),
         }
     }
 
@@ -87,24 +97,27 @@ impl Kind {
     ///
     /// # Panics
     /// When an agent does not start again.
-    pub fn mend(self, cluster: &mut Cluster, job: &Value, seat: usize) {
-        let rank = &job["ranks"][seat];
+    pub fn mend(self, cluster: &mut Cluster, job: &Job, seen: &Value, seat: usize) {
+        let rank = &seen["ranks"][seat];
         match self {
-            Self::KillRank | Self::StopRank | Self::KillCoordinator | Self::SlowRank => {}
-            Self::KillAgent => cluster.start_agent(node_of(rank)),
+            Self::KillAgent => cluster.restart_agent(job, node_of(rank)),
             Self::CutNode => {
-                if let Network::Namespaces(namespaces) = &cluster.network {
+                if let Network::Namespaces(namespaces) = &cluster.setup.network {
                     namespaces.restore(node_of(rank)).expect("a link that was cut can be restored");
                 }
             }
+            Self::KillRank
+            | Self::StopRank
+            | Self::KillCoordinator
+            | Self::SlowRank
+            | Self::Slow(_) => {}
         }
     }
 }
 
-fn signal(rank: &Value, signal: Signal) {
-    let pid = rank["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 1);
-    let pid = pid.unwrap_or_else(|| panic!("no process to send {signal} to in {rank}"));
-    kill(Pid::from_raw(pid), signal).expect("a running rank can be signalled");
+fn pid_of(rank: &Value) -> u32 {
+    let pid = rank["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 1);
+    pid.unwrap_or_else(|| panic!("no process in {rank}"))
 }
 
 fn node_of(rank: &Value) -> usize {

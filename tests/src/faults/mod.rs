@@ -5,15 +5,13 @@
 //! fixed beforehand, and the clock runs from the moment before it strikes to the first step that
 //! the job completes in a newer generation, by that step's own time stamp.
 //!
-//! Modules in reading order: [`network`] (what a node's processes see of the others), [`cluster`]
-//! (the processes), [`kind`] (what is done to them and undone again), [`steps`] (the job's progress
-//! as its run folder shows it), [`timeline`] (where the time went), [`drill`] (one job, many
-//! faults).
+//! Modules in reading order: [`kind`] (what is done to the cluster and undone again), [`steps`] (the
+//! job's progress as its run folder shows it), [`timeline`] (where the time went), [`drill`] (one
+//! job, many faults), [`interruption`] (a drill that is broken off leaves nothing behind).
 
-pub mod cluster;
 pub mod drill;
+pub mod interruption;
 pub mod kind;
-pub mod network;
 pub mod steps;
 pub mod timeline;
 

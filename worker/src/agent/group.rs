@@ -154,7 +154,9 @@ mod tests {
 
     #[test]
     fn a_process_that_fled_into_its_own_session_is_found_by_its_environment() {
-        let status = "/nonexistent/ringmaster-test/flight.status.json";
+        // Unlike that of any other run of this test on the machine.
+        let status = format!("/nonexistent/ringmaster-test-{}/status.json", std::process::id());
+        let status = status.as_str();
         let mut command = Command::new("/bin/sh");
         command.env(env::STATUS_FILE, status).args(["-c", "setsid sleep 600 & echo $!; wait"]);
         let mut leader = in_new_session(&mut command).stdout(Stdio::piped()).spawn().unwrap();

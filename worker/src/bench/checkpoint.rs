@@ -187,9 +187,9 @@ impl Bench {
         });
         let len = self.portion.layout.len;
         // A run reserves its memory long before the first snapshot.
-        drop(memory.wait_for(len, PATIENCE).context("the memory was not given back")?);
+        drop(memory.take(len, PATIENCE).context("the memory was not given back")?);
         let began = Instant::now();
-        let mut blank = memory.take(len).context("the memory is lent out")?;
+        let mut blank = memory.take(len, Duration::ZERO).context("the memory is lent out")?;
         let buffers = [&self.state[0], &self.state[1], &self.state[2]];
         let digest = capture(step, buffers, &self.portion, &mut blank, self.threads);
         let state = self.describe(step);

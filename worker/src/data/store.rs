@@ -26,12 +26,13 @@ pub struct Retry {
 }
 
 impl Default for Retry {
-    /// A minute: longer than a store takes to fail over, shorter than anybody's patience.
+    /// Stores are away for a minute without anybody's fault; longer, and the rank says itself
+    /// what failed, before the coordinator takes it for hung.
     fn default() -> Self {
         Self {
             first: Duration::from_millis(100),
             longest: Duration::from_secs(5),
-            deadline: Duration::from_secs(60),
+            deadline: Duration::from_secs(150),
         }
     }
 }

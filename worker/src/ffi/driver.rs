@@ -116,6 +116,20 @@ impl Context {
         Ok(free as u64)
     }
 
+    /// Returns the device's address on the PCI bus (`0000:17:00.0`), by which other libraries know it.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn pci_address(self) -> Result<String, Error> {
+        let mut text = [0_u8; 32];
+        // SAFETY: `text` has as many bytes as are named; the device is valid.
+        check("cuDeviceGetPCIBusId", unsafe {
+            sys::cuDeviceGetPCIBusId(text.as_mut_ptr().cast(), text.len() as i32, self.device)
+        })?;
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+        Ok(String::from_utf8_lossy(&text[..end]).into_owned())
+    }
+
     /// Returns (major, minor) of the device's compute capability.
     ///
     /// # Errors

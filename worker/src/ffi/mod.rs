@@ -7,6 +7,7 @@ pub mod driver;
 pub mod library;
 pub mod memory;
 pub mod nccl;
+pub mod nvml;
 pub mod nvrtc;
 pub mod process;
 pub mod slices;

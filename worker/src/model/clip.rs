@@ -87,6 +87,16 @@ impl Clip {
         Ok(Self { config: config.clone(), params, image, text, compute })
     }
 
+    /// Returns how many parameters the model of `config` has, without building it.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn count_parameters(config: &ModelConfig) -> Result<u64, Error> {
+        check(config)?;
+        let specs = shapes::specs(config, LogitInit { scale: 0.0, bias: Some(0.0) });
+        Ok(specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum())
+    }
+
     /// Returns the parameters and their gradients.
     pub fn params(&self) -> &Params {
         &self.params

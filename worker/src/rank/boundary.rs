@@ -100,6 +100,7 @@ impl Rank {
 
     fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Eval.into());
+        self.faults.strike(self.replica.applied, Place::InEval);
         let preprocess = preprocess(&self.job);
         for set in &self.eval_sets {
             let clip = &self.replica.clip;

@@ -12,8 +12,8 @@ use ringmaster_proto::limits;
 use ringmaster_proto::v1::ranks_client::RanksClient as Stub;
 use ringmaster_proto::v1::{
     CheckpointPublishedReply, CheckpointPublishedRequest, CommitCheckpointReply,
-    CommitCheckpointRequest, FinishReply, FinishRequest, JoinReply, JoinRequest, ReportShardReply,
-    ReportShardRequest,
+    CommitCheckpointRequest, FinishReply, FinishRequest, JoinReply, JoinRequest, NoteRequest,
+    ReportShardReply, ReportShardRequest,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::{Channel, Endpoint};
@@ -79,6 +79,7 @@ enum Call {
     ReportShard(ReportShardRequest, Answer<ReportShardReply>),
     CommitCheckpoint(CommitCheckpointRequest, Answer<CommitCheckpointReply>),
     CheckpointPublished(CheckpointPublishedRequest, Answer<CheckpointPublishedReply>),
+    Note(NoteRequest),
     Finish(FinishRequest, Answer<FinishReply>),
 }
 
@@ -167,6 +168,13 @@ impl RanksClient {
         self.call(|answer| Call::CheckpointPublished(request, answer))
     }
 
+    /// Leaves a note for the job's history; returns before it has arrived, since nothing depends on
+    /// it.
+    pub fn note(&self, request: NoteRequest) {
+        // The thread ends with the process only.
+        let _ = self.calls.send(Call::Note(request));
+    }
+
     /// Hands in the run's summary.
     ///
     /// # Errors
@@ -231,6 +239,15 @@ async fn dispatch(stub: Stub<Channel>, call: Call) {
                 async move { stub.checkpoint_published(request).await }
             };
             drop(answer.send(insist("CheckpointPublished", send).await));
+        }
+        Call::Note(request) => {
+            let send = || {
+                let (mut stub, request) = (stub.clone(), request.clone());
+                async move { stub.note(request).await }
+            };
+            if let Err(error) = insist("Note", send).await {
+                tracing::warn!(%error, "a note for the job's history was not taken");
+            }
         }
         Call::Finish(request, answer) => {
             let send = || {

@@ -1,7 +1,7 @@
 //! What can end a rank, and what another attempt may mend.
 
 use super::{client, control};
-use crate::{collective, data, eval, loss, model, report};
+use crate::{collective, data, eval, health, loss, model, report};
 use ringmaster_checkpoint as checkpoint;
 
 /// Why a rank, or one of its attempts, ended.
@@ -13,6 +13,9 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// This machine cannot train the job.
+    #[error("health check")]
+    Health(#[from] health::Error),
     /// The agent's socket does not answer.
     #[error("cannot reach the agent")]
     Control(#[from] control::Error),

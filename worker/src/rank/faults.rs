@@ -5,12 +5,15 @@
 //! so exactly once, however often the rank is restarted; the file tells the test that it did.
 //!
 //! `act=hang` makes the rank stand still for ever instead, with its other threads alive, and
-//! `act=corrupt` (with `at=after_apply`) damages a weight in its memory. Two more keys order what
+//! `act=corrupt` (with `at=after_apply`) damages a weight in its memory. `act=pause,seconds=0.5`
+//! makes it slow: it stands still for so long, and goes on. A pause needs no marker, and without one
+//! it comes every time; with `step=2-9` it does so in several steps. Two more keys order what
 //! happens on several ranks. `act=live` leaves the marker and lives on. `after=/tmp/y`, which may be
 //! repeated, makes a rank that has left its own marker wait at its place until that file is there,
 //! too: with the others' markers, all are where they should be before the first of them strikes.
 
 use std::fs::OpenOptions;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -35,6 +38,8 @@ pub(super) enum Place {
     BeforeApply,
     /// Gradients applied.
     AfterApply,
+    /// An evaluation has begun, and nothing of it is done.
+    InEval,
     /// The last checkpoint is published, the last evaluation not begun.
     BeforeLastEval,
     /// The summary is handed in, the last barrier not passed.
@@ -42,11 +47,12 @@ pub(super) enum Place {
 }
 
 /// Every place and its word.
-const PLACES: [(&str, Place); 6] = [
+const PLACES: [(&str, Place); 7] = [
     ("before_reduce", Place::BeforeReduce),
     ("in_ready", Place::InReady),
     ("before_apply", Place::BeforeApply),
     ("after_apply", Place::AfterApply),
+    ("in_eval", Place::InEval),
     ("before_last_eval", Place::BeforeLastEval),
     ("after_finish", Place::AfterFinish),
 ];
@@ -58,6 +64,7 @@ enum Act {
     Hang,
     Live,
     Corrupt,
+    Pause(Duration),
 }
 
 impl FromStr for Place {
@@ -76,11 +83,12 @@ impl FromStr for Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fault {
     rank: u32,
-    /// 1-based: the step that would be applied next.
-    step: u64,
+    /// 1-based: the steps that would be applied next.
+    steps: RangeInclusive<u64>,
     at: Place,
     act: Act,
-    marker: PathBuf,
+    /// None: every time.
+    marker: Option<PathBuf>,
     after: Vec<PathBuf>,
 }
 
@@ -119,6 +127,7 @@ impl Faults {
                     std::thread::park();
                 },
                 Act::Live => {}
+                Act::Pause(time) => std::thread::sleep(time),
                 Act::Corrupt => unreachable!("it strikes in Faults::corrupts"),
             }
         }
@@ -126,8 +135,7 @@ impl Faults {
 
     /// Whether a fault says that this rank's memory is damaged after it has applied `step`.
     pub(super) fn corrupts(&self, step: u64) -> bool {
-        let here = (self.rank, step, Place::AfterApply);
-        let mut due = self.faults.iter().filter(|f| (f.rank, f.step, f.at) == here);
+        let mut due = self.faults.iter().filter(|f| f.is_at(self.rank, step, Place::AfterApply));
         due.any(|fault| fault.act == Act::Corrupt && fault.fires())
     }
 
@@ -137,18 +145,22 @@ impl Faults {
     }
 
     fn due(&self, step: u64, at: Place) -> impl Iterator<Item = &Fault> {
-        let here = (self.rank, step, at);
-        self.faults.iter().filter(move |fault| {
-            (fault.rank, fault.step, fault.at) == here && fault.act != Act::Corrupt
-        })
+        let here = move |fault: &&Fault| fault.is_at(self.rank, step, at);
+        self.faults.iter().filter(here).filter(|fault| fault.act != Act::Corrupt)
     }
 }
 
 impl Fault {
+    fn is_at(&self, rank: u32, step: u64, at: Place) -> bool {
+        (self.rank, self.at) == (rank, at) && self.steps.contains(&step)
+    }
+
     /// Leaves the marker and waits for the files it is to come after; false when the marker was
     /// there already.
     fn fires(&self) -> bool {
-        if OpenOptions::new().write(true).create_new(true).open(&self.marker).is_err() {
+        if let Some(marker) = &self.marker
+            && OpenOptions::new().write(true).create_new(true).open(marker).is_err()
+        {
             return false;
         }
         let deadline = Instant::now() + AFTER_LIMIT;
@@ -160,42 +172,60 @@ impl Fault {
 }
 
 fn parse_one(text: &str) -> Result<Fault, String> {
-    let (mut rank, mut step, mut at, mut marker) = (None, None, None, None);
-    let (mut act, mut after) = (Act::Die, Vec::new());
+    let (mut rank, mut steps, mut at, mut marker) = (None, None, None, None);
+    let (mut act, mut seconds, mut after) = ("die", None, Vec::new());
     for pair in text.trim().split(',') {
         let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
-        let number = || value.parse::<u32>().map_err(|_| format!("{key}={value} is not a number"));
+        let bad = |what: &str| format!("{key}={value} is not {what}");
         match key {
-            "rank" => rank = Some(number()?),
-            "step" => step = Some(u64::from(number()?)),
+            "rank" => rank = Some(value.parse().map_err(|_| bad("a number"))?),
+            "step" => steps = Some(parse_steps(value).ok_or_else(|| bad("N or FIRST-LAST"))?),
             "at" => at = Some(value.parse()?),
             "marker" => marker = Some(PathBuf::from(value)),
             "after" => after.push(PathBuf::from(value)),
-            "act" => {
-                act = match value {
-                    "die" => Act::Die,
-                    "hang" => Act::Hang,
-                    "live" => Act::Live,
-                    "corrupt" => Act::Corrupt,
-                    other => {
-                        return Err(format!("act={other} is none of die, hang, live, corrupt"));
-                    }
-                }
-            }
+            "act" => act = value,
+            "seconds" => seconds = Some(value.parse().map_err(|_| bad("a number"))?),
             other => {
-                return Err(format!("{other:?} is none of rank, step, at, act, marker, after"));
+                return Err(format!(
+                    "{other:?} is none of rank, step, at, act, seconds, marker, after"
+                ));
             }
         }
     }
     let missing = |key: &str| format!("{text:?} lacks {key}=");
-    Ok(Fault {
+    let fault = Fault {
         rank: rank.ok_or_else(|| missing("rank"))?,
-        step: step.ok_or_else(|| missing("step"))?,
+        steps: steps.ok_or_else(|| missing("step"))?,
         at: at.ok_or_else(|| missing("at"))?,
-        act,
-        marker: marker.ok_or_else(|| missing("marker"))?,
+        act: parse_act(act, seconds.ok_or_else(|| missing("seconds")))?,
+        marker,
         after,
-    })
+    };
+    // What happens once and for all must not happen again to the rank that comes next.
+    match fault.marker.is_none() && !matches!(fault.act, Act::Pause(_)) {
+        true => Err(missing("marker")),
+        false => Ok(fault),
+    }
+}
+
+fn parse_steps(text: &str) -> Option<RangeInclusive<u64>> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
+}
+
+fn parse_act(word: &str, seconds: Result<f64, String>) -> Result<Act, String> {
+    match word {
+        "die" => Ok(Act::Die),
+        "hang" => Ok(Act::Hang),
+        "live" => Ok(Act::Live),
+        "corrupt" => Ok(Act::Corrupt),
+        "pause" => {
+            let seconds = seconds?;
+            let time = Duration::try_from_secs_f64(seconds);
+            time.map(Act::Pause).map_err(|_| format!("seconds={seconds} is no time"))
+        }
+        other => Err(format!("act={other} is none of die, hang, live, corrupt, pause")),
+    }
 }
 
 #[cfg(test)]
@@ -213,10 +243,24 @@ mod tests {
             error.err().as_deref(),
             Some(
                 "RINGMASTER_FAULT: at=lunch is none of before_reduce, in_ready, before_apply, \
-                 after_apply, before_last_eval, after_finish"
+                 after_apply, in_eval, before_last_eval, after_finish"
             )
         );
         assert!(Faults::parse(Some("rank=1"), 1).is_err_and(|e| e.contains("lacks step=")));
+    }
+
+    #[test]
+    fn only_a_pause_needs_no_marker_and_it_has_a_length() {
+        let parse = |text: &str| Faults::parse(Some(text), 1);
+        let place = "rank=1,step=2-4,at=before_reduce";
+        let faults = parse(&format!("{place},act=pause,seconds=0.5")).unwrap();
+        assert_eq!(faults.faults[0].act, Act::Pause(Duration::from_millis(500)));
+        let due = |step| faults.due(step, Place::BeforeReduce).filter(|f| f.fires()).count();
+        assert_eq!([1, 2, 2, 4, 5].map(due), [0, 1, 1, 1, 0], "it comes every time");
+        let error = |text: &str| parse(&format!("{place}{text}")).unwrap_err();
+        assert!(error("").contains("lacks marker="));
+        assert!(error(",act=pause").contains("lacks seconds="));
+        assert!(error(",act=pause,seconds=-1").contains("seconds=-1 is no time"));
     }
 
     #[test]

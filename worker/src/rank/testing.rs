@@ -5,7 +5,7 @@ use std::path::Path;
 use ringmaster_manifest::spec::TrainJob;
 
 /// Returns a job of so many ranks whose global batch comes from so many lanes.
-pub(super) fn job(ranks: u32, lanes: u32, global: u32) -> TrainJob {
+pub(crate) fn job(ranks: u32, lanes: u32, global: u32) -> TrainJob {
     let text = format!(
         "apiVersion: ringmaster/v1\n\
          kind: TrainJob\n\

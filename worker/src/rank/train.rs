@@ -32,7 +32,7 @@ use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
 use crate::image::Preprocess;
 use crate::report::{self, Run};
 use crate::text::Tokenizer;
-use crate::{eval, ffi};
+use crate::{eval, ffi, health};
 
 /// Time a rank whose ring broke waits for the coordinator's next generation before it asks for one.
 const REGROUP_PATIENCE: Duration = Duration::from_secs(5);
@@ -47,11 +47,11 @@ pub fn run(env: RankEnv, termination: Termination) -> Result<(), Error> {
     let mut rank = Rank::start(env, termination)?;
     let mut generation = rank.env.generation;
     loop {
-        let error = match rank.attempt(generation) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.regroups() => error,
-            Err(error) => return Err(error),
-        };
+        let Err(error) = rank.attempt(generation) else { return Ok(()) };
+        rank.machine.tell_news();
+        if !error.regroups() {
+            return Err(error);
+        }
         tracing::warn!(%generation, error = %super::chain(&error), "ring lost, waiting for the next generation");
         rank.control.status(|status| status.phase = Phase::Join.into());
         // Without an order nobody died and the ring broke all the same: joining once more tells the
@@ -85,6 +85,9 @@ pub(super) struct Rank {
     snapshots: Memory,
     /// Checkpoint that this process took the state from.
     pub(super) loaded_from: Option<String>,
+    machine: health::Machine,
+    /// This process has been in a ring whose links were measured, or did not have to be.
+    pub(super) links_checked: bool,
 }
 
 /// Why the steps of a generation ended.
@@ -117,6 +120,8 @@ impl Rank {
         tch::set_num_interop_threads(1);
         let device = ffi::cuda::device(job.resources.accelerator, env.local_rank)
             .map_err(|what| Error::Environment { what })?;
+        let demand = health::memory::Demand::of(&job, env.local_world_size)?;
+        let machine = health::check_machine(device, demand)?;
         let text = &job.model.config.text_cfg;
         let tokenizer = Arc::new(Tokenizer::clip(text.context_length as usize));
         let dataset = Arc::new(Dataset::open(data::Options::of(&job.data))?);
@@ -152,6 +157,8 @@ impl Rank {
             saving: None,
             snapshots: Memory::default(),
             loaded_from: None,
+            machine,
+            links_checked: false,
         })
     }
 
@@ -201,6 +208,7 @@ impl Rank {
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Load.into());
+        self.check_links(generation, reply, collective)?;
         if reply.apply_held {
             self.apply_held(generation)?;
         }

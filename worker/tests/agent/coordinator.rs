@@ -325,6 +325,10 @@ impl Ranks for Service {
         Ok(Response::new(CheckpointPublishedReply::default()))
     }
 
+    async fn note(&self, _: Request<NoteRequest>) -> Result<Response<NoteReply>, Status> {
+        Ok(Response::new(NoteReply {}))
+    }
+
     async fn finish(&self, _: Request<FinishRequest>) -> Result<Response<FinishReply>, Status> {
         Err(Status::not_found("no job of this name"))
     }
