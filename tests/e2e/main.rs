@@ -12,4 +12,5 @@ mod manifests;
 mod slow;
 mod standstill;
 mod stopping;
+mod stores;
 mod world_size;

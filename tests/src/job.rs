@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binaries::binaries;
+use crate::s3::Bucket;
 use crate::tiny;
 
 /// A tiny job and its folder.
@@ -42,6 +43,8 @@ pub struct Job {
     pub pretrained: Option<String>,
     /// More of `checkpoint`, as in `, keep_last: 1`.
     pub checkpoint_more: String,
+    /// Where checkpoints go, if not into the job's folder.
+    pub uri: Option<String>,
     /// Variables for the command.
     pub env: BTreeMap<String, String>,
 }
@@ -75,6 +78,7 @@ impl Job {
             max_corrupt: 0.01,
             pretrained: None,
             checkpoint_more: String::new(),
+            uri: None,
             env,
         }
     }
@@ -124,10 +128,21 @@ impl Job {
             max_corrupt = self.max_corrupt,
             loss = self.loss,
             steps = self.steps,
-            uri = self.folder().join("checkpoints").display(),
+            uri = self.uri(),
             every = self.checkpoint_every,
             more = self.checkpoint_more,
         )
+    }
+
+    fn uri(&self) -> String {
+        let inside = || self.folder().join("checkpoints").display().to_string();
+        self.uri.clone().unwrap_or_else(inside)
+    }
+
+    /// Lets checkpoints go to a bucket, by the environment that leads there.
+    pub fn save_to(&mut self, bucket: &Bucket) {
+        self.uri = Some(bucket.url("runs"));
+        self.env.extend(bucket.environment());
     }
 
     /// Writes the manifest and returns its path.

@@ -134,7 +134,7 @@ async fn pauses(world: World, job_id: String, plans: Vec<Pause>, seed: u64) {
         };
         tokio::time::sleep(lasts).await;
         world.asked_to_resume(&job_id);
-        let request = v1::ResumeRequest { job_id: job_id.clone() };
+        let request = v1::ResumeRequest { job_id: job_id.clone(), ..Default::default() };
         let call = async |mut client: JobsClient<_>| client.resume(request.clone()).await;
         if !has_ended(&world, &ask(&random, call).await) {
             world.log(format!("client: {} is resumed", short(&job_id)));

@@ -16,8 +16,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AwsAuthorizer, AwsCredential};
 use object_store::client::{HttpRequest, HttpRequestBody};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
 use self::daemons::Daemons;
 
@@ -145,6 +148,28 @@ impl Bucket {
         SECRET_KEY
     }
 
+    /// Returns the paths of all objects below a folder.
+    ///
+    /// # Panics
+    /// When they cannot be listed.
+    pub fn list(&self, folder: &str) -> Vec<String> {
+        let (store, folder) = (self.store(), Path::from(folder));
+        let listed = store.list(Some(&folder)).map_ok(|object| object.location.to_string());
+        let mut all: Vec<String> = in_runtime(listed.try_collect()).expect("the bucket is listed");
+        all.sort();
+        all
+    }
+
+    /// Returns an object's bytes.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn read(&self, path: &str) -> Vec<u8> {
+        let (store, path) = (self.store(), Path::from(path));
+        let read = async { store.get(&path).await?.bytes().await };
+        in_runtime(read).expect("the object is read").to_vec()
+    }
+
     /// Makes a signed request for the bucket itself and returns the answer's status.
     fn signed_request(&self, method: &str) -> std::io::Result<u16> {
         let mut signed = HttpRequest::new(HttpRequestBody::empty());
@@ -203,4 +228,9 @@ fn request(
     let text = String::from_utf8_lossy(&answer);
     let status = text.split_whitespace().nth(1).and_then(|status| status.parse().ok());
     status.ok_or_else(|| std::io::Error::other(format!("no HTTP: {text:?}")))
+}
+
+fn in_runtime<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime starts").block_on(future)
 }
