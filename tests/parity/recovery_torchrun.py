@@ -84,7 +84,8 @@ class Torchrun:
         command += ["--rdzv-id", "faults", "--local-addr", "127.0.0.1"]
         command += [__file__, "--worker-folder", str(self.folder)]
         log = (self.folder / f"agent-{node}.log").open("a")
-        environment = dict(os.environ, OMP_NUM_THREADS="1")
+        # What agents that are killed leave in their temporary folder goes with this one.
+        environment = dict(os.environ, OMP_NUM_THREADS="1", TMPDIR=str(self.folder))
         nothing = subprocess.DEVNULL
         return subprocess.Popen(command, stdin=nothing, stdout=log, stderr=log, env=environment)
 
@@ -199,7 +200,9 @@ def end_when_told(parent_pipe):
         signal.signal(number, lambda *_: sys.exit(128 + number))
 
     def wait():
-        sys.stdin.buffer.read()
+        # Not through sys.stdin, whose lock a thread must not hold when the interpreter ends.
+        while os.read(0, 4096):
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     if parent_pipe:
