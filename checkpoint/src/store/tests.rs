@@ -275,3 +275,58 @@ fn server_side_encryption_is_asked_for_as_the_environment_says() {
         }
     });
 }
+
+/// A server behind TLS whose bucket is empty; returns its port and the certificate that vouches for
+/// it.
+fn tls_server() -> (u16, String) {
+    use std::io::{BufRead, BufReader, Write};
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = made.cert.pem();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let session = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut tls = BufReader::new(rustls::StreamOwned::new(session, stream.unwrap()));
+            let mut request = String::new();
+            // A client that does not trust the certificate goes away here.
+            while tls.read_line(&mut request).is_ok_and(|read| read > 2) {}
+            let body = "<ListBucketResult><Name>bucket</Name></ListBucketResult>";
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n");
+            let _ = write!(tls.get_mut(), "{head}Connection: close\r\n\r\n{body}");
+            tls.get_mut().conn.send_close_notify();
+            let _ = tls.get_mut().flush();
+        }
+    });
+    (port, certificate)
+}
+
+#[test]
+fn a_server_behind_tls_is_trusted_by_the_bundle_that_the_environment_names_and_else_not() {
+    let (port, certificate) = tls_server();
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("ca.pem");
+    std::fs::write(&bundle, certificate).unwrap();
+    let endpoint = format!("https://localhost:{port}");
+    let here = ("AWS_ENDPOINT_URL", endpoint.as_str());
+
+    let store = open_with("s3://bucket/runs", &aimed_at("127.0.0.1:1", &[here])).unwrap();
+    let listed = runtime().block_on(store.patient().list_with_delimiter(None));
+    let said = ["not trusted", "AWS_CA_BUNDLE"];
+    assert_says(&[Error::from(listed.unwrap_err())], Kind::Untrusted, &said);
+
+    let trusted = ("AWS_CA_BUNDLE", bundle.to_str().unwrap());
+    let store = open_with("s3://bucket/runs", &aimed_at("127.0.0.1:1", &[here, trusted])).unwrap();
+    let listed = runtime().block_on(store.patient().list_with_delimiter(None));
+    assert!(listed.unwrap().objects.is_empty());
+}
