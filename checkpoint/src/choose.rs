@@ -67,13 +67,7 @@ impl Loaded {
 /// A place that this build cannot reach, or a store that fails for another reason than absence:
 /// then a newer checkpoint than those seen may exist, so nothing is chosen.
 pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("checkpoint-store")
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Runtime { source })?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         for url in places {
             let place = Place::open(url)?;
             let (place, candidates) = match place.split() {
@@ -101,6 +95,16 @@ pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
         }
         Ok(None)
     })
+}
+
+/// What reads for a caller that blocks.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("checkpoint-store")
+        .enable_all()
+        .build()
+        .map_err(|source| Error::Runtime { source })
 }
 
 /// What a look at one checkpoint found.

@@ -44,11 +44,7 @@ pub async fn roll_back(url: &str, up_to: Generation) -> Result<(), Error> {
 /// As [`roll_back`]; a checkpoint that does not exist or does not verify, and then nothing is given up
 /// that was not before.
 pub fn choose_rolled_back(url: &str, up_to: Generation) -> Result<Chosen, Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Runtime { source })?;
-    runtime.block_on(async {
+    choose::runtime()?.block_on(async {
         let (place, to) = checkpoint(url)?;
         let names = place.survey().await?.names;
         for name in names.into_iter().filter(|name| name.generation > up_to) {

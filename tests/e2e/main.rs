@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::print_stdout, reason = "what a test measured, for whoever runs it alone")]
 
+mod checkpoints;
 mod cluster;
 mod data;
 mod elastic;

@@ -39,6 +39,10 @@ pub struct Job {
     pub held_out: String,
     /// `max_corrupt`.
     pub max_corrupt: f64,
+    /// `model.pretrained`, if any.
+    pub pretrained: Option<String>,
+    /// More of `checkpoint`, as in `, keep_last: 1`.
+    pub checkpoint_more: String,
     /// Where checkpoints go, if not into the job's folder.
     pub uri: Option<String>,
     /// Variables for the command.
@@ -72,6 +76,8 @@ impl Job {
             train,
             held_out: String::new(),
             max_corrupt: 0.01,
+            pretrained: None,
+            checkpoint_more: String::new(),
             uri: None,
             env,
         }
@@ -85,6 +91,9 @@ impl Job {
     /// Returns the manifest's text.
     pub fn manifest(&self) -> String {
         let micro = self.micro.map_or_else(String::new, |m| format!(", micro_per_rank: {m}"));
+        let pretrained = self.pretrained.as_ref();
+        let pretrained =
+            pretrained.map_or_else(String::new, |url| format!(", pretrained: \"{url}\""));
         let eval = match self.held_out.as_str() {
             "" => "{}".to_owned(),
             data => {
@@ -99,20 +108,21 @@ impl Job {
              metadata: {{name: tiny}}\n\
              spec:\n  \
                resources: {{ranks: {ranks}, min_ranks: {min_ranks}, threads_per_rank: 1}}\n  \
-               model: {{name: {model}, precision: {precision}}}\n  \
+               model: {{name: {model}, precision: {precision}{pretrained}}}\n  \
                data: {{train: \"{train}\", seed: 3, lanes: {lanes}, max_corrupt: {max_corrupt}, \
                        aug_cfg: {{scale: [0.6, 1.0], hflip_prob: 0.5}}}}\n  \
                loss: {{kind: {loss}}}\n  \
                optimizer: {{lr: 2.0e-3, grad_clip_norm: 1.0}}\n  \
                schedule: {{warmup_steps: 4, steps: {steps}}}\n  \
                batch: {{global: 48{micro}}}\n  \
-               checkpoint: {{uri: \"{uri}\", every_steps: {every}}}\n  \
+               checkpoint: {{uri: \"{uri}\", every_steps: {every}{more}}}\n  \
                eval: {eval}\n  \
                report_to: [tensorboard]\n",
             ranks = self.ranks,
             min_ranks = self.min_ranks.unwrap_or(self.ranks),
             model = tiny::MODEL,
             precision = self.precision,
+            pretrained = pretrained,
             lanes = self.lanes,
             train = self.train,
             max_corrupt = self.max_corrupt,
@@ -120,6 +130,7 @@ impl Job {
             steps = self.steps,
             uri = self.uri(),
             every = self.checkpoint_every,
+            more = self.checkpoint_more,
         )
     }
 

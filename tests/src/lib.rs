@@ -4,8 +4,8 @@
 //! model that train in seconds), [`job`] (a manifest, its runs and what they left behind),
 //! [`processes`] (they end with this one), [`network`] (what a node's processes see of the others),
 //! [`cluster`] (a coordinator with agents), [`s3`] (a real S3 server), [`proxy`] (what misbehaves in
-//! front of it), [`web`] (a store that can be away), [`slow`] (jobs that must be left alone), [`faults`] (what is done to a cluster, and how long
-//! its job takes to train again).
+//! front of it), [`web`] (a store that can be away), [`slow`] (jobs that must be left alone), [`faults`]
+//! (what is done to a cluster, and how long its job takes to train again).
 
 pub mod binaries;
 pub mod cluster;

@@ -234,3 +234,80 @@ async fn fill(
         Some(reason) => Err(Error::Damaged { object: from.object_url(name, &object.name), reason }),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::browse::Target;
+    use crate::testing;
+
+    /// A checkpoint of step 10 in one folder, and another folder.
+    fn two_places() -> (tempfile::TempDir, String, String) {
+        let root = tempfile::tempdir().unwrap();
+        let uri = root.path().join("runs");
+        testing::publish(uri.to_str().unwrap(), 1, 10);
+        let from = crate::job_url(uri.to_str().unwrap(), testing::JOB_ID);
+        let to = root.path().join("elsewhere").to_str().unwrap().to_owned();
+        (root, from, to)
+    }
+
+    async fn newest(url: &str) -> Checkpoint {
+        let Target::Job(job) = Target::open(url).await.unwrap() else { panic!("{url} is no job") };
+        job.newest().await.unwrap().unwrap()
+    }
+
+    #[test]
+    fn an_interrupted_copy_or_export_leaves_nothing_half_written() {
+        let (root, from, to) = two_places();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let checkpoint = newest(&from).await;
+            let meter = Meter::default();
+            meter.cancel();
+            let destination = Destination::open(&to).await.unwrap();
+            let copied = checkpoint.copy_to(&destination, &meter).await;
+            assert!(matches!(copied, Err(Error::Interrupted)), "{copied:?}");
+            let file = root.path().join("model.safetensors");
+            let exported = checkpoint.export(file.to_str().unwrap(), false, &meter).await;
+            assert!(matches!(exported, Err(Error::Interrupted)), "{exported:?}");
+            assert!(checkpoint.verify(&meter).await.is_err());
+
+            // The same again, uninterrupted.
+            let meter = Meter::default();
+            checkpoint.copy_to(&destination, &meter).await.unwrap();
+            assert_eq!(meter.bytes(), checkpoint.payload());
+            assert_eq!(newest(&to).await.verify(&Meter::default()).await.unwrap(), []);
+            checkpoint.export(file.to_str().unwrap(), false, &Meter::default()).await.unwrap();
+        });
+        // Dropping the runtime waits for what still deletes in the background.
+        drop(runtime);
+        let names = |folder: &std::path::Path| {
+            let mut names: Vec<String> = std::fs::read_dir(folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(root.path()), ["elsewhere", "model.safetensors", "runs"]);
+        let copy = std::path::Path::new(&to).join("step-0000000010.g1.1");
+        let original = std::path::Path::new(&from).join("step-0000000010.g1.1");
+        assert_eq!(names(&copy), names(&original));
+    }
+
+    #[test]
+    fn what_was_given_up_at_the_destination_is_not_copied_there() {
+        let (_root, from, to) = two_places();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let error = runtime.block_on(async {
+            std::fs::create_dir_all(&to).unwrap();
+            let mark = "rollback-g1.9-to-step-0000000005.g1.1.json";
+            std::fs::write(std::path::Path::new(&to).join(mark), "{}").unwrap();
+            let destination = Destination::open(&to).await.unwrap();
+            newest(&from).await.copy_to(&destination, &Meter::default()).await.unwrap_err()
+        });
+        let expected = "a roll-back to step-0000000005.g1.1 gave step-0000000010.g1.1 up";
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}

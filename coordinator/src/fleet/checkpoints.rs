@@ -29,8 +29,9 @@ struct Step {
     /// Who asked for the grant and waits for the shards.
     waiting: Option<(u64, Reply<Vec<StoredObject>>)>,
     granted: bool,
-    /// Which rank of the ring could not store its part, and why: the checkpoint will never be complete.
-    failure: Option<(u32, String)>,
+    /// Ranks of the ring that could not store their parts, and why: without them the checkpoint is
+    /// never complete. A rank that tries again and succeeds leaves.
+    failures: BTreeMap<u32, String>,
 }
 
 impl Checkpoints {
@@ -42,7 +43,9 @@ impl Checkpoints {
 
     /// Takes in what a rank uploaded.
     pub(super) fn add_shard(&mut self, step: u64, rank: u32, objects: Vec<StoredObject>) {
-        self.steps.entry(step).or_default().shards.insert(rank, objects);
+        let step = self.steps.entry(step).or_default();
+        step.failures.remove(&rank);
+        step.shards.insert(rank, objects);
     }
 }
 
@@ -55,7 +58,7 @@ impl Cluster {
         check_rank(rank, ring, &job_id)?;
         if !failure.is_empty() {
             let step = job.checkpoints.steps.entry(step).or_default();
-            step.failure = Some((rank, failure));
+            step.failures.insert(rank, failure);
             let job = self.jobs.get_mut(&job_id).expect("it is live");
             self.ledger.grant_if_complete(job, request_step);
             return Ok(());
@@ -173,7 +176,8 @@ impl Ledger {
     fn grant_if_complete(&mut self, job: &mut Job, at: u64) {
         let generation = job.generation();
         let Some(step) = job.checkpoints.steps.get_mut(&at) else { return };
-        if let Some((rank, reason)) = step.failure.clone() {
+        if let Some((&rank, reason)) = step.failures.first_key_value() {
+            let reason = reason.clone();
             if let Some((_, reply)) = step.waiting.take() {
                 let job_id = job.record.job_id.clone();
                 self.reply(reply, Err(Error::ShardFailed { job_id, rank, step: at, reason }));

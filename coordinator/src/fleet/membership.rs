@@ -159,6 +159,11 @@ impl Ledger {
             let answer = told.clone();
             return self.reply(reply, Ok(answer));
         }
+        if job.is_stopping() {
+            // No checkpoint will come of a broken ring, and no other is formed.
+            job.kill_at = Some(self.now.at);
+            return self.reply(reply, Err(stopping(job)));
+        }
         let given = job.generation();
         let why = if job.membership.told.is_empty() {
             format!("the plan of {given} was lost with the earlier coordinator")

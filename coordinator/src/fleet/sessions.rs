@@ -192,6 +192,13 @@ impl Cluster {
         if job.record.state.is_ended() {
             return;
         }
+        let reaches_its_end = job.record.formed || job.is_stopping() || job.is_finished();
+        if exited.code == Some(0) && !reaches_its_end {
+            // It was told to stop, in the ring that has broken meanwhile: the one that is being
+            // formed has not begun, and waits for this seat.
+            let how = format!("it ended before {} was formed", job.generation());
+            return self.ledger.lose_blameless(job, exited.rank, how, false);
+        }
         if exited.code == Some(0) {
             job.record.done[exited.rank as usize] = true;
             job.movement.forget(exited.rank);

@@ -80,6 +80,13 @@ async fn a_rank_that_cannot_store_its_part_ends_the_wait_for_the_grant() {
     let refused = within("the refusal", waiting).await.unwrap().unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
     assert!(refused.message().contains("rank 1 could not store its part: no space"), "{refused}");
+
+    // The last checkpoint of a run is tried until it succeeds.
+    for rank in [0, 1] {
+        report(&ranks, job_id, generation, rank).await.unwrap();
+    }
+    let again = within("the grant", commit(&ranks, job_id, generation)).await.unwrap().unwrap();
+    assert_eq!(again, [object(0), object(1)]);
 }
 
 #[tokio::test]

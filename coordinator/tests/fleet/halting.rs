@@ -201,6 +201,34 @@ async fn a_paused_job_stops_at_a_checkpoint_and_waits_to_be_resumed_also_over_a_
 }
 
 #[tokio::test]
+async fn a_ring_that_breaks_while_its_job_is_paused_is_not_formed_again() {
+    // Seed 505 of the simulation: a rank that joined anew brought a pausing job back to life.
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let Running { job_id, generation, starts, .. } = run_two(&mut coordinator, &mut agent).await;
+    coordinator.pause(&job_id).await;
+    assert_eq!(stops(&mut agent).await, [true, true]);
+
+    let again = v1::JoinRequest {
+        job_id: job_id.clone(),
+        generation: Some(generation),
+        rank: 0,
+        data_address: "127.0.0.1:9999".to_owned(),
+        ..Default::default()
+    };
+    let late = coordinator.ranks().await.client.join(again).await.unwrap_err();
+    assert_eq!(late.code(), tonic::Code::FailedPrecondition, "{late}");
+    assert_eq!(stops(&mut agent).await, [false, false], "no checkpoint comes of it any more");
+    for start in &starts {
+        agent.exit(killed(start)).await;
+    }
+    let job = coordinator.until_state(&job_id, JobState::Paused).await;
+    assert_eq!(job.generation, Some(generation));
+    assert_eq!(job.recoveries, 0);
+}
+
+#[tokio::test]
 async fn a_queued_job_is_paused_at_once_and_one_that_is_resumed_while_it_stops_is_queued() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;

@@ -7,7 +7,7 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, communicator_id, hasty, joined, killed, manifest, patient, refused,
+    Agent, Coordinator, communicator_id, exited, hasty, joined, killed, manifest, patient, refused,
     register, run_submitted, run_two, status, with,
 };
 
@@ -57,6 +57,27 @@ async fn an_exit_that_is_reported_twice_is_one_loss() {
     assert_eq!(agent.exit(killed(&running.starts[1])).await, []);
     let job = coordinator.get(&running.job_id).await;
     assert_eq!((job.recoveries, job.state()), (1, JobState::Recovering));
+}
+
+#[tokio::test]
+async fn a_survivor_that_had_stopped_in_the_old_ring_is_started_again_in_the_new_one() {
+    // Seed 664 of the simulation: an agent that left had its rank stop, just before the job's other
+    // node was lost. The rank counted as done in a ring that was never formed, for ever.
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    agent.exit(killed(&running.starts[1])).await;
+    agent.regenerate().await;
+    let second = agent.start_rank().await;
+    agent.exit(exited(&running.starts[0], 0)).await;
+    let third = agent.start_rank().await;
+    assert!(third.generation > second.generation);
+    assert_eq!((third.rank, agent.regenerate().await.rank), (0, 1));
+    let ranks = coordinator.ranks().await;
+    let generation = third.generation.unwrap();
+    ranks.join_all(&running.job_id, generation, &[(0, None), (1, None)]).await;
+    coordinator.until_state(&running.job_id, JobState::Running).await;
 }
 
 #[tokio::test]

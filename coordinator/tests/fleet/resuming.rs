@@ -160,7 +160,7 @@ async fn a_running_job_stops_at_a_step_boundary_and_goes_back_to_an_older_checkp
     assert_eq!(stored::newest(runs.path(), &job_id).await, Some(4), "nobody writes yet");
     // It saves once more on the way out; nobody will read that, and what is gone back to stays.
     let (_, in_use) = job.save(&ranks, runs.path(), 5).await;
-    assert_eq!(in_use, [second.clone()]);
+    assert_eq!(in_use, std::slice::from_ref(&second));
     job.end(&mut agent, 0).await;
 
     let job = job.again(&mut coordinator, &mut agent).await;

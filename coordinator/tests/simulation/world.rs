@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ringmaster::state::{Change, CheckpointGrant, HaltKind, JobRecord, State as JobState};
-use ringmaster_proto::v1::Generation;
+use ringmaster_proto::v1::{self, Generation};
 
 use super::ring::{Ring, RingKey};
 
@@ -46,6 +46,8 @@ pub(crate) struct State {
     finished: BTreeMap<String, Generation>,
     /// Jobs that were paused and that nobody has asked to resume.
     paused: BTreeSet<String>,
+    /// Jobs that somebody has asked to resume, at any time.
+    resumed: BTreeSet<String>,
     /// Nodes that were drained and that nobody has asked to open, with every job's generation then.
     drained: BTreeMap<String, BTreeMap<String, Generation>>,
     /// Pauses and drains that people have not come to the end of.
@@ -148,7 +150,15 @@ impl World {
     }
 
     pub(crate) fn asked_to_resume(&self, job_id: &str) {
-        self.lock().paused.remove(job_id);
+        let mut state = self.lock();
+        state.paused.remove(job_id);
+        state.resumed.insert(job_id.to_owned());
+    }
+
+    /// Whether a job that was seen ended may be seen going on: somebody wanted it.
+    pub(crate) fn may_go_on(&self, job_id: &str, ended: v1::JobState) -> bool {
+        let ended_badly = matches!(ended, v1::JobState::Failed | v1::JobState::Cancelled);
+        ended_badly && self.lock().resumed.contains(job_id)
     }
 
     pub(crate) fn acknowledged_drain(&self, node: &str) {
@@ -329,6 +339,11 @@ impl State {
         self.violations.push(Violation { at, invariant, what });
     }
 
+    /// Whether a node is durably closed.
+    pub(crate) fn is_closed(&self, node: &str) -> bool {
+        self.closed.contains(node)
+    }
+
     /// Whether a job has ended, or says what it waits for and waits for it in vain.
     fn rests(&self, record: &JobRecord, feasible: impl Fn(&str) -> bool) -> bool {
         let says = ["needs ", "waits"].iter().any(|word| record.reason.starts_with(word));
@@ -337,6 +352,8 @@ impl State {
         match record.state {
             JobState::Paused => self.paused.contains(&record.job_id) && !record.reason.is_empty(),
             JobState::Queued => says && (closed || !feasible(&record.name)),
+            // It had started when the nodes were closed.
+            JobState::Recovering => says && closed,
             state => state.is_ended(),
         }
     }
@@ -446,7 +463,10 @@ impl State {
         let now = self.now;
         if let Some(old) = self.records.get(&record.job_id) {
             let undone = old.state.is_ended() && old.state != record.state;
-            if undone {
+            // One that failed or was cancelled goes on if somebody wants it.
+            let wanted = matches!(old.state, JobState::Failed | JobState::Cancelled)
+                && self.resumed.contains(&record.job_id);
+            if undone && !wanted {
                 let what = format!(
                     "{} was {} and is {}",
                     old.job_id,

@@ -125,11 +125,10 @@ impl Bench {
         let memory = Memory::default();
         let bytes = self.portion.layout.len;
         // Once through everything, in which nothing is measured but the memory it takes.
-        let (warm, peak) = memory::peak_of(|| {
+        let (_, peak) = memory::peak_of(|| {
             memory.reserve(bytes);
             self.write(&memory, 1)
         })?;
-        drop(warm);
         let mut rounds = Vec::new();
         for repeat in 0..self.repeats {
             let mut round = self.write(&memory, u64::from(repeat) + 2)?;

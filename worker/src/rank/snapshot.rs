@@ -249,7 +249,7 @@ mod tests {
                     moments[moment] += part.shape[0] as usize;
                 }
             }
-            assert_eq!(moments, [LENS.iter().sum(); 2], "{world_size} ranks");
+            assert_eq!(moments, [LENS.iter().sum::<usize>(); 2], "{world_size} ranks");
         }
     }
 

@@ -312,7 +312,8 @@ impl Ranks for Service {
         match request.into_inner().step {
             0 => Err(Status::aborted("g1.9 is current")),
             step => {
-                let object = StoredObject { name: "state.json".into(), size: step, sha256: vec![] };
+                let object =
+                    StoredObject { name: "state.json".into(), size: step, ..Default::default() };
                 Ok(Response::new(CommitCheckpointReply { objects: vec![object] }))
             }
         }
