@@ -156,6 +156,9 @@ fn a_store_that_is_away_is_said_once_and_so_is_its_return() {
 #[test]
 fn bytes_that_change_on_their_way_into_the_store_are_refused_and_sent_again() {
     let Some(troubled) = Troubled::new(&[]) else { return };
+    if s3::server().is_some_and(|server| server.kind() == s3::Kind::Moto) {
+        return; // It compares no checksums.
+    }
     troubled.proxy.set(vec![Trouble::new(What::CorruptRequest).method("PUT").times(1)]);
     troubled.put("object", b"exactly this").unwrap();
     assert_eq!(troubled.proxy.struck(), 1);
