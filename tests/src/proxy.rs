@@ -31,6 +31,8 @@ pub enum What {
     CutResponse,
     /// One bit of the answer's body changes.
     Corrupt,
+    /// One bit of the request's body changes.
+    CorruptRequest,
     /// Nothing happens for so long, then the connection closes.
     BlackHole(Duration),
     /// From this request on nothing is let through for so long.
@@ -238,7 +240,12 @@ impl Shared {
                 server.insert(BufReader::new(open))
             }
         };
-        let whole = request.bytes();
+        let mut whole = request.bytes();
+        if what == Some(What::CorruptRequest)
+            && let Some(last) = whole.last_mut()
+        {
+            *last ^= 1;
+        }
         if what == Some(What::CutRequest) {
             connection.get_mut().write_all(&whole[..whole.len() / 2])?;
             return Ok(false);

@@ -94,18 +94,24 @@ impl Place {
     /// Returns latest.json; `None` if there is none, no pointer if it says nothing.
     pub(crate) async fn latest(&self) -> Result<Option<(Option<Pointer>, UpdateVersion)>, Error> {
         let error = |source| self.store_error("read", self.latest_url(), source);
-        let result = match self.store.get(&self.base.clone().join(LATEST)).await {
-            Ok(result) => result,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(source) => return Err(error(source)),
-        };
-        let version = UpdateVersion {
-            e_tag: result.meta.e_tag.clone(),
-            version: result.meta.version.clone(),
-        };
-        let text = result.bytes().await.map_err(error)?;
-        // An unreadable pointer is replaced: it points nowhere.
-        Ok(Some((serde_json::from_slice(&text).ok(), version)))
+        loop {
+            let result = match self.store.get(&self.base.clone().join(LATEST)).await {
+                Ok(result) => result,
+                Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                Err(source) => return Err(error(source)),
+            };
+            let version = UpdateVersion {
+                e_tag: result.meta.e_tag.clone(),
+                version: result.meta.version.clone(),
+            };
+            match result.bytes().await {
+                // An unreadable pointer is replaced: it points nowhere.
+                Ok(text) => return Ok(Some((serde_json::from_slice(&text).ok(), version))),
+                // The connection broke off, and it was replaced before the rest was asked for.
+                Err(object_store::Error::Precondition { .. }) => {}
+                Err(source) => return Err(error(source)),
+            }
+        }
     }
 
     /// Returns the URL of latest.json.

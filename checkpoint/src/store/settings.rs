@@ -34,8 +34,12 @@ const CONNECT: Duration = Duration::from_secs(5);
 const QUICK_RETRIES: usize = 3;
 const QUICK_RETRIES_END: Duration = Duration::from_secs(5);
 
-/// Words in names of variables whose values are never shown.
-const SECRET_WORDS: [&str; 4] = ["SECRET", "TOKEN", "KEY_BASE64", "ACCOUNT_KEY"];
+/// Words in names of variables whose values are never shown …
+const SECRET_WORDS: [&str; 4] = ["SECRET", "TOKEN", "KEY", "SAS"];
+/// … unless the name ends like this: names of keys, and of files that hold them.
+const HARMLESS_ENDS: [&str; 3] = ["_ID", "_FILE", "_ENABLED"];
+/// What is shorter would be struck out of innocent words.
+const SHORTEST_SECRET: usize = 4;
 
 /// What the environment says about stores.
 #[derive(Clone)]
@@ -88,10 +92,12 @@ impl Settings {
     /// Returns the values that must not be shown.
     pub(super) fn secrets(&self) -> Vec<String> {
         let secret = |name: &str| {
-            SECRET_WORDS.iter().any(|word| name.contains(word)) && !name.ends_with("_FILE")
+            SECRET_WORDS.iter().any(|word| name.contains(word))
+                && !HARMLESS_ENDS.iter().any(|end| name.ends_with(end))
         };
         let secrets = self.variables.iter().filter(|(name, _)| secret(name));
-        secrets.map(|(_, value)| value.trim().to_owned()).collect()
+        let values = secrets.map(|(_, value)| value.trim().to_owned());
+        values.filter(|value| value.len() >= SHORTEST_SECRET).collect()
     }
 
     /// Tells settings apart without showing them.
