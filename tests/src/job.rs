@@ -41,7 +41,8 @@ pub struct Job {
     pub max_corrupt: f64,
     /// `model.pretrained`, if any.
     pub pretrained: Option<String>,
-    /// More of `checkpoint`, as in `, keep_last: 1`.
+    /// More of `checkpoint`, as in `, keep_last: 1`. A checkpoint that is due while the last one is being
+    /// written waits: steps of a tiny job take milliseconds, and tests count on its checkpoints.
     pub checkpoint_more: String,
     /// Where checkpoints go, if not into the job's folder.
     pub uri: Option<String>,
@@ -115,7 +116,7 @@ impl Job {
                optimizer: {{lr: 2.0e-3, grad_clip_norm: 1.0}}\n  \
                schedule: {{warmup_steps: 4, steps: {steps}}}\n  \
                batch: {{global: 48{micro}}}\n  \
-               checkpoint: {{uri: \"{uri}\", every_steps: {every}{more}}}\n  \
+               checkpoint: {{uri: \"{uri}\", every_steps: {every}, when_busy: wait{more}}}\n  \
                eval: {eval}\n  \
                report_to: [tensorboard]\n",
             ranks = self.ranks,
