@@ -57,7 +57,8 @@ fn no_seed_violates_an_invariant() {
 fn a_seed_is_the_same_run_every_time() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for seed in [3, 4] {
-        let [first, second] = [simulate(seed), simulate(seed)].map(|outcome| by_moment(outcome.trace));
+        let [first, second] =
+            [simulate(seed), simulate(seed)].map(|outcome| by_moment(outcome.trace));
         let differs = first.iter().zip(&second).find(|(one, other)| one != other);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(first.len(), second.len(), "seed {seed}");
