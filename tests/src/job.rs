@@ -41,8 +41,10 @@ pub struct Job {
     pub max_corrupt: f64,
     /// `model.pretrained`, if any.
     pub pretrained: Option<String>,
-    /// More of `checkpoint`, as in `, keep_last: 1`. A checkpoint that is due while the last one is being
-    /// written waits: steps of a tiny job take milliseconds, and tests count on its checkpoints.
+    /// Whether a checkpoint that is due while the last one is being written waits. By default it does:
+    /// steps of a tiny job take milliseconds, and tests count on its checkpoints.
+    pub when_busy: &'static str,
+    /// More of `checkpoint`, as in `, keep_last: 1`.
     pub checkpoint_more: String,
     /// Where checkpoints go, if not into the job's folder.
     pub uri: Option<String>,
@@ -78,6 +80,7 @@ impl Job {
             held_out: String::new(),
             max_corrupt: 0.01,
             pretrained: None,
+            when_busy: "wait",
             checkpoint_more: String::new(),
             uri: None,
             env,
@@ -116,7 +119,7 @@ impl Job {
                optimizer: {{lr: 2.0e-3, grad_clip_norm: 1.0}}\n  \
                schedule: {{warmup_steps: 4, steps: {steps}}}\n  \
                batch: {{global: 48{micro}}}\n  \
-               checkpoint: {{uri: \"{uri}\", every_steps: {every}, when_busy: wait{more}}}\n  \
+               checkpoint: {{uri: \"{uri}\", every_steps: {every}, when_busy: {when_busy}{more}}}\n  \
                eval: {eval}\n  \
                report_to: [tensorboard]\n",
             ranks = self.ranks,
@@ -131,6 +134,7 @@ impl Job {
             steps = self.steps,
             uri = self.uri(),
             every = self.checkpoint_every,
+            when_busy = self.when_busy,
             more = self.checkpoint_more,
         )
     }
