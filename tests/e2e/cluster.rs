@@ -72,7 +72,7 @@ fn an_agent_killed_with_its_rank_is_replaced_by_the_other_node() {
 #[test]
 fn a_coordinator_that_ends_and_comes_back_costs_its_job_no_step() {
     let mut job = Job::new();
-    job.steps = 100_000;
+    (job.steps, job.when_busy) = (100_000, "skip");
     let mut cluster = Cluster::start(&job, &[1, 1]);
     let id = cluster.submit(&job);
     let run = Run { folder: job.folder().join("runs").join(&id) };
