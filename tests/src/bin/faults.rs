@@ -20,6 +20,9 @@ struct Options {
     /// Faults of each kind
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     runs: u16,
+    /// Jobs that are slow in some way, of each kind; one may take two minutes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    slow_runs: u16,
     /// Ranks of the job; the cluster has one node of one slot more
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(2..=32))]
     ranks: u32,
@@ -73,7 +76,11 @@ fn main() -> ExitCode {
 /// One kind; whether its promise was kept. A job that does not go on breaks off its kind only.
 fn one(kind: Kind, binaries: &Binaries, options: &Options) -> Result<bool, Interrupted> {
     let say = |line: &str| eprintln!("{line}");
-    let drill = || drill(kind, binaries, options.ranks, options.runs.into(), say);
+    let runs = match kind {
+        Kind::Slow(_) => options.slow_runs,
+        _ => options.runs,
+    };
+    let drill = || drill(kind, binaries, options.ranks, runs.into(), say);
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(drill)) {
         Ok(report) => Ok(print(&report, options.ranks)),
         Err(payload) if payload.is::<Interrupted>() => Err(Interrupted),
