@@ -5,7 +5,7 @@ use std::path::Path as FilePath;
 use crate::catalogue::ModelCatalogue;
 use crate::error::Problem;
 use crate::file::{self, File, OneOrMany};
-use crate::model_config::{ModelConfig, TextConfig, VisionConfig};
+use crate::model_config::ModelConfig;
 use crate::number::Count;
 use crate::source::Path;
 use crate::spec;
@@ -64,15 +64,7 @@ impl Builder<'_> {
         let name = model.name.unwrap_or_default();
         let config = self.models.get(&name).cloned().unwrap_or_else(|| {
             self.unknown_model(&name);
-            ModelConfig {
-                embed_dim: 1,
-                vision_cfg: VisionConfig::default(),
-                text_cfg: TextConfig::default(),
-                quick_gelu: false,
-                custom_text: false,
-                init_logit_scale: None,
-                init_logit_bias: None,
-            }
+            ModelConfig { embed_dim: 1, ..ModelConfig::default() }
         });
         spec::Model {
             name,

@@ -29,6 +29,8 @@ pub enum Site {
     Init = 7,
     /// Order digest: (step, global row, sample).
     Ledger = 8,
+    /// Stochastic depth: (step, global row, block).
+    DropPath = 9,
 }
 
 /// Returns a 64-bit key for `seed`, `site` and the words that say which decision it is.

@@ -21,7 +21,7 @@ use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
 use super::{median, memory};
-use crate::model::{Entry, Tower};
+use crate::model::{Entry, Role, Tower};
 use crate::rank::snapshot::{Portion, capture};
 
 /// Parameters of the made-up tensors; a ViT-B's largest have a few millions.
@@ -297,6 +297,7 @@ fn entries(params: usize) -> Vec<Entry> {
             len,
             tower: Tower::Image,
             decay: true,
+            role: Role::Parameter,
         }
     };
     starts.enumerate().map(entry).collect()

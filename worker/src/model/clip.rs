@@ -4,11 +4,14 @@ use ringmaster_manifest::model_config::ModelConfig;
 use ringmaster_manifest::spec::Precision;
 use tch::{Device, Kind, Tensor};
 
-use super::layers::Compute;
-use super::params::Params;
+use super::compute::Compute;
+use super::init::Init;
+use super::params::{Params, Role, Spec};
 use super::text::TextTower;
+use super::vars::{self, Vars};
 use super::vision::ImageTower;
-use super::{Error, shapes};
+use super::{Error, Tower};
+use crate::rng::{Site, Stream};
 
 /// Initial values of the two parameters that no tower has.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,7 +27,8 @@ pub struct LogitInit {
 pub enum Mode<'a> {
     /// Every patch is kept.
     Eval,
-    /// Patches are dropped as the configuration says.
+    /// Patches and paths are dropped as the configuration says, and batch norms take the batch's
+    /// statistics.
     Train {
         /// Seed of the run.
         seed: u64,
@@ -34,6 +38,30 @@ pub enum Mode<'a> {
         /// size nor micro-batching changes it.
         rows: &'a [u64],
     },
+}
+
+impl Mode<'_> {
+    /// Checks that each of `batch` images has its row.
+    pub(super) fn check_rows(&self, batch: i64) -> Result<(), Error> {
+        match self {
+            Self::Train { rows, .. } if rows.len() as i64 != batch => {
+                Err(Error::Rows { rows: rows.len(), batch })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns a factor for each image's branch of block `block` under stochastic depth
+    /// (arXiv:1603.09382): 0 for a share `rate` of them, 1 / (1 − rate) for the others; nothing
+    /// where all stay as they are. Drawn from seed, step, global row and block only.
+    pub(super) fn kept_paths(&self, block: u64, rate: f64) -> Option<Vec<f64>> {
+        let Self::Train { seed, step, rows } = *self else { return None };
+        let factor = |row: &u64| {
+            let mut stream = Stream::new(seed, Site::DropPath, &[step, *row, block]);
+            if stream.chance(rate) { 0.0 } else { 1.0 / (1.0 - rate) }
+        };
+        (rate > 0.0).then(|| rows.iter().map(factor).collect())
+    }
 }
 
 /// A CLIP model with its parameters.
@@ -79,11 +107,11 @@ impl Clip {
         seed: u64,
         logits: LogitInit,
     ) -> Result<Self, Error> {
-        check(config)?;
-        let params = Params::new(shapes::specs(config, logits), stream, device, seed);
-        let image = ImageTower::new(config, &params);
-        let text = TextTower::new(config, &params);
-        let compute = Compute { product, stream, device, quick_gelu: config.quick_gelu };
+        let params = Params::new(specs(config, logits)?, stream, device, seed);
+        let (image, text) = vars::build(&params, |vars| {
+            (ImageTower::new(config, vars), TextTower::new(config, vars))
+        });
+        let compute = Compute { product, stream, device };
         Ok(Self { config: config.clone(), params, image, text, compute })
     }
 
@@ -92,9 +120,9 @@ impl Clip {
     /// # Errors
     /// As [`Self::new`].
     pub fn count_parameters(config: &ModelConfig) -> Result<u64, Error> {
-        check(config)?;
-        let specs = shapes::specs(config, LogitInit { scale: 0.0, bias: Some(0.0) });
-        Ok(specs.iter().map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum())
+        let specs = specs(config, LogitInit { scale: 0.0, bias: Some(0.0) })?;
+        let learned = specs.iter().filter(|spec| spec.role != Role::Statistic);
+        Ok(learned.map(|spec| spec.shape.iter().product::<i64>().unsigned_abs()).sum())
     }
 
     /// Returns the parameters and their gradients.
@@ -150,47 +178,16 @@ pub fn normalize(x: &Tensor) -> Tensor {
     x / x.norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true).clamp_min(1e-12)
 }
 
-/// Refuses what no model can be built from.
-fn check(config: &ModelConfig) -> Result<(), Error> {
-    let (vision, text) = (&config.vision_cfg, &config.text_cfg);
-    let positive = [
-        ("embed_dim", config.embed_dim),
-        ("vision_cfg.layers", vision.layers),
-        ("vision_cfg.width", vision.width),
-        ("vision_cfg.head_width", vision.head_width),
-        ("vision_cfg.patch_size", vision.patch_size),
-        ("vision_cfg.image_size", vision.image_size),
-        ("text_cfg.context_length", text.context_length),
-        ("text_cfg.vocab_size", text.vocab_size),
-        ("text_cfg.width", text.width),
-        ("text_cfg.heads", text.heads),
-        ("text_cfg.layers", text.layers),
-        ("vision_cfg.mlp_ratio × width", shapes::mlp_width(vision.width, vision.mlp_ratio)),
-        ("text_cfg.mlp_ratio × width", shapes::mlp_width(text.width, text.mlp_ratio)),
-    ];
-    let refuse =
-        |field, value: String, constraint: String| Err(Error::Config { field, value, constraint });
-    for (field, value) in positive {
-        if value < 1 {
-            return refuse(field, value.to_string(), "it must be at least 1".to_owned());
+/// Lists every parameter of the model that `config` describes.
+pub(super) fn specs(config: &ModelConfig, logits: LogitInit) -> Result<Vec<Spec>, Error> {
+    config.check().map_err(|reason| Error::Config { reason })?;
+    Ok(vars::list(|vars: &Vars<'_>| {
+        ImageTower::new(config, vars);
+        TextTower::new(config, vars);
+        let head = vars.of(Tower::Head);
+        let _ = head.tensor("logit_scale", &[], Init::Constant(logits.scale));
+        if let Some(bias) = logits.bias {
+            let _ = head.tensor("logit_bias", &[], Init::Constant(bias));
         }
-    }
-    let heads = vision.width / vision.head_width;
-    if heads == 0 || vision.width % heads != 0 {
-        let constraint = format!("its {heads} heads do not divide the width {}", vision.width);
-        return refuse("vision_cfg.head_width", vision.head_width.to_string(), constraint);
-    }
-    if text.width % text.heads != 0 {
-        let constraint = format!("it must divide the width {}", text.width);
-        return refuse("text_cfg.heads", text.heads.to_string(), constraint);
-    }
-    if vision.patch_size > vision.image_size {
-        let constraint = format!("an image has only {} pixels a side", vision.image_size);
-        return refuse("vision_cfg.patch_size", vision.patch_size.to_string(), constraint);
-    }
-    if !(0.0..1.0).contains(&vision.patch_dropout) {
-        let constraint = "it must be in [0, 1)".to_owned();
-        return refuse("vision_cfg.patch_dropout", vision.patch_dropout.to_string(), constraint);
-    }
-    Ok(())
+    }))
 }

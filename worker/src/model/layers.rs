@@ -1,96 +1,61 @@
-//! What both towers are made of: linear layers, LayerNorm and pre-norm transformer blocks.
-//!
-//! Tokens of a batch are the rows of one matrix [S, W]; [`Packing`] says which rows form a
-//! sequence. So every linear layer is one matrix product, and only attention looks at sequences.
+//! What towers are made of: linear layers and norms.
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
-use super::packing::Packing;
-use super::params::Params;
+use super::compute::Compute;
+use super::init::Init;
+use super::vars::Vars;
 
-/// torch's default, which OpenCLIP keeps for CLIP.
-const LAYER_NORM_EPS: f64 = 1e-5;
-
-/// In which arithmetic a tower computes.
+/// x Wᵀ + b.
 #[derive(Debug)]
-pub(super) struct Compute {
-    /// Kind of the inputs of matrix products: the parameters' own, or bf16 under `amp_bf16`.
-    pub(super) product: Kind,
-    /// Kind of the parameters, the residual stream and the results.
-    pub(super) stream: Kind,
-    /// Device of the parameters.
-    pub(super) device: Device,
-    /// x·sigmoid(1.702x) instead of exact GELU.
-    pub(super) quick_gelu: bool,
+pub(super) struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
 }
 
-impl Compute {
-    /// Returns `x` in the kind of matrix products; no copy where it has it already.
-    pub(super) fn cast(&self, x: &Tensor) -> Tensor {
-        if x.kind() == self.product { x.shallow_clone() } else { x.to_kind(self.product) }
+impl Linear {
+    /// Takes `weight` [O, I] and `bias` [O] under `vars`.
+    pub(super) fn new(
+        vars: &Vars<'_>,
+        inputs: i64,
+        outputs: i64,
+        weight: Init,
+        bias: Option<Init>,
+    ) -> Self {
+        Self {
+            weight: vars.tensor("weight", &[outputs, inputs], weight),
+            bias: bias.map(|bias| vars.tensor("bias", &[outputs], bias)),
+        }
     }
 
-    /// Returns x Wᵀ + b in the kind of products. Shapes: x [S, I], weight [O, I], bias [O] -> [S, O].
-    pub(super) fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
-        self.cast(x).linear(&self.cast(weight), bias.map(|bias| self.cast(bias)))
+    /// As torch's `nn.Linear`, with its initial values.
+    pub(super) fn torch(vars: &Vars<'_>, inputs: i64, outputs: i64, bias: bool) -> Self {
+        let init = Init::torch_default(inputs);
+        Self::new(vars, inputs, outputs, init, bias.then_some(init))
     }
 
-    /// Returns x P in the stream's kind. Shapes: x [N, I], projection [I, O] -> [N, O].
-    pub(super) fn project(&self, x: &Tensor, projection: &Tensor) -> Tensor {
-        self.cast(x).mm(&self.cast(projection)).to_kind(self.stream)
+    /// As timm and Hugging Face start theirs: normal with deviation 0.02, biases zero.
+    pub(super) fn small(vars: &Vars<'_>, inputs: i64, outputs: i64) -> Self {
+        Self::new(vars, inputs, outputs, Init::Normal(0.02), Some(Init::Constant(0.0)))
     }
 
-    fn activate(&self, x: &Tensor) -> Tensor {
-        if self.quick_gelu { x * (x * 1.702).sigmoid() } else { x.gelu("none") }
+    /// Made of parameters that have other names.
+    pub(super) fn of(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
     }
 
-    /// Whether attention is written out instead of fused: libtorch's fused CPU kernel is several
-    /// times slower than three batched products in bf16 (26 ms against 4.3 ms for 128 sequences of
-    /// 17 tokens and two heads of 64, forward and backward on one core), and in f32 the faster of
-    /// the two (6.8 ms against 7.1 ms; 29 ms against 40 ms for 65 tokens).
-    fn writes_attention_out(&self) -> bool {
-        self.device == Device::Cpu && self.product == Kind::BFloat16
+    /// Shapes: x [S, I] -> [S, O], in the kind of products.
+    pub(super) fn forward(&self, x: &Tensor, compute: &Compute) -> Tensor {
+        compute.linear(x, &self.weight, self.bias.as_ref())
     }
 
-    /// Returns softmax(q kᵀ / √d + mask) v.
-    ///
-    /// Shapes: q [N, H, Q, D], k and v [N, H, T, D] -> [N, Q, H·D].
-    fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Tensor {
-        let (sequences, heads, queries, head_width) = q.size4().expect("q is [N, H, Q, D]");
-        let attended = if self.writes_attention_out() {
-            let scale = (head_width as f64).powf(-0.5);
-            let scores = q.matmul(&k.transpose(-2, -1)) * scale; // [N, H, Q, T]
-            let scores = match mask {
-                Mask::None => scores,
-                Mask::Causal => scores + self.causal_mask(queries),
-                Mask::Additive(mask) => scores + mask,
-            };
-            scores.softmax(-1, None).matmul(v)
-        } else {
-            let additive = match mask {
-                Mask::Additive(mask) => Some(mask),
-                Mask::None | Mask::Causal => None,
-            };
-            let causal = matches!(mask, Mask::Causal);
-            Tensor::scaled_dot_product_attention(q, k, v, additive, 0.0, causal, None, false)
-        };
-        attended.transpose(1, 2).reshape([sequences, queries, heads * head_width])
+    /// Returns the layer of the outputs `from..from + count` alone.
+    pub(super) fn rows(&self, from: i64, count: i64) -> Self {
+        Self {
+            weight: self.weight.narrow(0, from, count),
+            bias: self.bias.as_ref().map(|bias| bias.narrow(0, from, count)),
+        }
     }
-
-    /// Returns zero where a token may look and -inf above the diagonal. Shape: [length, length].
-    fn causal_mask(&self, length: i64) -> Tensor {
-        Tensor::full([length, length], f64::NEG_INFINITY, (self.product, self.device)).triu(1)
-    }
-}
-
-/// Which keys a query sees.
-enum Mask {
-    /// All of its sequence.
-    None,
-    /// Those up to its own position.
-    Causal,
-    /// Those where this is zero and not -inf; broadcast to [N, H, Q, T].
-    Additive(Tensor),
 }
 
 /// Scale and shift after normalising each row.
@@ -98,132 +63,121 @@ enum Mask {
 pub(super) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
+    width: i64,
+    eps: f64,
 }
 
 impl LayerNorm {
-    /// Takes `<name>.weight` and `<name>.bias` of `params`.
-    pub(super) fn new(params: &Params, name: &str) -> Self {
-        let part = |part: &str| parameter(params, &format!("{name}.{part}"));
-        Self { weight: part("weight"), bias: part("bias") }
+    /// Takes `weight` and `bias` [width] under `vars`.
+    pub(super) fn new(vars: &Vars<'_>, width: i64, eps: f64) -> Self {
+        Self {
+            weight: vars.tensor("weight", &[width], Init::Constant(1.0)),
+            bias: vars.tensor("bias", &[width], Init::Constant(0.0)),
+            width,
+            eps,
+        }
     }
 
     /// Normalises the last dimension, in the stream's kind whatever the products' is.
-    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+    pub(super) fn forward(&self, x: &Tensor, compute: &Compute) -> Tensor {
         let (weight, bias) = (Some(&self.weight), Some(&self.bias));
-        x.layer_norm(self.weight.size(), weight, bias, LAYER_NORM_EPS, false)
+        compute.widen(x).layer_norm([self.width], weight, bias, self.eps, false)
     }
 }
 
-/// x + attention(LN(x)), then x + MLP(LN(x)).
+/// Scale and shift after normalising each channel over the batch (arXiv:1502.03167), with torch's
+/// momentum and eps.
 #[derive(Debug)]
-pub(super) struct Block {
-    heads: i64,
-    ln_1: LayerNorm,
-    in_proj: (Tensor, Tensor),
-    out_proj: (Tensor, Tensor),
-    ln_2: LayerNorm,
-    c_fc: (Tensor, Tensor),
-    c_proj: (Tensor, Tensor),
+pub(super) struct BatchNorm {
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    batches: Tensor,
 }
 
-impl Block {
-    /// Takes the parameters that begin with `prefix`, such as `visual.transformer.resblocks.0`.
-    pub(super) fn new(params: &Params, prefix: &str, heads: i64) -> Self {
-        let part = |part: &str| parameter(params, &format!("{prefix}.{part}"));
-        let linear = |name: &str| (part(&format!("{name}.weight")), part(&format!("{name}.bias")));
+impl BatchNorm {
+    const MOMENTUM: f64 = 0.1;
+    const EPS: f64 = 1e-5;
+
+    /// Takes five tensors under `vars`; `weight` starts at the given value.
+    pub(super) fn new(vars: &Vars<'_>, channels: i64, weight: f64) -> Self {
+        let shape = [channels];
         Self {
-            heads,
-            ln_1: LayerNorm::new(params, &format!("{prefix}.ln_1")),
-            in_proj: (part("attn.in_proj_weight"), part("attn.in_proj_bias")),
-            out_proj: linear("attn.out_proj"),
-            ln_2: LayerNorm::new(params, &format!("{prefix}.ln_2")),
-            c_fc: linear("mlp.c_fc"),
-            c_proj: linear("mlp.c_proj"),
+            weight: vars.tensor("weight", &shape, Init::Constant(weight)),
+            bias: vars.tensor("bias", &shape, Init::Constant(0.0)),
+            mean: vars.statistic("running_mean", &shape, Init::Constant(0.0)),
+            variance: vars.statistic("running_var", &shape, Init::Constant(1.0)),
+            batches: vars.statistic("num_batches_tracked", &[], Init::Constant(0.0)),
         }
     }
 
-    /// Computes every token. Shapes: x [S, W] -> [S, W].
-    pub(super) fn forward(&self, x: &Tensor, packing: &Packing, compute: &Compute) -> Tensor {
-        let normed = self.ln_1.forward(x);
-        let qkv = compute.linear(&normed, &self.in_proj.0, Some(&self.in_proj.1)); // [S, 3W]
-        let mut attended = Vec::with_capacity(packing.groups().len());
-        for (group, qkv) in packing.groups().iter().zip(packing.split(&qkv)) {
-            let parts = qkv.chunk(3, -1); // three of [rows·len, W]
-            let part = |index: usize| self.heads_first(&parts[index], group.rows);
-            let mask = if packing.causal() { Mask::Causal } else { Mask::None };
-            let group = compute.attend(&part(0), &part(1), &part(2), &mask); // [rows, len, W]
-            attended.push(group.flatten(0, 1));
+    /// Normalises by the running statistics, or, `training`, by the batch's, which then move the
+    /// running ones. Shapes: x [N, C, H, W] -> the same, in the stream's kind.
+    pub(super) fn forward(&self, x: &Tensor, training: bool, compute: &Compute) -> Tensor {
+        // Other views of the same storage: autograd must not take a change of the statistics for
+        // one of the weights beside them.
+        let (mean, variance) = (self.mean.data(), self.variance.data());
+        if training {
+            let _ = self.batches.data().g_add_scalar_(1.0);
         }
-        self.finish(x, &concatenate(attended), compute)
+        compute.widen(x).batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            Some(&mean),
+            Some(&variance),
+            training,
+            Self::MOMENTUM,
+            Self::EPS,
+            false,
+        )
     }
+}
 
-    /// Computes only the token of each sequence that `packing` pools: the same values as picking
-    /// those rows of [`Self::forward`]. Shapes: x [S, W] -> [N, W].
-    pub(super) fn forward_pooled(
-        &self,
-        x: &Tensor,
-        packing: &Packing,
-        compute: &Compute,
-    ) -> Tensor {
-        let width = self.out_proj.1.size()[0];
-        let normed = compute.cast(&self.ln_1.forward(x));
-        let weights = self.in_proj.0.split_with_sizes([width, 2 * width], 0);
-        let biases = self.in_proj.1.split_with_sizes([width, 2 * width], 0);
-        let q = compute.linear(&packing.pooled(&normed), &weights[0], Some(&biases[0])); // [N, W]
-        let kv = compute.linear(&normed, &weights[1], Some(&biases[1])); // [S, 2W]
-        let queries = packing.split_rows(&q);
-        let mut attended = Vec::with_capacity(packing.groups().len());
-        for ((group, kv), q) in packing.groups().iter().zip(packing.split(&kv)).zip(queries) {
-            let parts = kv.chunk(2, -1); // two of [rows·len, W]
-            let q = self.heads_first(&q, group.rows); // [rows, H, 1, D]
-            let part = |index: usize| self.heads_first(&parts[index], group.rows);
-            let mask = match &group.pooled_mask {
-                Some(mask) => Mask::Additive(mask.shallow_clone()),
-                None => Mask::None,
-            };
-            attended.push(compute.attend(&q, &part(0), &part(1), &mask).flatten(0, 1));
+/// A convolution without padding of its own.
+#[derive(Debug)]
+pub(super) struct Conv {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    stride: i64,
+    padding: i64,
+    groups: i64,
+}
+
+/// What a [`Conv`] is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ConvShape {
+    pub(super) inputs: i64,
+    pub(super) outputs: i64,
+    pub(super) kernel: i64,
+    pub(super) stride: i64,
+    pub(super) padding: i64,
+    pub(super) groups: i64,
+}
+
+impl Conv {
+    /// Takes `weight` [O, I/groups, k, k] and `bias` [O] under `vars`.
+    pub(super) fn new(vars: &Vars<'_>, shape: ConvShape, weight: Init, bias: Option<Init>) -> Self {
+        let ConvShape { inputs, outputs, kernel, stride, padding, groups } = shape;
+        let filters = [outputs, inputs / groups, kernel, kernel];
+        Self {
+            weight: vars.tensor("weight", &filters, weight),
+            bias: bias.map(|bias| vars.tensor("bias", &[outputs], bias)),
+            stride,
+            padding,
+            groups,
         }
-        self.finish(&packing.pooled(x), &concatenate(attended), compute)
     }
 
-    /// Returns rows of tokens as heads. Shapes: x [rows·len, W] -> [rows, H, len, D].
-    fn heads_first(&self, x: &Tensor, rows: i64) -> Tensor {
-        let (tokens, width) = x.size2().expect("tokens are rows of a matrix");
-        x.view([rows, tokens / rows, self.heads, width / self.heads]).transpose(1, 2)
+    /// Shapes: x [N, I, H, W] -> [N, O, H', W'], in the kind of products.
+    pub(super) fn forward(&self, x: &Tensor, compute: &Compute) -> Tensor {
+        compute.cast(x).conv2d(
+            &compute.cast(&self.weight),
+            self.bias.as_ref().map(|bias| compute.cast(bias)),
+            [self.stride; 2],
+            [self.padding; 2],
+            [1, 1],
+            self.groups,
+        )
     }
-
-    /// Adds the attention's output, then the MLP's. Shapes: x and attended [S, W] -> [S, W].
-    fn finish(&self, x: &Tensor, attended: &Tensor, compute: &Compute) -> Tensor {
-        let x = x + compute.linear(attended, &self.out_proj.0, Some(&self.out_proj.1));
-        let hidden = compute.linear(&self.ln_2.forward(&x), &self.c_fc.0, Some(&self.c_fc.1));
-        let hidden = compute.activate(&hidden);
-        &x + compute.linear(&hidden, &self.c_proj.0, Some(&self.c_proj.1))
-    }
-}
-
-/// Runs all blocks and returns the pooled token of each sequence. Shapes: x [S, W] -> [N, W].
-pub(super) fn pooled_by_last(
-    blocks: &[Block],
-    x: Tensor,
-    packing: &Packing,
-    compute: &Compute,
-) -> Tensor {
-    let (last, earlier) = blocks.split_last().expect("a tower has at least one block");
-    let mut x = x;
-    for block in earlier {
-        x = block.forward(&x, packing, compute);
-    }
-    last.forward_pooled(&x, packing, compute)
-}
-
-/// Returns the parameter called `name`.
-pub(super) fn parameter(params: &Params, name: &str) -> Tensor {
-    params
-        .get(name)
-        .expect("towers and parameter list are made from one configuration")
-        .shallow_clone()
-}
-
-fn concatenate(mut parts: Vec<Tensor>) -> Tensor {
-    if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0) }
 }

@@ -1,25 +1,28 @@
 //! CLIP models: an image tower, a text tower and the two numbers that scale their products.
 //!
 //! [`Clip`] is built from a configuration in OpenCLIP's format and has OpenCLIP's parameter names,
-//! shapes and initial values (`shapes`, `init`); [`Params`] keeps the parameters in one flat
-//! buffer. `vision` and `text` are the towers, `layers` what they share.
+//! shapes and initial values; [`Params`] keeps the parameters in one flat buffer. Modules in
+//! reading order: `clip` (the model), `vision` and `text` (the towers, a family a file), `block`,
+//! `layers` and `compute` (what they share), `vars` (how constructors list and take parameters),
+//! `init` (initial values), `params`.
 //!
 //! The forward pass computes OpenCLIP's function with less work, none of which changes a value
 //! beyond rounding:
 //! * tokens behind the one that is pooled cannot influence it under a causal mask, so captions are
-//!   cut there and packed without padding (`packing`);
+//!   cut there and packed without padding (`packing`); padding that is masked is dropped;
 //! * the last block computes queries, output and MLP of the pooled token only;
-//! * dropped patches are dropped before they are embedded (`patches`);
+//! * dropped patches are dropped before they are embedded (`vision/patches`);
 //! * the token table's gradient is a list of rows, not a matrix as large as the table.
 
+mod block;
 mod clip;
+mod compute;
 mod init;
 mod layers;
 mod packing;
 mod params;
-mod patches;
-mod shapes;
 mod text;
+mod vars;
 mod vision;
 
 #[cfg(test)]
@@ -36,20 +39,21 @@ mod reference;
 mod tests;
 
 pub use clip::{Clip, LogitInit, Mode, normalize};
-pub use params::{ALIGNMENT, Entry, Params, Tower};
+pub use params::{ALIGNMENT, Entry, Params, Role, Tower};
+
+/// Returns the hidden width of an MLP, rounded down as OpenCLIP does.
+fn mlp_width(width: i64, ratio: f64) -> i64 {
+    (width as f64 * ratio) as i64
+}
 
 /// Why a model cannot be built or run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration describes no model.
-    #[error("model configuration: {field} is {value}, but {constraint}")]
+    #[error("model configuration: {reason}")]
     Config {
-        /// Field of the JSON file, with its section.
-        field: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it must satisfy.
-        constraint: String,
+        /// The field, what it holds and what it must satisfy.
+        reason: String,
     },
     /// An input has the wrong shape.
     #[error("{input} has shape {found:?}, expected {expected}")]
@@ -83,6 +87,17 @@ pub enum Error {
         id: i64,
         /// Size of the table.
         vocab_size: i64,
+    },
+    /// A caption of nothing but padding.
+    #[error(
+        "caption {row} holds nothing but padding (token id {pad_id}); a tower that masks padding \
+         has nothing to make an embedding of: the tokenizer must give at least a start token"
+    )]
+    OnlyPadding {
+        /// Row of the batch.
+        row: usize,
+        /// The id of padding.
+        pad_id: i64,
     },
     /// There is no parameter of that name.
     #[error("the model has no parameter {name}")]

@@ -21,6 +21,8 @@ pub(super) struct Group {
     /// What a pooled token sees where that is not its whole sequence: zero or -inf.
     /// Shape: [rows, 1, 1, len].
     pub(super) pooled_mask: Option<Tensor>,
+    /// What every token sees where sequences are filled up: zero or -inf. Shape: [rows, 1, 1, len].
+    pub(super) key_mask: Option<Tensor>,
 }
 
 /// How the tokens of a batch lie in a matrix, and which one each sequence is pooled at.
@@ -49,7 +51,11 @@ impl Packing {
     /// both ways.
     pub(super) fn uniform(rows: i64, len: i64, device: Device) -> Self {
         let pooled = Tensor::arange_start_step(0, rows * len, len, (Kind::Int64, device));
-        Self { groups: vec![Group { rows, len, pooled_mask: None }], causal: false, pooled }
+        Self {
+            groups: vec![Group { rows, len, pooled_mask: None, key_mask: None }],
+            causal: false,
+            pooled,
+        }
     }
 
     pub(super) fn groups(&self) -> &[Group] {
@@ -114,7 +120,12 @@ pub(super) fn pack_text(
         }
         let pooled_mask =
             causal.then(|| pooled_mask(&rows, len, pooled_at, mask_kind, device)).flatten();
-        groups.push(Group { rows: rows.len() as i64, len: len as i64, pooled_mask });
+        groups.push(Group {
+            rows: rows.len() as i64,
+            len: len as i64,
+            pooled_mask,
+            key_mask: None,
+        });
     }
     let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
     PackedText {
@@ -123,6 +134,68 @@ pub(super) fn pack_text(
         positions: tensor(&positions),
         batch_order: tensor(&batch_order),
     }
+}
+
+/// Packs captions of several lengths, given as (token, position), that attend both ways and are
+/// pooled at their first token.
+///
+/// On a CPU captions of one length form a group; on a GPU all are filled up to the longest with
+/// `padding`, which nothing attends to.
+pub(super) fn pack_unpadded(
+    captions: &[Vec<(i64, i64)>],
+    padding: (i64, i64),
+    mask_kind: Kind,
+    device: Device,
+) -> PackedText {
+    let longest = captions.iter().map(Vec::len).max().unwrap_or(0);
+    let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (row, caption) in captions.iter().enumerate() {
+        let len = if device == Device::Cpu { caption.len() } else { longest };
+        by_length.entry(len).or_default().push(row);
+    }
+    let (mut tokens, mut positions) = (Vec::new(), Vec::new());
+    let (mut pooled, mut batch_order) = (Vec::new(), vec![0_i64; captions.len()]);
+    let mut groups = Vec::with_capacity(by_length.len());
+    for (len, rows) in by_length {
+        for &row in &rows {
+            batch_order[row] = pooled.len() as i64;
+            pooled.push(tokens.len() as i64);
+            let filled = captions[row].iter().chain(std::iter::repeat(&padding)).take(len);
+            filled.for_each(|&(token, position)| {
+                tokens.push(token);
+                positions.push(position);
+            });
+        }
+        let lengths: Vec<usize> = rows.iter().map(|&row| captions[row].len()).collect();
+        let key_mask = length_mask(&lengths, len, mask_kind, device);
+        groups.push(Group {
+            rows: rows.len() as i64,
+            len: len as i64,
+            pooled_mask: None,
+            key_mask,
+        });
+    }
+    let tensor = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+    PackedText {
+        packing: Packing { groups, causal: false, pooled: tensor(&pooled) },
+        tokens: tensor(&tokens),
+        positions: tensor(&positions),
+        batch_order: tensor(&batch_order),
+    }
+}
+
+/// Returns the mask of sequences of `lengths` tokens in rows of `len`, unless all fill theirs.
+fn length_mask(lengths: &[usize], len: usize, kind: Kind, device: Device) -> Option<Tensor> {
+    if lengths.iter().all(|&length| length == len) {
+        return None;
+    }
+    let mask: Vec<f32> = lengths
+        .iter()
+        .flat_map(|&length| (0..len).map(move |position| position < length))
+        .map(|seen| if seen { 0.0 } else { f32::NEG_INFINITY })
+        .collect();
+    let shape = [lengths.len() as i64, 1, 1, len as i64];
+    Some(Tensor::from_slice(&mask).view(shape).to_kind(kind).to_device(device))
 }
 
 /// Returns how many tokens of each caption are computed.
@@ -194,6 +267,18 @@ mod tests {
         let mask: Vec<f32> =
             first.pooled_mask.as_ref().unwrap().view([4, 5]).select(0, 0).try_into().unwrap();
         assert_eq!(mask, [0.0, 0.0, f32::NEG_INFINITY, f32::NEG_INFINITY, f32::NEG_INFINITY]);
+    }
+
+    #[test]
+    fn filled_captions_see_only_themselves() {
+        let captions = [vec![(5, 2)], vec![(6, 2), (7, 3)]];
+        let packed = pack_unpadded(&captions, (1, 1), Kind::Float, Device::Cpu);
+        assert_eq!(ids(&packed.tokens), [5, 6, 7]);
+        assert_eq!(ids(&packed.positions), [2, 2, 3]);
+        assert!(packed.packing.groups.iter().all(|group| group.key_mask.is_none()));
+        let mask = length_mask(&[1, 2], 2, Kind::Float, Device::Cpu).unwrap();
+        let mask: Vec<f32> = mask.view([-1]).try_into().unwrap();
+        assert_eq!(mask, [0.0, f32::NEG_INFINITY, 0.0, 0.0]);
     }
 
     #[test]

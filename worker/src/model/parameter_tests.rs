@@ -6,6 +6,7 @@ use ringmaster_manifest::model_config::ModelConfig;
 use ringmaster_manifest::spec::Precision;
 use tch::{Device, Kind};
 
+use super::clip::specs;
 use super::params::Spec;
 use super::tests::{LOGITS, double, tiny};
 use super::*;
@@ -62,7 +63,7 @@ fn vit_b_32_config() -> ModelConfig {
 #[test]
 fn names_and_shapes_are_those_of_open_clips_vit_b_32() {
     let logits = LogitInit { scale: 2.6593, bias: None };
-    let specs = shapes::specs(&vit_b_32_config(), logits);
+    let specs = specs(&vit_b_32_config(), logits).unwrap();
     let listed: BTreeMap<String, Vec<i64>> =
         specs.iter().map(|spec| (spec.name.clone(), spec.shape.clone())).collect();
     assert_eq!(listed, vit_b_32());
@@ -76,7 +77,7 @@ fn names_and_shapes_are_those_of_open_clips_vit_b_32() {
 fn custom_text_moves_the_text_keys_and_nothing_else() {
     let mut config = tiny();
     let names = |config: &ModelConfig| -> Vec<String> {
-        shapes::specs(config, LOGITS).into_iter().map(|spec| spec.name).collect()
+        specs(config, LOGITS).unwrap().into_iter().map(|spec| spec.name).collect()
     };
     let plain = names(&config);
     config.custom_text = true;
@@ -88,7 +89,7 @@ fn custom_text_moves_the_text_keys_and_nothing_else() {
 
 #[test]
 fn decay_skips_vectors_and_position_embeddings_only() {
-    for Spec { name, shape, decay, .. } in shapes::specs(&tiny(), LOGITS) {
+    for Spec { name, shape, decay, .. } in specs(&tiny(), LOGITS).unwrap() {
         let expected = shape.len() > 1 && !name.ends_with("positional_embedding");
         assert_eq!(decay, expected, "{name}");
     }
@@ -128,7 +129,7 @@ fn the_flat_layout_is_aligned_grouped_and_without_overlap() {
 #[test]
 fn initial_values_depend_on_seed_and_name_not_on_order() {
     let build = |seed, reverse: bool| {
-        let mut specs = shapes::specs(&tiny(), LOGITS);
+        let mut specs = specs(&tiny(), LOGITS).unwrap();
         if reverse {
             specs.reverse();
         }

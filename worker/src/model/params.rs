@@ -29,6 +29,17 @@ pub enum Tower {
     Head,
 }
 
+/// What an entry of the flat buffers is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Learned.
+    Parameter,
+    /// Part of the model that never changes, such as sine positions.
+    Fixed,
+    /// A running statistic, which a forward pass in training changes.
+    Statistic,
+}
+
 /// Where one parameter lies in the flat buffers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -44,6 +55,9 @@ pub struct Entry {
     pub tower: Tower,
     /// Whether weight decay applies: not to vectors, scalars and position embeddings.
     pub decay: bool,
+    /// What it is for. The gradient of what is not learned is always zero, so an optimizer leaves
+    /// it as it is.
+    pub role: Role,
 }
 
 /// What [`Params::new`] needs to know of a parameter.
@@ -52,6 +66,7 @@ pub(super) struct Spec {
     pub(super) shape: Vec<i64>,
     pub(super) tower: Tower,
     pub(super) decay: bool,
+    pub(super) role: Role,
     pub(super) init: Init,
 }
 
@@ -85,6 +100,7 @@ impl Params {
                 len,
                 tower: spec.tower,
                 decay: spec.decay,
+                role: spec.role,
             });
             end = (end + len).next_multiple_of(ALIGNMENT);
         }
@@ -95,8 +111,10 @@ impl Params {
             view(&flat, entry).copy_(&Tensor::from_slice(&values).view(entry.shape.as_slice()));
         }
         // Detached first: a leaf must not carry the history of how it was cut out.
-        let leaves =
-            entries.iter().map(|entry| view(&flat, entry).detach().set_requires_grad(true));
+        let leaves = entries.iter().map(|entry| {
+            let learned = entry.role == Role::Parameter;
+            view(&flat, entry).detach().set_requires_grad(learned)
+        });
         let by_name =
             entries.iter().enumerate().map(|(i, entry)| (entry.name.clone(), i)).collect();
         let leaves = leaves.collect();
@@ -184,8 +202,9 @@ impl Params {
         surrogate: &Tensor,
         accumulate: bool,
     ) -> Result<(), Error> {
+        let learned = |entry: &Entry| entry.tower == tower && entry.role == Role::Parameter;
         let members: Vec<usize> =
-            (0..self.entries.len()).filter(|&index| self.entries[index].tower == tower).collect();
+            (0..self.entries.len()).filter(|&index| learned(&self.entries[index])).collect();
         let leaves: Vec<&Tensor> = members.iter().map(|&index| &self.leaves[index]).collect();
         let found = Tensor::f_run_backward(&[surrogate], &leaves, false, false)
             .map_err(|source| Error::Backward { tower, source })?;

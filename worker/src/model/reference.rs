@@ -1,10 +1,10 @@
 //! OpenCLIP's forward pass written out plainly, for tests: a convolution, full-length captions,
 //! every token of every block, explicit softmax, dense gradients.
 
-use ringmaster_manifest::model_config::{ModelConfig, TextPool, VisionPool};
+use ringmaster_manifest::model_config::{Layers, ModelConfig, TextPool, VisionPool};
 use tch::{Kind, Tensor};
 
-use super::{Mode, Params, patches, shapes};
+use super::{Mode, Params, vision};
 
 /// A model's parameters under another forward pass.
 pub(super) struct Reference<'a> {
@@ -14,21 +14,21 @@ pub(super) struct Reference<'a> {
 
 impl Reference<'_> {
     pub(super) fn encode_image(&self, images: &Tensor, mode: &Mode<'_>) -> Tensor {
-        let vision = &self.config.vision_cfg;
+        let cfg = &self.config.vision_cfg;
         let batch = images.size()[0];
         let x = images.conv2d::<Tensor>(
             &self.get("visual.conv1.weight"),
             None,
-            [vision.patch_size; 2],
+            [cfg.patch_size; 2],
             [0, 0],
             [1, 1],
             1,
         );
         let x = x.flatten(2, 3).transpose(1, 2); // [N, g², W]
-        let class = self.get("visual.class_embedding").expand([batch, 1, vision.width], false);
+        let class = self.get("visual.class_embedding").expand([batch, 1, cfg.width], false);
         let x = Tensor::cat(&[class, x], 1) + self.get("visual.positional_embedding");
-        let grid = shapes::grid(vision).pow(2);
-        let x = match patches::kept(mode, batch, grid, vision.patch_dropout).unwrap() {
+        let grid = (cfg.image_size / cfg.patch_size).pow(2);
+        let x = match vision::kept(mode, grid, cfg.patch_dropout) {
             None => x,
             Some(kept) => {
                 let rows = kept.iter().zip(0..).map(|(kept, row)| {
@@ -39,16 +39,19 @@ impl Reference<'_> {
                 Tensor::stack(&rows.collect::<Vec<_>>(), 0)
             }
         };
-        let x = if vision.no_ln_pre { x } else { self.layer_norm(&x, "visual.ln_pre") };
-        let heads = vision.width / vision.head_width;
-        let x = self.blocks(x, "visual.", vision.layers, heads, false);
-        let pool = |x: &Tensor| match vision.pool_type {
+        let x = if cfg.no_ln_pre { x } else { self.layer_norm(&x, "visual.ln_pre") };
+        let heads = cfg.width / cfg.head_width;
+        let Layers::Blocks(layers) = cfg.layers else {
+            panic!("{:?} is no transformer", cfg.layers)
+        };
+        let x = self.blocks(x, "visual.", layers, heads, false);
+        let pool = |x: &Tensor| match cfg.pool_type {
             VisionPool::Tok => x.select(1, 0),
             VisionPool::Avg => {
                 x.narrow(1, 1, x.size()[1] - 1).mean_dim([1_i64].as_slice(), false, None)
             }
         };
-        let pooled = match vision.final_ln_after_pool {
+        let pooled = match cfg.final_ln_after_pool {
             true => self.layer_norm(&pool(&x), "visual.ln_post"),
             false => pool(&self.layer_norm(&x, "visual.ln_post")),
         };
@@ -57,7 +60,7 @@ impl Reference<'_> {
 
     pub(super) fn encode_text(&self, tokens: &Tensor) -> Tensor {
         let text = &self.config.text_cfg;
-        let prefix = shapes::text_prefix(self.config);
+        let prefix = if self.config.has_text_prefix() { "text." } else { "" };
         let name = |part: &str| format!("{prefix}{part}");
         let table = self.get(&name("token_embedding.weight"));
         let x = table.index_select(0, &tokens.flatten(0, 1)).view([
@@ -71,6 +74,7 @@ impl Reference<'_> {
         let pooled = match text.pool_type {
             TextPool::First => x.select(1, 0),
             TextPool::Last => x.select(1, -1),
+            TextPool::Eos => panic!("the golden files cover this"),
             TextPool::Argmax => {
                 let places = tokens.argmax(-1, false).view([-1, 1, 1]);
                 x.gather(1, &places.expand([-1, 1, text.width], false), false).squeeze_dim(1)

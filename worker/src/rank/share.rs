@@ -117,7 +117,7 @@ impl<'a> Share<'a> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ringmaster_manifest::model_config::{ModelConfig, TextConfig, VisionConfig};
+    use ringmaster_manifest::model_config::{Layers, ModelConfig, TextConfig, VisionConfig};
 
     use super::*;
     use crate::collective::Solo;
@@ -132,7 +132,7 @@ mod tests {
         let config = ModelConfig {
             embed_dim: 12,
             vision_cfg: VisionConfig {
-                layers: 2,
+                layers: Layers::Blocks(2),
                 width: 16,
                 head_width: 8,
                 patch_size: 4,
@@ -148,10 +148,7 @@ mod tests {
                 layers: 2,
                 ..TextConfig::default()
             },
-            quick_gelu: false,
-            custom_text: false,
-            init_logit_scale: None,
-            init_logit_bias: None,
+            ..ModelConfig::default()
         };
         let init = LogitInit { scale: 2.3, bias: Some(-10.0) };
         Clip::with_kinds(&config, Kind::Double, Kind::Double, Device::Cpu, 5, init).unwrap()

@@ -186,7 +186,7 @@ fn copy_and_hash(pieces: &mut [Piece<'_, '_>], threads: usize) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::Tower;
+    use crate::model::{Role, Tower};
 
     /// Parameters of 16 × 3 elements and more, with a gap after the first.
     const LENS: [usize; 4] = [5, 300_000, 1, 77];
@@ -197,7 +197,8 @@ mod tests {
         for (index, len) in LENS.into_iter().enumerate() {
             let name = format!("p{index}");
             let (shape, tower) = (vec![len as i64], Tower::Text);
-            entries.push(Entry { name, shape, offset: end, len, tower, decay: true });
+            let role = Role::Parameter;
+            entries.push(Entry { name, shape, offset: end, len, tower, decay: true, role });
             end = (end + len).next_multiple_of(16);
         }
         (entries, end)

@@ -2,8 +2,7 @@
 
 use tch::Tensor;
 
-use super::Error;
-use super::clip::Mode;
+use super::super::clip::Mode;
 use crate::rng::{Site, Stream};
 
 /// Returns every patch as a row, patches of an image one after another, row by row of the grid.
@@ -29,24 +28,13 @@ pub(super) fn patchify(images: &Tensor, patch: i64, grid: i64) -> Tensor {
 ///
 /// As OpenCLIP's `PatchDropout` (arXiv:2212.00794) a share `dropout` of the patches is left out at
 /// random and at least one stays. Which ones depends on seed, step and global row only.
-///
-/// # Errors
-/// When the rows given are not as many as the images.
-pub(super) fn kept(
-    mode: &Mode<'_>,
-    batch: i64,
-    patches: i64,
-    dropout: f64,
-) -> Result<Option<Vec<Vec<i64>>>, Error> {
-    let Mode::Train { seed, step, rows } = *mode else { return Ok(None) };
-    if rows.len() as i64 != batch {
-        return Err(Error::Rows { rows: rows.len(), batch });
-    }
+pub(in super::super) fn kept(mode: &Mode<'_>, patches: i64, dropout: f64) -> Option<Vec<Vec<i64>>> {
+    let Mode::Train { seed, step, rows } = *mode else { return None };
     if dropout == 0.0 {
-        return Ok(None);
+        return None;
     }
     let count = ((patches as f64 * (1.0 - dropout)) as usize).max(1);
-    Ok(Some(rows.iter().map(|&row| kept_of_row(seed, step, row, patches, count)).collect()))
+    Some(rows.iter().map(|&row| kept_of_row(seed, step, row, patches, count)).collect())
 }
 
 fn kept_of_row(seed: u64, step: u64, row: u64, patches: i64, count: usize) -> Vec<i64> {
@@ -64,11 +52,12 @@ fn kept_of_row(seed: u64, step: u64, row: u64, patches: i64, count: usize) -> Ve
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::super::Error;
     use super::*;
 
     fn kept_rows(rows: &[u64]) -> Vec<Vec<i64>> {
         let mode = Mode::Train { seed: 3, step: 11, rows };
-        kept(&mode, rows.len() as i64, 16, 0.5).unwrap().unwrap()
+        kept(&mode, 16, 0.5).unwrap()
     }
 
     #[test]
@@ -86,10 +75,10 @@ mod tests {
             assert!(patches.is_sorted_by(|a, b| a < b) && patches[0] >= 0 && patches[7] < 16);
         }
         let mode = Mode::Train { seed: 0, step: 0, rows: &[0] };
-        assert_eq!(kept(&mode, 1, 9, 0.75).unwrap().unwrap()[0].len(), 2);
-        assert_eq!(kept(&mode, 1, 9, 0.99).unwrap().unwrap()[0].len(), 1);
-        assert!(kept(&Mode::Eval, 1, 9, 0.5).unwrap().is_none());
-        assert!(matches!(kept(&mode, 2, 9, 0.5), Err(Error::Rows { rows: 1, batch: 2 })));
+        assert_eq!(kept(&mode, 9, 0.75).unwrap()[0].len(), 2);
+        assert_eq!(kept(&mode, 9, 0.99).unwrap()[0].len(), 1);
+        assert!(kept(&Mode::Eval, 9, 0.5).is_none());
+        assert!(matches!(mode.check_rows(2), Err(Error::Rows { rows: 1, batch: 2 })));
     }
 
     #[test]
