@@ -88,13 +88,13 @@ impl Builder<'_> {
     }
 
     fn unknown_model(&mut self, name: &str) {
-        let known: Vec<&str> = self.models.names().collect();
+        let known = self.models.names().count();
         let problem = Problem::Value {
             field: "spec.model.name".to_owned(),
             value: format!("{name:?}"),
             expected: format!(
-                "a known model ({}), or one of the folder that {} names",
-                known.join(", "),
+                "one of the {known} models that `ringmaster models` lists, or one of the folder that \
+                 {} names",
                 crate::catalogue::FOLDER_VARIABLE
             ),
             nearest: self.models.nearest(name).into_iter().map(str::to_owned).collect(),

@@ -96,6 +96,11 @@ impl ModelCatalogue {
         self.models.keys().map(String::as_str)
     }
 
+    /// Returns all models, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &ModelConfig)> {
+        self.models.iter().map(|(name, config)| (name.as_str(), config))
+    }
+
     /// Returns up to three names that look like `name`.
     pub fn nearest(&self, name: &str) -> Vec<&str> {
         nearest::names(name, self.names(), 3)

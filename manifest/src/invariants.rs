@@ -24,6 +24,7 @@ pub(crate) fn violations(job: &TrainJob) -> Vec<Violation> {
     let mut found = Vec::new();
     resources(job, &mut found);
     precision(job, &mut found);
+    batch_norm(job, &mut found);
     batch(job, &mut found);
     augmentation(job, &mut found);
     loss(job, &mut found);
@@ -73,6 +74,36 @@ fn precision(job: &TrainJob, found: &mut Vec<Violation>) {
             reason: "f64 is computed on the CPU only; use fp32 or amp_bf16, or set \
                      resources.accelerator to cpu"
                 .to_owned(),
+        });
+    }
+}
+
+/// Batch norms take their statistics over the batch that one forward pass sees. The global batch's
+/// are what a run on one device has; parts of it would train another model.
+fn batch_norm(job: &TrainJob, found: &mut Vec<Violation>) {
+    if !job.model.config.has_batch_norm() {
+        return;
+    }
+    let name = &job.model.name;
+    if job.resources.ranks > 1 {
+        found.push(Violation {
+            field: "spec.resources.ranks",
+            others: &["spec.model.name"],
+            reason: format!(
+                "{name} has batch norms, whose statistics are taken over the whole global batch; \
+                 expected 1 rank, or a model without them (ViT, ConvNeXt)"
+            ),
+        });
+    }
+    let (micro, global) = (job.batch.micro_per_rank, job.batch.global);
+    if micro.is_some_and(|micro| micro < global) {
+        found.push(Violation {
+            field: "spec.batch.micro_per_rank",
+            others: &["spec.model.name"],
+            reason: format!(
+                "{name} has batch norms, whose statistics are taken over the whole global batch; \
+                 leave micro_per_rank out, or use a model without them (ViT, ConvNeXt)"
+            ),
         });
     }
 }

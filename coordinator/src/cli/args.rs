@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Nodes(Nodes),
     /// Look at checkpoints, verify, copy, export and delete them
     Checkpoints(Checkpoints),
+    /// List the models a manifest can name, with their sizes
+    Models(super::models::Models),
     /// Check manifests without running anything
     Validate(Validate),
     /// Print the JSON Schema of manifests

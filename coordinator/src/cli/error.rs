@@ -28,6 +28,9 @@ pub(crate) enum Error {
     /// The folder of further model configurations is not usable.
     #[error("the models that RINGMASTER_MODELS names cannot be used")]
     Models(#[source] ringmaster_manifest::catalogue::Error),
+    /// No model has this name.
+    #[error("no model is called {name:?} (`ringmaster models` lists all){}", did_you_mean(nearest))]
+    UnknownModel { name: String, nearest: Vec<String> },
     /// A flag's value does not fit the job.
     #[error("{flag} {value} does not fit: {constraint}; {remedy}")]
     Flag { flag: &'static str, value: String, constraint: String, remedy: String },
@@ -151,6 +154,7 @@ impl Error {
             Self::ReadManifest { .. }
             | Self::Manifest { .. }
             | Self::Models(_)
+            | Self::UnknownModel { .. }
             | Self::Flag { .. }
             | Self::MissingData { .. }
             | Self::Resume { .. }
@@ -194,6 +198,13 @@ fn not_verified(bad: usize, of: usize, latest: bool) -> String {
 }
 
 const MISSING_SHOWN: usize = 5;
+
+fn did_you_mean(nearest: &[String]) -> String {
+    match nearest {
+        [] => String::new(),
+        names => format!("; did you mean {}?", names.join(", ")),
+    }
+}
 
 fn missing_data(missing: &[MissingFile]) -> String {
     let mut text = format!("{} data file(s) are missing; nothing was started", missing.len());

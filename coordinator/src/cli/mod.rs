@@ -3,7 +3,7 @@
 //! Files in reading order: [`args`] (what can be asked), [`run`] here (who answers), [`train`]
 //! (a whole cluster in one command) with [`agent_process`], [`coordinator`]; [`job_file`] and
 //! [`resume`] (from a manifest to a request); [`client`], [`watch`] and [`progress`] (following a
-//! job); [`checkpoints`]; [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
+//! job); [`checkpoints`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
 //! [`open_files`], [`output`] and [`error`].
 
 mod agent_process;
@@ -17,6 +17,7 @@ mod job_file;
 mod json;
 mod listing;
 mod logs;
+mod models;
 mod open_files;
 mod output;
 mod progress;
@@ -71,6 +72,7 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
         Command::Resume(args) => resume(args).await,
         Command::Nodes(args) => nodes(args).await,
         Command::Checkpoints(args) => Box::pin(checkpoints::run(&args.command)).await,
+        Command::Models(args) => models::models(args),
         Command::Validate(args) => validate(&args.manifests, args.data),
         Command::Schema => schema(),
         Command::Bench(args) => bench::run(args).await,

@@ -1,5 +1,9 @@
 //! One fixture per kind of mistake; `good.yaml` with the mistake made in it.
 
+use std::path::Path;
+
+use ringmaster_manifest::ModelCatalogue;
+
 use crate::{fixture, parse};
 
 fn assert_mistakes(name: &str, expected: &[&str]) {
@@ -97,10 +101,23 @@ fn numbers_out_of_range_say_the_range() {
 fn an_unknown_model_names_the_known_and_the_nearest() {
     assert_mistakes(
         "unknown_model.yaml",
-        &["job.yaml:8:17: spec.model.name is \"ViT-B16\"; expected a known model (ViT-B-16, \
-             ViT-B-32), or one of the folder that RINGMASTER_MODELS names; did you mean \
-             ViT-B-16?"],
+        &["job.yaml:8:17: spec.model.name is \"ViT-B16\"; expected one of the 2 models \
+             that `ringmaster models` lists, or one of the folder that RINGMASTER_MODELS names; \
+             did you mean ViT-B-16?"],
     );
+}
+
+#[test]
+fn batch_norms_want_the_whole_batch_in_one_place() {
+    let text = fixture("unknown_model.yaml").replace("ViT-B16", "RN50");
+    let name = "RN50".to_owned();
+    let config = ModelCatalogue::builtin().get(&name).unwrap().clone();
+    let models: ModelCatalogue = [(name, config)].into_iter().collect();
+    let parsed = ringmaster_manifest::parse(&text, "job.yaml", Path::new("/jobs"), &models);
+    let errors = parsed.unwrap_err().to_string();
+    let reason = "RN50 has batch norms, whose statistics are taken over the whole global batch";
+    assert!(errors.contains(&format!("spec.resources.ranks is 2: {reason}; expected 1 rank")));
+    assert!(errors.contains(&format!("spec.batch.micro_per_rank is 512: {reason}; leave")));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Tests of the model's parameters: names, shapes, layout and initial values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_manifest::model_config::ModelConfig;
 use ringmaster_manifest::spec::Precision;
+use sha2::Digest as _;
 use tch::{Device, Kind};
 
 use super::clip::specs;
@@ -190,4 +191,39 @@ fn initial_standard_deviations_are_open_clips() {
     );
     assert!((clip.logit_scale() - 2.3).abs() < 1e-6);
     assert_eq!(clip.logit_bias(), Some(-10.0));
+}
+
+/// What `tests/parity/model_shapes.py` writes of a model.
+#[derive(serde::Deserialize)]
+struct Shapes {
+    image: i64,
+    text: i64,
+    digest: String,
+}
+
+fn digest(specs: &[Spec]) -> String {
+    let mut lines: Vec<String> =
+        specs.iter().map(|spec| format!("{} {:?}", spec.name, spec.shape)).collect();
+    lines.sort();
+    hex::encode(sha2::Sha256::digest(lines.join("\n")))
+}
+
+#[test]
+fn every_named_model_has_open_clips_names_shapes_and_number_of_parameters() {
+    let golden = include_str!("../../../tests/parity/golden/shapes-of-models.json");
+    let golden: BTreeMap<String, Shapes> = serde_json::from_str(golden).unwrap();
+    let catalogue = ringmaster_manifest::ModelCatalogue::builtin();
+    let ours: BTreeSet<&str> = catalogue.names().filter(|name| *name != "emoji-vit").collect();
+    assert_eq!(ours, golden.keys().map(String::as_str).collect());
+    for (name, expected) in &golden {
+        let config = catalogue.get(name).unwrap();
+        let logits = LogitInit { scale: 0.0, bias: config.init_logit_bias };
+        let specs = specs(config, logits).unwrap();
+        assert_eq!(digest(&specs), expected.digest, "{name}");
+        assert_eq!(config.image_size().parameters, expected.image, "{name}: image");
+        assert_eq!(config.text_size().parameters, expected.text, "{name}: text");
+        let counted = Clip::count_parameters(config).unwrap() as i64;
+        let bias = i64::from(config.init_logit_bias.is_none());
+        assert_eq!(counted, config.parameters() + bias, "{name}");
+    }
 }
