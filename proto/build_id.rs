@@ -15,8 +15,8 @@ const CRATE_PARTS: [&str; 5] = ["Cargo.toml", "build.rs", "build_id.rs", "proto"
 /// Folders outside the crates whose files are compiled in.
 const EMBEDDED: [&str; 1] = ["configs/models"];
 
-/// Folders whose crates end up in every binary, beside the binary's own.
-const SHARED: [&str; 3] = ["proto", "manifest", "checkpoint"];
+/// Folders whose crates the binaries are made of, beside the binary's own.
+const SHARED: [&str; 4] = ["proto", "manifest", "checkpoint", "weights"];
 
 /// Returns the first 16 hexadecimal digits of the SHA-256 over the sources of the binary whose crate
 /// lies in folder `own` below `root`: its crate and those it builds on, what they embed and the lock

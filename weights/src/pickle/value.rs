@@ -1,0 +1,162 @@
+//! What a pickle builds.
+
+use crate::Tensor;
+
+/// Number of a value in its pickle.
+pub(crate) type Id = usize;
+
+/// Type and place of the elements of some tensors.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    pub(crate) dtype: crate::DType,
+    /// The name of its data: an entry of the archive, or a key of the legacy format.
+    pub(crate) key: String,
+    /// Elements.
+    pub(crate) len: usize,
+}
+
+/// A value of a pickle. Parts are named by number; see [`ValueRef`].
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// `None`.
+    None,
+    /// `True` or `False`.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A float.
+    Float(f64),
+    /// Text.
+    Str(String),
+    /// Bytes.
+    Bytes(Vec<u8>),
+    /// A list, tuple or set.
+    List(Vec<usize>),
+    /// A dictionary, in its order.
+    Dict(Vec<(usize, usize)>),
+    /// A name that is on the list of harmless ones.
+    Global(String),
+    /// An instance of a class, and what its attributes were set from.
+    Object {
+        /// Name of the class.
+        class: String,
+        /// What it was made with.
+        arguments: usize,
+        /// What its attributes were set from, if anything.
+        state: Option<usize>,
+    },
+    /// A tensor.
+    Tensor(Box<Tensor>),
+    /// The elements of some tensors.
+    #[doc(hidden)]
+    Storage(StorageValue),
+}
+
+/// The elements of some tensors, opaque outside.
+#[derive(Debug, Clone)]
+pub struct StorageValue(pub(crate) Storage);
+
+/// A pickle that has been run.
+#[derive(Debug, Clone)]
+pub struct Pickle {
+    pub(crate) values: Vec<Value>,
+    pub(crate) root: Id,
+}
+
+/// One value of a [`Pickle`].
+#[derive(Debug, Clone, Copy)]
+pub struct ValueRef<'a> {
+    pickle: &'a Pickle,
+    id: Id,
+}
+
+impl Pickle {
+    /// Returns the value that the pickle is.
+    pub fn root(&self) -> ValueRef<'_> {
+        ValueRef { pickle: self, id: self.root }
+    }
+}
+
+impl<'a> ValueRef<'a> {
+    /// Returns the value itself.
+    pub fn value(self) -> &'a Value {
+        &self.pickle.values[self.id]
+    }
+
+    fn at(self, id: Id) -> Self {
+        Self { pickle: self.pickle, id }
+    }
+
+    /// Returns what a dictionary, or an object's state, holds under `key`.
+    pub fn get(self, key: &str) -> Option<Self> {
+        self.entries().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// Returns what a dictionary holds under the number `key`.
+    pub fn get_index(self, key: i64) -> Option<Self> {
+        let Value::Dict(entries) = self.value() else { return None };
+        let found = entries.iter().find(|(name, _)| self.at(*name).as_i64() == Some(key));
+        found.map(|(_, value)| self.at(*value))
+    }
+
+    /// Returns the entries of a dictionary, or of an object's state, whose keys are text.
+    pub fn entries(self) -> impl Iterator<Item = (&'a str, Self)> {
+        let entries = match self.value() {
+            Value::Dict(entries) => entries.as_slice(),
+            Value::Object { state: Some(state), .. } => match &self.pickle.values[*state] {
+                Value::Dict(entries) => entries.as_slice(),
+                _ => &[],
+            },
+            _ => &[],
+        };
+        entries.iter().filter_map(move |(key, value)| Some((self.at(*key).as_str()?, self.at(*value))))
+    }
+
+    /// Returns the elements of a list, tuple or set.
+    pub fn elements(self) -> impl Iterator<Item = Self> {
+        let elements = match self.value() {
+            Value::List(elements) => elements.as_slice(),
+            _ => &[],
+        };
+        elements.iter().map(move |id| self.at(*id))
+    }
+
+    /// Returns text.
+    pub fn as_str(self) -> Option<&'a str> {
+        match self.value() {
+            Value::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Returns an integer.
+    pub fn as_i64(self) -> Option<i64> {
+        match self.value() {
+            Value::Int(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    /// Returns a number, whether it is an integer, a float or a tensor of one element.
+    pub fn as_f64(self) -> Option<f64> {
+        match self.value() {
+            Value::Int(value) => Some(*value as f64),
+            Value::Float(value) => Some(*value),
+            Value::Tensor(tensor) => tensor.scalar().map(f64::from),
+            _ => None,
+        }
+    }
+
+    /// Returns a tensor.
+    pub fn as_tensor(self) -> Option<&'a Tensor> {
+        match self.value() {
+            Value::Tensor(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// Returns whether it is a dictionary or an object.
+    pub(crate) fn is_mapping(self) -> bool {
+        matches!(self.value(), Value::Dict(_) | Value::Object { .. })
+    }
+}

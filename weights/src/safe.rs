@@ -1,0 +1,57 @@
+//! safetensors: a header of JSON, then the data.
+
+use std::collections::BTreeMap;
+
+use safetensors::{Dtype, SafeTensors};
+
+use crate::map::{Bytes, MappedFile};
+use crate::{DType, Error, Tensor};
+
+const FORMAT: &str = "safetensors";
+
+/// Returns the tensors and the metadata of a file.
+pub(crate) fn read(
+    file: &MappedFile,
+) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), Error> {
+    let corrupt = |reason: String| Error::corrupt(file.path(), FORMAT, reason);
+    let (header_len, header) = SafeTensors::read_metadata(file).map_err(|error| {
+        corrupt(format!("its header cannot be read from {} bytes: {error}", file.len()))
+    })?;
+    let begin = header_len + 8;
+    let data = header.data_len();
+    if begin.checked_add(data).is_none_or(|end| end > file.len()) {
+        let present = file.len() - begin;
+        return Err(corrupt(format!(
+            "its header announces {data} bytes of data, and {present} are there: it is cut short; \
+             download it again"
+        )));
+    }
+    let mut tensors = BTreeMap::new();
+    for (name, info) in header.tensors() {
+        let dtype = dtype(info.dtype)
+            .ok_or_else(|| corrupt(format!("{name} is of type {:?}, which no model here has", info.dtype)))?;
+        let (from, to) = info.data_offsets;
+        let storage = Bytes::Part(file.clone(), begin + from..begin + to);
+        let tensor = Tensor::contiguous(dtype, info.shape.clone(), storage)
+            .map_err(|reason| corrupt(format!("{name} is {reason}")))?;
+        tensors.insert(name, tensor);
+    }
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((tensors, metadata.into_iter().collect()))
+}
+
+fn dtype(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U8 => DType::U8,
+        Dtype::BOOL => DType::Bool,
+        _ => return None,
+    })
+}

@@ -1,0 +1,152 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/golden").join(name)
+}
+
+fn open(name: &str) -> Weights {
+    Weights::open(&golden(name)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Opens a file of these bytes.
+fn open_bytes(bytes: &[u8]) -> Result<Weights, Error> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    Weights::open(file.path())
+}
+
+/// Compares names, shapes and values, exactly.
+fn assert_same(what: &str, found: &BTreeMap<String, Tensor>) {
+    let expected = open(&format!("{what}.safetensors"));
+    let names = |tensors: &BTreeMap<String, Tensor>| tensors.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected.tensors()), "{what}");
+    for (name, expected) in expected.tensors() {
+        assert_eq!(found[name].shape(), expected.shape(), "{what}: {name}");
+        assert_eq!(found[name].to_f32(), expected.to_f32(), "{what}: {name}");
+    }
+}
+
+#[test]
+fn pytorchs_checkpoints_hold_what_pytorch_finds_in_them() {
+    for what in ["weights-zip", "weights-legacy", "weights-script", "weights-epoch"] {
+        let weights = open(&format!("{what}.pt"));
+        assert_eq!(weights.format(), Format::PyTorch);
+        assert_same(what, weights.tensors());
+    }
+    let zip = open("weights-zip.pt");
+    assert_eq!(zip.tensors()["brain"].dtype(), DType::BF16);
+    assert_eq!(zip.tensors()["counts"].dtype(), DType::I64);
+}
+
+#[test]
+fn what_lies_beside_the_weights_can_be_read() {
+    let weights = open("weights-epoch.pt");
+    let root = weights.root().unwrap();
+    assert_eq!(root.get("epoch").unwrap().as_i64(), Some(1));
+    assert_eq!(root.get("name").unwrap().as_str(), Some("toy"));
+    let optimizer = root.get("optimizer").unwrap();
+    let first = optimizer.get("state").unwrap().get_index(0).unwrap();
+    assert_eq!(first.get("step").unwrap().as_f64(), Some(2.0));
+    assert_eq!(first.get("exp_avg").unwrap().as_tensor().unwrap().shape(), [2]);
+    let groups: Vec<_> = optimizer.get("param_groups").unwrap().elements().collect();
+    assert_eq!(groups[1].get("lr").unwrap().as_f64(), Some(1e-2));
+    let numbers: Vec<_> = groups[1].get("params").unwrap().elements().collect();
+    assert_eq!(numbers[0].as_i64(), Some(1));
+}
+
+#[test]
+fn googles_checkpoints_become_what_open_clip_and_timm_make_of_them() {
+    for what in ["weights-big-vision", "weights-big-vision-stacked"] {
+        let weights = open(&format!("{what}.npz"));
+        assert_eq!(weights.format(), Format::Npz);
+        assert_same(what, &big_vision(&weights).unwrap().unwrap());
+    }
+    let weights = open("weights-augreg.npz");
+    assert!(big_vision(&weights).unwrap().is_none());
+    assert_same("weights-augreg", &vision_transformer(&weights).unwrap().unwrap());
+    assert!(vision_transformer(&open("weights-zip.pt")).unwrap().is_none());
+}
+
+#[test]
+fn a_pickle_that_would_call_a_function_is_refused_by_its_name() {
+    let error = Weights::open(&golden("weights-malice.pt")).unwrap_err();
+    assert!(matches!(&error, Error::Refused { global, .. } if global == "posix.system"));
+    let text = error.to_string();
+    assert!(text.contains("posix.system (at byte"), "{text}");
+    assert!(text.contains("refused, and nothing was executed"), "{text}");
+    assert!(!Path::new("malice-was-here").exists());
+    for global in [&b"cos\nsystem\n"[..], b"cbuiltins\neval\n", b"ctorch\nload\n"] {
+        let pickle = [global, b"(S'x'\ntR."].concat();
+        let error = pickle::run(&pickle, &mut |_, _, _, _| Err(String::new())).unwrap_err();
+        assert!(matches!(error.reason, pickle::Reason::Refused(_)));
+        assert_eq!(error.position, 0);
+    }
+}
+
+#[test]
+fn files_that_are_cut_short_or_no_weights_say_so() {
+    let whole = std::fs::read(golden("weights-zip.safetensors")).unwrap();
+    let text = open_bytes(&whole[..whole.len() - 5]).unwrap_err().to_string();
+    assert!(text.contains("is not intact safetensors"), "{text}");
+    let text = open_bytes(&whole[..40]).unwrap_err().to_string();
+    assert!(text.contains("its header cannot be read from 40 bytes"), "{text}");
+    for name in ["weights-zip.pt", "weights-legacy.pt", "weights-augreg.npz"] {
+        let whole = std::fs::read(golden(name)).unwrap();
+        for part in 1..20 {
+            let cut = whole.len() * part / 20;
+            assert!(open_bytes(&whole[..cut]).is_err(), "{name} cut to {cut} bytes");
+        }
+    }
+    let text = open_bytes(b"version https://git-lfs").unwrap_err().to_string();
+    assert!(text.contains("begins like no weights that are known (\"version \")"), "{text}");
+    assert!(open_bytes(b"").unwrap_err().to_string().contains("it is empty"));
+    let missing = Weights::open(Path::new("nothing.pt")).unwrap_err();
+    assert_eq!(missing.to_string(), "cannot read nothing.pt");
+}
+
+#[test]
+fn views_that_leave_their_storage_are_refused() {
+    let storage = || map::Bytes::Own(std::sync::Arc::new(vec![0; 24]));
+    let view = |shape: &[usize], strides: &[usize], offset| {
+        Tensor::new(DType::F32, shape.to_vec(), strides.to_vec(), offset, storage())
+    };
+    assert!(view(&[2, 3], &[3, 1], 0).is_ok());
+    assert!(view(&[2, 3], &[3, 1], 1).is_err());
+    assert!(view(&[usize::MAX, 2], &[1, 1], 0).is_err());
+    assert!(view(&[2], &[usize::MAX], 1).is_err());
+    assert!(view(&[1 << 40], &[0], 0).is_err(), "repeated without bound");
+    assert!(view(&[0, 5], &[5, 1], 0).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_reader_panic(
+        name in prop::sample::select(vec![
+            "weights-zip.pt", "weights-legacy.pt", "weights-epoch.pt", "weights-script.pt",
+            "weights-zip.safetensors", "weights-augreg.npz",
+        ]),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = std::fs::read(golden(name)).unwrap();
+        for (place, value) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+        }
+        if let Ok(weights) = open_bytes(&bytes) {
+            for tensor in weights.tensors().values() {
+                let _ = tensor.to_f32();
+            }
+            let _ = vision_transformer(&weights);
+        }
+    }
+
+    #[test]
+    fn no_pickle_makes_the_machine_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = pickle::run(&bytes, &mut |_, _, _, _| Err(String::new()));
+    }
+}

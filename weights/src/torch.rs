@@ -1,0 +1,143 @@
+//! PyTorch's checkpoints: a pickle that says what there is, and the storages it names.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use zip::ZipArchive;
+
+use crate::map::{Bytes, MappedFile};
+use crate::npz::entry;
+use crate::pickle::{self, Failure, Pickle, Reason, Storage, Value, ValueRef};
+use crate::{DType, Error, Tensor};
+
+const ZIP: &str = "PyTorch archive";
+const LEGACY: &str = "PyTorch checkpoint of the format before 1.6";
+/// First pickle of the legacy format.
+const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+/// Deepest module of a TorchScript archive that is looked at.
+const DEEPEST: usize = 64;
+/// Most tensors that a TorchScript archive may name.
+const MOST: usize = 1 << 20;
+
+/// Reads a zip archive: `<name>/data.pkl` and `<name>/data/<key>`; of a TorchScript archive also
+/// the tensors that its modules hold.
+pub(crate) fn read_zip(file: &MappedFile) -> Result<Pickle, Error> {
+    let corrupt = |reason: String| Error::corrupt(file.path(), ZIP, reason);
+    let mut archive = ZipArchive::new(Cursor::new(&file[..]))
+        .map_err(|error| corrupt(format!("it is no zip archive, or cut short: {error}")))?;
+    let mut entries = BTreeMap::new();
+    for index in 0..archive.len() {
+        let (name, bytes) = entry(file, &mut archive, index)?;
+        entries.insert(name, bytes);
+    }
+    let pickle = entries.keys().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
+    let pickle = pickle.ok_or_else(|| corrupt("it has no data.pkl".to_owned()))?.clone();
+    let folder = pickle.trim_end_matches("data.pkl").to_owned();
+    if entries.get(&format!("{folder}byteorder")).is_some_and(|order| &order[..] == b"big") {
+        return Err(corrupt("it was written on a big-endian machine".to_owned()));
+    }
+    let mut view = |storage: &Storage, offset, shape, strides| {
+        let name = format!("{folder}data/{}", storage.key);
+        let bytes = entries.get(&name).ok_or_else(|| format!("its storage {name} is missing"))?;
+        let expected = storage.len.saturating_mul(storage.dtype.size());
+        if bytes.len() < expected {
+            return Err(format!("{name} has {} bytes, expected {expected}", bytes.len()));
+        }
+        Tensor::new(storage.dtype, shape, strides, offset, bytes.clone())
+    };
+    let ran = pickle::run(&entries[&pickle], &mut view);
+    ran.map(|(value, _)| value).map_err(|failure| fail(file, ZIP, &pickle, failure))
+}
+
+/// Returns whether a file begins as one of the legacy format: a pickle of a magic number.
+pub(crate) fn is_legacy(bytes: &[u8]) -> bool {
+    bytes.len() > 20 && bytes[0] == 0x80 && bytes[2] == 0x8a && bytes[4..].starts_with(&MAGIC)
+}
+
+/// Reads the legacy format: pickles of the magic number, the protocol, the machine, the data and
+/// the storages' keys, then every storage: its length, 8 bytes, and its elements.
+pub(crate) fn read_legacy(file: &MappedFile) -> Result<Pickle, Error> {
+    let failed = |failure| fail(file, LEGACY, "the pickle", failure);
+    let corrupt = |reason: String| Error::corrupt(file.path(), LEGACY, reason);
+    let mut at = 0;
+    for _ in 0..3 {
+        let (_, end) = pickle::run(&file[at..], &mut no_tensors).map_err(failed)?;
+        at += end;
+    }
+    let begin = at;
+    // Once to find where the storages lie, once more to build tensors on them.
+    let mut types: BTreeMap<String, DType> = BTreeMap::new();
+    let mut note = |storage: &Storage, _, _, _| {
+        types.insert(storage.key.clone(), storage.dtype);
+        Tensor::contiguous(DType::U8, vec![0], Bytes::Own(std::sync::Arc::default()))
+    };
+    let (_, end) = pickle::run(&file[begin..], &mut note).map_err(failed)?;
+    at += end;
+    let (keys, end) = pickle::run(&file[at..], &mut no_tensors).map_err(failed)?;
+    at += end;
+    let mut storages = BTreeMap::new();
+    for key in keys.root().elements().filter_map(ValueRef::as_str) {
+        let short = || corrupt(format!("storage {key} at byte {at} is cut short"));
+        let len = file.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        let len = u64::from_le_bytes(len.ok_or_else(short)?);
+        let size = types.get(key).map_or(1, |dtype| dtype.size());
+        let len = usize::try_from(len).ok().and_then(|len| len.checked_mul(size));
+        let end = len.and_then(|len| (at + 8).checked_add(len)).filter(|end| *end <= file.len());
+        let end = end.ok_or_else(short)?;
+        storages.insert(key.to_owned(), Bytes::Part(file.clone(), at + 8..end));
+        at = end;
+    }
+    let mut view = |storage: &Storage, offset, shape, strides| {
+        let bytes = storages.get(&storage.key);
+        let bytes = bytes.ok_or_else(|| format!("its storage {} is missing", storage.key))?;
+        Tensor::new(storage.dtype, shape, strides, offset, bytes.clone())
+    };
+    pickle::run(&file[begin..], &mut view).map(|(value, _)| value).map_err(failed)
+}
+
+fn no_tensors(_: &Storage, _: usize, _: Vec<usize>, _: Vec<usize>) -> Result<Tensor, String> {
+    Err("a tensor where none belongs".to_owned())
+}
+
+fn fail(file: &MappedFile, format: &'static str, part: &str, failure: Failure) -> Error {
+    let Failure { position, reason } = failure;
+    let path = file.path().to_owned();
+    match reason {
+        Reason::Refused(global) => {
+            Error::Refused { path, part: part.to_owned(), global, position }
+        }
+        Reason::Broken(reason) => {
+            Error::Corrupt { path, format, reason: format!("{part}, byte {position}: {reason}") }
+        }
+    }
+}
+
+/// Returns the tensors of a dictionary, or of a TorchScript module and the modules in it, by name.
+pub(crate) fn named_tensors(root: ValueRef<'_>) -> BTreeMap<String, Tensor> {
+    let mut found = BTreeMap::new();
+    collect(root, "", 0, &mut found);
+    found
+}
+
+fn collect(
+    value: ValueRef<'_>,
+    prefix: &str,
+    depth: usize,
+    found: &mut BTreeMap<String, Tensor>,
+) {
+    for (name, value) in value.entries() {
+        let name = format!("{prefix}{name}");
+        if found.len() >= MOST {
+            return;
+        }
+        match value.value() {
+            Value::Tensor(tensor) => {
+                found.insert(name, (**tensor).clone());
+            }
+            Value::Object { .. } if depth < DEEPEST => {
+                collect(value, &format!("{name}."), depth + 1, found);
+            }
+            _ => {}
+        }
+    }
+}
