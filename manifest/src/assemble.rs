@@ -5,7 +5,7 @@ use std::path::Path as FilePath;
 use crate::catalogue::ModelCatalogue;
 use crate::error::Problem;
 use crate::file::{self, File, OneOrMany};
-use crate::model_config::ModelConfig;
+use crate::model_config::{ModelConfig, PreprocessCfg};
 use crate::number::Count;
 use crate::source::Path;
 use crate::spec;
@@ -66,9 +66,18 @@ impl Builder<'_> {
             self.unknown_model(&name);
             ModelConfig { embed_dim: 1, ..ModelConfig::default() }
         });
+        let of_model = self.models.preprocess(&name).unwrap_or_default();
+        let preprocess = PreprocessCfg {
+            mean: model.image_mean.unwrap_or(of_model.mean),
+            std: model.image_std.unwrap_or(of_model.std),
+            interpolation: model.image_interpolation.unwrap_or(of_model.interpolation),
+            resize_mode: model.image_resize_mode.unwrap_or(of_model.resize_mode),
+            ..of_model
+        };
         spec::Model {
             name,
             config,
+            preprocess: Some(preprocess),
             precision: model.precision.unwrap_or(spec::Precision::Fp32),
             force_patch_dropout: model.force_patch_dropout,
             pretrained: self.checkpoint_url("spec.model.pretrained", model.pretrained),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-use crate::model_config::{self, ModelConfig};
+use crate::model_config::{self, ModelConfig, PreprocessCfg};
 use crate::nearest;
 
 mod builtin {
@@ -18,6 +18,8 @@ pub const FOLDER_VARIABLE: &str = "RINGMASTER_MODELS";
 #[derive(Debug, Clone, Default)]
 pub struct ModelCatalogue {
     models: BTreeMap<String, ModelConfig>,
+    /// Of models whose file says how images are prepared for them.
+    preprocess: BTreeMap<String, PreprocessCfg>,
 }
 
 /// A model configuration that cannot be used.
@@ -54,7 +56,7 @@ impl ModelCatalogue {
                 ((*name).to_owned(), config)
             })
             .collect();
-        Self { models }
+        Self { models, preprocess: BTreeMap::new() }
     }
 
     /// Returns the embedded configurations and those of the folder that `RINGMASTER_MODELS` names.
@@ -81,7 +83,9 @@ impl ModelCatalogue {
                 continue;
             }
             let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            self.models.insert(name.to_owned(), load(&path)?);
+            let (config, preprocess) = load(&path)?;
+            self.models.insert(name.to_owned(), config);
+            self.preprocess.extend(preprocess.map(|preprocess| (name.to_owned(), preprocess)));
         }
         Ok(self)
     }
@@ -89,6 +93,17 @@ impl ModelCatalogue {
     /// Returns the configuration of this name.
     pub fn get(&self, name: &str) -> Option<&ModelConfig> {
         self.models.get(name)
+    }
+
+    /// Returns how images are prepared for the model of this name: as its file says, else as
+    /// [`PreprocessCfg::of_model`]; the size is the model's.
+    pub fn preprocess(&self, name: &str) -> Option<PreprocessCfg> {
+        let config = self.get(name)?;
+        let of_model = PreprocessCfg::of_model(name, config);
+        Some(match self.preprocess.get(name) {
+            Some(given) => PreprocessCfg { size: of_model.size, ..given.clone() },
+            None => of_model,
+        })
     }
 
     /// Returns all names, sorted.
@@ -109,14 +124,16 @@ impl ModelCatalogue {
 
 impl FromIterator<(String, ModelConfig)> for ModelCatalogue {
     fn from_iter<I: IntoIterator<Item = (String, ModelConfig)>>(models: I) -> Self {
-        Self { models: models.into_iter().collect() }
+        Self { models: models.into_iter().collect(), preprocess: BTreeMap::new() }
     }
 }
 
-fn load(path: &Path) -> Result<ModelConfig, Error> {
+fn load(path: &Path) -> Result<(ModelConfig, Option<PreprocessCfg>), Error> {
     let text =
         fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    ModelConfig::from_json(&text).map_err(|source| Error::Config { path: path.to_owned(), source })
+    let refuse = |source| Error::Config { path: path.to_owned(), source };
+    let config = ModelConfig::from_json(&text).map_err(refuse)?;
+    Ok((config, ModelConfig::preprocess_from_json(&text).map_err(refuse)?))
 }
 
 #[cfg(test)]

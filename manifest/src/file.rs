@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::model_config::preprocess::{Interpolation, ResizeMode};
 use crate::number::{ByteSize, Count, Positive, Share};
 use crate::spec::{
     Accelerator, Exchange, LossKind, Positives, Precision, ReportTo, ScheduleKind, WhenBusy,
@@ -129,6 +130,15 @@ pub(crate) struct Model {
     /// `--force-patch-dropout`.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     pub(crate) force_patch_dropout: Option<f64>,
+    /// Subtracted from red, green and blue (0 to 1), as `--image-mean`. Default: what the model's
+    /// published weights expect.
+    pub(crate) image_mean: Option<[f64; 3]>,
+    /// What red, green and blue are divided by, as `--image-std`. Default: as `image_mean`'s.
+    pub(crate) image_std: Option<[f64; 3]>,
+    /// Filter of evaluation's resize, as `--image-interpolation`. Default: as `image_mean`'s.
+    pub(crate) image_interpolation: Option<Interpolation>,
+    /// How evaluation makes images square, as `--image-resize-mode`. Default: as `image_mean`'s.
+    pub(crate) image_resize_mode: Option<ResizeMode>,
     /// Checkpoint whose weights a new run starts from, and nothing else of it: a job's folder (its
     /// newest good checkpoint) or the folder of one checkpoint. Default: weights drawn from the seed.
     #[schemars(length(min = 1))]

@@ -25,6 +25,7 @@ pub(crate) fn violations(job: &TrainJob) -> Vec<Violation> {
     resources(job, &mut found);
     precision(job, &mut found);
     batch_norm(job, &mut found);
+    preprocess(job, &mut found);
     batch(job, &mut found);
     augmentation(job, &mut found);
     loss(job, &mut found);
@@ -74,6 +75,16 @@ fn precision(job: &TrainJob, found: &mut Vec<Violation>) {
             reason: "f64 is computed on the CPU only; use fp32 or amp_bf16, or set \
                      resources.accelerator to cpu"
                 .to_owned(),
+        });
+    }
+}
+
+fn preprocess(job: &TrainJob, found: &mut Vec<Violation>) {
+    if job.model.preprocess().std.iter().any(|value| !(value.is_finite() && *value > 0.0)) {
+        found.push(Violation {
+            field: "spec.model.image_std",
+            others: &[],
+            reason: "colours are divided by it; expected three numbers above 0".to_owned(),
         });
     }
 }

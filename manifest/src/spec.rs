@@ -78,6 +78,22 @@ pub struct Model {
     /// nothing else of it. Absent in what earlier versions wrote.
     #[serde(default)]
     pub pretrained: Option<String>,
+    /// How images are prepared, resolved from the name and the keys `image_*`. Absent in what
+    /// earlier versions wrote; see [`Self::preprocess`].
+    #[serde(default)]
+    pub preprocess: Option<crate::model_config::PreprocessCfg>,
+}
+
+impl Model {
+    /// Returns how images are prepared.
+    pub fn preprocess(&self) -> crate::model_config::PreprocessCfg {
+        // What jobs of earlier versions were trained with.
+        let openai = || crate::model_config::PreprocessCfg {
+            size: u32::try_from(self.config.vision_cfg.image_size).unwrap_or(u32::MAX),
+            ..crate::model_config::PreprocessCfg::default()
+        };
+        self.preprocess.clone().unwrap_or_else(openai)
+    }
 }
 
 /// `spec.model.precision`.

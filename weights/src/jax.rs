@@ -154,7 +154,8 @@ impl Converter<'_> {
             return Ok(());
         }
         let block = |index: usize| format!("{from}encoderblock_{index}/");
-        for index in (0..).take_while(|index| self.has(&format!("{}LayerNorm_0/scale", block(*index))))
+        for index in (0..)
+            .take_while(|index| self.has(&format!("{}LayerNorm_0/scale", block(*index))))
             .collect::<Vec<_>>()
         {
             self.block(&block(index), &format!("{to}{index}."), names, torch, None)?;
@@ -279,7 +280,13 @@ impl Converter<'_> {
         Ok(())
     }
 
-    fn values(&mut self, to: &str, shape: Vec<usize>, values: &[f32], from: &str) -> Result<(), Error> {
+    fn values(
+        &mut self,
+        to: &str,
+        shape: Vec<usize>,
+        values: &[f32],
+        from: &str,
+    ) -> Result<(), Error> {
         let tensor = Tensor::from_f32(shape, values).map_err(|reason| Error::Corrupt {
             path: self.weights.path().to_owned(),
             format: "npz of a vision transformer",

@@ -28,8 +28,9 @@ pub(crate) fn read(
     }
     let mut tensors = BTreeMap::new();
     for (name, info) in header.tensors() {
-        let dtype = dtype(info.dtype)
-            .ok_or_else(|| corrupt(format!("{name} is of type {:?}, which no model here has", info.dtype)))?;
+        let dtype = dtype(info.dtype).ok_or_else(|| {
+            corrupt(format!("{name} is of type {:?}, which no model here has", info.dtype))
+        })?;
         let (from, to) = info.data_offsets;
         let storage = Bytes::Part(file.clone(), begin + from..begin + to);
         let tensor = Tensor::contiguous(dtype, info.shape.clone(), storage)

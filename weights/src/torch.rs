@@ -103,9 +103,7 @@ fn fail(file: &MappedFile, format: &'static str, part: &str, failure: Failure) -
     let Failure { position, reason } = failure;
     let path = file.path().to_owned();
     match reason {
-        Reason::Refused(global) => {
-            Error::Refused { path, part: part.to_owned(), global, position }
-        }
+        Reason::Refused(global) => Error::Refused { path, part: part.to_owned(), global, position },
         Reason::Broken(reason) => {
             Error::Corrupt { path, format, reason: format!("{part}, byte {position}: {reason}") }
         }
@@ -119,12 +117,7 @@ pub(crate) fn named_tensors(root: ValueRef<'_>) -> BTreeMap<String, Tensor> {
     found
 }
 
-fn collect(
-    value: ValueRef<'_>,
-    prefix: &str,
-    depth: usize,
-    found: &mut BTreeMap<String, Tensor>,
-) {
+fn collect(value: ValueRef<'_>, prefix: &str, depth: usize, found: &mut BTreeMap<String, Tensor>) {
     for (name, value) in value.entries() {
         let name = format!("{prefix}{name}");
         if found.len() >= MOST {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::{Error, ModelConfig, TextConfig, VisionConfig};
+use super::{Error, ModelConfig, PreprocessCfg, TextConfig, VisionConfig};
 
 /// A key that `OpenCLIP` knows and this project supports with one value only.
 struct Fixed {
@@ -79,6 +79,19 @@ pub(super) fn read(text: &str) -> Result<ModelConfig, Error> {
         refuse_values(object, &place)?;
     }
     Ok(serde_json::from_value(document)?)
+}
+
+/// Reads the `preprocess_cfg` of an `open_clip_config.json`. Keys that describe weights, which
+/// OpenCLIP passes over, are passed over here.
+pub(super) fn read_preprocess(text: &str) -> Result<Option<PreprocessCfg>, Error> {
+    let mut document: Value = serde_json::from_str(text)?;
+    let Some(Value::Object(given)) = document.get_mut("preprocess_cfg").map(Value::take) else {
+        return Ok(None);
+    };
+    let known = object(&PreprocessCfg::default());
+    let given =
+        given.into_iter().filter(|(key, value)| known.contains_key(key) && !value.is_null());
+    Ok(Some(serde_json::from_value(Value::Object(given.collect()))?))
 }
 
 /// Takes keys out that ask for nothing special, and refuses them where they do.

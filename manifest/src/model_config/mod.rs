@@ -2,12 +2,13 @@
 //!
 //! Modules in reading order: [`vision`] and [`text`] (the two sections), [`trunk`] (what a
 //! `timm_model_name` stands for), [`hugging_face`] (what an `hf_model_name` stands for), `json`
-//! (reading and writing `OpenCLIP`'s files), `check` (which numbers go together) and [`size`]
-//! (parameters and operations).
+//! (reading and writing `OpenCLIP`'s files), `check` (which numbers go together), [`preprocess`] (how
+//! images become inputs) and [`size`] (parameters and operations).
 
 mod check;
 pub mod hugging_face;
 mod json;
+pub mod preprocess;
 pub mod size;
 pub mod text;
 pub mod trunk;
@@ -19,6 +20,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use preprocess::PreprocessCfg;
 pub use text::{TextConfig, TextPool, TextProjection};
 pub use vision::{Layers, PositionEmbedding, VisionConfig, VisionPool};
 
@@ -94,6 +96,18 @@ impl ModelConfig {
         let config = json::read(text)?;
         config.check().map_err(Error::Inconsistent)?;
         Ok(config)
+    }
+
+    /// Reads the `preprocess_cfg` of an `open_clip_config.json`, where there is one.
+    ///
+    /// # Errors
+    /// As [`Self::from_json`].
+    pub fn preprocess_from_json(text: &str) -> Result<Option<PreprocessCfg>, Error> {
+        let preprocess = json::read_preprocess(text)?;
+        if let Some(preprocess) = &preprocess {
+            preprocess.check().map_err(Error::Inconsistent)?;
+        }
+        Ok(preprocess)
     }
 
     /// Returns the configuration as `OpenCLIP` reads it: keys that have their default are left out.

@@ -27,8 +27,7 @@ const WRAPPERS: [&str; 7] = [
     "torch.jit._pickle.build_doublelist",
     "torch.jit._pickle.build_boollist",
 ];
-const NUMPY_SCALARS: [&str; 2] =
-    ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"];
+const NUMPY_SCALARS: [&str; 2] = ["numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"];
 /// Classes whose instances are kept as they are described.
 const PLAIN: [&str; 6] = [
     "torch.Size",
@@ -121,7 +120,9 @@ pub(super) fn call(
 
 /// `OrderedDict([(key, value), …])`, as Python 2 wrote it.
 fn pairs(given: &[Id], values: &[Value]) -> Vec<(Id, Id)> {
-    let Some(Value::List(entries)) = given.first().map(|id| &values[*id]) else { return Vec::new() };
+    let Some(Value::List(entries)) = given.first().map(|id| &values[*id]) else {
+        return Vec::new();
+    };
     let pair = |id: &Id| match &values[*id] {
         Value::List(pair) if pair.len() == 2 => Some((pair[0], pair[1])),
         _ => None,
@@ -130,11 +131,7 @@ fn pairs(given: &[Id], values: &[Value]) -> Vec<(Id, Id)> {
 }
 
 /// `_rebuild_tensor_v2(storage, offset, shape, strides, …)`.
-fn tensor(
-    given: &[Id],
-    values: &[Value],
-    view: &mut View<'_>,
-    ) -> Result<Value, Reason> {
+fn tensor(given: &[Id], values: &[Value], view: &mut View<'_>) -> Result<Value, Reason> {
     let value = |index: usize| given.get(index).map(|id| &values[*id]);
     let sizes = |index: usize| match value(index) {
         Some(Value::List(sizes)) => sizes

@@ -13,7 +13,15 @@ pub(crate) type View<'a> =
 
 /// Runs the pickle at the beginning of `bytes`; returns it and where it ends.
 pub(crate) fn run(bytes: &[u8], view: &mut View<'_>) -> Result<(Pickle, usize), Failure> {
-    let mut machine = Machine { bytes, at: 0, values: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), view };
+    let mut machine = Machine {
+        bytes,
+        at: 0,
+        values: Vec::new(),
+        stack: Vec::new(),
+        marks: Vec::new(),
+        memo: HashMap::new(),
+        view,
+    };
     loop {
         let position = machine.at;
         match machine.step() {

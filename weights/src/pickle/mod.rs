@@ -14,8 +14,8 @@ mod opcode;
 mod value;
 
 pub(crate) use machine::run;
-pub use value::{Pickle, Value, ValueRef};
 pub(crate) use value::Storage;
+pub use value::{Pickle, Value, ValueRef};
 
 /// Why a pickle cannot be run.
 #[derive(Debug)]

@@ -109,7 +109,9 @@ impl<'a> ValueRef<'a> {
             },
             _ => &[],
         };
-        entries.iter().filter_map(move |(key, value)| Some((self.at(*key).as_str()?, self.at(*value))))
+        entries
+            .iter()
+            .filter_map(move |(key, value)| Some((self.at(*key).as_str()?, self.at(*value))))
     }
 
     /// Returns the elements of a list, tuple or set.

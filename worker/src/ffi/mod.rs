@@ -12,4 +12,5 @@ pub mod nvrtc;
 pub mod process;
 pub mod slices;
 pub mod socket;
+pub mod turbojpeg;
 pub mod vector;

@@ -10,7 +10,7 @@ use super::Error;
 use super::affine::Map;
 use super::color::{self, Jitter};
 use super::preprocess::Preprocess;
-use super::resize::{Rect, Scratch, to_planes};
+use super::resize::{Filter, Rect, Scratch, to_planes};
 use crate::rng::Stream;
 
 /// Attempts to draw a rectangle that fits before falling back, as torchvision.
@@ -91,8 +91,10 @@ impl Augment {
             map.apply(&source, size as usize, planes);
         } else {
             let crop = random_crop(image, &self.config, stream);
-            let pixels = scratch.resize(image, crop, size, size)?;
-            to_planes(pixels, size as usize, (0, 0), size as usize, planes);
+            // OpenCLIP's random crop is bicubic whatever evaluation's resize is.
+            let pixels = scratch.resize(image, crop, size, size, Filter::Bicubic)?;
+            let whole = Rect { left: 0, top: 0, width: size, height: size };
+            to_planes(pixels, size as usize, whole, (0, 0), size as usize, planes);
         }
         Ok(())
     }

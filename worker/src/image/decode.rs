@@ -5,6 +5,7 @@ use std::io::Cursor;
 use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use super::Error;
+use crate::ffi::turbojpeg::{self, Header};
 
 /// Largest width × height that is decoded, in pixels; OpenCLIP's `--max-image-pixels` has the same
 /// default. The header is checked before anything is decoded.
@@ -17,6 +18,7 @@ pub const MAX_PIXELS: u64 = 25_000_000;
 /// alpha is dropped (not blended), sub-byte depths are stretched to 0–255. Of 16-bit channels the
 /// high byte is taken, as PIL does for colour; PIL saturates 16-bit grey instead, which turns
 /// nearly every such image white, so grey is treated like colour here.
+/// JPEGs are decoded by libjpeg-turbo, as PIL's, where it is installed ([`jpeg_decoder`]).
 ///
 /// # Errors
 /// Returns an [`Error`] if the format is unknown, the header announces more than [`MAX_PIXELS`],
@@ -26,6 +28,11 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
     // The JPEG decoder fills what is missing with grey; PIL refuses, and so do we.
     if format == ImageFormat::Jpeg && !has_end_of_image(bytes) {
         return Err(Error::Truncated);
+    }
+    if format == ImageFormat::Jpeg
+        && let Some(image) = turbo(bytes)
+    {
+        return image;
     }
     let failed = |source| Error::Decode { format: name, source };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -37,6 +44,33 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
     }
     let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
     Ok(to_rgb(image))
+}
+
+/// Decodes a JPEG as PIL does, with libjpeg-turbo; none where that is not installed, or for colours
+/// it does not turn into RGB.
+fn turbo(bytes: &[u8]) -> Option<Result<RgbImage, Error>> {
+    let header = match turbojpeg::header(bytes)? {
+        Ok(header) if header.rgb => header,
+        Ok(_) => return None,
+        Err(reason) => return Some(Err(Error::Jpeg { reason })),
+    };
+    let Header { width, height, .. } = header;
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Some(Err(Error::TooLarge { width, height, limit: MAX_PIXELS }));
+    }
+    Some(match turbojpeg::decode(bytes, header)? {
+        Ok(pixels) => Ok(RgbImage::from_raw(width, height, pixels)
+            .expect("three bytes were made of every pixel")),
+        Err(reason) => Err(Error::Jpeg { reason }),
+    })
+}
+
+/// Returns the name of what decodes JPEGs here: pixels of different decoders differ by a few of 255.
+pub fn jpeg_decoder() -> &'static str {
+    match turbojpeg::missing() {
+        None => "libjpeg-turbo",
+        Some(_) => "zune-jpeg",
+    }
 }
 
 fn sniff(bytes: &[u8]) -> Option<(ImageFormat, &'static str)> {

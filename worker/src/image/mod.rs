@@ -1,6 +1,6 @@
 //! From encoded image to normalised pixels, in pure Rust.
 //!
-//! Modules in reading order: [`mod@decode`] (bytes to RGB), [`resize`] (bicubic, antialiased as PIL's),
+//! Modules in reading order: [`mod@decode`] (bytes to RGB), [`resize`] (antialiased as PIL's),
 //! [`preprocess`] (what evaluation sees), [`augment`] (what training sees) with its parts
 //! [`affine`] and [`color`].
 //!
@@ -14,10 +14,14 @@ pub mod decode;
 pub mod preprocess;
 pub mod resize;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod parity;
+
 pub use augment::Augment;
 pub use decode::decode;
 pub use preprocess::Preprocess;
-pub use resize::Scratch;
+pub use resize::{Filter, Scratch};
 
 pub use ::image::RgbImage;
 
@@ -52,6 +56,12 @@ pub enum Error {
         /// The decoder's reason.
         #[source]
         source: ::image::ImageError,
+    },
+    /// libjpeg-turbo refused the bytes.
+    #[error("the jpeg image cannot be decoded: {reason}")]
+    Jpeg {
+        /// What it said.
+        reason: String,
     },
     /// The image has no pixels, or one side is too long for the other.
     #[error("the image is {width} x {height} pixels, which cannot be resized to a side of {side}")]

@@ -1,18 +1,14 @@
 //! What evaluation sees of an image, and the normalisation that training shares with it.
 
 use ::image::RgbImage;
+use ringmaster_manifest::model_config::PreprocessCfg;
+use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 
 use super::Error;
 use super::decode::MAX_PIXELS;
-use super::resize::{Rect, Scratch, to_planes};
+use super::resize::{Filter, Rect, Scratch, to_planes};
 
-/// OpenAI's mean of red, green and blue, in 0–1; OpenCLIP's default for CLIP models.
-pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// OpenAI's standard deviation of red, green and blue, in 0–1.
-#[expect(clippy::excessive_precision, reason = "as published, to be found by searching")]
-pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
-
-/// Size and normalisation of a model's input.
+/// Size, shape and normalisation of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preprocess {
     /// Side S of the square input, in pixels.
@@ -21,12 +17,33 @@ pub struct Preprocess {
     pub mean: [f32; 3],
     /// What red, green and blue are divided by afterwards.
     pub std: [f32; 3],
+    /// Filter of the resize.
+    pub filter: Filter,
+    /// How an image of another shape becomes square.
+    pub resize_mode: ResizeMode,
+    /// What [`ResizeMode::Longest`] fills the rest with, in 0 to 255.
+    pub fill_color: u8,
 }
 
 impl Preprocess {
+    /// Returns what a configuration in OpenCLIP's format asks for.
+    pub fn new(config: &PreprocessCfg) -> Self {
+        Self {
+            image_size: config.size,
+            mean: config.mean.map(|value| value as f32),
+            std: config.std.map(|value| value as f32),
+            filter: match config.interpolation {
+                Interpolation::Bilinear => Filter::Bilinear,
+                Interpolation::Bicubic | Interpolation::Random => Filter::Bicubic,
+            },
+            resize_mode: config.resize_mode,
+            fill_color: config.fill_color,
+        }
+    }
+
     /// Returns CLIP's preprocessing for a square input of `image_size` pixels.
     pub fn clip(image_size: u32) -> Self {
-        Self { image_size, mean: CLIP_MEAN, std: CLIP_STD }
+        Self::new(&PreprocessCfg { size: image_size, ..PreprocessCfg::default() })
     }
 
     /// Returns the number of values of one image: 3·S·S.
@@ -34,9 +51,12 @@ impl Preprocess {
         3 * self.image_size as usize * self.image_size as usize
     }
 
-    /// Writes `image` as the model's input: the shorter side is resized to S (bicubic,
-    /// antialiased; an image that has that size already is left alone), the centre S × S cut out,
-    /// and the values normalised. This is OpenCLIP's evaluation transform of mode `shortest`.
+    /// Writes `image` as the model's input: OpenCLIP's evaluation transform. The image is resized
+    /// (antialiased; one that has the size already is left alone) as the mode says, and the values
+    /// are normalised:
+    /// * `shortest`: the shorter side to S, then the centre S × S;
+    /// * `longest`: the longer side to S, then centred on the fill colour;
+    /// * `squash`: both sides to S.
     ///
     /// Shapes: `output` [3, S, S].
     ///
@@ -67,7 +87,7 @@ impl Preprocess {
         Ok(output)
     }
 
-    /// Writes the resized and centre-cropped image as planes of values 0–255.
+    /// Writes the resized image as planes of values 0–255.
     pub(super) fn fit(
         &self,
         image: &RgbImage,
@@ -75,21 +95,33 @@ impl Preprocess {
         planes: &mut [f32],
     ) -> Result<(), Error> {
         assert_eq!(planes.len(), self.values(), "the output must hold [3, S, S]");
-        let side = self.image_size;
         let (width, height) = self.fitted(image)?;
-        // torchvision's CenterCrop rounds half to even.
-        let offset = |long: u32| (f64::from(long - side) / 2.0).round_ties_even() as usize;
         let pixels = if (width, height) == image.dimensions() {
             image.as_raw()
         } else {
-            scratch.resize(image, Rect::of(image), width, height)?
+            scratch.resize(image, Rect::of(image), width, height, self.filter)?
         };
-        to_planes(pixels, width as usize, (offset(width), offset(height)), side as usize, planes);
+        let (window, place) = self.window(width, height);
+        if (window.width, window.height) != (self.image_size, self.image_size) {
+            planes.fill(f32::from(self.fill_color));
+        }
+        to_planes(pixels, width as usize, window, place, self.image_size as usize, planes);
         Ok(())
     }
 
-    /// Returns the size at which the shorter side of `image` is S, as torchvision's Resize
-    /// computes it: the longer side is rounded down.
+    /// Returns the part of the resized image that is kept, and its left and top in the input.
+    fn window(&self, width: u32, height: u32) -> (Rect, (usize, usize)) {
+        let side = self.image_size;
+        // torchvision's centre crop rounds half to even; its padding gives the odd pixel to the end.
+        let cut = |long: u32| (f64::from(long.saturating_sub(side)) / 2.0).round_ties_even() as u32;
+        let pad = |short: u32| (side.saturating_sub(short) / 2) as usize;
+        let (width_kept, height_kept) = (width.min(side), height.min(side));
+        let window =
+            Rect { left: cut(width), top: cut(height), width: width_kept, height: height_kept };
+        (window, (pad(width), pad(height)))
+    }
+
+    /// Returns the size an image is resized to.
     fn fitted(&self, image: &RgbImage) -> Result<(u32, u32), Error> {
         let side = u64::from(self.image_size);
         let (width, height) = (u64::from(image.width()), u64::from(image.height()));
@@ -99,12 +131,28 @@ impl Preprocess {
         if short == 0 || side == 0 {
             return Err(error);
         }
-        let long = side * width.max(height) / short;
-        if long * side > MAX_PIXELS.max(side * side) {
-            return Err(error);
+        match self.resize_mode {
+            ResizeMode::Squash => Ok((self.image_size, self.image_size)),
+            ResizeMode::Longest => {
+                // Python's round, half to even, of each side over the larger ratio.
+                let ratio = width.max(height) as f64 / side as f64;
+                let scaled = |length: u64| (length as f64 / ratio).round_ties_even() as u32;
+                match (scaled(width), scaled(height)) {
+                    (0, _) | (_, 0) => Err(error),
+                    size => Ok(size),
+                }
+            }
+            ResizeMode::Shortest => {
+                // As torchvision's Resize computes it: the longer side is rounded down.
+                let long = side * width.max(height) / short;
+                if long * side > MAX_PIXELS.max(side * side) {
+                    return Err(error);
+                }
+                let long = long as u32;
+                let wide = width > height;
+                Ok(if wide { (long, self.image_size) } else { (self.image_size, long) })
+            }
         }
-        let long = long as u32;
-        Ok(if width <= height { (self.image_size, long) } else { (long, self.image_size) })
     }
 
     /// Turns planes of values 0–255 into (x / 255 − mean) / std, in place.
@@ -126,16 +174,40 @@ mod tests {
 
     use super::*;
 
+    /// Values as they are, 0 to 255.
+    fn plain(image_size: u32, resize_mode: ResizeMode) -> Preprocess {
+        let (mean, std) = ([0.0; 3], [1.0 / 255.0; 3]);
+        Preprocess { mean, std, resize_mode, ..Preprocess::clip(image_size) }
+    }
+
+    #[test]
+    fn longest_centres_the_image_on_the_fill_colour() {
+        let image = RgbImage::from_pixel(6, 3, Rgb([200; 3]));
+        let filled = Preprocess { fill_color: 7, ..plain(6, ResizeMode::Longest) };
+        let values = filled.eval(&image).unwrap();
+        let column: Vec<i32> = values[..36].chunks(6).map(|row| row[2].round() as i32).collect();
+        // Three rows over: one above, two below.
+        assert_eq!(column, [7, 200, 200, 200, 7, 7]);
+    }
+
+    #[test]
+    fn squash_keeps_everything_and_no_shape() {
+        let image = RgbImage::from_fn(8, 2, |x, _| Rgb([if x < 4 { 0 } else { 255 }; 3]));
+        let values = plain(2, ResizeMode::Squash).eval(&image).unwrap();
+        let row: Vec<i32> = values[..2].iter().map(|value| value.round() as i32).collect();
+        assert!(row[0] < 40 && row[1] > 215, "{row:?}");
+    }
+
     #[test]
     fn an_image_of_the_right_size_is_only_normalised() {
         let image = RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8 * 4, y as u8 * 4, 9]));
         let preprocess = Preprocess::clip(64);
+        let Preprocess { mean, std, .. } = preprocess;
         let values = preprocess.eval(&image).unwrap();
         for (x, y, pixel) in image.enumerate_pixels() {
             for channel in 0..3 {
                 let at = channel * 64 * 64 + (y * 64 + x) as usize;
-                let expected =
-                    (f32::from(pixel[channel]) / 255.0 - CLIP_MEAN[channel]) / CLIP_STD[channel];
+                let expected = (f32::from(pixel[channel]) / 255.0 - mean[channel]) / std[channel];
                 assert_eq!(values[at], expected);
             }
         }
@@ -145,7 +217,7 @@ mod tests {
     fn the_centre_of_the_longer_side_is_kept() {
         // 10 columns at side 5: offset 2.5 rounds to the even 2.
         let image = RgbImage::from_fn(10, 5, |x, _| Rgb([x as u8; 3]));
-        let plain = Preprocess { image_size: 5, mean: [0.0; 3], std: [1.0 / 255.0; 3] };
+        let plain = plain(5, ResizeMode::Shortest);
         let values = plain.eval(&image).unwrap();
         let first: Vec<i32> = values[..5].iter().map(|v| v.round() as i32).collect();
         assert_eq!(first, [2, 3, 4, 5, 6]);

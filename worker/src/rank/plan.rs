@@ -10,6 +10,7 @@ use tch::Device;
 
 use super::RankEnv;
 use super::step::row_counts;
+use crate::image::decode::jpeg_decoder;
 use crate::loss::Tiling;
 
 /// The plan of one job.
@@ -37,6 +38,9 @@ pub(super) struct NumericPlan {
     pub micro_per_rank: Option<u32>,
     /// Alignment of every parameter in the flat buffers, in bytes.
     pub alignment: usize,
+    /// What decodes JPEGs: pixels of different decoders differ by a few of 255.
+    #[serde(default = "pure_rust")]
+    pub jpeg_decoder: String,
 }
 
 impl NumericPlan {
@@ -57,6 +61,7 @@ impl NumericPlan {
             logits_budget: job.loss.logits_budget,
             micro_per_rank: job.batch.micro_per_rank,
             alignment: 64,
+            jpeg_decoder: jpeg_decoder().to_owned(),
         }
     }
 
@@ -112,6 +117,7 @@ impl NumericPlan {
         let micro = |plan: &Self| plan.micro_per_rank.map_or("the share".into(), |n| n.to_string());
         compare("micro-batch", micro(self), micro(fixed));
         compare("alignment", self.alignment.to_string(), fixed.alignment.to_string());
+        compare("JPEG decoder", self.jpeg_decoder.clone(), fixed.jpeg_decoder.clone());
         departures
     }
 }
@@ -119,6 +125,11 @@ impl NumericPlan {
 /// What the first plans, which did not say, had.
 fn unknown_tile_rows() -> usize {
     512
+}
+
+/// What decoded JPEGs before plans said.
+fn pure_rust() -> String {
+    "zune-jpeg".to_owned()
 }
 
 fn flat() -> usize {
@@ -182,6 +193,7 @@ mod tests {
             logits_budget: 1 << 20,
             micro_per_rank,
             alignment: 64,
+            jpeg_decoder: pure_rust(),
         }
     }
 

@@ -407,7 +407,7 @@ impl Rank {
 }
 
 pub(super) fn preprocess(job: &TrainJob) -> Preprocess {
-    Preprocess::clip(job.model.config.vision_cfg.image_size as u32)
+    Preprocess::new(&job.model.preprocess())
 }
 
 fn read_manifest(path: &Path) -> Result<TrainJob, Error> {
