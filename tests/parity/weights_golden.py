@@ -12,12 +12,14 @@ import os
 import pathlib
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import model_golden
 import numpy
 import timm
 import torch
 from open_clip.convert import load_big_vision_weights
+from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
 WIDTH, HEADS, DEPTH, HIDDEN, TOKENS, VOCABULARY = 8, 2, 2, 12, 4, 10
 
@@ -182,6 +184,25 @@ def augreg(folder: pathlib.Path) -> None:
     expect(folder / "weights-augreg.safetensors", model.state_dict())
 
 
+def positions(folder: pathlib.Path) -> None:
+    """Position embeddings, and what OpenCLIP's loading resizes them to."""
+    tensors = {}
+    for grid, new in ((2, 3), (4, 2), (3, 7)):
+        given = torch.randn(grid * grid + 1, 8)
+        visual = SimpleNamespace(grid_size=(new, new))
+        state = {"visual.positional_embedding": given}
+        resize_pos_embed(state, SimpleNamespace(visual=visual))
+        tensors[f"image.{new}.given"] = given
+        tensors[f"image.{new}.resized"] = state["visual.positional_embedding"]
+    for length, new in ((7, 11), (11, 4)):
+        given = torch.randn(length, 8)
+        state = {"positional_embedding": given}
+        resize_text_pos_embed(state, SimpleNamespace(positional_embedding=torch.zeros(new, 8)))
+        tensors[f"text.{new}.given"] = given
+        tensors[f"text.{new}.resized"] = state["positional_embedding"]
+    expect(folder / "weights-positions.safetensors", tensors)
+
+
 class Malice:
     def __reduce__(self):
         return os.system, ("touch malice-was-here",)
@@ -204,6 +225,7 @@ def main() -> None:
     for stacked in (False, True):
         big_vision(folder, stacked)
     augreg(folder)
+    positions(folder)
     torch.save({"state_dict": {}, "surprise": Malice()}, folder / "weights-malice.pt")
     with zipfile.ZipFile(folder / "weights-malice.pt") as archive:
         assert any(name.endswith("data.pkl") for name in archive.namelist())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::map::MappedFile;
-use crate::pickle::{Pickle, ValueRef};
+use crate::pickle::{Pickle, Value, ValueRef};
 use crate::{Error, Tensor, npz, safe, torch};
 
 /// What a file is.
@@ -91,6 +91,12 @@ impl Weights {
     /// Returns the value a PyTorch checkpoint is, with what lies beside the weights.
     pub fn root(&self) -> Option<ValueRef<'_>> {
         self.pickle.as_ref().map(Pickle::root)
+    }
+
+    /// Returns whether it is a TorchScript archive, as OpenAI ships its models.
+    pub fn is_torch_script(&self) -> bool {
+        let root = self.root().map(ValueRef::value);
+        matches!(root, Some(Value::Object { class, .. }) if class.starts_with("__torch__."))
     }
 
     /// Returns the tensors by name, without what wraps a state dict: `state_dict`, `model`,

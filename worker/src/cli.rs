@@ -17,6 +17,7 @@ use ringmaster_worker::agent::{self, Agent};
 use ringmaster_worker::bench::checkpoint::{self, CheckpointArgs};
 use ringmaster_worker::bench::collective::{self, CollectiveArgs};
 use ringmaster_worker::bench::loss::{self, LossArgs};
+use ringmaster_worker::factory::commands::{self, ModelCommand};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
 use ringmaster_worker::rank::signals::Termination;
 use ringmaster_worker::rank::{self, RankEnv};
@@ -50,6 +51,9 @@ enum Command {
     /// Measures the data plane on this machine and prints one line of JSON.
     #[command(subcommand)]
     Bench(Bench),
+    /// Runs, prepares inputs for, exports and looks into models.
+    #[command(subcommand)]
+    Model(ModelCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,8 +136,19 @@ pub(crate) fn run() -> ExitCode {
         Command::Agent(args) => run_agent(*args),
         Command::Rank => run_rank(),
         Command::Bench(bench) => run_bench(&bench),
+        Command::Model(command) => run_model(&command),
     };
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}
+
+fn run_model(command: &ModelCommand) -> i32 {
+    match commands::run(command) {
+        Ok(()) => exit::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            exit::FAILED
+        }
+    }
 }
 
 /// Logs go to stderr: for a rank that is the file its agent follows.

@@ -90,12 +90,25 @@ impl Clip {
         seed: u64,
         logits: LogitInit,
     ) -> Result<Self, Error> {
-        let (product, stream) = match precision {
-            Precision::Fp32 => (Kind::Float, Kind::Float),
-            Precision::AmpBf16 => (Kind::BFloat16, Kind::Float),
-            Precision::Fp64 => (Kind::Double, Kind::Double),
-        };
+        let (product, stream) = kinds(precision);
         Self::with_kinds(config, product, stream, device, seed, logits)
+    }
+
+    /// As [`Self::new`] for a model whose parameters are all loaded next: they are zero until then,
+    /// which saves drawing hundreds of millions of numbers.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn blank(
+        config: &ModelConfig,
+        precision: Precision,
+        device: Device,
+        logits: LogitInit,
+    ) -> Result<Self, Error> {
+        let mut specs = specs(config, logits)?;
+        specs.iter_mut().for_each(|spec| spec.init = Init::Constant(0.0));
+        let (product, stream) = kinds(precision);
+        Ok(Self::of_specs(config, specs, product, stream, device, 0))
     }
 
     /// As [`Self::new`] with any kinds; tests compare in f64.
@@ -107,12 +120,23 @@ impl Clip {
         seed: u64,
         logits: LogitInit,
     ) -> Result<Self, Error> {
-        let params = Params::new(specs(config, logits)?, stream, device, seed);
+        Ok(Self::of_specs(config, specs(config, logits)?, product, stream, device, seed))
+    }
+
+    fn of_specs(
+        config: &ModelConfig,
+        specs: Vec<Spec>,
+        product: Kind,
+        stream: Kind,
+        device: Device,
+        seed: u64,
+    ) -> Self {
+        let params = Params::new(specs, stream, device, seed);
         let (image, text) = vars::build(&params, |vars| {
             (ImageTower::new(config, vars), TextTower::new(config, vars))
         });
         let compute = Compute { product, stream, device };
-        Ok(Self { config: config.clone(), params, image, text, compute })
+        Self { config: config.clone(), params, image, text, compute }
     }
 
     /// Returns how many parameters the model of `config` has, without building it.
@@ -176,6 +200,15 @@ impl Clip {
 /// `F.normalize`. Shapes: [N, D] -> [N, D].
 pub fn normalize(x: &Tensor) -> Tensor {
     x / x.norm_scalaropt_dim(2.0, [-1_i64].as_slice(), true).clamp_min(1e-12)
+}
+
+/// Returns the kinds of products and of everything else.
+fn kinds(precision: Precision) -> (Kind, Kind) {
+    match precision {
+        Precision::Fp32 => (Kind::Float, Kind::Float),
+        Precision::AmpBf16 => (Kind::BFloat16, Kind::Float),
+        Precision::Fp64 => (Kind::Double, Kind::Double),
+    }
 }
 
 /// Lists every parameter of the model that `config` describes.

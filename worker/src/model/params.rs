@@ -107,6 +107,9 @@ impl Params {
         let flat = Tensor::zeros([end as i64], (kind, device));
         let grad = flat.zeros_like();
         for (entry, spec) in entries.iter().zip(&specs) {
+            if spec.init == Init::Constant(0.0) {
+                continue; // as the buffer is
+            }
             let values = spec.init.values(seed, &entry.name, entry.len);
             view(&flat, entry).copy_(&Tensor::from_slice(&values).view(entry.shape.as_slice()));
         }

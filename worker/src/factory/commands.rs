@@ -1,0 +1,247 @@
+//! `ringmaster-worker model`: every stage from a picture and a caption to embeddings, for looking
+//! at and for comparing with other tools.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use ringmaster_manifest::model_config::PreprocessCfg;
+use ringmaster_manifest::spec::Precision;
+use ringmaster_weights::Weights;
+use tch::{Kind, Tensor};
+
+use super::export::{self, Layout, Stored};
+use super::{Created, Options, create_model_and_transforms, place};
+use crate::image::{Preprocess, Scratch, decode};
+use crate::model::{Mode, normalize};
+
+/// What to do with a model.
+#[derive(Debug, Subcommand)]
+pub enum ModelCommand {
+    /// Embeds images and captions: safetensors in, safetensors out.
+    Run(Run),
+    /// Turns pictures into a model's inputs.
+    Preprocess(PreprocessArgs),
+    /// Writes a folder that open_clip or transformers load.
+    Export(Export),
+    /// Lists the tensors of a file of weights.
+    Inspect(Inspect),
+}
+
+/// Which model.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// Name of a model, local-dir:FOLDER, hf-hub:ORG/NAME, or URL of a run's checkpoints.
+    #[arg(long)]
+    model: String,
+    /// File of weights (safetensors, .pt, .pth, .bin, .npz) or URL of a run's checkpoints.
+    #[arg(long, value_name = "FILE|URL")]
+    pretrained: Option<String>,
+    /// Use QuickGELU whatever the model's configuration says.
+    #[arg(long)]
+    force_quick_gelu: bool,
+    /// Load weights although they were trained with the other GELU.
+    #[arg(long)]
+    allow_gelu_mismatch: bool,
+    /// Side of the images in pixels; position embeddings are resized.
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(i64).range(1..=8192))]
+    force_image_size: Option<i64>,
+    /// Tokens of a caption; position embeddings are resized.
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(i64).range(2..=65536))]
+    force_context_length: Option<i64>,
+    /// Seed of the weights where none are loaded.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Which {
+    fn create(&self) -> anyhow::Result<Created> {
+        let options = Options {
+            precision: Precision::Fp32,
+            seed: self.seed,
+            force_quick_gelu: self.force_quick_gelu,
+            force_image_size: self.force_image_size,
+            force_context_length: self.force_context_length,
+            allow_gelu_mismatch: self.allow_gelu_mismatch,
+            ..Options::default()
+        };
+        let created =
+            create_model_and_transforms(&self.model, self.pretrained.as_deref(), &options)?;
+        for note in &created.notes {
+            tracing::info!("{note}");
+        }
+        Ok(created)
+    }
+}
+
+/// `model run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    which: Which,
+    /// safetensors with `image` f32 [N, 3, H, W], prepared for the model, or `text` i64 [N, L], or
+    /// both.
+    #[arg(long, value_name = "FILE")]
+    inputs: PathBuf,
+    /// Where to write `image_features`, `text_features` (as the towers give them),
+    /// `image_features_normalized`, `text_features_normalized` and, of both, `logits` [N, M].
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Inputs that are embedded at a time.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(i64).range(1..))]
+    batch_size: i64,
+}
+
+/// `model preprocess`.
+#[derive(Debug, Args)]
+pub struct PreprocessArgs {
+    /// Whose preprocessing: a model as in `model run`.
+    #[arg(long, required_unless_present = "config")]
+    model: Option<String>,
+    /// A preprocess_cfg of OpenCLIP's, as JSON: in a file, or written out.
+    #[arg(long, value_name = "FILE|JSON", conflicts_with = "model")]
+    config: Option<String>,
+    /// Where to write `image` f32 [N, 3, S, S].
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Pictures: PNG, JPEG, WebP or GIF.
+    #[arg(required = true, value_name = "PICTURE")]
+    pictures: Vec<PathBuf>,
+}
+
+/// `model export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    #[command(flatten)]
+    which: Which,
+    /// For which library.
+    #[arg(long, value_enum, default_value = "open-clip")]
+    layout: Layout,
+    /// Folder to write.
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+/// `model inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The file.
+    file: PathBuf,
+}
+
+/// Does what a command asks.
+///
+/// # Errors
+/// Whatever keeps it from being done, with the place and a remedy.
+pub fn run(command: &ModelCommand) -> anyhow::Result<()> {
+    let _no_grad = tch::no_grad_guard();
+    match command {
+        ModelCommand::Run(args) => embed(args),
+        ModelCommand::Preprocess(args) => preprocess(args),
+        ModelCommand::Export(args) => {
+            let created = args.which.create()?;
+            export::export(&created.clip, &created.preprocess, args.layout, &args.out)?;
+            say(&args.out.display().to_string())
+        }
+        ModelCommand::Inspect(args) => inspect(&args.file),
+    }
+}
+
+fn embed(args: &Run) -> anyhow::Result<()> {
+    let inputs = Weights::open(&args.inputs)?;
+    let created = args.which.create()?;
+    let clip = &created.clip;
+    let mut out = BTreeMap::new();
+    let mut normalized = Vec::new();
+    for (input, features) in [("image", "image_features"), ("text", "text_features")] {
+        let Some(tensor) = inputs.tensors().get(input) else { continue };
+        let shape: Vec<i64> = tensor.shape().iter().map(|size| *size as i64).collect();
+        let values = Tensor::from_slice(&tensor.to_f32()).view(shape.as_slice());
+        let mut embedded = Vec::new();
+        let rows = shape.first().copied().unwrap_or(0);
+        for start in (0..rows).step_by(args.batch_size as usize) {
+            let part = values.narrow(0, start, args.batch_size.min(rows - start));
+            embedded.push(match input {
+                "image" => clip.encode_image(&part, &Mode::Eval)?,
+                _ => clip.encode_text(&part.to_kind(Kind::Int64), &Mode::Eval)?,
+            });
+        }
+        if embedded.is_empty() {
+            bail!("{input} of {} has no rows", args.inputs.display());
+        }
+        let embedded = Tensor::cat(&embedded, 0);
+        let unit = normalize(&embedded);
+        out.insert(format!("{features}_normalized"), stored(&unit)?);
+        out.insert(features.to_owned(), stored(&embedded)?);
+        normalized.push(unit);
+    }
+    match normalized.as_slice() {
+        [] => bail!("{} holds neither image nor text", args.inputs.display()),
+        [image, text] => {
+            let logits = image.mm(&text.tr()) * clip.logit_scale().exp();
+            let logits = logits + clip.logit_bias().unwrap_or(0.0);
+            out.insert("logits".to_owned(), stored(&logits)?);
+        }
+        _ => {}
+    }
+    export::save(&args.out, &out)?;
+    say(&args.out.display().to_string())
+}
+
+fn stored(tensor: &Tensor) -> anyhow::Result<Stored> {
+    let values = Vec::<f32>::try_from(&tensor.contiguous().view([-1]))?;
+    Ok(Stored::f32(&tensor.size(), &values))
+}
+
+fn preprocess(args: &PreprocessArgs) -> anyhow::Result<()> {
+    let config = match (&args.config, &args.model) {
+        (Some(config), _) => read_config(config)?,
+        (None, Some(model)) => place::find(model, None)?.preprocess,
+        (None, None) => PreprocessCfg::default(),
+    };
+    config.check().map_err(anyhow::Error::msg)?;
+    let preprocess = Preprocess::new(&config);
+    let (mut scratch, size) = (Scratch::default(), preprocess.values());
+    let mut values = vec![0.0; size * args.pictures.len()];
+    for (path, output) in args.pictures.iter().zip(values.chunks_mut(size)) {
+        let place = || path.display().to_string();
+        let bytes = std::fs::read(path).with_context(place)?;
+        let image = decode(&bytes).with_context(place)?;
+        preprocess.eval_into(&image, &mut scratch, output).with_context(place)?;
+    }
+    let side = i64::from(config.size);
+    let image = Stored::f32(&[args.pictures.len() as i64, 3, side, side], &values);
+    export::save(&args.out, &BTreeMap::from([("image".to_owned(), image)]))?;
+    say(&args.out.display().to_string())
+}
+
+/// Reads a configuration from a file, or from the argument itself.
+fn read_config(config: &str) -> anyhow::Result<PreprocessCfg> {
+    let text = match Path::new(config).is_file() {
+        true => std::fs::read_to_string(config).with_context(|| config.to_owned())?,
+        false => config.to_owned(),
+    };
+    serde_json::from_str(&text).context("the preprocess_cfg cannot be read")
+}
+
+fn inspect(path: &Path) -> anyhow::Result<()> {
+    let weights = Weights::open(path)?;
+    let mut lines = vec![format!("{} ({:?})", path.display(), weights.format())];
+    let mut elements = 0;
+    for (name, tensor) in weights.tensors() {
+        elements += tensor.len();
+        lines.push(format!("{name}  {:?}  {:?}", tensor.dtype(), tensor.shape()));
+    }
+    lines.push(format!("{} tensors, {elements} elements", weights.tensors().len()));
+    say(&lines.join("\n"))
+}
+
+fn say(text: &str) -> anyhow::Result<()> {
+    // A reader that has gone needs no more.
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,191 @@
+//! From tensors by name to a model's parameters.
+
+use std::collections::BTreeMap;
+
+use ringmaster_checkpoint as checkpoint;
+use ringmaster_weights::{self as weights, Format, Weights};
+use tch::Tensor;
+
+use super::positions;
+use crate::model::{Clip, Entry, Params, Tower};
+
+/// Tensors by OpenCLIP's names.
+pub type Named = BTreeMap<String, weights::Tensor>;
+
+/// Everything that keeps weights from being a model's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Misfit {
+    /// Parameters that are not there.
+    pub missing: Vec<String>,
+    /// Tensors that belong to no parameter.
+    pub unexpected: Vec<String>,
+    /// Tensors of another shape, in words.
+    pub misshaped: Vec<String>,
+}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "these are not the weights of this model")?;
+        let lists = [
+            ("missing", &self.missing),
+            ("unexpected", &self.unexpected),
+            ("of another shape", &self.misshaped),
+        ];
+        for (what, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
+            write!(f, "; {} {what}: {}", names.len(), some_of(names))?;
+        }
+        Ok(())
+    }
+}
+
+/// Names for people: the first few, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// Returns what a file holds under OpenCLIP's names.
+///
+/// # Errors
+/// Arrays of Google's that are not a SigLIP model's.
+pub fn named(weights: &Weights) -> Result<Named, weights::Error> {
+    if weights.format() == Format::Npz
+        && let Some(named) = weights::big_vision(weights)?
+    {
+        return Ok(named);
+    }
+    Ok(weights.tensors().clone())
+}
+
+/// Returns what a checkpoint of a run holds.
+pub fn of_checkpoint(loaded: &checkpoint::Loaded) -> Named {
+    loaded
+        .parameters()
+        .filter_map(|values| {
+            let shape = values.shape().iter().map(|size| *size as usize).collect();
+            let tensor = weights::Tensor::from_f32(shape, &values.to_f32()).ok()?;
+            Some((values.name().to_owned(), tensor))
+        })
+        .collect()
+}
+
+/// Loads every parameter of a model; nothing is changed unless everything fits. Returns what was
+/// done to the tensors to make them fit:
+/// * text keys are moved under `text.` or out of it, as the model has them;
+/// * position embeddings are resized, bicubic for images and linear for text;
+/// * a `logit_bias` that is missing becomes 0, and one that the model does not have is left out, as
+///   are position numbers of old Hugging Face towers.
+///
+/// # Errors
+/// Everything that does not fit.
+pub fn load(clip: &Clip, named: &Named) -> Result<Vec<String>, Misfit> {
+    let params = clip.params();
+    let mut notes = Vec::new();
+    let mut given = placed(clip, named, &mut notes);
+    let mut misfit = Misfit::default();
+    let mut values: Vec<(&Entry, Vec<f32>)> = Vec::new();
+    for entry in params.entries() {
+        match given.remove(&entry.name) {
+            Some(tensor) => match fitted(clip, entry, tensor, &mut notes) {
+                Ok(fitted) => values.push((entry, fitted)),
+                Err(reason) => misfit.misshaped.push(reason),
+            },
+            None if entry.name == "logit_bias" => {
+                notes.push("logit_bias is missing and becomes 0".to_owned());
+                values.push((entry, vec![0.0; entry.len]));
+            }
+            None => misfit.missing.push(entry.name.clone()),
+        }
+    }
+    misfit.unexpected = given.into_keys().filter(|name| !is_dispensable(name)).collect();
+    if misfit != Misfit::default() {
+        return Err(misfit);
+    }
+    for (entry, values) in values {
+        put(params, entry, &values);
+    }
+    Ok(notes)
+}
+
+fn put(params: &Params, entry: &Entry, values: &[f32]) {
+    params
+        .load(&entry.name, &entry.shape, values)
+        .expect("the values were made to fit this very entry");
+}
+
+fn is_dispensable(name: &str) -> bool {
+    name == "logit_bias" || name.ends_with("embeddings.position_ids") || name.ends_with("attn_mask")
+}
+
+/// Beginnings of the keys of a text tower that has no prefix.
+const TEXT_KEYS: [&str; 5] =
+    ["positional_embedding", "token_embedding.", "transformer.", "ln_final.", "text_projection"];
+
+/// Returns the tensors under the names this model has for them.
+fn placed<'a>(
+    clip: &Clip,
+    named: &'a Named,
+    notes: &mut Vec<String>,
+) -> BTreeMap<String, &'a weights::Tensor> {
+    let prefixed = clip.config().has_text_prefix();
+    let bare = named.contains_key("token_embedding.weight");
+    let under_text = named.keys().any(|name| name.starts_with("text."));
+    let rename = |name: &str| match (prefixed, bare, under_text) {
+        (true, true, _) if TEXT_KEYS.iter().any(|key| name.starts_with(key)) => {
+            format!("text.{name}")
+        }
+        (false, _, true) => name.strip_prefix("text.").unwrap_or(name).to_owned(),
+        _ => name.to_owned(),
+    };
+    if prefixed && bare {
+        notes.push("text keys were moved under text.".to_owned());
+    } else if !prefixed && under_text {
+        notes.push("text keys were moved from under text.".to_owned());
+    }
+    named.iter().map(|(name, tensor)| (rename(name), tensor)).collect()
+}
+
+/// Returns a tensor's values in the shape of its parameter.
+fn fitted(
+    clip: &Clip,
+    entry: &Entry,
+    tensor: &weights::Tensor,
+    notes: &mut Vec<String>,
+) -> Result<Vec<f32>, String> {
+    let shape: Vec<i64> = tensor.shape().iter().map(|size| *size as i64).collect();
+    let scalar = entry.shape.is_empty() && tensor.len() == 1;
+    if shape == entry.shape || scalar {
+        return Ok(tensor.to_f32());
+    }
+    if let Some(resized) = resized(clip, entry, tensor) {
+        notes.push(format!("{} was resized from {shape:?} to {:?}", entry.name, entry.shape));
+        return Ok(resized);
+    }
+    Err(format!("{} is {shape:?}, the model's is {:?}", entry.name, entry.shape))
+}
+
+fn resized(clip: &Clip, entry: &Entry, tensor: &weights::Tensor) -> Option<Vec<f32>> {
+    let width = *entry.shape.last()?;
+    let positions =
+        entry.name.ends_with("positional_embedding") || entry.name.ends_with("pos_embed");
+    if !positions || tensor.shape().last().map(|last| *last as i64) != Some(width) {
+        return None;
+    }
+    let given = Tensor::from_slice(&tensor.to_f32()).view([-1, width]);
+    let count = entry.len as i64 / width;
+    let resized = match entry.tower {
+        Tower::Text => positions::of_text(&given, count)?,
+        _ => {
+            let class = clip.params().entry("visual.class_embedding").is_some()
+                || clip.params().entry("visual.trunk.cls_token").is_some()
+                || entry.name.contains("attnpool");
+            let prefix = i64::from(class);
+            positions::of_image(&given, prefix, ((count - prefix) as f64).sqrt().round() as i64)?
+        }
+    };
+    resized.contiguous().view([-1]).try_into().ok()
+}

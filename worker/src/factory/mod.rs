@@ -1,0 +1,198 @@
+//! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
+//!
+//! [`create_model_and_transforms`] finds a configuration and weights ([`place`]), builds the model
+//! and loads it ([`load`], with [`positions`] resized), and says how images are prepared for it.
+//! What is returned has no mode of its own: every forward pass says whether it trains
+//! ([`crate::model::Mode`]). [`export`] writes folders that `open_clip` and Hugging Face's
+//! `transformers` load; [`commands`] is `ringmaster-worker model`.
+
+pub mod commands;
+pub mod export;
+pub mod load;
+pub mod place;
+mod positions;
+mod transformers;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+use std::path::PathBuf;
+
+use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
+use ringmaster_manifest::spec::Precision;
+use ringmaster_weights::Weights;
+use tch::Device;
+
+use crate::model::{self, Clip, LogitInit};
+
+/// How a model is made.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// In which arithmetic.
+    pub precision: Precision,
+    /// Where.
+    pub device: Device,
+    /// Of the initial weights, where none are loaded.
+    pub seed: u64,
+    /// Uses QuickGELU whatever the configuration says, as `--force-quick-gelu`.
+    pub force_quick_gelu: bool,
+    /// Side of the images, as `--force-image-size`; positions are resized.
+    pub force_image_size: Option<i64>,
+    /// Tokens of a caption, as `--force-context-length`; positions are resized.
+    pub force_context_length: Option<i64>,
+    /// Loads weights although they were trained with the other GELU.
+    pub allow_gelu_mismatch: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            precision: Precision::Fp32,
+            device: Device::Cpu,
+            seed: 0,
+            force_quick_gelu: false,
+            force_image_size: None,
+            force_context_length: None,
+            allow_gelu_mismatch: false,
+        }
+    }
+}
+
+/// A model and what belongs to it.
+#[derive(Debug)]
+pub struct Created {
+    /// The model.
+    pub clip: Clip,
+    /// How images are prepared for it.
+    pub preprocess: PreprocessCfg,
+    /// What was done to the weights to make them fit, in sentences; empty for none.
+    pub notes: Vec<String>,
+}
+
+/// Why a model cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No model or folder has this name.
+    #[error(transparent)]
+    Place(#[from] place::Error),
+    /// The weights cannot be read.
+    #[error(transparent)]
+    Weights(#[from] ringmaster_weights::Error),
+    /// A checkpoint of a run cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] ringmaster_checkpoint::Error),
+    /// The weights are not this model's.
+    #[error("{}: {misfit}", path.display())]
+    Misfit {
+        /// The file.
+        path: PathBuf,
+        /// Everything that does not fit.
+        misfit: load::Misfit,
+    },
+    /// The weights were trained with the other GELU.
+    #[error(
+        "{} was trained with QuickGELU and {model} uses exact GELU, which would cost accuracy \
+         silently; use {model}-quickgelu or --force-quick-gelu, or --allow-gelu-mismatch to load \
+         it all the same",
+        path.display()
+    )]
+    GeluMismatch {
+        /// The file.
+        path: PathBuf,
+        /// The model.
+        model: String,
+    },
+    /// The configuration describes no model.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+}
+
+/// Makes the model that `name` stands for, with the weights of `pretrained`, if given, or of the
+/// place that `name` is: a name of the catalogue, `local-dir:FOLDER` or the path of a folder with
+/// an `open_clip_config.json`, `hf-hub:ORG/REPOSITORY` (from the local cache), or the URL of a run's
+/// checkpoints. `pretrained` is a file of weights in any format, or such a URL.
+///
+/// # Errors
+/// A name that leads nowhere, weights that cannot be read or are not the model's (everything that
+/// does not fit is listed), and weights trained with the other GELU.
+pub fn create_model_and_transforms(
+    name: &str,
+    pretrained: Option<&str>,
+    options: &Options,
+) -> Result<Created, Error> {
+    let place::Found { mut config, mut preprocess, weights, .. } = place::find(name, pretrained)?;
+    config.quick_gelu |= options.force_quick_gelu;
+    if let Some(size) = options.force_image_size {
+        config.vision_cfg.image_size = size;
+        preprocess.size = u32::try_from(size).unwrap_or(u32::MAX);
+    }
+    if let Some(length) = options.force_context_length {
+        config.text_cfg.context_length = length;
+    }
+    let (clip, notes) = match weights {
+        None => {
+            let clip = Clip::new(
+                &config,
+                options.precision,
+                options.device,
+                options.seed,
+                logits(&config),
+            )?;
+            (clip, vec!["the weights are random: no pretrained ones were named".to_owned()])
+        }
+        Some(place::Source::File(path)) => {
+            let weights = Weights::open(&path)?;
+            check_gelu(name, &config, &weights, options)?;
+            let clip = blank(&config, options)?;
+            let notes = from_file(&clip, &weights)?;
+            (clip, notes)
+        }
+        Some(place::Source::Checkpoint(loaded)) => {
+            let clip = blank(&config, options)?;
+            let named = load::of_checkpoint(&loaded);
+            let path = PathBuf::from("the checkpoint");
+            let notes =
+                load::load(&clip, &named).map_err(|misfit| Error::Misfit { path, misfit })?;
+            (clip, notes)
+        }
+    };
+    Ok(Created { clip, preprocess, notes })
+}
+
+/// Loads a file of weights into a model; returns what was done to make them fit.
+///
+/// # Errors
+/// Weights of an unknown layout, and weights that are not the model's.
+pub fn from_file(clip: &Clip, weights: &Weights) -> Result<Vec<String>, Error> {
+    let named = load::named(weights)?;
+    load::load(clip, &named)
+        .map_err(|misfit| Error::Misfit { path: weights.path().to_owned(), misfit })
+}
+
+/// Builds a model whose parameters are loaded next.
+fn blank(config: &ModelConfig, options: &Options) -> Result<Clip, model::Error> {
+    Clip::blank(config, options.precision, options.device, logits(config))
+}
+
+fn logits(config: &ModelConfig) -> LogitInit {
+    let scale = config.init_logit_scale.unwrap_or_else(|| (1.0_f64 / 0.07).ln());
+    LogitInit { scale, bias: config.init_logit_bias }
+}
+
+/// OpenAI's archives are known to need QuickGELU: they are TorchScript, which nobody else ships.
+fn check_gelu(
+    name: &str,
+    config: &ModelConfig,
+    weights: &Weights,
+    options: &Options,
+) -> Result<(), Error> {
+    let mismatch = weights.is_torch_script() && !config.quick_gelu;
+    match mismatch && !options.allow_gelu_mismatch {
+        true => {
+            let path = weights.path().to_owned();
+            Err(Error::GeluMismatch { path, model: name.to_owned() })
+        }
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,184 @@
+//! Models from files and back, with what open_clip wrote (`tests/parity/*_golden.py`).
+
+use std::path::{Path, PathBuf};
+
+use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
+use ringmaster_weights::Weights;
+use tch::{Kind, Tensor};
+
+use super::export::{Layout, export};
+use super::load::{Misfit, Named};
+use super::*;
+use crate::model::Mode;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/golden").join(name)
+}
+
+fn tensor(weights: &Weights, name: &str) -> Tensor {
+    let tensor = weights.get(name).unwrap();
+    let shape: Vec<i64> = tensor.shape().iter().map(|size| *size as i64).collect();
+    Tensor::from_slice(&tensor.to_f32()).view(shape.as_slice())
+}
+
+/// A golden model: its file, its configuration and its parameters.
+fn model(name: &str) -> (Weights, ModelConfig, Named) {
+    let weights = Weights::open(&golden(&format!("model-{name}.safetensors"))).unwrap();
+    let config = ModelConfig::from_json(&weights.metadata()["config"]).unwrap();
+    let parameters = weights.tensors().iter().filter_map(|(name, tensor)| {
+        name.strip_prefix("param.").map(|name| (name.to_owned(), tensor.clone()))
+    });
+    let parameters = parameters.collect();
+    (weights, config, parameters)
+}
+
+fn loaded(config: &ModelConfig, named: &Named) -> (Clip, Vec<String>) {
+    let clip = blank(config, &Options::default()).unwrap();
+    let notes = load::load(&clip, named).unwrap_or_else(|misfit| panic!("{misfit}"));
+    (clip, notes)
+}
+
+fn misfit(config: &ModelConfig, named: &Named) -> Misfit {
+    load::load(&blank(config, &Options::default()).unwrap(), named).unwrap_err()
+}
+
+fn assert_near(got: &Tensor, expected: &Tensor, what: &str) {
+    assert_eq!(got.size(), expected.size(), "{what}");
+    let difference = (got - expected).norm().double_value(&[]);
+    assert!(difference <= 1e-5 * expected.norm().double_value(&[]), "{what}: {difference}");
+}
+
+#[test]
+fn a_folder_that_was_exported_is_the_same_model_again() {
+    for name in ["clip-tok", "siglip", "resnet", "roberta-mean-mlp", "convnext-mlp", "clipa"] {
+        let (weights, config, named) = model(name);
+        let (clip, notes) = loaded(&config, &named);
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+        let folder = tempfile::tempdir().unwrap();
+        let preprocess = PreprocessCfg { size: 12, ..PreprocessCfg::default() };
+        export(&clip, &preprocess, Layout::OpenClip, folder.path()).unwrap();
+        let place = format!("local-dir:{}", folder.path().display());
+        let again = create_model_and_transforms(&place, None, &Options::default()).unwrap();
+        assert_eq!(again.clip.config(), &config, "{name}");
+        assert_eq!(again.preprocess, preprocess);
+        assert_eq!(again.clip.params().flat(), clip.params().flat(), "{name}: bit for bit");
+        let image = again.clip.encode_image(&tensor(&weights, "images"), &Mode::Eval).unwrap();
+        assert_near(&image, &tensor(&weights, "image"), name);
+    }
+}
+
+#[test]
+fn everything_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded() {
+    let (_, config, named) = model("clip-tok");
+    let mut broken = named.clone();
+    broken.remove("ln_final.bias").unwrap();
+    let moved = broken.remove("visual.proj").unwrap();
+    broken.insert("visual.projection".to_owned(), moved);
+    broken.insert("logit_scale".to_owned(), named["ln_final.weight"].clone());
+    let found = misfit(&config, &broken);
+    assert_eq!(found.missing, ["visual.proj", "ln_final.bias"]);
+    assert_eq!(found.unexpected, ["visual.projection"]);
+    assert_eq!(found.misshaped, ["logit_scale is [24], the model's is []"]);
+    let text = found.to_string();
+    assert!(text.contains("2 missing: visual.proj, ln_final.bias; 1 unexpected"), "{text}");
+
+    let clip = blank(&config, &Options::default()).unwrap();
+    let before = clip.params().flat().copy();
+    load::load(&clip, &broken).unwrap_err();
+    assert_eq!(clip.params().flat(), &before);
+}
+
+#[test]
+fn text_keys_move_where_the_model_has_them_and_a_missing_bias_is_zero() {
+    let (_, config, mut named) = model("clip-tok");
+    let prefixed = ModelConfig { custom_text: true, ..config.clone() };
+    named.remove("logit_bias").unwrap();
+    let (clip, notes) = loaded(&prefixed, &named);
+    assert_eq!(notes, ["text keys were moved under text.", "logit_bias is missing and becomes 0"]);
+    assert_eq!(clip.logit_bias(), Some(0.0));
+    let under: Named = load_names(&clip);
+    let (back, notes) = loaded(&config, &under);
+    assert_eq!(notes, ["text keys were moved from under text."]);
+    let weight = |clip: &Clip, name: &str| clip.params().get(name).unwrap().copy();
+    assert_eq!(weight(&clip, "text.ln_final.weight"), weight(&back, "ln_final.weight"));
+}
+
+fn load_names(clip: &Clip) -> Named {
+    let entries = clip.params().entries().iter();
+    entries
+        .map(|entry| {
+            let shape = entry.shape.iter().map(|size| *size as usize).collect();
+            let values = export::values(clip, entry);
+            (entry.name.clone(), ringmaster_weights::Tensor::from_f32(shape, &values).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn positions_are_resized_as_open_clip_resizes_them() {
+    let file = Weights::open(&golden("weights-positions.safetensors")).unwrap();
+    for grid in [2, 3, 7] {
+        let given = tensor(&file, &format!("image.{grid}.given"));
+        let resized = positions::of_image(&given, 1, grid).unwrap();
+        assert_near(&resized, &tensor(&file, &format!("image.{grid}.resized")), "image");
+    }
+    for length in [11, 4] {
+        let given = tensor(&file, &format!("text.{length}.given"));
+        let resized = positions::of_text(&given, length).unwrap();
+        assert_near(&resized, &tensor(&file, &format!("text.{length}.resized")), "text");
+    }
+    assert!(
+        positions::of_image(&Tensor::zeros([6, 8], (Kind::Float, Device::Cpu)), 1, 2).is_none()
+    );
+}
+
+#[test]
+fn a_model_for_larger_images_and_longer_captions_takes_resized_positions() {
+    for name in ["clip-tok", "siglip"] {
+        let (_, mut config, named) = model(name);
+        config.vision_cfg.image_size *= 2;
+        config.text_cfg.context_length += 3;
+        let (_, notes) = loaded(&config, &named);
+        assert_eq!(notes.len(), 2, "{name}: {notes:?}");
+        assert!(notes.iter().all(|note| note.contains("was resized from")), "{notes:?}");
+    }
+}
+
+#[test]
+fn names_that_lead_nowhere_say_what_would() {
+    let fail = |name: &str, pretrained: Option<&str>| {
+        create_model_and_transforms(name, pretrained, &Options::default()).unwrap_err().to_string()
+    };
+    let text = fail("ViT-B-33", None);
+    assert!(text.contains("no model is called \"ViT-B-33\", did you mean ViT-B-32"), "{text}");
+    assert!(fail("hf-hub:nobody/nothing", None).contains("nobody/nothing is not in the Hugging"));
+    assert!(
+        fail("local-dir:/nowhere", None).contains("cannot read /nowhere/open_clip_config.json")
+    );
+    assert!(fail("RN50", Some("/nowhere.pt")).contains("cannot read /nowhere.pt"));
+    let malice = golden("weights-malice.pt");
+    let text = fail("RN50", Some(malice.to_str().unwrap()));
+    assert!(text.contains("posix.system"), "{text}");
+    // A TorchScript archive is OpenAI's, and OpenAI's models need QuickGELU.
+    let archive = golden("weights-script.pt");
+    let text = fail("ViT-B-32", Some(archive.to_str().unwrap()));
+    assert!(text.contains("use ViT-B-32-quickgelu or --force-quick-gelu"), "{text}");
+    let text = fail("ViT-B-32-quickgelu", Some(archive.to_str().unwrap()));
+    assert!(text.contains("missing: "), "{text}");
+}
+
+#[test]
+fn what_transformers_lacks_is_refused_with_the_reason() {
+    for (name, expected) in [
+        ("resnet", "its image tower is a ResNet"),
+        ("convnext", "its image tower is no vision transformer"),
+        ("clipa", "does not pool the class token"),
+        ("timm-vit-token", "does not end in SigLIP's head"),
+        ("roberta-mean-mlp", "its text tower or its bias is not as CLIP's"),
+    ] {
+        let (_, config, _) = model(name);
+        let clip = blank(&config, &Options::default()).unwrap();
+        let error = transformers::convert(&clip).unwrap_err().to_string();
+        assert!(error.contains(expected), "{name}: {error}");
+    }
+}
