@@ -2,7 +2,7 @@
 //! at and for comparing with other tools.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -16,6 +16,7 @@ use super::export::{self, Layout, Stored};
 use super::{Created, Options, create_model_and_transforms, place};
 use crate::image::{Preprocess, Scratch, decode};
 use crate::model::{Mode, normalize};
+use crate::text::{Clean, Tokenizer};
 
 /// What to do with a model.
 #[derive(Debug, Subcommand)]
@@ -24,6 +25,8 @@ pub enum ModelCommand {
     Run(Run),
     /// Turns pictures into a model's inputs.
     Preprocess(PreprocessArgs),
+    /// Turns captions, one JSON string a line on stdin, into token ids, one JSON list a line.
+    Tokenize(Tokenize),
     /// Writes a folder that open_clip or transformers load.
     Export(Export),
     /// Lists the tensors of a file of weights.
@@ -111,6 +114,23 @@ pub struct PreprocessArgs {
     pictures: Vec<PathBuf>,
 }
 
+/// `model tokenize`.
+#[derive(Debug, Args)]
+pub struct Tokenize {
+    /// `clip`, a tokenizer.json, a SentencePiece model, or a folder with either.
+    #[arg(long, default_value = "clip", value_name = "clip|PATH")]
+    tokenizer: String,
+    /// Ids of a caption.
+    #[arg(long, default_value_t = 77, value_parser = clap::value_parser!(u16).range(1..))]
+    context_length: u16,
+    /// How captions are cleaned; default: as the tokenizer's own.
+    #[arg(long, value_enum)]
+    clean: Option<Clean>,
+    /// Replace separator tokens by zeros, as CLIPA's captions need.
+    #[arg(long)]
+    strip_sep_token: bool,
+}
+
 /// `model export`.
 #[derive(Debug, Args)]
 pub struct Export {
@@ -140,6 +160,7 @@ pub fn run(command: &ModelCommand) -> anyhow::Result<()> {
     match command {
         ModelCommand::Run(args) => embed(args),
         ModelCommand::Preprocess(args) => preprocess(args),
+        ModelCommand::Tokenize(args) => tokenize(args),
         ModelCommand::Export(args) => {
             let created = args.which.create()?;
             export::export(&created.clip, &created.preprocess, args.layout, &args.out)?;
@@ -224,6 +245,27 @@ fn read_config(config: &str) -> anyhow::Result<PreprocessCfg> {
         false => config.to_owned(),
     };
     serde_json::from_str(&text).context("the preprocess_cfg cannot be read")
+}
+
+fn tokenize(args: &Tokenize) -> anyhow::Result<()> {
+    let length = usize::from(args.context_length);
+    let tokenizer = match args.tokenizer.as_str() {
+        "clip" => Tokenizer::clip(length),
+        path => Tokenizer::open(Path::new(path), length, args.strip_sep_token)?,
+    };
+    let tokenizer = match args.clean {
+        Some(clean) => tokenizer.cleaning(clean),
+        None => tokenizer,
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for (number, line) in std::io::stdin().lock().lines().enumerate() {
+        let line = line.context("stdin cannot be read")?;
+        let caption: String = serde_json::from_str(&line)
+            .with_context(|| format!("line {} is no JSON string", number + 1))?;
+        serde_json::to_writer(&mut out, &tokenizer.encode(&caption))?;
+        out.write_all(b"\n")?;
+    }
+    Ok(out.flush()?)
 }
 
 fn inspect(path: &Path) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
-//! OpenCLIP's `lower` cleaning of a caption.
+//! How OpenCLIP cleans a caption before it is cut into tokens.
 //!
-//! OpenCLIP runs ftfy, unescapes HTML twice, collapses whitespace and lower-cases. Of ftfy's steps
+//! It runs ftfy, unescapes HTML twice, collapses whitespace, and then as [`Clean`] says. Of ftfy's steps
 //! this does those that change well-formed text: terminal escapes, ligatures, full-width forms,
 //! curly quotes, control characters and NFC. It does not repair text that was decoded with the
 //! wrong character set ("mojibake"): such captions give other tokens here than under OpenCLIP.
@@ -11,16 +11,58 @@ use std::sync::LazyLock;
 use regex::Regex;
 use tokenizers::NormalizedString;
 
+use super::entities::{unescape, unescape_closed};
+
 static TERMINAL_ESCAPE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new("\u{1b}\\[[0-9;]*[a-zA-Z]").expect("the pattern is a constant that compiles")
 });
 
+/// What happens to a caption, as OpenCLIP's `clean` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Clean {
+    /// Repaired, unescaped, whitespace collapsed.
+    Whitespace,
+    /// The same in lower case.
+    Lower,
+    /// The same without ASCII punctuation, underscores as blanks: what SigLIP's captions get.
+    Canonicalize,
+}
+
+impl Clean {
+    /// Returns the cleaning of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "whitespace" => Self::Whitespace,
+            "lower" => Self::Lower,
+            "canonicalize" => Self::Canonicalize,
+            _ => return None,
+        })
+    }
+
+    /// Returns `caption` cleaned.
+    pub fn apply(self, caption: &str) -> String {
+        match self {
+            Self::Lower => lower(caption),
+            Self::Whitespace => collapse_whitespace(&basic(caption)),
+            Self::Canonicalize => {
+                let text = basic(caption).replace('_', " ");
+                let text: String =
+                    text.chars().filter(|character| !character.is_ascii_punctuation()).collect();
+                collapse_whitespace(&text.to_lowercase())
+            }
+        }
+    }
+}
+
+/// Repairs text and unescapes HTML twice.
+fn basic(caption: &str) -> String {
+    let fixed = fix_text(caption);
+    unescape(&unescape(&fixed)).into_owned()
+}
+
 /// Returns `caption` cleaned: HTML unescaped, whitespace collapsed to single spaces, lower case.
 pub fn lower(caption: &str) -> String {
-    let fixed = fix_text(caption);
-    let once = html_escape::decode_html_entities(fixed.as_ref());
-    let twice = html_escape::decode_html_entities(once.as_ref());
-    collapse_whitespace(&twice).to_lowercase()
+    collapse_whitespace(&basic(caption)).to_lowercase()
 }
 
 /// Does what ftfy's `fix_text` does to text that was decoded correctly.
@@ -31,7 +73,7 @@ fn fix_text(text: &str) -> Cow<'_, str> {
     // ftfy takes text with a tag in it for HTML that should stay as it is.
     let unescaped = match text.contains('<') {
         true => Cow::Borrowed(text),
-        false => html_escape::decode_html_entities(text),
+        false => unescape_closed(text),
     };
     let unescaped = TERMINAL_ESCAPE.replace_all(&unescaped, "");
     let mut fixed = String::with_capacity(unescaped.len());

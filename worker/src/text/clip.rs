@@ -7,7 +7,7 @@ use regex::Regex;
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
-use super::{bytes, clean};
+use super::bytes;
 
 /// Entries of the vocabulary.
 pub const VOCAB_SIZE: i64 = 49_408;
@@ -20,10 +20,11 @@ const START_OF_TEXT_WORD: &str = "<start_of_text>";
 const END_OF_TEXT_WORD: &str = "<end_of_text>";
 
 /// Words of a cleaned caption: the special tokens, English clitics, runs of letters, single
-/// digits, runs of anything else that is not blank.
+/// digits, runs of anything else that is not blank. The combining iota (U+0345) belongs to none of
+/// them: Python's `regex`, ignoring case, finds it neither a letter nor anything else.
 const WORDS: &str = concat!(
-    r"(?i)<start_of_text>|<end_of_text>",
-    r"|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+    r"(?i:<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d)",
+    r"|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
 );
 
 /// OpenAI's merge list (MIT), one merge a line after a heading, most frequent first.
@@ -33,17 +34,16 @@ const MERGE_COUNT: usize = VOCAB_SIZE as usize - 2 * 256 - 2;
 /// Words whose pieces are remembered.
 const CACHED_WORDS: usize = 1 << 16;
 
-/// Turns captions into token ids; made once and shared between threads.
-pub struct Tokenizer {
-    context_length: usize,
+/// CLIP's byte-pair encoding of cleaned text.
+pub(super) struct ClipBpe {
     words: Regex,
     pieces: BPE,
     character_of_byte: [char; 256],
 }
 
-impl Tokenizer {
-    /// Builds CLIP's tokenizer for captions of `context_length` tokens, start and end included.
-    pub fn clip(context_length: usize) -> Self {
+impl ClipBpe {
+    /// Builds it from the embedded list of merges.
+    pub(super) fn new() -> Self {
         let table = bytes::in_vocabulary_order();
         let mut character_of_byte = ['\0'; 256];
         for &(byte, character) in &table {
@@ -57,36 +57,28 @@ impl Tokenizer {
             .build()
             .expect("every merge of the embedded list joins two entries of its vocabulary");
         let words = Regex::new(WORDS).expect("the pattern is a constant that compiles");
-        Self { context_length, words, pieces, character_of_byte }
+        Self { words, pieces, character_of_byte }
     }
 
-    /// Returns the number of ids [`Self::encode`] gives.
-    pub fn context_length(&self) -> usize {
-        self.context_length
-    }
-
-    /// Returns the ids of `caption`: start, its pieces, end, then zeros up to `context_length`.
-    ///
-    /// A caption that is too long is cut so that its last id is the end token. Equal to
-    /// OpenCLIP's tokenizer with `clean='lower'` but for what [`clean`] leaves out.
-    pub fn encode(&self, caption: &str) -> Vec<i64> {
-        let cleaned = clean::lower(caption);
-        let mut ids = Vec::with_capacity(self.context_length + 8);
+    /// Returns the ids of `cleaned` text: start, its pieces, end, then zeros up to
+    /// `context_length`. Text that is too long is cut so that its last id is the end token.
+    pub(super) fn encode(&self, cleaned: &str, context_length: usize) -> Vec<i64> {
+        let mut ids = Vec::with_capacity(context_length + 8);
         ids.push(START_OF_TEXT);
-        for word in self.words.find_iter(&cleaned) {
-            if ids.len() >= self.context_length {
+        for word in self.words.find_iter(cleaned) {
+            if ids.len() >= context_length {
                 break;
             }
             self.push_word(word.as_str(), &mut ids);
         }
         ids.push(END_OF_TEXT);
-        if ids.len() > self.context_length {
-            ids.truncate(self.context_length);
+        if ids.len() > context_length {
+            ids.truncate(context_length);
             if let Some(last) = ids.last_mut() {
                 *last = END_OF_TEXT;
             }
         }
-        ids.resize(self.context_length, 0);
+        ids.resize(context_length, 0);
         ids
     }
 
@@ -106,9 +98,9 @@ impl Tokenizer {
     }
 }
 
-impl std::fmt::Debug for Tokenizer {
+impl std::fmt::Debug for ClipBpe {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("context_length", &self.context_length).finish()
+        f.debug_struct("ClipBpe").finish_non_exhaustive()
     }
 }
 
@@ -137,6 +129,7 @@ fn vocabulary(table: &[(u8, char)], merges: &Merges) -> Vocab {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::Tokenizer;
     use super::*;
 
     #[derive(serde::Deserialize)]
