@@ -78,9 +78,18 @@ impl Builder<'_> {
             name,
             config,
             preprocess: Some(preprocess),
+            tokenizer: model.tokenizer.map(|tokenizer| self.tokenizer(tokenizer)),
             precision: model.precision.unwrap_or(spec::Precision::Fp32),
             force_patch_dropout: model.force_patch_dropout,
             pretrained: self.checkpoint_url("spec.model.pretrained", model.pretrained),
+        }
+    }
+
+    /// Returns a path that begins with a dot from the manifest's folder on; other names as they are.
+    fn tokenizer(&self, given: String) -> String {
+        match given.starts_with('.') {
+            true => self.base_dir.join(given).display().to_string(),
+            false => given,
         }
     }
 

@@ -140,9 +140,14 @@ pub(crate) struct Model {
     /// How evaluation makes images square, as `--image-resize-mode`. Default: as `image_mean`'s.
     pub(crate) image_resize_mode: Option<ResizeMode>,
     /// Checkpoint whose weights a new run starts from, and nothing else of it: a job's folder (its
-    /// newest good checkpoint) or the folder of one checkpoint. Default: weights drawn from the seed.
+    /// newest good checkpoint), the folder of one checkpoint, or a file of weights (safetensors, .pt,
+    /// .pth, .bin, .npz) that every worker can read. Default: weights drawn from the seed.
     #[schemars(length(min = 1))]
     pub(crate) pretrained: Option<String>,
+    /// Tokenizer: a `tokenizer.json`, a SentencePiece model, a folder with either, or a repository in
+    /// the workers' Hugging Face cache. Default: what the model's configuration names, else CLIP's.
+    #[schemars(length(min = 1))]
+    pub(crate) tokenizer: Option<String>,
 }
 
 /// One string or a list of them.

@@ -78,6 +78,10 @@ pub struct Model {
     /// nothing else of it. Absent in what earlier versions wrote.
     #[serde(default)]
     pub pretrained: Option<String>,
+    /// Tokenizer: a path on the workers, or a repository in their Hugging Face cache. Absent in what
+    /// earlier versions wrote.
+    #[serde(default)]
+    pub tokenizer: Option<String>,
     /// How images are prepared, resolved from the name and the keys `image_*`. Absent in what
     /// earlier versions wrote; see [`Self::preprocess`].
     #[serde(default)]

@@ -148,6 +148,15 @@ fn pretrained_weights_start_a_run_and_those_of_another_model_are_refused_with_na
     assert!(run.log().contains("weights of another run"), "{}", run.log());
     assert_eq!(run.summary()["samples"], 20 * 48);
 
+    // The same weights as a file, which OpenCLIP could have written.
+    let mut from_file = Job::new();
+    let name = name_of(&first, &checkpoints.display().to_string(), 20);
+    let file = checkpoints.join(name).join("model.safetensors");
+    from_file.pretrained = Some(file.display().to_string());
+    let same = from_file.train(&[]);
+    assert_eq!(same.curve(), run.curve());
+    assert!(same.log().contains("weights of a file"), "{}", same.log());
+
     // A text tower of another width, under another name.
     let config = std::fs::read_to_string(job.folder().join("models/tiny.json")).unwrap();
     let wider = config.replace("\"width\":16", "\"width\":32");

@@ -73,16 +73,25 @@ pub fn of_checkpoint(loaded: &checkpoint::Loaded) -> Named {
         .collect()
 }
 
+/// What a `logit_bias` that is not there becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingBias {
+    /// 0, as OpenCLIP: the weights were trained without one.
+    Zero,
+    /// What the model has: a run that begins says what it begins with.
+    Kept,
+}
+
 /// Loads every parameter of a model; nothing is changed unless everything fits. Returns what was
 /// done to the tensors to make them fit:
 /// * text keys are moved under `text.` or out of it, as the model has them;
 /// * position embeddings are resized, bicubic for images and linear for text;
-/// * a `logit_bias` that is missing becomes 0, and one that the model does not have is left out, as
-///   are position numbers of old Hugging Face towers.
+/// * a `logit_bias` that is missing becomes what `bias` says, and one that the model does not have is
+///   left out, as are position numbers of old Hugging Face towers.
 ///
 /// # Errors
 /// Everything that does not fit.
-pub fn load(clip: &Clip, named: &Named) -> Result<Vec<String>, Misfit> {
+pub fn load(clip: &Clip, named: &Named, bias: MissingBias) -> Result<Vec<String>, Misfit> {
     let params = clip.params();
     let mut notes = Vec::new();
     let mut given = placed(clip, named, &mut notes);
@@ -94,10 +103,13 @@ pub fn load(clip: &Clip, named: &Named) -> Result<Vec<String>, Misfit> {
                 Ok(fitted) => values.push((entry, fitted)),
                 Err(reason) => misfit.misshaped.push(reason),
             },
-            None if entry.name == "logit_bias" => {
-                notes.push("logit_bias is missing and becomes 0".to_owned());
-                values.push((entry, vec![0.0; entry.len]));
-            }
+            None if entry.name == "logit_bias" => match bias {
+                MissingBias::Kept => notes.push("logit_bias is missing and stays".to_owned()),
+                MissingBias::Zero => {
+                    notes.push("logit_bias is missing and becomes 0".to_owned());
+                    values.push((entry, vec![0.0; entry.len]));
+                }
+            },
             None => misfit.missing.push(entry.name.clone()),
         }
     }

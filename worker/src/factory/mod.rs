@@ -11,6 +11,7 @@ pub mod export;
 pub mod load;
 pub mod place;
 mod positions;
+pub mod tokenizer;
 mod transformers;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use ringmaster_weights::Weights;
 use tch::Device;
 
 use crate::model::{self, Clip, LogitInit};
+use load::MissingBias;
 
 /// How a model is made.
 #[derive(Debug, Clone)]
@@ -145,15 +147,15 @@ pub fn create_model_and_transforms(
             let weights = Weights::open(&path)?;
             check_gelu(name, &config, &weights, options)?;
             let clip = blank(&config, options)?;
-            let notes = from_file(&clip, &weights)?;
+            let notes = from_file(&clip, &weights, MissingBias::Zero)?;
             (clip, notes)
         }
         Some(place::Source::Checkpoint(loaded)) => {
             let clip = blank(&config, options)?;
             let named = load::of_checkpoint(&loaded);
             let path = PathBuf::from("the checkpoint");
-            let notes =
-                load::load(&clip, &named).map_err(|misfit| Error::Misfit { path, misfit })?;
+            let notes = load::load(&clip, &named, MissingBias::Zero)
+                .map_err(|misfit| Error::Misfit { path, misfit })?;
             (clip, notes)
         }
     };
@@ -164,9 +166,9 @@ pub fn create_model_and_transforms(
 ///
 /// # Errors
 /// Weights of an unknown layout, and weights that are not the model's.
-pub fn from_file(clip: &Clip, weights: &Weights) -> Result<Vec<String>, Error> {
+pub fn from_file(clip: &Clip, weights: &Weights, bias: MissingBias) -> Result<Vec<String>, Error> {
     let named = load::named(weights)?;
-    load::load(clip, &named)
+    load::load(clip, &named, bias)
         .map_err(|misfit| Error::Misfit { path: weights.path().to_owned(), misfit })
 }
 

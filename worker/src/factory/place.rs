@@ -163,22 +163,27 @@ fn in_folder(folder: &Path) -> Result<Found, Error> {
     Ok(Found { config, preprocess, weights, folder: Some(folder.to_owned()) })
 }
 
-/// Returns the folder of a repository in the Hugging Face cache: `ORG/NAME` or `ORG/NAME@REVISION`.
 fn cached(repository: &str) -> Result<PathBuf, Error> {
-    let (name, revision) = repository.split_once('@').unwrap_or((repository, "main"));
     let cache = hub_cache();
+    let snapshot = snapshot(&cache, repository).filter(|folder| folder.join(CONFIG).is_file());
+    snapshot.ok_or_else(|| {
+        let repository = repository.split('@').next().unwrap_or_default().to_owned();
+        Error::NotCached { repository, cache }
+    })
+}
+
+/// Returns the folder of a repository in a Hugging Face cache, if it is there: `ORG/NAME` or
+/// `ORG/NAME@REVISION`.
+pub(super) fn snapshot(cache: &Path, repository: &str) -> Option<PathBuf> {
+    let (name, revision) = repository.split_once('@').unwrap_or((repository, "main"));
     let folder = cache.join(format!("models--{}", name.replace('/', "--")));
     let commit = std::fs::read_to_string(folder.join("refs").join(revision));
     let commit = commit.map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
-    let snapshot = folder.join("snapshots").join(commit);
-    match snapshot.join(CONFIG).is_file() {
-        true => Ok(snapshot),
-        false => Err(Error::NotCached { repository: name.to_owned(), cache }),
-    }
+    Some(folder.join("snapshots").join(commit)).filter(|folder| folder.is_dir())
 }
 
 /// Returns the folder of Hugging Face's cache, by its environment variables.
-fn hub_cache() -> PathBuf {
+pub(super) fn hub_cache() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     if let Some(cache) = variable("HF_HUB_CACHE") {
         return cache.into();

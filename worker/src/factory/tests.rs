@@ -34,12 +34,13 @@ fn model(name: &str) -> (Weights, ModelConfig, Named) {
 
 fn loaded(config: &ModelConfig, named: &Named) -> (Clip, Vec<String>) {
     let clip = blank(config, &Options::default()).unwrap();
-    let notes = load::load(&clip, named).unwrap_or_else(|misfit| panic!("{misfit}"));
+    let notes =
+        load::load(&clip, named, MissingBias::Zero).unwrap_or_else(|misfit| panic!("{misfit}"));
     (clip, notes)
 }
 
 fn misfit(config: &ModelConfig, named: &Named) -> Misfit {
-    load::load(&blank(config, &Options::default()).unwrap(), named).unwrap_err()
+    load::load(&blank(config, &Options::default()).unwrap(), named, MissingBias::Zero).unwrap_err()
 }
 
 fn assert_near(got: &Tensor, expected: &Tensor, what: &str) {
@@ -84,7 +85,7 @@ fn everything_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded() {
 
     let clip = blank(&config, &Options::default()).unwrap();
     let before = clip.params().flat().copy();
-    load::load(&clip, &broken).unwrap_err();
+    load::load(&clip, &broken, MissingBias::Zero).unwrap_err();
     assert_eq!(clip.params().flat(), &before);
 }
 

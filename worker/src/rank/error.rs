@@ -51,6 +51,9 @@ pub enum Error {
     /// A model that cannot be built or run.
     #[error("model")]
     Model(#[from] model::Error),
+    /// The model's tokenizer is not to be had.
+    #[error("tokenizer")]
+    Tokenizer(#[from] crate::factory::tokenizer::Error),
     /// The loss failed in libtorch.
     #[error("loss")]
     Loss(#[from] loss::Error),
@@ -148,6 +151,7 @@ impl Error {
             self,
             Self::Environment { .. }
                 | Self::Model(_)
+                | Self::Tokenizer(_)
                 | Self::Checkpoint { .. }
                 | Self::NotFinite { .. }
                 | Self::Eval(eval::Error::Empty { .. })

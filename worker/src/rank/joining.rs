@@ -2,11 +2,13 @@
 //! from.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest, StateSource};
+use ringmaster_weights::Weights;
 use tch::Device;
 
 use super::Error;
@@ -17,6 +19,7 @@ use super::train::Rank;
 use crate::collective::nccl::{self, Nccl, UniqueId};
 use crate::collective::tcp::{AbortFlag, Options, Tcp, Tls};
 use crate::collective::{ByDevice, Collective, Solo};
+use crate::factory::{self, load::MissingBias};
 
 /// Time all peers have to connect once they know one another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -266,6 +269,10 @@ impl Rank {
     /// Weights to start from at step 0; nothing else of where they come from is taken.
     fn load_pretrained(&mut self, url: &str) -> Result<(), Error> {
         let field = "spec.model.pretrained";
+        if let Some(file) = url.strip_prefix("file://").map(Path::new).filter(|path| path.is_file())
+        {
+            return self.load_pretrained_file(file);
+        }
         let Some(chosen) = checkpoint::choose(&[url])? else {
             let what = format!("{field}: {url} holds no complete checkpoint");
             return Err(Error::Checkpoint { what });
@@ -280,6 +287,26 @@ impl Rank {
             initial = kept.join(", "),
             "weights of another run; what it does not have stays as it was drawn"
         );
+        Ok(())
+    }
+
+    /// Weights in a file of any format, as OpenCLIP's `--pretrained FILE`.
+    fn load_pretrained_file(&mut self, path: &Path) -> Result<(), Error> {
+        let misfit =
+            |what: String| Error::Checkpoint { what: format!("spec.model.pretrained: {what}") };
+        let weights = Weights::open(path).map_err(|error| misfit(error.to_string()))?;
+        let config = self.replica.clip.config();
+        if weights.is_torch_script() && !config.quick_gelu {
+            return Err(misfit(format!(
+                "{} was trained with QuickGELU and {} uses exact GELU; use {1}-quickgelu",
+                path.display(),
+                self.job.model.name
+            )));
+        }
+        let notes = factory::from_file(&self.replica.clip, &weights, MissingBias::Kept)
+            .map_err(|error| misfit(error.to_string()))?;
+        self.replica.pristine = false;
+        tracing::info!(path = %path.display(), notes = notes.join("; "), "weights of a file");
         Ok(())
     }
 }

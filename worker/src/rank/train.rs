@@ -29,6 +29,7 @@ use super::switch::Switch;
 use crate::collective::Collective;
 use crate::collective::tcp::AbortFlag;
 use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
+use crate::factory::tokenizer::get_tokenizer;
 use crate::image::Preprocess;
 use crate::report::{self, Run};
 use crate::text::Tokenizer;
@@ -123,7 +124,7 @@ impl Rank {
         let demand = health::memory::Demand::of(&job, env.local_world_size)?;
         let machine = health::check_machine(device, demand)?;
         let text = &job.model.config.text_cfg;
-        let tokenizer = Arc::new(Tokenizer::clip(text.context_length as usize));
+        let tokenizer = Arc::new(get_tokenizer(text, job.model.tokenizer.as_deref())?);
         let dataset = Arc::new(Dataset::open(data::Options::of(&job.data))?);
         let open_set = |set| eval::EvalSet::open(set, &job.data);
         let eval_sets = job.eval.zero_shot.iter().map(open_set).collect::<Result<_, _>>()?;

@@ -1,0 +1,67 @@
+//! The tokenizer of a model.
+
+use std::path::{Path, PathBuf};
+
+use ringmaster_manifest::model_config::TextConfig;
+
+use super::place;
+use crate::text::{self, Clean, Tokenizer};
+
+/// Why a model has no tokenizer here.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its files are nowhere.
+    #[error(
+        "the tokenizer {name} is neither a file or folder nor in the Hugging Face cache ({}); fetch \
+         it with `huggingface-cli download {name}`, or name a folder with its tokenizer.json by \
+         spec.model.tokenizer",
+        cache.display()
+    )]
+    NotFound {
+        /// Its name.
+        name: String,
+        /// The cache.
+        cache: PathBuf,
+    },
+    /// The configuration asks for a cleaning that is not known.
+    #[error(
+        "text_cfg.tokenizer_kwargs.clean is {clean:?}; expected whitespace, lower or canonicalize"
+    )]
+    Clean {
+        /// What it asks for.
+        clean: String,
+    },
+    /// The files are no tokenizer.
+    #[error(transparent)]
+    Text(#[from] text::Error),
+}
+
+/// Returns the tokenizer of `text`, as `open_clip.get_tokenizer`: CLIP's own, or what
+/// `hf_tokenizer_name` names, with its `tokenizer_kwargs`. `given`, a file, a folder or a repository,
+/// goes before that name.
+///
+/// # Errors
+/// Files that are nowhere or no tokenizer.
+pub fn get_tokenizer(text: &TextConfig, given: Option<&str>) -> Result<Tokenizer, Error> {
+    let length = usize::try_from(text.context_length).unwrap_or(0);
+    let kwargs = text.tokenizer_kwargs.clone().unwrap_or_default();
+    let tokenizer = match given.or(text.hf_tokenizer_name.as_deref()) {
+        None => Tokenizer::clip(length),
+        Some(name) => Tokenizer::open(&find(name)?, length, kwargs.strip_sep_token)?,
+    };
+    match kwargs.clean {
+        None => Ok(tokenizer),
+        Some(clean) => match Clean::named(&clean) {
+            Some(clean) => Ok(tokenizer.cleaning(clean)),
+            None => Err(Error::Clean { clean }),
+        },
+    }
+}
+
+fn find(name: &str) -> Result<PathBuf, Error> {
+    if Path::new(name).exists() {
+        return Ok(PathBuf::from(name));
+    }
+    let cache = place::hub_cache();
+    place::snapshot(&cache, name).ok_or_else(|| Error::NotFound { name: name.to_owned(), cache })
+}
