@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringmaster_worker::agent::{self, Agent};
 use ringmaster_worker::bench::checkpoint::{self, CheckpointArgs};
 use ringmaster_worker::bench::collective::{self, CollectiveArgs};
+use ringmaster_worker::bench::inputs::{self, PreprocessArgs, TokenizerArgs};
 use ringmaster_worker::bench::loss::{self, LossArgs};
 use ringmaster_worker::factory::commands::{self, ModelCommand};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
@@ -64,6 +65,10 @@ enum Bench {
     Collective(CollectiveArgs),
     /// What a loss costs in time and memory beside its bare matrix products, and what it computes.
     Loss(LossArgs),
+    /// How fast pictures become inputs, on one core.
+    Preprocess(PreprocessArgs),
+    /// How fast captions become token ids, on one core.
+    Tokenizer(TokenizerArgs),
 }
 
 #[derive(Debug, Args)]
@@ -268,6 +273,8 @@ fn run_bench(bench: &Bench) -> i32 {
         Bench::Checkpoint(args) => checkpoint::run(args),
         Bench::Collective(args) => collective::run(args),
         Bench::Loss(args) => loss::run(args),
+        Bench::Preprocess(args) => inputs::preprocess(args),
+        Bench::Tokenizer(args) => inputs::tokenizer(args),
     };
     match result {
         Ok(()) => exit::SUCCESS,

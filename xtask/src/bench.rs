@@ -14,7 +14,17 @@ use crate::workspace::Workspace;
 use crate::{build, console, setup};
 
 /// What the environment of the peers holds.
-const PEERS: [&str; 3] = ["torch==2.11.0", "torchvision==0.26.0", "open-clip-torch==3.3.0"];
+const PEERS: [&str; 9] = [
+    "torch==2.11.0",
+    "torchvision==0.26.0",
+    "open-clip-torch==3.3.0",
+    "timm==1.0.31",
+    "transformers==4.57.6",
+    "tokenizers==0.22.2",
+    "sentencepiece==0.2.3",
+    "protobuf==7.36.2",
+    "pillow==13.0.0",
+];
 
 /// Ends a program, and all it has started, with whoever holds the other end of its stdin.
 const END_WITH_PARENT: &str = "--parent-pipe";
@@ -30,6 +40,10 @@ pub(crate) enum What {
     Collective,
     /// What a checkpoint costs a run, beside plain copies, torch.save and torch's async_save.
     Checkpoint,
+    /// Captions per second on a core against OpenCLIP's SimpleTokenizer.
+    Tokenizer,
+    /// Pictures per second on a core against OpenCLIP's transform.
+    Preprocess,
     /// A coordinator under 10,000 simulated agents and 1,000 jobs against its targets.
     ControlPlane,
     /// Time from a fault to the next completed step, under torchrun and here.
@@ -60,6 +74,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         What::Loss => ("loss_openclip.py", Some("--speed")),
         What::Collective => ("collective_gloo.py", None),
         What::Checkpoint => ("checkpoint_torch.py", None),
+        What::Tokenizer => ("inputs_openclip.py", Some("tokenizer")),
+        What::Preprocess => ("inputs_openclip.py", Some("preprocess")),
         What::ControlPlane => return control_plane(workspace, &options.arguments),
         What::Recovery => return recovery(workspace, options),
     };
@@ -127,7 +143,7 @@ fn control_plane(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
 }
 
 /// Returns the Python of the peers' environment, which is made where it is missing or incomplete.
-fn peers(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn peers(folder: &Path) -> Result<PathBuf> {
     let python = folder.join("bin/python");
     // Written last, so an interrupted installation is begun anew.
     let (complete, wanted) = (folder.join("complete"), PEERS.join("\n"));

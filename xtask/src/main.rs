@@ -6,7 +6,7 @@
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
 //! [`setup`] (all of these), [`system`] (servers for tests), [`claims`] (what the main job must reach), [`stages`] (the test run),
-//! [`mod@bench`] (our numbers beside the peers'), [`simulate`] (many seeds), [`soak`] (long checks), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
+//! [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's), [`simulate`] (many seeds), [`soak`] (long checks), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
 //! [`console`] (what is printed).
 
 mod bench;
@@ -19,6 +19,7 @@ mod gpu_bundle;
 mod gpu_machine;
 mod gpu_report;
 mod libtorch;
+mod parity;
 mod setup;
 mod simulate;
 mod soak;
@@ -76,6 +77,9 @@ enum Command {
     Test(stages::Options),
     /// Compare with OpenCLIP and gloo in one run: parity, loss, collective; load the control plane.
     Bench(bench::Options),
+    /// Compare every model family, tokenizer and transform with OpenCLIP's, live: golden files are
+    /// made anew, full-size models run on both sides.
+    Parity(parity::Options),
     /// Simulate the coordinator under faults drawn from many seeds.
     Simulate(simulate::Options),
     /// Run checks that take too long for every change: many interrupted runs, a store that is away.
@@ -127,6 +131,7 @@ fn run(command: Command) -> Result<ExitCode> {
             stages::run(&workspace, &options)
         }
         Command::Bench(options) => Ok(exit_code(bench::run(&Workspace::locate()?, &options)?)),
+        Command::Parity(options) => Ok(exit_code(parity::run(&Workspace::locate()?, &options)?)),
         Command::Simulate(options) => {
             let workspace = Workspace::locate()?;
             setup::run(&workspace, false)?;

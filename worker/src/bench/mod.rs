@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod collective;
+pub mod inputs;
 pub mod loss;
 pub mod memory;
 pub mod processes;

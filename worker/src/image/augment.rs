@@ -9,7 +9,7 @@ use ringmaster_manifest::spec::AugCfg;
 use super::Error;
 use super::affine::Map;
 use super::color::{self, Jitter};
-use super::preprocess::Preprocess;
+use super::preprocess::{Preprocess, plain_values};
 use super::resize::{Filter, Rect, Scratch, to_planes};
 use crate::rng::Stream;
 
@@ -94,7 +94,8 @@ impl Augment {
             // OpenCLIP's random crop is bicubic whatever evaluation's resize is.
             let pixels = scratch.resize(image, crop, size, size, Filter::Bicubic)?;
             let whole = Rect { left: 0, top: 0, width: size, height: size };
-            to_planes(pixels, size as usize, whole, (0, 0), size as usize, planes);
+            let side = size as usize;
+            to_planes(pixels, side, whole, (0, 0), side, &plain_values(), planes);
         }
         Ok(())
     }

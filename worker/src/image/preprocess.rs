@@ -6,7 +6,7 @@ use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 
 use super::Error;
 use super::decode::MAX_PIXELS;
-use super::resize::{Filter, Rect, Scratch, to_planes};
+use super::resize::{Filter, Rect, Scratch, Table, to_planes};
 
 /// Size, shape and normalisation of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -72,9 +72,7 @@ impl Preprocess {
         scratch: &mut Scratch,
         output: &mut [f32],
     ) -> Result<(), Error> {
-        self.fit(image, scratch, output)?;
-        self.normalize(output);
-        Ok(())
+        self.fit_as(image, scratch, &self.table(), output)
     }
 
     /// As [`Preprocess::eval_into`], into a new vector.
@@ -94,19 +92,42 @@ impl Preprocess {
         scratch: &mut Scratch,
         planes: &mut [f32],
     ) -> Result<(), Error> {
+        self.fit_as(image, scratch, &plain_values(), planes)
+    }
+
+    /// Writes the resized image as planes of what `table` makes of its values.
+    fn fit_as(
+        &self,
+        image: &RgbImage,
+        scratch: &mut Scratch,
+        table: &Table,
+        planes: &mut [f32],
+    ) -> Result<(), Error> {
         assert_eq!(planes.len(), self.values(), "the output must hold [3, S, S]");
+        let side = self.image_size as usize;
         let (width, height) = self.fitted(image)?;
-        let pixels = if (width, height) == image.dimensions() {
-            image.as_raw()
-        } else {
-            scratch.resize(image, Rect::of(image), width, height, self.filter)?
-        };
         let (window, place) = self.window(width, height);
         if (window.width, window.height) != (self.image_size, self.image_size) {
-            planes.fill(f32::from(self.fill_color));
+            for (plane, table) in planes.chunks_exact_mut(side * side).zip(table) {
+                plane.fill(table[usize::from(self.fill_color)]);
+            }
         }
-        to_planes(pixels, width as usize, window, place, self.image_size as usize, planes);
+        if (width, height) == image.dimensions() {
+            to_planes(image.as_raw(), width as usize, window, place, side, table, planes);
+            return Ok(());
+        }
+        let pixels = scratch.resize_window(image, (width, height), window, self.filter)?;
+        let whole = Rect { left: 0, top: 0, ..window };
+        to_planes(pixels, window.width as usize, whole, place, side, table, planes);
         Ok(())
+    }
+
+    /// Returns what normalising makes of each value: (x / 255 − mean) / std.
+    fn table(&self) -> Table {
+        std::array::from_fn(|channel| {
+            let (mean, std) = (self.mean[channel], self.std[channel]);
+            std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
+        })
     }
 
     /// Returns the part of the resized image that is kept, and its left and top in the input.
@@ -165,6 +186,11 @@ impl Preprocess {
             }
         }
     }
+}
+
+/// Returns the table that leaves values as they are.
+pub(super) fn plain_values() -> Table {
+    std::array::from_fn(|_| std::array::from_fn(|value| value as f32))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use ::image::RgbImage;
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::{FilterType, ImageView, ResizeAlg, ResizeOptions, Resizer};
 
 use super::Error;
 
@@ -72,19 +72,72 @@ impl Scratch {
         let source =
             TypedCroppedImage::from_ref(&source, crop.left, crop.top, crop.width, crop.height)
                 .map_err(|_| shape())?;
-        // First along rows, then along columns, as PIL: between the two passes values are cut off
-        // at 0 and 255, so the other order gives others at hard edges.
-        let mut rows = target(&mut self.rows, width, crop.height).ok_or_else(shape)?;
-        let options = ResizeOptions::new()
-            .resize_alg(ResizeAlg::Convolution(match filter {
-                Filter::Bicubic => FilterType::CatmullRom,
-                Filter::Bilinear => FilterType::Bilinear,
-            }))
-            .use_alpha(false);
-        self.resizer.resize_typed(&source, &mut rows, &options).map_err(|_| shape())?;
-        let mut pixels = target(&mut self.pixels, width, height).ok_or_else(shape)?;
-        self.resizer.resize_typed(&rows, &mut pixels, &options).map_err(|_| shape())?;
-        Ok(&self.pixels)
+        let window = Rect { left: 0, top: 0, width, height };
+        self.two_passes(&source, (width, height), window, filter).ok_or_else(shape)
+    }
+
+    /// Returns the `window` of `image` resized to `size`, as interleaved RGB: the same pixels as
+    /// cutting it out afterwards, without computing the others.
+    ///
+    /// # Errors
+    /// Returns [`Error::Shape`] if a side is zero or the window leaves the resized image.
+    pub(super) fn resize_window(
+        &mut self,
+        image: &RgbImage,
+        size: (u32, u32),
+        window: Rect,
+        filter: Filter,
+    ) -> Result<&[u8], Error> {
+        let shape = || Error::Shape {
+            width: image.width(),
+            height: image.height(),
+            side: size.0.min(size.1),
+        };
+        let inside = window.left + window.width <= size.0 && window.top + window.height <= size.1;
+        if window.width == 0
+            || window.height == 0
+            || image.width().min(image.height()) == 0
+            || !inside
+        {
+            return Err(shape());
+        }
+        let source =
+            TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())
+                .map_err(|_| shape())?;
+        self.two_passes(&source, size, window, filter).ok_or_else(shape)
+    }
+
+    /// Resizes first along rows, then along columns, as PIL: between the two passes values are cut
+    /// off at 0 and 255, so the other order gives others at hard edges.
+    fn two_passes(
+        &mut self,
+        source: &impl ImageView<Pixel = U8x3>,
+        (width, height): (u32, u32),
+        window: Rect,
+        filter: Filter,
+    ) -> Option<&[u8]> {
+        let kernel = match filter {
+            Filter::Bicubic => FilterType::CatmullRom,
+            Filter::Bilinear => FilterType::Bilinear,
+        };
+        // The window in the coordinates of what is resized, along one axis.
+        let options = |left: f64, top: f64, width: f64, height: f64| {
+            ResizeOptions::new()
+                .resize_alg(ResizeAlg::Convolution(kernel))
+                .use_alpha(false)
+                .crop(left, top, width, height)
+        };
+        let (rows, columns) = (source.height(), f64::from(source.width()) / f64::from(width));
+        let mut half = target(&mut self.rows, window.width, rows)?;
+        let (left, across) = (f64::from(window.left), f64::from(window.width));
+        let across = options(left * columns, 0.0, across * columns, f64::from(rows));
+        self.resizer.resize_typed(source, &mut half, &across).ok()?;
+        let scale = f64::from(rows) / f64::from(height);
+        let mut pixels = target(&mut self.pixels, window.width, window.height)?;
+        let (top, down) = (f64::from(window.top), f64::from(window.height));
+        let down = options(0.0, top * scale, f64::from(window.width), down * scale);
+        self.resizer.resize_typed(&half, &mut pixels, &down).ok()?;
+        Some(&self.pixels)
     }
 }
 
@@ -94,8 +147,11 @@ fn target(buffer: &mut Vec<u8>, width: u32, height: u32) -> Option<TypedImage<'_
     TypedImage::from_buffer(width, height, buffer).ok()
 }
 
-/// Writes the `window` of interleaved RGB rows of `width` pixels into three f32 planes of values
-/// 0–255, its left and top at `place`.
+/// What each of the 256 values of a channel becomes.
+pub(super) type Table = [[f32; 256]; 3];
+
+/// Writes the `window` of interleaved RGB rows of `width` pixels into three f32 planes, each value
+/// as `table` has it, its left and top at `place`.
 ///
 /// Shapes: pixels [H, width, 3], planes [3, side, side].
 pub(super) fn to_planes(
@@ -104,6 +160,7 @@ pub(super) fn to_planes(
     window: Rect,
     place: (usize, usize),
     side: usize,
+    table: &Table,
     planes: &mut [f32],
 ) {
     let (red, rest) = planes.split_at_mut(side * side);
@@ -117,9 +174,9 @@ pub(super) fn to_planes(
         let outputs =
             red[line.clone()].iter_mut().zip(&mut green[line.clone()]).zip(&mut blue[line]);
         for (pixel, ((r, g), b)) in row.chunks_exact(3).zip(outputs) {
-            *r = f32::from(pixel[0]);
-            *g = f32::from(pixel[1]);
-            *b = f32::from(pixel[2]);
+            *r = table[0][usize::from(pixel[0])];
+            *g = table[1][usize::from(pixel[1])];
+            *b = table[2][usize::from(pixel[2])];
         }
     }
 }

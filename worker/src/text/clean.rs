@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use tokenizers::NormalizedString;
 
+use super::ascii;
 use super::entities::{unescape, unescape_closed};
 
 static TERMINAL_ESCAPE: LazyLock<Regex> = LazyLock::new(|| {
@@ -41,6 +42,9 @@ impl Clean {
 
     /// Returns `caption` cleaned.
     pub fn apply(self, caption: &str) -> String {
+        if let Some(cleaned) = ascii::clean(self, caption) {
+            return cleaned;
+        }
         match self {
             Self::Lower => lower(caption),
             Self::Whitespace => collapse_whitespace(&basic(caption)),

@@ -1,5 +1,6 @@
 //! CLIP's byte-pair encoding, as OpenCLIP's `SimpleTokenizer`.
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
@@ -7,7 +8,8 @@ use regex::Regex;
 use tokenizers::Model;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 
-use super::bytes;
+use super::cache::WordCache;
+use super::{ascii, bytes};
 
 /// Entries of the vocabulary.
 pub const VOCAB_SIZE: i64 = 49_408;
@@ -31,9 +33,6 @@ const WORDS: &str = concat!(
 static MERGES: &[u8] = include_bytes!("bpe_simple_vocab_16e6.txt.gz");
 /// Merges that belong to CLIP's vocabulary; the file holds more.
 const MERGE_COUNT: usize = VOCAB_SIZE as usize - 2 * 256 - 2;
-/// Words whose pieces are remembered.
-const CACHED_WORDS: usize = 1 << 16;
-
 /// CLIP's byte-pair encoding of cleaned text.
 pub(super) struct ClipBpe {
     words: Regex,
@@ -53,7 +52,7 @@ impl ClipBpe {
         let pieces = BPE::builder()
             .vocab_and_merges(vocabulary(&table, &merges), merges)
             .end_of_word_suffix("</w>".to_owned())
-            .cache_capacity(CACHED_WORDS)
+            .cache_capacity(0)
             .build()
             .expect("every merge of the embedded list joins two entries of its vocabulary");
         let words = Regex::new(WORDS).expect("the pattern is a constant that compiles");
@@ -65,11 +64,11 @@ impl ClipBpe {
     pub(super) fn encode(&self, cleaned: &str, context_length: usize) -> Vec<i64> {
         let mut ids = Vec::with_capacity(context_length + 8);
         ids.push(START_OF_TEXT);
-        for word in self.words.find_iter(cleaned) {
-            if ids.len() >= context_length {
-                break;
-            }
-            self.push_word(word.as_str(), &mut ids);
+        if let Some(words) = ascii::words(cleaned) {
+            self.push_words(words, context_length, &mut ids);
+        } else {
+            let words = self.words.find_iter(cleaned).map(|word| word.as_str());
+            self.push_words(words, context_length, &mut ids);
         }
         ids.push(END_OF_TEXT);
         if ids.len() > context_length {
@@ -82,10 +81,27 @@ impl ClipBpe {
         ids
     }
 
-    fn push_word(&self, word: &str, ids: &mut Vec<i64>) {
+    fn push_words<'a>(
+        &self,
+        words: impl Iterator<Item = &'a str>,
+        context_length: usize,
+        ids: &mut Vec<i64>,
+    ) {
+        CACHE.with_borrow_mut(|cache| {
+            for word in words {
+                if ids.len() >= context_length {
+                    break;
+                }
+                cache.push(word, ids, |word| self.pieces_of(word));
+            }
+        });
+    }
+
+    /// Returns the ids of a word that no cache has.
+    fn pieces_of(&self, word: &str) -> Vec<i64> {
         match word {
-            START_OF_TEXT_WORD => return ids.push(START_OF_TEXT),
-            END_OF_TEXT_WORD => return ids.push(END_OF_TEXT),
+            START_OF_TEXT_WORD => return vec![START_OF_TEXT],
+            END_OF_TEXT_WORD => return vec![END_OF_TEXT],
             _ => {}
         }
         let spelled: String =
@@ -94,8 +110,13 @@ impl ClipBpe {
             .pieces
             .tokenize(&spelled)
             .expect("splitting fails only for an unknown-token entry, which this one lacks");
-        ids.extend(pieces.iter().map(|piece| i64::from(piece.id)));
+        pieces.iter().map(|piece| i64::from(piece.id)).collect()
     }
+}
+
+thread_local! {
+    /// Words of this thread: there is one vocabulary, so all tokenizers share it.
+    static CACHE: RefCell<WordCache> = RefCell::default();
 }
 
 impl std::fmt::Debug for ClipBpe {

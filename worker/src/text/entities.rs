@@ -72,7 +72,7 @@ fn replace(text: &str, decoded: impl Fn(&str) -> Option<(String, usize)>) -> Cow
     while let Some(at) = rest.find('&') {
         out.push_str(&rest[..at]);
         let word = word(&rest[at + 1..]);
-        match decoded(word) {
+        match Some(word).filter(|word| word.len() > 1).and_then(&decoded) {
             Some((replaced, taken)) => {
                 out.push_str(&replaced);
                 rest = &rest[at + 1 + taken..];

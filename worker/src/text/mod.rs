@@ -2,10 +2,13 @@
 //!
 //! [`Tokenizer`] is one of OpenCLIP's: CLIP's byte-pair encoding (`clip`), a `tokenizer.json` of
 //! Hugging Face's (`hugging_face`) or a SentencePiece model (`sentencepiece`), after the cleaning its
-//! model asks for ([`clean`], with HTML's references in `entities`). Nothing here touches libtorch, so
+//! model asks for ([`clean`], with HTML's references in `entities`; plain ASCII takes the short way of `ascii`, and a thread remembers its words in
+//! `cache`). Nothing here touches libtorch, so
 //! the loader's threads may call it.
 
+mod ascii;
 mod bytes;
+mod cache;
 pub mod clean;
 mod clip;
 mod entities;
