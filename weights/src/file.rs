@@ -30,8 +30,8 @@ pub struct Weights {
 
 /// Keys of a dictionary that hold the model's, in the order they are looked for.
 const WRAPPERS: [&str; 2] = ["state_dict", "model"];
-/// What wrappers of modules put before every name.
-const PREFIXES: [&str; 2] = ["module.", "_orig_mod."];
+/// What wrappers of modules put before every name: either may be around the other.
+const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "module."];
 /// What OpenAI's archives hold beside weights.
 const NO_WEIGHTS: [&str; 3] = ["input_resolution", "context_length", "vocab_size"];
 
@@ -67,7 +67,8 @@ impl Weights {
             return Err(Error::UnknownFormat { path: path.to_owned(), found: beginning(&file) });
         }
         if let Some(pickle) = &weights.pickle {
-            weights.tensors = model(pickle.root());
+            weights.tensors = model(pickle.root())
+                .map_err(|reason| Error::corrupt(path, "PyTorch checkpoint", reason))?;
         }
         weights.tensors = unwrapped(std::mem::take(&mut weights.tensors));
         Ok(weights)
@@ -138,7 +139,7 @@ fn beginning(file: &MappedFile) -> String {
 }
 
 /// Returns the tensors of the model in a checkpoint.
-fn model(root: ValueRef<'_>) -> BTreeMap<String, Tensor> {
+fn model(root: ValueRef<'_>) -> Result<BTreeMap<String, Tensor>, String> {
     let wrapped = WRAPPERS.iter().find_map(|key| root.get(key).filter(|value| value.is_mapping()));
     torch::named_tensors(wrapped.unwrap_or(root))
 }

@@ -147,7 +147,11 @@ impl Converter<'_> {
     ) -> Result<(), Error> {
         let stacked = format!("{from}encoderblock/");
         if self.has(&format!("{stacked}LayerNorm_0/scale")) {
-            let depth = self.take(&format!("{stacked}LayerNorm_0/scale"))?.shape()[0];
+            let name = format!("{stacked}LayerNorm_0/scale");
+            let scales = self.take(&name)?; // [depth, W]
+            let &[depth, _, ..] = scales.shape() else {
+                return Err(self.shape(&name, &scales, "[depth, width]"));
+            };
             for index in 0..depth {
                 self.block(&stacked, &format!("{to}{index}."), names, torch, Some(index))?;
             }

@@ -19,8 +19,9 @@ pub(crate) fn read(file: &MappedFile) -> Result<BTreeMap<String, Tensor>, Error>
     let mut archive = ZipArchive::new(Cursor::new(&file[..]))
         .map_err(|error| corrupt(format!("it is no zip archive: {error}")))?;
     let mut tensors = BTreeMap::new();
+    let mut left = most_unpacked(file);
     for index in 0..archive.len() {
-        let (name, bytes) = entry(file, &mut archive, index)?;
+        let (name, bytes) = entry(file, &mut archive, index, &mut left)?;
         let Some(name) = name.strip_suffix(".npy") else { continue };
         let tensor = array(bytes).map_err(|reason| corrupt(format!("{name}: {reason}")))?;
         tensors.insert(name.to_owned(), tensor);
@@ -28,11 +29,19 @@ pub(crate) fn read(file: &MappedFile) -> Result<BTreeMap<String, Tensor>, Error>
     Ok(tensors)
 }
 
-/// Returns name and content of an entry: a part of the file where it is stored as it is.
+/// Returns the bytes that a file's entries may unpack to, together: entries may share their packed
+/// bytes, and each alone would be within its bound.
+pub(crate) fn most_unpacked(file: &MappedFile) -> u64 {
+    (file.len() as u64).saturating_mul(MOST_DEFLATED)
+}
+
+/// Returns name and content of an entry: a part of the file where it is stored as it is. What is
+/// unpacked is taken from `left`.
 pub(crate) fn entry(
     file: &MappedFile,
     archive: &mut ZipArchive<Cursor<&[u8]>>,
     index: usize,
+    left: &mut u64,
 ) -> Result<(String, Bytes), Error> {
     let corrupt = |reason: String| Error::corrupt(file.path(), "zip archive", reason);
     let mut entry = archive
@@ -54,7 +63,10 @@ pub(crate) fn entry(
     if size > packed.saturating_mul(MOST_DEFLATED) || packed > file.len() as u64 {
         return Err(corrupt(format!("{name} claims to unpack {packed} bytes to {size}")));
     }
-    let mut bytes = Vec::with_capacity(size as usize);
+    *left = left.checked_sub(size).ok_or_else(|| {
+        corrupt(format!("up to {name}, its entries claim to unpack to more than they can"))
+    })?;
+    let mut bytes = Vec::new();
     let found = entry.by_ref().take(size + 1).read_to_end(&mut bytes);
     match found {
         Ok(found) if found as u64 == size => Ok((name, Bytes::Own(Arc::new(bytes)))),

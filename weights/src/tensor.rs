@@ -61,6 +61,9 @@ impl DType {
     }
 }
 
+/// Most dimensions, as PyTorch has it; walking a view goes one call deeper for each.
+const MOST_DIMENSIONS: usize = 64;
+
 /// A tensor of a file: a view of some storage.
 #[derive(Debug, Clone)]
 pub struct Tensor {
@@ -85,6 +88,10 @@ impl Tensor {
         if shape.len() != strides.len() {
             return Err(format!("a shape {shape:?} with strides {strides:?}"));
         }
+        if shape.len() > MOST_DIMENSIONS {
+            let dimensions = shape.len();
+            return Err(format!("of {dimensions} dimensions; expected at most {MOST_DIMENSIONS}"));
+        }
         let elements = storage.len() / dtype.size();
         let count = shape.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
         // A view may repeat elements, such as an expanded one; not without bound.
@@ -93,7 +100,11 @@ impl Tensor {
             last.checked_add(size.saturating_sub(1).checked_mul(*stride)?)
         });
         match (count, last) {
-            (Some(0), Some(_)) => {}
+            // Where nothing is, it does not matter where: offset and strides may be anything.
+            (Some(0), _) => {
+                let strides = vec![0; shape.len()];
+                return Ok(Self { dtype, shape, strides, offset: 0, storage });
+            }
             (Some(_), Some(last)) if last < elements => {}
             _ => {
                 return Err(format!(
@@ -149,6 +160,9 @@ impl Tensor {
 
     /// Returns the elements in the order of the shape, as f32. Shape: that of the tensor, flat.
     pub fn to_f32(&self) -> Vec<f32> {
+        if self.is_empty() {
+            return Vec::new();
+        }
         let size = self.dtype.size();
         if strides(&self.shape).as_ref() == Some(&self.strides) {
             let bytes = &self.storage[self.offset * size..(self.offset + self.len()) * size];

@@ -123,6 +123,71 @@ fn views_that_leave_their_storage_are_refused() {
     assert!(view(&[0, 5], &[5, 1], 0).is_ok());
 }
 
+#[test]
+fn empty_and_many_dimensional_views_end_no_reader() {
+    let storage = || map::Bytes::Own(std::sync::Arc::new(vec![0; 24]));
+    let view = |shape: &[usize], strides: &[usize], offset| {
+        Tensor::new(DType::F32, shape.to_vec(), strides.to_vec(), offset, storage())
+    };
+    // Past the end of the storage, where a slice would be out of range.
+    assert!(view(&[0], &[1], 1000).unwrap().to_f32().is_empty());
+    // More rows of nothing than can be walked over.
+    let rows = view(&[1 << 50, 0], &[usize::MAX, 1], usize::MAX).unwrap();
+    assert!(rows.to_f32().is_empty());
+    assert!(rows.select(7).unwrap().to_f32().is_empty());
+    // Deeper than a stack: the walk goes one call deeper for each dimension.
+    assert!(view(&[1; 64], &[0; 64], 0).is_ok());
+    assert!(view(&vec![1; 1 << 20], &vec![0; 1 << 20], 0).unwrap_err().contains("dimensions"));
+}
+
+#[test]
+fn stacked_layers_without_a_layer_are_refused() {
+    let header = r#"{"embedding/kernel":{"dtype":"F32","shape":[1,1,3,1],"data_offsets":[0,12]},
+        "embedding/bias":{"dtype":"F32","shape":[1],"data_offsets":[12,16]},
+        "pos_embedding":{"dtype":"F32","shape":[1],"data_offsets":[16,20]},
+        "Transformer/encoderblock/LayerNorm_0/scale":{"dtype":"F32","shape":[],"data_offsets":[20,24]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 24]].concat();
+    let weights = open_bytes(&file).unwrap();
+    let text = vision_transformer(&weights).unwrap_err().to_string();
+    assert!(text.contains("has shape []; expected [depth, width]"), "{text}");
+}
+
+/// Ends in an error soon: it has 2^60 paths.
+#[test]
+fn modules_that_share_modules_without_end_are_refused() {
+    let object = b"c__torch__\nM\n)\x81";
+    let mut pickle = [&object[..], b"q\0"].concat();
+    for level in 1..=60 {
+        pickle.extend(object);
+        pickle.extend(b"}(");
+        for name in [b"aaaaaaaa", b"bbbbbbbb"] {
+            pickle.extend([&b"\x8c\x08"[..], name, &[b'h', level - 1]].concat());
+        }
+        pickle.extend([b'u', b'b', b'q', level]);
+    }
+    pickle.push(b'.');
+    let (built, _) = pickle::run(&pickle, &mut |_, _, _, _| Err(String::new())).unwrap();
+    let text = torch::named_tensors(built.root()).unwrap_err();
+    assert!(text.contains("more than 1048576 attributes"), "{text}");
+}
+
+/// A megabyte of pickle asked for gigabytes: every two bytes that name a long text copied it.
+#[test]
+fn a_pickle_that_copies_what_it_names_again_and_again_is_refused() {
+    let text = vec![b'a'; 1 << 20];
+    let start =
+        [&b"c_codecs\nencode\nq\0X"[..], &(text.len() as u32).to_le_bytes(), &text[..], b"q\x01"];
+    let run = |calls: usize| {
+        let pickle = [start.concat(), b"h\0h\x01\x85R0".repeat(calls), b".".to_vec()].concat();
+        pickle::run(&pickle, &mut |_, _, _, _| Err(String::new())).map(|(_, end)| end)
+    };
+    assert!(run(2).is_ok());
+    let failure = run(200).unwrap_err();
+    assert!(
+        matches!(&failure.reason, pickle::Reason::Broken(text) if text.contains("copies far more"))
+    );
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_a_reader_panic(

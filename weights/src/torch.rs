@@ -6,7 +6,7 @@ use std::io::Cursor;
 use zip::ZipArchive;
 
 use crate::map::{Bytes, MappedFile};
-use crate::npz::entry;
+use crate::npz::{entry, most_unpacked};
 use crate::pickle::{self, Failure, Pickle, Reason, Storage, Value, ValueRef};
 use crate::{DType, Error, Tensor};
 
@@ -16,8 +16,11 @@ const LEGACY: &str = "PyTorch checkpoint of the format before 1.6";
 const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 /// Deepest module of a TorchScript archive that is looked at.
 const DEEPEST: usize = 64;
-/// Most tensors that a TorchScript archive may name.
+/// Most attributes of a TorchScript archive that are looked at: modules that share modules may have
+/// more paths than there are atoms.
 const MOST: usize = 1 << 20;
+/// Most bytes of all their names.
+const MOST_TEXT: usize = 1 << 26;
 
 /// Reads a zip archive: `<name>/data.pkl` and `<name>/data/<key>`; of a TorchScript archive also
 /// the tensors that its modules hold.
@@ -26,8 +29,9 @@ pub(crate) fn read_zip(file: &MappedFile) -> Result<Pickle, Error> {
     let mut archive = ZipArchive::new(Cursor::new(&file[..]))
         .map_err(|error| corrupt(format!("it is no zip archive, or cut short: {error}")))?;
     let mut entries = BTreeMap::new();
+    let mut left = most_unpacked(file);
     for index in 0..archive.len() {
-        let (name, bytes) = entry(file, &mut archive, index)?;
+        let (name, bytes) = entry(file, &mut archive, index, &mut left)?;
         entries.insert(name, bytes);
     }
     let pickle = entries.keys().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl"));
@@ -111,26 +115,42 @@ fn fail(file: &MappedFile, format: &'static str, part: &str, failure: Failure) -
 }
 
 /// Returns the tensors of a dictionary, or of a TorchScript module and the modules in it, by name.
-pub(crate) fn named_tensors(root: ValueRef<'_>) -> BTreeMap<String, Tensor> {
-    let mut found = BTreeMap::new();
-    collect(root, "", 0, &mut found);
-    found
+///
+/// # Errors
+/// Modules that hold one another so often that naming all they hold would never end.
+pub(crate) fn named_tensors(root: ValueRef<'_>) -> Result<BTreeMap<String, Tensor>, String> {
+    let mut walk = Walk { found: BTreeMap::new(), entries: MOST, text: MOST_TEXT };
+    match walk.collect(root, "", 0) {
+        Some(()) => Ok(walk.found),
+        None => Err(format!("its modules hold more than {MOST} attributes; expected a model's")),
+    }
 }
 
-fn collect(value: ValueRef<'_>, prefix: &str, depth: usize, found: &mut BTreeMap<String, Tensor>) {
-    for (name, value) in value.entries() {
-        let name = format!("{prefix}{name}");
-        if found.len() >= MOST {
-            return;
-        }
-        match value.value() {
-            Value::Tensor(tensor) => {
-                found.insert(name, (**tensor).clone());
+struct Walk {
+    found: BTreeMap<String, Tensor>,
+    /// Attributes that may still be looked at.
+    entries: usize,
+    /// Bytes that their names may still have.
+    text: usize,
+}
+
+impl Walk {
+    /// Takes what a value holds; none if it is too much.
+    fn collect(&mut self, value: ValueRef<'_>, prefix: &str, depth: usize) -> Option<()> {
+        for (name, value) in value.entries() {
+            self.entries = self.entries.checked_sub(1)?;
+            self.text = self.text.checked_sub(prefix.len() + name.len())?;
+            let name = format!("{prefix}{name}");
+            match value.value() {
+                Value::Tensor(tensor) => {
+                    self.found.insert(name, (**tensor).clone());
+                }
+                Value::Object { .. } if depth < DEEPEST => {
+                    self.collect(value, &format!("{name}."), depth + 1)?;
+                }
+                _ => {}
             }
-            Value::Object { .. } if depth < DEEPEST => {
-                collect(value, &format!("{name}."), depth + 1, found);
-            }
-            _ => {}
         }
+        Some(())
     }
 }

@@ -11,6 +11,12 @@ use crate::Tensor;
 pub(crate) type View<'a> =
     dyn FnMut(&Storage, usize, Vec<usize>, Vec<usize>) -> Result<Tensor, String> + 'a;
 
+/// Bytes that copying may cost, whatever the pickle's length.
+const SPARE: usize = 1 << 26;
+/// Bytes that it may cost for each byte of the pickle. Instructions of two bytes name values that are
+/// there and may ask for a copy of any of them; what is saved by libraries copies what it names once.
+const PER_BYTE: usize = 64;
+
 /// Runs the pickle at the beginning of `bytes`; returns it and where it ends.
 pub(crate) fn run(bytes: &[u8], view: &mut View<'_>) -> Result<(Pickle, usize), Failure> {
     let mut machine = Machine {
@@ -20,6 +26,7 @@ pub(crate) fn run(bytes: &[u8], view: &mut View<'_>) -> Result<(Pickle, usize), 
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
+        left: bytes.len().saturating_mul(PER_BYTE).saturating_add(SPARE),
         view,
     };
     loop {
@@ -40,6 +47,8 @@ struct Machine<'a, 'v> {
     /// Heights of the stack that marks were set at.
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
+    /// Bytes that copies may still cost.
+    left: usize,
     view: &'a mut View<'v>,
 }
 
@@ -246,6 +255,7 @@ impl Machine<'_, '_> {
         if !globals::is_harmless(&full) {
             return Err(Reason::Refused(full));
         }
+        self.charge(full.len())?;
         self.push(Value::Global(full));
         Ok(())
     }
@@ -257,6 +267,13 @@ impl Machine<'_, '_> {
             return broken("a call of what is no name");
         };
         let name = name.clone();
+        let given = match &self.values[arguments] {
+            Value::List(given) => given.as_slice(),
+            _ => &[],
+        };
+        let sizes = given.iter().map(|id| self.values[*id].size());
+        let cost = sizes.fold(name.len() + size_of_val(given), usize::saturating_add);
+        self.charge(cost)?;
         let value = globals::call(&name, arguments, &mut self.values, self.view)?;
         match value {
             globals::Called::Value(value) => self.push(value),
@@ -271,6 +288,7 @@ impl Machine<'_, '_> {
             return broken("an instance of what is no class");
         };
         let class = class.clone();
+        self.charge(class.len())?;
         let value = match globals::is_dictionary(&class) {
             true => Value::Dict(Vec::new()),
             false => Value::Object { class, arguments, state: None },
@@ -313,6 +331,7 @@ impl Machine<'_, '_> {
             .ok_or_else(|| Reason::Broken(format!("a storage of type {class}")))?;
         let len = usize::try_from(*len)
             .map_err(|_| Reason::Broken(format!("a storage of {len} elements")))?;
+        self.charge(key.len())?;
         self.push(Value::Storage(StorageValue(Storage { dtype, key, len })));
         Ok(())
     }
@@ -331,6 +350,15 @@ impl Machine<'_, '_> {
         match &mut self.values[top] {
             Value::Dict(dict) => dict.extend(entries),
             _ => return broken("entries for what is no dictionary"),
+        }
+        Ok(())
+    }
+
+    /// Counts a copy of this many bytes.
+    fn charge(&mut self, bytes: usize) -> Step {
+        match self.left.checked_sub(bytes) {
+            Some(left) => self.left = left,
+            None => return broken("it copies far more than it is long; expected weights"),
         }
         Ok(())
     }

@@ -52,6 +52,21 @@ pub enum Value {
     Storage(StorageValue),
 }
 
+impl Value {
+    /// Returns the bytes that a copy of it costs beyond its own, as what becomes of it: an element of
+    /// a list becomes an entry of two.
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Str(text) | Self::Global(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::List(elements) => 2 * size_of_val(elements.as_slice()),
+            Self::Dict(entries) => size_of_val(entries.as_slice()),
+            Self::Storage(storage) => storage.0.key.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// The elements of some tensors, opaque outside.
 #[derive(Debug, Clone)]
 pub struct StorageValue(pub(crate) Storage);
