@@ -6,10 +6,11 @@
 //! loaded. Modules in reading order: `map` (a file in memory), [`tensor`] (types, views and how they
 //! become f32), [`pickle`] (a machine that builds data and calls nothing), `torch`, `npz` and
 //! `safe` (the formats), [`file`] (which of them, and what stands in it), `jax` (names and layouts
-//! of Google's checkpoints).
+//! of Google's checkpoints), [`hub`] (where weights lie, and fetching them).
 
 mod error;
 pub mod file;
+pub mod hub;
 mod jax;
 mod map;
 mod npz;

@@ -9,10 +9,11 @@ use crate::{DType, Error, Tensor};
 
 const FORMAT: &str = "safetensors";
 
+/// Tensors and metadata, by name.
+pub(crate) type Content = (BTreeMap<String, Tensor>, BTreeMap<String, String>);
+
 /// Returns the tensors and the metadata of a file.
-pub(crate) fn read(
-    file: &MappedFile,
-) -> Result<(BTreeMap<String, Tensor>, BTreeMap<String, String>), Error> {
+pub(crate) fn read(file: &MappedFile) -> Result<Content, Error> {
     let corrupt = |reason: String| Error::corrupt(file.path(), FORMAT, reason);
     let (header_len, header) = SafeTensors::read_metadata(file).map_err(|error| {
         corrupt(format!("its header cannot be read from {} bytes: {error}", file.len()))

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::model_config::PreprocessCfg;
+use ringmaster_weights::hub;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 
-use super::{place, transformers};
+use super::transformers;
 use crate::model::{Clip, Entry};
 
 /// Whose folder it becomes.
@@ -84,7 +85,7 @@ pub fn export(
                 "model_cfg": clip.config().to_json(),
                 "preprocess_cfg": preprocess,
             });
-            (vec![(place::CONFIG, config)], "open_clip_model.safetensors", open_clip(clip))
+            (vec![(hub::CONFIG, config)], "open_clip_model.safetensors", open_clip(clip))
         }
         Layout::Transformers => {
             let (config, tensors) = transformers::convert(clip)?;

@@ -94,16 +94,21 @@ pub enum Error {
     },
     /// The weights were trained with the other GELU.
     #[error(
-        "{} was trained with QuickGELU and {model} uses exact GELU, which would cost accuracy \
-         silently; use {model}-quickgelu or --force-quick-gelu, or --allow-gelu-mismatch to load \
-         it all the same",
+        "{} was trained with {with} and {model} uses {uses}, which would cost accuracy silently; \
+         {remedy}, or --allow-gelu-mismatch to load it all the same",
         path.display()
     )]
     GeluMismatch {
         /// The file.
         path: PathBuf,
+        /// What it was trained with.
+        with: &'static str,
         /// The model.
         model: String,
+        /// What that uses.
+        uses: &'static str,
+        /// What to do.
+        remedy: String,
     },
     /// The configuration describes no model.
     #[error(transparent)]
@@ -112,8 +117,9 @@ pub enum Error {
 
 /// Makes the model that `name` stands for, with the weights of `pretrained`, if given, or of the
 /// place that `name` is: a name of the catalogue, `local-dir:FOLDER` or the path of a folder with
-/// an `open_clip_config.json`, `hf-hub:ORG/REPOSITORY` (from the local cache), or the URL of a run's
-/// checkpoints. `pretrained` is a file of weights in any format, or such a URL.
+/// an `open_clip_config.json`, `hf-hub:ORG/REPOSITORY` (fetched where the local cache lacks it), or the
+/// URL of a run's checkpoints. `pretrained` is a file of weights in any format, one of OpenCLIP's tags,
+/// or such a URL.
 ///
 /// # Errors
 /// A name that leads nowhere, weights that cannot be read or are not the model's (everything that
@@ -123,7 +129,8 @@ pub fn create_model_and_transforms(
     pretrained: Option<&str>,
     options: &Options,
 ) -> Result<Created, Error> {
-    let place::Found { mut config, mut preprocess, weights, .. } = place::find(name, pretrained)?;
+    let found = place::find(name, pretrained)?;
+    let place::Found { mut config, mut preprocess, weights, quick_gelu } = found;
     config.quick_gelu |= options.force_quick_gelu;
     if let Some(size) = options.force_image_size {
         config.vision_cfg.image_size = size;
@@ -145,7 +152,7 @@ pub fn create_model_and_transforms(
         }
         Some(place::Source::File(path)) => {
             let weights = Weights::open(&path)?;
-            check_gelu(name, &config, &weights, options)?;
+            check_gelu(name, &config, &weights, quick_gelu, options)?;
             let clip = blank(&config, options)?;
             let notes = from_file(&clip, &weights, MissingBias::Zero)?;
             (clip, notes)
@@ -182,19 +189,28 @@ fn logits(config: &ModelConfig) -> LogitInit {
     LogitInit { scale, bias: config.init_logit_bias }
 }
 
-/// OpenAI's archives are known to need QuickGELU: they are TorchScript, which nobody else ships.
+/// A tag says how its weights were trained; OpenAI's archives are known to need QuickGELU: they are
+/// TorchScript, which nobody else ships.
 fn check_gelu(
     name: &str,
     config: &ModelConfig,
     weights: &Weights,
+    quick_gelu: Option<bool>,
     options: &Options,
 ) -> Result<(), Error> {
-    let mismatch = weights.is_torch_script() && !config.quick_gelu;
-    match mismatch && !options.allow_gelu_mismatch {
-        true => {
-            let path = weights.path().to_owned();
-            Err(Error::GeluMismatch { path, model: name.to_owned() })
-        }
-        false => Ok(()),
+    let trained = quick_gelu.or(weights.is_torch_script().then_some(true));
+    let mismatch = trained.is_some_and(|trained| trained != config.quick_gelu);
+    if !mismatch || options.allow_gelu_mismatch {
+        return Ok(());
     }
+    let path = weights.path().to_owned();
+    let [with, uses] = match config.quick_gelu {
+        true => ["exact GELU", "QuickGELU"],
+        false => ["QuickGELU", "exact GELU"],
+    };
+    let remedy = match config.quick_gelu {
+        true => format!("use {}", name.trim_end_matches("-quickgelu")),
+        false => format!("use {name}-quickgelu or --force-quick-gelu"),
+    };
+    Err(Error::GeluMismatch { path, with, model: name.to_owned(), uses, remedy })
 }

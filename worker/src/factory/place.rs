@@ -4,18 +4,10 @@ use std::path::{Path, PathBuf};
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::ModelCatalogue;
+use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::{self, ModelConfig, PreprocessCfg};
+use ringmaster_weights::hub::{self, Hub, Repository, Settings};
 
-/// Files of weights in a folder, in the order `open_clip` prefers them.
-const WEIGHTS: [&str; 5] = [
-    "open_clip_model.safetensors",
-    "model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "pytorch_model.bin",
-    "open_clip_model.pt",
-];
-/// The configuration in a folder.
-pub const CONFIG: &str = "open_clip_config.json";
 const LOCAL_DIR: &str = "local-dir:";
 const HF_HUB: &str = "hf-hub:";
 
@@ -28,8 +20,8 @@ pub struct Found {
     pub preprocess: PreprocessCfg,
     /// Its weights, if there are any.
     pub weights: Option<Source>,
-    /// The folder of the model, where it has one: its tokenizer may lie there.
-    pub folder: Option<PathBuf>,
+    /// Whether the weights are known to have been trained with QuickGELU, or without.
+    pub quick_gelu: Option<bool>,
 }
 
 /// Where weights lie.
@@ -77,24 +69,9 @@ pub enum Error {
         #[source]
         source: model_config::Error,
     },
-    /// A folder has no weights.
-    #[error("{} holds no weights; expected one of {}", folder.display(), WEIGHTS.join(", "))]
-    NoWeights {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A repository is not in the local cache.
-    #[error(
-        "{repository} is not in the Hugging Face cache ({}); fetch it with `huggingface-cli \
-         download {repository}`, or name a folder that holds its files by local-dir:",
-        cache.display()
-    )]
-    NotCached {
-        /// The repository.
-        repository: String,
-        /// The cache.
-        cache: PathBuf,
-    },
+    /// A folder or repository has no weights, or cannot be fetched.
+    #[error(transparent)]
+    Hub(#[from] hub::Error),
     /// A store or a checkpoint in it cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] checkpoint::Error),
@@ -116,27 +93,22 @@ fn did_you_mean(nearest: &[String]) -> String {
 /// Finds what `name` and `pretrained` stand for.
 ///
 /// # Errors
-/// A name that leads nowhere, and files there that cannot be used.
+/// A name that leads nowhere, and files there that cannot be used or fetched.
 pub fn find(name: &str, pretrained: Option<&str>) -> Result<Found, Error> {
     let mut found = model(name)?;
     if let Some(pretrained) = pretrained {
-        found.weights = Some(weights(pretrained)?);
+        weights(name, pretrained, &mut found)?;
     }
     Ok(found)
 }
 
 fn model(name: &str) -> Result<Found, Error> {
-    if let Some(folder) = name.strip_prefix(LOCAL_DIR) {
-        return in_folder(Path::new(folder));
-    }
-    if let Some(repository) = name.strip_prefix(HF_HUB) {
-        return in_folder(&cached(repository)?);
+    let named = name.starts_with(LOCAL_DIR) || name.starts_with(HF_HUB);
+    if named || Path::new(name).join(hub::CONFIG).is_file() {
+        return of_folder(name);
     }
     if name.contains("://") {
         return of_run(name);
-    }
-    if Path::new(name).join(CONFIG).is_file() {
-        return in_folder(Path::new(name));
     }
     let catalogue = ModelCatalogue::from_env()?;
     let unknown = || Error::UnknownModel {
@@ -145,55 +117,32 @@ fn model(name: &str) -> Result<Found, Error> {
     };
     let config = catalogue.get(name).cloned().ok_or_else(unknown)?;
     let preprocess = catalogue.preprocess(name).ok_or_else(unknown)?;
-    Ok(Found { config, preprocess, weights: None, folder: None })
+    Ok(Found { config, preprocess, weights: None, quick_gelu: None })
 }
 
-/// Reads a folder as `open_clip`'s `local-dir:` does.
-fn in_folder(folder: &Path) -> Result<Found, Error> {
-    let path = folder.join(CONFIG);
+/// Reads a folder or a repository as `open_clip` does.
+fn of_folder(name: &str) -> Result<Found, Error> {
+    let located = hub::resolve(name, &hub(), &mut report)?;
+    let beside = || located.weights.with_file_name(hub::CONFIG);
+    let path = located.config.clone().unwrap_or_else(beside);
     let text = std::fs::read_to_string(&path)
         .map_err(|source| Error::Read { path: path.clone(), source })?;
     let refuse = |source| Error::Config { path: path.clone(), source };
     let config = ModelConfig::from_json(&text).map_err(refuse)?;
     let preprocess = ModelConfig::preprocess_from_json(&text).map_err(refuse)?;
     let preprocess = preprocess.unwrap_or_else(|| PreprocessCfg::of_model("", &config));
-    let file = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file());
-    let file = file.ok_or_else(|| Error::NoWeights { folder: folder.to_owned() })?;
-    let weights = Some(Source::File(file));
-    Ok(Found { config, preprocess, weights, folder: Some(folder.to_owned()) })
+    let weights = Some(Source::File(located.weights));
+    Ok(Found { config, preprocess, weights, quick_gelu: None })
 }
 
-fn cached(repository: &str) -> Result<PathBuf, Error> {
-    let cache = hub_cache();
-    let snapshot = snapshot(&cache, repository).filter(|folder| folder.join(CONFIG).is_file());
-    snapshot.ok_or_else(|| {
-        let repository = repository.split('@').next().unwrap_or_default().to_owned();
-        Error::NotCached { repository, cache }
-    })
+/// Returns the hub of this process's environment.
+fn hub() -> Hub {
+    Hub::new(Settings::from_env())
 }
 
-/// Returns the folder of a repository in a Hugging Face cache, if it is there: `ORG/NAME` or
-/// `ORG/NAME@REVISION`.
-pub(super) fn snapshot(cache: &Path, repository: &str) -> Option<PathBuf> {
-    let (name, revision) = repository.split_once('@').unwrap_or((repository, "main"));
-    let folder = cache.join(format!("models--{}", name.replace('/', "--")));
-    let commit = std::fs::read_to_string(folder.join("refs").join(revision));
-    let commit = commit.map_or_else(|_| revision.to_owned(), |text| text.trim().to_owned());
-    Some(folder.join("snapshots").join(commit)).filter(|folder| folder.is_dir())
-}
-
-/// Returns the folder of Hugging Face's cache, by its environment variables.
-pub(super) fn hub_cache() -> PathBuf {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(cache) = variable("HF_HUB_CACHE") {
-        return cache.into();
-    }
-    let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
-        let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| variable("HOME").map(|home| Path::new(&home).join(".cache")));
-        cache.unwrap_or_default().join("huggingface")
-    });
-    home.join("hub")
+/// Says how far a download is, now and then.
+fn report(progress: hub::Progress<'_>) {
+    tracing::debug!(?progress, "downloading");
 }
 
 /// Reads the newest checkpoint of a run, or the one named, with the model it was saved from.
@@ -208,18 +157,57 @@ fn of_run(url: &str) -> Result<Found, Error> {
     }
     let preprocess = model.preprocess();
     let weights = Some(Source::Checkpoint(Box::new(loaded)));
-    Ok(Found { config, preprocess, weights, folder: None })
+    Ok(Found { config, preprocess, weights, quick_gelu: None })
 }
 
-fn weights(pretrained: &str) -> Result<Source, Error> {
-    if let Some(path) = pretrained.strip_prefix("file://").filter(|path| Path::new(path).is_file())
-    {
-        return Ok(Source::File(PathBuf::from(path)));
+/// Finds weights for the model `name`: a file, a checkpoint of a run, or one of OpenCLIP's tags, which
+/// also says how images are prepared.
+fn weights(name: &str, pretrained: &str, found: &mut Found) -> Result<(), Error> {
+    let path = pretrained.strip_prefix("file://").unwrap_or(pretrained);
+    if Path::new(path).is_file() {
+        found.weights = Some(Source::File(PathBuf::from(path)));
+        return Ok(());
     }
-    if !pretrained.contains("://") {
-        return Ok(Source::File(PathBuf::from(pretrained)));
+    if pretrained.contains("://") {
+        let chosen = checkpoint::choose(&[pretrained])?;
+        let chosen = chosen.ok_or_else(|| Error::NoCheckpoint { url: pretrained.to_owned() })?;
+        found.weights = Some(Source::Checkpoint(Box::new(chosen.load()?)));
+        return Ok(());
     }
-    let chosen = checkpoint::choose(&[pretrained])?;
-    let chosen = chosen.ok_or_else(|| Error::NoCheckpoint { url: pretrained.to_owned() })?;
-    Ok(Source::Checkpoint(Box::new(chosen.load()?)))
+    if pretrained.contains(['/', '.']) || hub::tags(name).next().is_none() {
+        // A path that leads nowhere: opening it says so.
+        found.weights = Some(Source::File(PathBuf::from(pretrained)));
+        return Ok(());
+    }
+    let (located, tag) = hub::resolve_tag(name, pretrained, &hub(), &mut report)?;
+    found.weights = Some(Source::File(located.weights));
+    found.quick_gelu = Some(tag.quick_gelu);
+    found.preprocess = PreprocessCfg {
+        mean: tag.preprocess.mean,
+        std: tag.preprocess.std,
+        interpolation: match tag.preprocess.interpolation {
+            "bilinear" => Interpolation::Bilinear,
+            _ => Interpolation::Bicubic,
+        },
+        resize_mode: match tag.preprocess.resize_mode {
+            "squash" => ResizeMode::Squash,
+            _ => ResizeMode::Shortest,
+        },
+        ..found.preprocess.clone()
+    };
+    Ok(())
+}
+
+/// Returns the folder of a repository's tokenizer, which is fetched where the cache lacks it.
+///
+/// # Errors
+/// What keeps it from being fetched.
+pub(super) fn tokenizer(repository: &str) -> Result<PathBuf, hub::Error> {
+    let (hub, repository) = (hub(), Repository::parse(repository)?);
+    let file = hub.fetch(&repository, "tokenizer.json", &mut report)?;
+    for beside in ["tokenizer_config.json", "special_tokens_map.json"] {
+        // One of them is enough, and some repositories have only one.
+        let _ = hub.fetch(&repository, beside, &mut report);
+    }
+    Ok(file)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::model_config::TextConfig;
+use ringmaster_weights::hub;
 
 use super::place;
 use crate::text::{self, Clean, Tokenizer};
@@ -12,16 +13,15 @@ use crate::text::{self, Clean, Tokenizer};
 pub enum Error {
     /// Its files are nowhere.
     #[error(
-        "the tokenizer {name} is neither a file or folder nor in the Hugging Face cache ({}); fetch \
-         it with `huggingface-cli download {name}`, or name a folder with its tokenizer.json by \
-         spec.model.tokenizer",
-        cache.display()
+        "the tokenizer {name} is neither a file or folder here nor to be had from the hub; name a \
+         folder with its tokenizer.json by spec.model.tokenizer"
     )]
     NotFound {
         /// Its name.
         name: String,
-        /// The cache.
-        cache: PathBuf,
+        /// What the hub said.
+        #[source]
+        source: hub::Error,
     },
     /// The configuration asks for a cleaning that is not known.
     #[error(
@@ -62,6 +62,5 @@ fn find(name: &str) -> Result<PathBuf, Error> {
     if Path::new(name).exists() {
         return Ok(PathBuf::from(name));
     }
-    let cache = place::hub_cache();
-    place::snapshot(&cache, name).ok_or_else(|| Error::NotFound { name: name.to_owned(), cache })
+    place::tokenizer(name).map_err(|source| Error::NotFound { name: name.to_owned(), source })
 }

@@ -18,6 +18,7 @@ fn difference(got: impl Iterator<Item = u8>, expected: &[u8]) -> (u8, f64) {
 }
 
 /// Whether PIL's JPEG decoder is here; where a run requires it, it must be.
+#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 fn has_turbo() -> bool {
     let missing = crate::ffi::turbojpeg::missing();
     let required = std::env::var("RINGMASTER_REQUIRE").unwrap_or_default();

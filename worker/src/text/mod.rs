@@ -36,7 +36,7 @@ pub struct Tokenizer {
 
 #[derive(Debug)]
 enum Family {
-    Clip(ClipBpe),
+    Clip(Box<ClipBpe>),
     HuggingFace(Box<HfTokenizer>),
 }
 
@@ -80,7 +80,7 @@ impl Tokenizer {
     /// Builds CLIP's tokenizer for captions of `context_length` tokens, start and end included:
     /// OpenCLIP's `SimpleTokenizer`.
     pub fn clip(context_length: usize) -> Self {
-        Self { context_length, clean: Clean::Lower, family: Family::Clip(ClipBpe::new()) }
+        Self { context_length, clean: Clean::Lower, family: Family::Clip(Box::new(ClipBpe::new())) }
     }
 
     /// Reads a tokenizer from a `tokenizer.json`, a SentencePiece model, or a folder with either:
