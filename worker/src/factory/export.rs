@@ -1,6 +1,7 @@
 //! Folders that other tools load.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::model_config::PreprocessCfg;
@@ -131,6 +132,9 @@ pub(super) fn save(path: &Path, tensors: &BTreeMap<String, Stored>) -> Result<()
     let partial = path.with_extension("partial");
     safetensors::serialize_to_file(views, Some(metadata), &partial)
         .map_err(|error| fail(error.to_string()))?;
+    // The library keeps files to their owner; weights are as readable as what lies beside them.
+    let readable = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&partial, readable).map_err(|error| fail(error.to_string()))?;
     std::fs::rename(&partial, path).map_err(|error| fail(error.to_string()))
 }
 
