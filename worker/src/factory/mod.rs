@@ -1,7 +1,7 @@
 //! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
 //!
 //! [`create_model_and_transforms`] finds a configuration and weights ([`place`]), builds the model
-//! and loads it ([`load`], with [`positions`] resized), and says how images are prepared for it.
+//! and loads it ([`load`], with positions resized), and says how images are prepared for it.
 //! What is returned has no mode of its own: every forward pass says whether it trains
 //! ([`crate::model::Mode`]). [`export`] writes folders that `open_clip` and Hugging Face's
 //! `transformers` load; [`commands`] is `ringmaster-worker model`.
