@@ -5,7 +5,7 @@
 //! such as OpenAI's) and numpy's `.npz`. Files are mapped into memory, so that only what is read is
 //! loaded. Modules in reading order: `map` (a file in memory), [`tensor`] (types, views and how they
 //! become f32), [`pickle`] (a machine that builds data and calls nothing), `torch`, `npz` and
-//! `safe` (the formats), [`file`] (which of them, and what stands in it), `jax` (names and layouts
+//! `safe` (the formats), [`mod@file`] (which of them, and what stands in it), `jax` (names and layouts
 //! of Google's checkpoints), [`hub`] (where weights lie, and fetching them).
 
 mod error;
