@@ -52,7 +52,8 @@ pub fn drill(
     }
     let mut job = Job::new();
     let apart = APART[usize::from(kind.spares_ranks())];
-    (job.ranks, job.steps) = (ranks, apart * (runs as u64 + 2));
+    // Twice what the strikes need: steps go on while a node comes back.
+    (job.ranks, job.steps) = (ranks, apart * (2 * runs as u64 + 2));
     // A checkpoint waits for a coordinator that is away; training does not wait for the checkpoint.
     (job.checkpoint_every, job.when_busy) = (100, "skip");
     let mut cluster = start(kind, binaries, &job);
