@@ -217,6 +217,10 @@ def main() -> None:
     wrapped = {"state_dict": {f"module.{name}": tensor for name, tensor in tensors.items()}}
     torch.save(wrapped, folder / "weights-legacy.pt", _use_new_zipfile_serialization=False)
     expect(folder / "weights-legacy.safetensors", tensors)
+    # A storage that no tensor views lies between two that tensors do.
+    lone = {"first": torch.ones(3), "lone": torch.FloatStorage([7.0, 8.0]), "last": torch.arange(4.0)}
+    torch.save(lone, folder / "weights-legacy-lone.pt", _use_new_zipfile_serialization=False)
+    expect(folder / "weights-legacy-lone.safetensors", {key: lone[key] for key in ("first", "last")})
     toy = Toy()
     torch.jit.script(toy).save(str(folder / "weights-script.pt"))
     kept = {key: tensor for key, tensor in toy.state_dict().items() if "." in key or "logit" in key}

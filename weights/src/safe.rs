@@ -16,17 +16,13 @@ pub(crate) type Content = (BTreeMap<String, Tensor>, BTreeMap<String, String>);
 pub(crate) fn read(file: &MappedFile) -> Result<Content, Error> {
     let corrupt = |reason: String| Error::corrupt(file.path(), FORMAT, reason);
     let (header_len, header) = SafeTensors::read_metadata(file).map_err(|error| {
-        corrupt(format!("its header cannot be read from {} bytes: {error}", file.len()))
+        corrupt(format!(
+            "its header and its {} bytes do not go together ({error}): it is cut short or was \
+             changed; download it again",
+            file.len()
+        ))
     })?;
     let begin = header_len + 8;
-    let data = header.data_len();
-    if begin.checked_add(data).is_none_or(|end| end > file.len()) {
-        let present = file.len() - begin;
-        return Err(corrupt(format!(
-            "its header announces {data} bytes of data, and {present} are there: it is cut short; \
-             download it again"
-        )));
-    }
     let mut tensors = BTreeMap::new();
     for (name, info) in header.tensors() {
         let dtype = dtype(info.dtype).ok_or_else(|| {

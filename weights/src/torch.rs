@@ -70,12 +70,12 @@ pub(crate) fn read_legacy(file: &MappedFile) -> Result<Pickle, Error> {
     }
     let begin = at;
     // Once to find where the storages lie, once more to build tensors on them.
-    let mut types: BTreeMap<String, DType> = BTreeMap::new();
-    let mut note = |storage: &Storage, _, _, _| {
-        types.insert(storage.key.clone(), storage.dtype);
+    let mut nothing = |_: &Storage, _, _, _| {
         Tensor::contiguous(DType::U8, vec![0], Bytes::Own(std::sync::Arc::default()))
     };
-    let (_, end) = pickle::run(&file[begin..], &mut note).map_err(failed)?;
+    let (named, end) = pickle::run(&file[begin..], &mut nothing).map_err(failed)?;
+    let types: BTreeMap<&str, DType> =
+        named.storages().map(|storage| (storage.key.as_str(), storage.dtype)).collect();
     at += end;
     let (keys, end) = pickle::run(&file[at..], &mut no_tensors).map_err(failed)?;
     at += end;

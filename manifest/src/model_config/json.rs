@@ -77,6 +77,13 @@ pub(super) fn read(text: &str) -> Result<ModelConfig, Error> {
         take_fixed(object, &place, &BOTH)?;
         take_fixed(object, &place, own)?;
         refuse_values(object, &place)?;
+        // By itself, so that the message says in which section a key is wrong.
+        let alone = Value::Object(object.clone());
+        match section {
+            "vision_cfg" => serde_json::from_value::<VisionConfig>(alone).map(drop),
+            _ => serde_json::from_value::<TextConfig>(alone).map(drop),
+        }
+        .map_err(|source| Error::Section { section, source })?;
     }
     Ok(serde_json::from_value(document)?)
 }

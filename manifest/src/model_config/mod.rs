@@ -131,8 +131,16 @@ impl ModelConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It is not JSON, or a key is unknown or of the wrong type.
-    #[error("{0}")]
+    #[error(transparent)]
     Format(#[from] serde_json::Error),
+    /// A key of a section is unknown or of the wrong type.
+    #[error("{section}: {source}")]
+    Section {
+        /// `vision_cfg` or `text_cfg`.
+        section: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// A key of `OpenCLIP`'s asks for something that is not supported.
     #[error("{key} is {value}; {remedy}")]
     Unsupported {

@@ -109,7 +109,10 @@ pub enum Error {
         found: String,
     },
     /// The network.
-    #[error("cannot fetch {url}")]
+    #[error(
+        "cannot fetch {url}; check the network and HF_ENDPOINT, or name a folder that holds the \
+         files by local-dir:"
+    )]
     Network {
         /// What was asked for.
         url: String,

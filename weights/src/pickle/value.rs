@@ -90,6 +90,14 @@ impl Pickle {
     pub fn root(&self) -> ValueRef<'_> {
         ValueRef { pickle: self, id: self.root }
     }
+
+    /// Returns every storage that is named, whether or not a tensor views it.
+    pub(crate) fn storages(&self) -> impl Iterator<Item = &Storage> {
+        self.values.iter().filter_map(|value| match value {
+            Value::Storage(storage) => Some(&storage.0),
+            _ => None,
+        })
+    }
 }
 
 impl<'a> ValueRef<'a> {

@@ -122,7 +122,7 @@ pub fn preprocess(args: &PreprocessArgs) -> anyhow::Result<()> {
     }))
 }
 
-/// Returns the median seconds of `repeats` rounds, after one that warms up.
+/// Returns the median seconds of `repeats` rounds; the first fills caches.
 fn rounds(repeats: u32, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
     let mut seconds = Vec::new();
     for _ in 0..repeats {

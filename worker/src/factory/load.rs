@@ -184,7 +184,10 @@ fn resized(clip: &Clip, entry: &Entry, tensor: &weights::Tensor) -> Option<Vec<f
     let width = *entry.shape.last()?;
     let positions =
         entry.name.ends_with("positional_embedding") || entry.name.ends_with("pos_embed");
-    if !positions || tensor.shape().last().map(|last| *last as i64) != Some(width) {
+    if !positions
+        || tensor.is_empty()
+        || tensor.shape().last().map(|last| *last as i64) != Some(width)
+    {
         return None;
     }
     let given = Tensor::from_slice(&tensor.to_f32()).view([-1, width]);

@@ -189,8 +189,14 @@ fn logits(config: &ModelConfig) -> LogitInit {
     LogitInit { scale, bias: config.init_logit_bias }
 }
 
-/// A tag says how its weights were trained; OpenAI's archives are known to need QuickGELU: they are
-/// TorchScript, which nobody else ships.
+/// Returns whether weights are known to have been trained with another GELU than the configuration's.
+/// A tag says how its weights were trained; OpenAI's archives need QuickGELU: they are TorchScript,
+/// which nobody else ships.
+pub fn has_other_gelu(config: &ModelConfig, weights: &Weights, quick_gelu: Option<bool>) -> bool {
+    let trained = quick_gelu.or(weights.is_torch_script().then_some(true));
+    trained.is_some_and(|trained| trained != config.quick_gelu)
+}
+
 fn check_gelu(
     name: &str,
     config: &ModelConfig,
@@ -198,9 +204,7 @@ fn check_gelu(
     quick_gelu: Option<bool>,
     options: &Options,
 ) -> Result<(), Error> {
-    let trained = quick_gelu.or(weights.is_torch_script().then_some(true));
-    let mismatch = trained.is_some_and(|trained| trained != config.quick_gelu);
-    if !mismatch || options.allow_gelu_mismatch {
+    if !has_other_gelu(config, weights, quick_gelu) || options.allow_gelu_mismatch {
         return Ok(());
     }
     let path = weights.path().to_owned();

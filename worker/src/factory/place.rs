@@ -1,6 +1,7 @@
 //! Where a model's configuration and weights lie.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::ModelCatalogue;
@@ -10,6 +11,10 @@ use ringmaster_weights::hub::{self, Hub, Repository, Settings};
 
 const LOCAL_DIR: &str = "local-dir:";
 const HF_HUB: &str = "hf-hub:";
+/// Time between two lines about a download.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+/// Bytes of a file whose end is worth a line, however fast it came.
+const LARGE: u64 = 16 << 20;
 
 /// What a name stands for.
 #[derive(Debug)]
@@ -122,7 +127,7 @@ fn model(name: &str) -> Result<Found, Error> {
 
 /// Reads a folder or a repository as `open_clip` does.
 fn of_folder(name: &str) -> Result<Found, Error> {
-    let located = hub::resolve(name, &hub(), &mut report)?;
+    let located = hub::resolve(name, &hub(), &mut report())?;
     let beside = || located.weights.with_file_name(hub::CONFIG);
     let path = located.config.clone().unwrap_or_else(beside);
     let text = std::fs::read_to_string(&path)
@@ -140,9 +145,17 @@ fn hub() -> Hub {
     Hub::new(Settings::from_env())
 }
 
-/// Says how far a download is, now and then.
-fn report(progress: hub::Progress<'_>) {
-    tracing::debug!(?progress, "downloading");
+/// Returns what says how far a download is, every few seconds.
+fn report() -> impl FnMut(hub::Progress<'_>) + Send {
+    let mut said = Instant::now();
+    move |hub::Progress { file, done, total }| {
+        let ended = total == Some(done);
+        if said.elapsed() >= REPORT_EVERY || (ended && done > LARGE) {
+            said = Instant::now();
+            let share = total.map(|total| format!("{} %", done * 100 / total.max(1)));
+            tracing::info!(file, bytes = done, share, "downloading");
+        }
+    }
 }
 
 /// Reads the newest checkpoint of a run, or the one named, with the model it was saved from.
@@ -179,7 +192,7 @@ fn weights(name: &str, pretrained: &str, found: &mut Found) -> Result<(), Error>
         found.weights = Some(Source::File(PathBuf::from(pretrained)));
         return Ok(());
     }
-    let (located, tag) = hub::resolve_tag(name, pretrained, &hub(), &mut report)?;
+    let (located, tag) = hub::resolve_tag(name, pretrained, &hub(), &mut report())?;
     found.weights = Some(Source::File(located.weights));
     found.quick_gelu = Some(tag.quick_gelu);
     found.preprocess = PreprocessCfg {
@@ -198,16 +211,19 @@ fn weights(name: &str, pretrained: &str, found: &mut Found) -> Result<(), Error>
     Ok(())
 }
 
-/// Returns the folder of a repository's tokenizer, which is fetched where the cache lacks it.
+/// Returns the `tokenizer.json` of a repository, which is fetched where the cache lacks it.
 ///
 /// # Errors
 /// What keeps it from being fetched.
 pub(super) fn tokenizer(repository: &str) -> Result<PathBuf, hub::Error> {
     let (hub, repository) = (hub(), Repository::parse(repository)?);
-    let file = hub.fetch(&repository, "tokenizer.json", &mut report)?;
+    let file = hub.fetch(&repository, "tokenizer.json", &mut report())?;
     for beside in ["tokenizer_config.json", "special_tokens_map.json"] {
         // One of them is enough, and some repositories have only one.
-        let _ = hub.fetch(&repository, beside, &mut report);
+        match hub.fetch(&repository, beside, &mut report()) {
+            Ok(_) | Err(hub::Error::NoSuchFile { .. } | hub::Error::NotCached { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(file)
 }

@@ -146,6 +146,17 @@ fn a_model_for_larger_images_and_longer_captions_takes_resized_positions() {
 }
 
 #[test]
+fn positions_without_a_position_are_misshaped_and_no_crash() {
+    let (_, config, mut named) = model("clip-tok");
+    let empty = ringmaster_weights::Tensor::from_f32(vec![0, 24], &[]).unwrap();
+    named.insert("positional_embedding".to_owned(), empty);
+    assert_eq!(
+        misfit(&config, &named).misshaped,
+        ["positional_embedding is [0, 24], the model's is [9, 24]"]
+    );
+}
+
+#[test]
 fn names_that_lead_nowhere_say_what_would() {
     let fail = |name: &str, pretrained: Option<&str>| {
         create_model_and_transforms(name, pretrained, &Options::default()).unwrap_err().to_string()

@@ -9,8 +9,8 @@ use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::trunk::{Trunk, TrunkPool, TrunkVit};
 use ringmaster_manifest::model_config::vision::TrunkProjection;
 use ringmaster_manifest::model_config::{
-    ActKwargs, Approximate, DEFAULT_EPS, Layers, ModelConfig, PositionEmbedding, PreprocessCfg,
-    TextPool, TextProjection, VisionPool,
+    ActKwargs, Approximate, DEFAULT_EPS, Layers, ModelConfig, NormKwargs, PositionEmbedding,
+    PreprocessCfg, TextPool, TextProjection, VisionPool,
 };
 use serde_json::{Value, json};
 
@@ -166,30 +166,19 @@ fn clip_model(clip: &Clip, config: &ModelConfig) -> Result<(Value, Tensors), Err
     mover.native_blocks(prefix, "text_model.encoder.layers", text.layers);
     mover.pair(&format!("{prefix}ln_final"), "text_model.final_layer_norm");
     mover.transposed(&format!("{prefix}text_projection"), "text_projection.weight");
-    let eps = |kwargs: Option<ringmaster_manifest::model_config::NormKwargs>| {
-        kwargs.map_or(DEFAULT_EPS, |kwargs| kwargs.eps)
-    };
     let document = json!({
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.embed_dim,
         "logit_scale_init_value": config.init_logit_scale.unwrap_or((1.0_f64 / 0.07).ln()),
-        "text_config": {
+        "text_config": text_config(config, json!({
             "model_type": "clip_text_model",
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "intermediate_size": hidden(text.width, text.mlp_ratio),
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "max_position_embeddings": text.context_length,
-            "hidden_act": activation(config.quick_gelu, text.act_kwargs),
-            "layer_norm_eps": eps(text.norm_kwargs),
             "projection_dim": config.embed_dim,
             "pad_token_id": 1,
             "bos_token_id": 0,
             // With 2 the library pools at the largest id, as OpenCLIP's argmax.
             "eos_token_id": 2,
-        },
+        })),
         "vision_config": {
             "model_type": "clip_vision_model",
             "hidden_size": vision.width,
@@ -233,18 +222,10 @@ fn siglip(clip: &Clip, config: &ModelConfig, vit: &TrunkVit) -> Result<(Value, T
     let document = json!({
         "architectures": ["SiglipModel"],
         "model_type": "siglip",
-        "text_config": {
+        "text_config": text_config(config, json!({
             "model_type": "siglip_text_model",
-            "vocab_size": text.vocab_size,
-            "hidden_size": text.width,
-            "intermediate_size": hidden(text.width, text.mlp_ratio),
-            "num_hidden_layers": text.layers,
-            "num_attention_heads": text.heads,
-            "max_position_embeddings": text.context_length,
-            "hidden_act": activation(config.quick_gelu, text.act_kwargs),
-            "layer_norm_eps": text.norm_kwargs.map_or(DEFAULT_EPS, |kwargs| kwargs.eps),
             "projection_size": config.embed_dim,
-        },
+        })),
         "vision_config": {
             "model_type": "siglip_vision_model",
             "hidden_size": vit.width,
@@ -258,6 +239,29 @@ fn siglip(clip: &Clip, config: &ModelConfig, vit: &TrunkVit) -> Result<(Value, T
         },
     });
     Ok((document, mover.tensors))
+}
+
+/// Returns what both libraries' text towers are described by, and `more`.
+fn text_config(config: &ModelConfig, more: Value) -> Value {
+    let text = &config.text_cfg;
+    let mut described = json!({
+        "vocab_size": text.vocab_size,
+        "hidden_size": text.width,
+        "intermediate_size": hidden(text.width, text.mlp_ratio),
+        "num_hidden_layers": text.layers,
+        "num_attention_heads": text.heads,
+        "max_position_embeddings": text.context_length,
+        "hidden_act": activation(config.quick_gelu, text.act_kwargs),
+        "layer_norm_eps": eps(text.norm_kwargs),
+    });
+    if let (Value::Object(described), Value::Object(more)) = (&mut described, more) {
+        described.extend(more);
+    }
+    described
+}
+
+fn eps(kwargs: Option<NormKwargs>) -> f64 {
+    kwargs.map_or(DEFAULT_EPS, |kwargs| kwargs.eps)
 }
 
 fn siglip_vision(mover: &mut Mover<'_>, vit: &TrunkVit) {

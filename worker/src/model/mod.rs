@@ -3,7 +3,7 @@
 //! [`Clip`] is built from a configuration in OpenCLIP's format and has OpenCLIP's parameter names,
 //! shapes and initial values; [`Params`] keeps the parameters in one flat buffer. Modules in
 //! reading order: `clip` (the model), `vision` and `text` (the towers, a family a file), `block`,
-//! `layers` and `compute` (what they share), `vars` (how constructors list and take parameters),
+//! `layers`, `projection` and `compute` (what they share), `vars` (how constructors list and take parameters),
 //! `init` (initial values), `params`.
 //!
 //! The forward pass computes OpenCLIP's function with less work, none of which changes a value
@@ -21,6 +21,7 @@ mod init;
 mod layers;
 mod packing;
 mod params;
+mod projection;
 mod text;
 mod vars;
 mod vision;

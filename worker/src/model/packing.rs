@@ -139,18 +139,19 @@ pub(super) fn pack_text(
 /// Packs captions of several lengths, given as (token, position), that attend both ways and are
 /// pooled at their first token.
 ///
-/// On a CPU captions of one length form a group; on a GPU all are filled up to the longest with
-/// `padding`, which nothing attends to.
+/// Captions of one length form a group; or all are `filled` up to the longest with `padding`, which
+/// nothing attends to.
 pub(super) fn pack_unpadded(
     captions: &[Vec<(i64, i64)>],
     padding: (i64, i64),
+    filled: bool,
     mask_kind: Kind,
     device: Device,
 ) -> PackedText {
     let longest = captions.iter().map(Vec::len).max().unwrap_or(0);
     let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (row, caption) in captions.iter().enumerate() {
-        let len = if device == Device::Cpu { caption.len() } else { longest };
+        let len = if filled { longest } else { caption.len() };
         by_length.entry(len).or_default().push(row);
     }
     let (mut tokens, mut positions) = (Vec::new(), Vec::new());
@@ -160,8 +161,8 @@ pub(super) fn pack_unpadded(
         for &row in &rows {
             batch_order[row] = pooled.len() as i64;
             pooled.push(tokens.len() as i64);
-            let filled = captions[row].iter().chain(std::iter::repeat(&padding)).take(len);
-            filled.for_each(|&(token, position)| {
+            let caption = captions[row].iter().chain(std::iter::repeat(&padding)).take(len);
+            caption.for_each(|&(token, position)| {
                 tokens.push(token);
                 positions.push(position);
             });
@@ -272,7 +273,7 @@ mod tests {
     #[test]
     fn filled_captions_see_only_themselves() {
         let captions = [vec![(5, 2)], vec![(6, 2), (7, 3)]];
-        let packed = pack_unpadded(&captions, (1, 1), Kind::Float, Device::Cpu);
+        let packed = pack_unpadded(&captions, (1, 1), false, Kind::Float, Device::Cpu);
         assert_eq!(ids(&packed.tokens), [5, 6, 7]);
         assert_eq!(ids(&packed.positions), [2, 2, 3]);
         assert!(packed.packing.groups.iter().all(|group| group.key_mask.is_none()));

@@ -8,6 +8,7 @@ use sha2::Digest as _;
 use tch::{Device, Kind};
 
 use super::clip::specs;
+use super::init::Init;
 use super::params::Spec;
 use super::tests::{LOGITS, double, tiny};
 use super::*;
@@ -226,4 +227,31 @@ fn every_named_model_has_open_clips_names_shapes_and_number_of_parameters() {
         let bias = i64::from(config.init_logit_bias.is_none());
         assert_eq!(counted, config.parameters() + bias, "{name}");
     }
+}
+
+#[test]
+fn the_row_of_padding_starts_at_zero_and_truncated_draws_stay_near() {
+    let table = Init::NormalWithZeroRow { deviation: 0.02, row: 1, width: 4 };
+    let values = table.values(0, "table", 12);
+    assert_eq!(values[4..8], [0.0; 4]);
+    assert!(values[..4].iter().chain(&values[8..]).all(|value| *value != 0.0));
+    let values = Init::TruncatedNormal(0.5).values(0, "latent", 4000);
+    assert!(values.iter().all(|value| value.abs() <= 1.0));
+    // Of a normal cut off at two deviations the deviation is 0.88 of what it was.
+    let square: f32 = values.iter().map(|value| value * value).sum::<f32>() / 4000.0;
+    assert!((square.sqrt() - 0.44).abs() < 0.02, "{}", square.sqrt());
+}
+
+#[test]
+fn paths_are_kept_by_row_and_block_and_make_up_for_those_that_are_not() {
+    let kept =
+        |rows: &[u64], block, rate| Mode::Train { seed: 1, step: 2, rows }.kept_paths(block, rate);
+    let rows: Vec<u64> = (0..4000).collect();
+    let factors = kept(&rows, 3, 0.25).unwrap();
+    assert!(factors.iter().all(|factor| *factor == 0.0 || *factor == 1.0 / 0.75));
+    let dropped = factors.iter().filter(|factor| **factor == 0.0).count();
+    assert!((900..1100).contains(&dropped), "{dropped} of 4000");
+    assert_eq!(kept(&rows[7..9], 3, 0.25).unwrap(), factors[7..9], "whatever the batch");
+    assert_ne!(kept(&rows, 4, 0.25).unwrap(), factors, "another block draws anew");
+    assert!(kept(&rows, 3, 0.0).is_none() && Mode::Eval.kept_paths(3, 0.25).is_none());
 }

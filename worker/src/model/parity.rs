@@ -145,3 +145,14 @@ fn outputs_and_gradients_of_every_family_equal_those_of_open_clip() {
     }
     assert_eq!(compared, 16, "golden files");
 }
+
+#[test]
+fn fixed_positions_start_where_open_clips_do() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/golden");
+    let bytes = std::fs::read(folder.join("model-clipa.safetensors")).unwrap();
+    let golden = Golden::read("clipa", &bytes);
+    let logits = LogitInit { scale: 0.0, bias: None };
+    let clip = Clip::new(&golden.config, Precision::Fp32, Device::Cpu, 0, logits).unwrap();
+    let fresh = clip.params().get("visual.positional_embedding").unwrap();
+    golden.assert_close(fresh, &golden.get("param.visual.positional_embedding"), "positions");
+}

@@ -10,8 +10,10 @@ use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest, StateSource};
 use ringmaster_weights::Weights;
 use tch::Device;
+use url::Url;
 
 use super::Error;
+use super::error::chain;
 use super::plan::NumericPlan;
 use super::replica::Replica;
 use super::step::Rates;
@@ -269,9 +271,9 @@ impl Rank {
     /// Weights to start from at step 0; nothing else of where they come from is taken.
     fn load_pretrained(&mut self, url: &str) -> Result<(), Error> {
         let field = "spec.model.pretrained";
-        if let Some(file) = url.strip_prefix("file://").map(Path::new).filter(|path| path.is_file())
-        {
-            return self.load_pretrained_file(file);
+        let file = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
+        if let Some(file) = file.filter(|path| path.is_file()) {
+            return self.load_pretrained_file(&file);
         }
         let Some(chosen) = checkpoint::choose(&[url])? else {
             let what = format!("{field}: {url} holds no complete checkpoint");
@@ -294,9 +296,9 @@ impl Rank {
     fn load_pretrained_file(&mut self, path: &Path) -> Result<(), Error> {
         let misfit =
             |what: String| Error::Checkpoint { what: format!("spec.model.pretrained: {what}") };
-        let weights = Weights::open(path).map_err(|error| misfit(error.to_string()))?;
+        let weights = Weights::open(path).map_err(|error| misfit(chain(&error)))?;
         let config = self.replica.clip.config();
-        if weights.is_torch_script() && !config.quick_gelu {
+        if factory::has_other_gelu(config, &weights, None) {
             return Err(misfit(format!(
                 "{} was trained with QuickGELU and {} uses exact GELU; use {1}-quickgelu",
                 path.display(),
@@ -304,7 +306,7 @@ impl Rank {
             )));
         }
         let notes = factory::from_file(&self.replica.clip, &weights, MissingBias::Kept)
-            .map_err(|error| misfit(error.to_string()))?;
+            .map_err(|error| misfit(chain(&error)))?;
         self.replica.pristine = false;
         tracing::info!(path = %path.display(), notes = notes.join("; "), "weights of a file");
         Ok(())

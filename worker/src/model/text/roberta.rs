@@ -7,7 +7,7 @@
 use ringmaster_manifest::model_config::TextConfig;
 use ringmaster_manifest::model_config::hugging_face::HfConfig;
 use ringmaster_manifest::model_config::text::{HfPooler, HfProjection};
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use super::super::Error;
 use super::super::block::attend_within;
@@ -15,6 +15,7 @@ use super::super::compute::{Activation, Compute};
 use super::super::init::Init;
 use super::super::layers::{LayerNorm, Linear};
 use super::super::packing::{PackedText, pack_unpadded};
+use super::super::projection::Projection;
 use super::super::vars::Vars;
 use super::look_up;
 
@@ -52,13 +53,6 @@ enum Pooler {
     Mean,
     /// The first token, and what follows it.
     First(Option<Linear>),
-}
-
-#[derive(Debug)]
-enum Projection {
-    None,
-    Linear(Linear),
-    Mlp(Linear, Linear),
 }
 
 impl Roberta {
@@ -106,7 +100,7 @@ impl Roberta {
                 .map(|index| Layer::new(&layers.sub(index), tower))
                 .collect(),
             pooler,
-            projection: Projection::new(&vars.sub("proj"), text.hf_proj_type, width, embed_dim),
+            projection: projection(&vars.sub("proj"), text.hf_proj_type, width, embed_dim),
         }
     }
 
@@ -117,19 +111,31 @@ impl Roberta {
         length: usize,
         compute: &Compute,
     ) -> Result<Tensor, Error> {
-        let packed = self.pack(ids, length, compute)?;
+        // A launch per group costs a GPU more than the padding saved.
+        let filled = compute.device != Device::Cpu;
+        Ok(self.embed(&self.pack(ids, length, filled, compute)?, compute))
+    }
+
+    /// Computes packed captions. Returns [N, E].
+    fn embed(&self, packed: &PackedText, compute: &Compute) -> Tensor {
         let kinds = self.token_type_embeddings.select(0, 0); // [W]
         let x = look_up(&self.word_embeddings, &packed.tokens, true)
             + look_up(&self.position_embeddings, &packed.positions, false)
             + kinds;
         let x = self.norm.forward(&x, compute); // [S, W]
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(&x, &packed, compute));
-        let pooled = self.pool(&x, &packed, compute).index_select(0, &packed.batch_order);
-        Ok(self.projection.forward(&pooled, compute))
+        let x = self.layers.iter().fold(x, |x, layer| layer.forward(&x, packed, compute));
+        let pooled = self.pool(&x, packed, compute).index_select(0, &packed.batch_order);
+        self.projection.forward(&pooled, compute)
     }
 
     /// Packs the tokens that are no padding; positions count from the one behind the padding's.
-    fn pack(&self, ids: &[i64], length: usize, compute: &Compute) -> Result<PackedText, Error> {
+    fn pack(
+        &self,
+        ids: &[i64],
+        length: usize,
+        filled: bool,
+        compute: &Compute,
+    ) -> Result<PackedText, Error> {
         let mut rows = Vec::with_capacity(ids.len() / length.max(1));
         for (row, ids) in ids.chunks(length).enumerate() {
             let kept = ids.iter().copied().filter(|id| *id != self.pad_token_id);
@@ -140,7 +146,7 @@ impl Roberta {
             rows.push(kept);
         }
         let padding = (self.pad_token_id, self.pad_token_id);
-        Ok(pack_unpadded(&rows, padding, compute.product, compute.device))
+        Ok(pack_unpadded(&rows, padding, filled, compute.product, compute.device))
     }
 
     /// Returns one vector per caption, in packed order. Shapes: x [S, W] -> [N, W].
@@ -203,32 +209,72 @@ impl Layer {
     }
 }
 
-impl Projection {
-    fn new(vars: &Vars<'_>, projection: Option<HfProjection>, width: i64, embed_dim: i64) -> Self {
-        match projection {
-            None => Self::None,
-            Some(HfProjection::Linear) => {
-                Self::Linear(Linear::torch(vars, width, embed_dim, false))
-            }
-            Some(HfProjection::Mlp) => {
-                let hidden = i64::midpoint(width, embed_dim);
-                Self::Mlp(
-                    Linear::torch(&vars.sub(0), width, hidden, false),
-                    Linear::torch(&vars.sub(2), hidden, embed_dim, false),
-                )
-            }
+/// Takes the projection's parameters under `vars`.
+fn projection(
+    vars: &Vars<'_>,
+    kind: Option<HfProjection>,
+    width: i64,
+    embed_dim: i64,
+) -> Projection {
+    match kind {
+        None => Projection::None,
+        Some(HfProjection::Linear) => {
+            Projection::Linear(Linear::torch(vars, width, embed_dim, false))
+        }
+        Some(HfProjection::Mlp) => {
+            let hidden = i64::midpoint(width, embed_dim);
+            Projection::Mlp(
+                Linear::torch(&vars.sub(0), width, hidden, false),
+                Linear::torch(&vars.sub(2), hidden, embed_dim, false),
+            )
         }
     }
+}
 
-    /// Shapes: x [N, W] -> [N, E] in the stream's kind.
-    fn forward(&self, x: &Tensor, compute: &Compute) -> Tensor {
-        match self {
-            Self::None => compute.widen(x),
-            Self::Linear(linear) => compute.widen(&linear.forward(x, compute)),
-            Self::Mlp(first, second) => {
-                let hidden = Activation::Gelu.apply(&first.forward(x, compute));
-                compute.widen(&second.forward(&hidden, compute))
-            }
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ringmaster_manifest::model_config::hugging_face::HfModelType;
+    use tch::Kind;
+
+    use super::super::super::Tower;
+    use super::super::super::params::Params;
+    use super::super::super::vars;
+    use super::*;
+
+    #[test]
+    fn captions_filled_up_give_what_captions_grouped_by_length_give() {
+        let tower = HfConfig {
+            model_type: HfModelType::Roberta,
+            vocab_size: 20,
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            intermediate_size: 12,
+            max_position_embeddings: 10,
+            type_vocab_size: 1,
+            layer_norm_eps: 1e-5,
+            pad_token_id: 1,
+        };
+        let ids = [0, 5, 6, 2, 1, 1, 0, 7, 2, 1, 1, 1, 0, 8, 9, 4, 3, 2];
+        for pooler in [HfPooler::Mean, HfPooler::ClsLastHiddenState] {
+            let text = TextConfig { hf_pooler_type: Some(pooler), ..TextConfig::default() };
+            let make = |vars: &Vars<'_>| Roberta::new(&tower, &text, 6, &vars.of(Tower::Text));
+            let specs = vars::list(|vars| drop(make(vars)));
+            let params = Params::new(specs, Kind::Double, Device::Cpu, 3);
+            let roberta = vars::build(&params, make);
+            let kind = Kind::Double;
+            let compute = Compute { product: kind, stream: kind, device: Device::Cpu };
+            let embed =
+                |filled| roberta.embed(&roberta.pack(&ids, 6, filled, &compute).unwrap(), &compute);
+            let difference = (embed(true) - embed(false)).abs().max().double_value(&[]);
+            assert!(difference < 1e-12, "{pooler:?}: {difference}");
         }
+        let compute = Compute { product: Kind::Float, stream: Kind::Float, device: Device::Cpu };
+        let text = TextConfig::default();
+        let make = |vars: &Vars<'_>| Roberta::new(&tower, &text, 6, &vars.of(Tower::Text));
+        let params = Params::new(vars::list(|vars| drop(make(vars))), Kind::Float, Device::Cpu, 3);
+        let error = vars::build(&params, make).forward(&[1; 6], 6, &compute).unwrap_err();
+        assert!(matches!(error, Error::OnlyPadding { row: 0, pad_id: 1 }), "{error}");
     }
 }

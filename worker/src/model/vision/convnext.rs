@@ -8,8 +8,9 @@ use super::super::clip::Mode;
 use super::super::compute::{Activation, Compute};
 use super::super::init::Init;
 use super::super::layers::{Conv, ConvShape, LayerNorm, Linear};
+use super::super::projection::Projection;
 use super::super::vars::Vars;
-use super::head::Head;
+use super::head::head;
 
 /// Four stages of blocks, each at half the side of the one before.
 ///
@@ -21,7 +22,7 @@ pub(super) struct ConvNext {
     stem_norm: LayerNorm,
     stages: Vec<Stage>,
     norm: LayerNorm,
-    head: Head,
+    head: Projection,
 }
 
 #[derive(Debug)]
@@ -73,7 +74,7 @@ impl ConvNext {
             stem_norm: LayerNorm::new(&stem.sub(1), net.dims[0], eps),
             stages,
             norm: LayerNorm::new(&trunk.sub("head").sub("norm"), features, eps),
-            head: Head::new(vision, features, embed_dim, "head.fc", vars),
+            head: head(vision, features, embed_dim, "head.fc", vars),
         }
     }
 

@@ -11,9 +11,10 @@ use super::super::compute::Compute;
 use super::super::init::Init;
 use super::super::layers::LayerNorm;
 use super::super::mlp_width;
+use super::super::projection::Projection;
 use super::super::vars::Vars;
 use super::embed::{Embed, mean_of_patches};
-use super::head::Head;
+use super::head::head;
 use super::pool::{AttentionPoolLatent, LatentShape};
 
 /// timm's eps for vision transformers.
@@ -29,7 +30,7 @@ pub(super) struct TrunkVit {
     /// Whether the norm comes behind the pooling.
     norm_after_pool: bool,
     pool: Pool,
-    head: Head,
+    head: Projection,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl TrunkVit {
             norm: LayerNorm::new(&trunk.sub(norm), width, EPS),
             norm_after_pool,
             pool,
-            head: Head::new(vision, width, embed_dim, "head", vars),
+            head: head(vision, width, embed_dim, "head", vars),
         }
     }
 
