@@ -36,8 +36,8 @@ impl Map {
     ///
     /// Shapes: source and target [3, side, side], values 0–255.
     pub fn apply(&self, source: &[f32], side: usize, target: &mut [f32]) {
-        debug_assert_eq!(source.len(), 3 * side * side);
-        debug_assert_eq!(target.len(), source.len());
+        assert_eq!(source.len(), 3 * side * side);
+        assert_eq!(target.len(), source.len());
         let centre = (side as f64 - 1.0) / 2.0;
         let (sin, cos) = self.angle.sin_cos();
         // A target pixel p shows the source at q = R(-angle) (p - centre - shift) / zoom + centre.

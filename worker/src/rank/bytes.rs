@@ -27,7 +27,7 @@ pub(super) fn broadcast(
     tensor.copy_data(&mut numbers, words);
     let mut bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
     bytes.truncate(len);
-    debug_assert_eq!(tensor.kind(), Kind::Int64);
+    assert_eq!(tensor.kind(), Kind::Int64);
     Ok(bytes)
 }
 

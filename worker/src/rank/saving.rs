@@ -196,7 +196,7 @@ impl Saving {
             digest,
         };
         let saved = self.writer.save(snapshot);
-        debug_assert_eq!(saved, Saved::Started, "nothing is in flight here");
+        assert_eq!(saved, Saved::Started, "nothing is in flight here");
         Ok(())
     }
 
