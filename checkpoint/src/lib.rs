@@ -22,12 +22,13 @@
 //! written), `layout` (names), [`store`] (stores by URL, their failures and promises), `place` (a folder
 //! of a store), `tensors` (safetensors files), `upload` and `fetch` (objects, in parts), `checksum`,
 //! `manifest` (the two metadata files), `publish` (the phases), `rollback` and `retention` (what goes),
-//! [`Writer`] (the background thread), `choose` (reading) and [`browse`] (what people do with
-//! checkpoints). Nothing here touches ATen.
+//! [`Writer`] (the background thread), `choose` (reading), [`browse`] (what people do with
+//! checkpoints) and [`download`](fn@download) (one object to a file). Nothing here touches ATen.
 
 pub mod browse;
 mod checksum;
 mod choose;
+mod download;
 mod error;
 mod fetch;
 mod layout;
@@ -55,6 +56,7 @@ mod testing;
 mod tests;
 
 pub use choose::{Chosen, Loaded, choose};
+pub use download::download;
 pub use error::{Error, GrantError};
 pub use layout::{job_url, step_of};
 pub use memory::{Blank, Memory};

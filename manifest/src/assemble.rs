@@ -66,6 +66,9 @@ impl Builder<'_> {
             self.unknown_model(&name);
             ModelConfig { embed_dim: 1, ..ModelConfig::default() }
         });
+        if let Some(share) = model.force_patch_dropout.filter(|share| (0.0..1.0).contains(share)) {
+            self.check_patch_dropout(&config, share);
+        }
         let of_model = self.models.preprocess(&name).unwrap_or_default();
         let preprocess = PreprocessCfg {
             mean: model.image_mean.unwrap_or(of_model.mean),
@@ -81,8 +84,20 @@ impl Builder<'_> {
             tokenizer: model.tokenizer.map(|tokenizer| self.tokenizer(tokenizer)),
             precision: model.precision.unwrap_or(spec::Precision::Fp32),
             force_patch_dropout: model.force_patch_dropout,
-            pretrained: self.checkpoint_url("spec.model.pretrained", model.pretrained),
+            pretrained: self.weights("pretrained", model.pretrained),
+            pretrained_image: self.weights("pretrained_image", model.pretrained_image),
+            pretrained_text: self.weights("pretrained_text", model.pretrained_text),
         }
+    }
+
+    /// Refuses a patch dropout that the model's image tower does not have.
+    fn check_patch_dropout(&mut self, config: &ModelConfig, share: f64) {
+        let mut config = config.clone();
+        config.vision_cfg.patch_dropout = share;
+        let Err(reason) = config.check() else { return };
+        let expected = reason.split_once("expected ").map_or(reason.as_str(), |(_, end)| end);
+        let field = Path::of("spec.model.force_patch_dropout");
+        self.refuse(field, &share.to_string(), expected.to_owned());
     }
 
     /// Returns a path that begins with a dot from the manifest's folder on; other names as they are.
@@ -93,10 +108,20 @@ impl Builder<'_> {
         }
     }
 
-    /// Returns the URL of a place for checkpoints, if one is given and can be one.
-    fn checkpoint_url(&mut self, field: &str, given: Option<String>) -> Option<String> {
+    /// Returns where weights come from, if that is given and can be a place.
+    fn weights(&mut self, key: &str, given: Option<String>) -> Option<String> {
+        self.place(&format!("spec.model.{key}"), given, crate::urls::weights)
+    }
+
+    /// Returns what `read` makes of a place, if one is given and can be one.
+    fn place(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+        read: impl Fn(&str, &std::path::Path) -> Result<String, String>,
+    ) -> Option<String> {
         let given = given?;
-        match crate::urls::folder_url(&given, self.base_dir) {
+        match read(&given, self.base_dir) {
             Ok(url) => Some(url),
             Err(expected) => {
                 self.refuse(Path::of(field), &given, expected);
@@ -215,7 +240,9 @@ impl Builder<'_> {
 
     fn checkpoint(&mut self, checkpoint: file::Checkpoint) -> spec::Checkpoint {
         spec::Checkpoint {
-            uri: self.checkpoint_url("spec.checkpoint.uri", checkpoint.uri).unwrap_or_default(),
+            uri: self
+                .place("spec.checkpoint.uri", checkpoint.uri, crate::urls::folder_url)
+                .unwrap_or_default(),
             every_steps: checkpoint.every_steps.map_or(1000, |count| count.0),
             keep_last: checkpoint.keep_last.unwrap_or(3),
             keep_every: checkpoint.keep_every.map(|count| count.0),

@@ -139,11 +139,22 @@ pub(crate) struct Model {
     pub(crate) image_interpolation: Option<Interpolation>,
     /// How evaluation makes images square, as `--image-resize-mode`. Default: as `image_mean`'s.
     pub(crate) image_resize_mode: Option<ResizeMode>,
-    /// Checkpoint whose weights a new run starts from, and nothing else of it: a job's folder (its
-    /// newest good checkpoint), the folder of one checkpoint, or a file of weights (safetensors, .pt,
-    /// .pth, .bin, .npz) that every worker can read. Default: weights drawn from the seed.
+    /// Weights that a new run starts from: a job's folder (its newest good checkpoint; only its weights
+    /// are taken), the folder of one checkpoint, a file (safetensors, .pt, .pth, .bin, .npz) that every
+    /// worker can read, as a path or a URL, `hf-hub:ORG/NAME`, or one of the tags OpenCLIP has for the
+    /// model, as `laion2b_s34b_b79k`. Paths begin with a dot or a slash, or end as files of weights do.
+    /// Default: weights drawn from the seed.
     #[schemars(length(min = 1))]
     pub(crate) pretrained: Option<String>,
+    /// Weights of the image tower alone, over `pretrained`'s: as there, or a vision transformer of
+    /// timm's (`hf-hub:timm/NAME`) or Google's (`.npz`).
+    #[schemars(length(min = 1))]
+    pub(crate) pretrained_image: Option<String>,
+    /// Weights of the text tower alone, over `pretrained`'s: as there, or a model of transformers';
+    /// `none` for weights drawn from the seed. Default: without `pretrained`, those of the
+    /// configuration's `hf_model_name`, if it has one.
+    #[schemars(length(min = 1))]
+    pub(crate) pretrained_text: Option<String>,
     /// Tokenizer: a `tokenizer.json`, a SentencePiece model, a folder with either, or a repository in
     /// the workers' Hugging Face cache. Default: what the model's configuration names, else CLIP's.
     #[schemars(length(min = 1))]

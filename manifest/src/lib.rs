@@ -27,7 +27,7 @@ pub use catalogue::ModelCatalogue;
 pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
 pub use parse::{SpecError, from_validated_json, parse, to_json};
-pub use resume::resume_conflict;
+pub use resume::{config_difference, resume_conflict};
 pub use source::Position;
 
 /// Returns the JSON schema of a manifest, for editors and `ringmaster schema`.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::model_config::ModelConfig;
 use crate::spec::{LossKind, TrainJob};
 
 /// Returns why `wanted` cannot resume from a checkpoint of `saved`, with both values and a remedy;
@@ -16,10 +17,7 @@ pub fn resume_conflict(saved: &TrainJob, wanted: &TrainJob) -> Option<String> {
             loss_word(wanted.loss.kind)
         ));
     }
-    let config = |job: &TrainJob| {
-        serde_json::to_value(&job.model.config).expect("a model configuration is plain data")
-    };
-    let (path, before, now) = first_difference("", &config(saved), &config(wanted))?;
+    let (path, before, now) = config_difference(&saved.model.config, &wanted.model.config)?;
     let name = |job: &TrainJob| job.model.name.clone();
     let what = match name(saved) == name(wanted) {
         true => format!("another configuration of model {}", name(saved)),
@@ -29,6 +27,14 @@ pub fn resume_conflict(saved: &TrainJob, wanted: &TrainJob) -> Option<String> {
         "the checkpoint holds {what} ({path} is {before} in the checkpoint and {now} in the \
          manifest's model); use the checkpoint's model, or leave --resume out to start anew"
     ))
+}
+
+/// Returns the first field in which two models' configurations differ, and both values.
+pub fn config_difference(a: &ModelConfig, b: &ModelConfig) -> Option<(String, Value, Value)> {
+    let value = |config: &ModelConfig| {
+        serde_json::to_value(config).expect("a model configuration is plain data")
+    };
+    first_difference("", &value(a), &value(b))
 }
 
 fn loss_word(kind: LossKind) -> &'static str {

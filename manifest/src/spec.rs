@@ -74,10 +74,16 @@ pub struct Model {
     pub precision: Precision,
     /// Overrides the configuration's `patch_dropout`, as OpenCLIP's `--force-patch-dropout`.
     pub force_patch_dropout: Option<f64>,
-    /// URL of a job's folder or of one checkpoint: a run that starts at step 0 takes its weights, and
-    /// nothing else of it. Absent in what earlier versions wrote.
+    /// Weights that a run takes at step 0: the URL of a file, of a job's folder or of one checkpoint,
+    /// `hf-hub:` with a repository, or a tag of OpenCLIP's. Absent in what earlier versions wrote.
     #[serde(default)]
     pub pretrained: Option<String>,
+    /// The same for the image tower alone. Absent in what earlier versions wrote.
+    #[serde(default)]
+    pub pretrained_image: Option<String>,
+    /// The same for the text tower alone, or `none`. Absent in what earlier versions wrote.
+    #[serde(default)]
+    pub pretrained_text: Option<String>,
     /// Tokenizer: a path on the workers, or a repository in their Hugging Face cache. Absent in what
     /// earlier versions wrote.
     #[serde(default)]

@@ -60,6 +60,39 @@ pub(crate) fn folder_url(text: &str, base_dir: &Path) -> Result<String, String> 
     }
 }
 
+/// Returns what `text` names of weights: the URL of a path, a URL, a repository of a model hub or a
+/// word, which is a tag, as they are.
+///
+/// # Errors
+/// As [`expand`].
+pub(crate) fn weights(text: &str, base_dir: &Path) -> Result<String, String> {
+    const HUB: &str = "hf-hub:";
+    const FORMS: &str = "a path, a URL as s3://bucket/runs or https://host/file.safetensors, \
+                         hf-hub:ORG/NAME, or a tag of OpenCLIP's";
+    let word = |text: &str| {
+        !text.is_empty()
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+    };
+    if let Some(repository) = text.strip_prefix(HUB) {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-_./@".contains(c);
+        return match !repository.is_empty() && repository.chars().all(known) {
+            true => Ok(text.to_owned()),
+            false => Err(FORMS.to_owned()),
+        };
+    }
+    match text.split_once("://") {
+        None if word(text) => Ok(text.to_owned()),
+        Some(("http" | "https", _)) => match Url::parse(text) {
+            Ok(url) if url.has_host() && url.path().len() > 1 => Ok(text.to_owned()),
+            _ => Err("a URL of a file, as in https://host/weights.safetensors".to_owned()),
+        },
+        Some((scheme, _)) if scheme != "file" && !STORE_SCHEMES.contains(&scheme) => {
+            Err(FORMS.to_owned())
+        }
+        _ => folder_url(text, base_dir),
+    }
+}
+
 /// Returns the URL of a folder in an object store. Credentials come from the environment of the
 /// process that opens it, so that a manifest can be shown to anybody.
 fn store_url(scheme: &str, text: &str) -> Result<String, String> {
@@ -224,6 +257,26 @@ mod tests {
             folder_url("runs/my job", Path::new("/base")).unwrap(),
             "file:///base/runs/my%20job"
         );
+    }
+
+    #[test]
+    fn weights_are_paths_urls_repositories_or_tags() {
+        let read = |text| weights(text, Path::new("/base"));
+        for (given, expected) in [
+            ("./w.pt", "file:///base/w.pt"),
+            ("w.safetensors", "file:///base/w.safetensors"),
+            ("/runs/job", "file:///runs/job"),
+            ("s3://bucket/w.pt", "s3://bucket/w.pt"),
+            ("https://host/w.pt", "https://host/w.pt"),
+            ("hf-hub:timm/vit_base.augreg@main", "hf-hub:timm/vit_base.augreg@main"),
+            ("laion2b_s34b_b79k", "laion2b_s34b_b79k"),
+            ("none", "none"),
+        ] {
+            assert_eq!(read(given).as_deref(), Ok(expected), "{given}");
+        }
+        for wrong in ["hf-hub:", "hf-hub:a b", "ftp://host/w.pt", "https://host", "~/w.pt"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which numbers go together.
 
 use super::hugging_face::HfConfig;
+use super::preprocess::MAX_IMAGE_SIZE;
 use super::trunk::{ConvNext, Trunk, TrunkVit};
 use super::vision::TrunkProjection;
 use super::{Layers, ModelConfig, TextConfig, TextProjection, VisionConfig};
@@ -33,6 +34,7 @@ impl ModelConfig {
 
 fn vision(vision: &VisionConfig, embed_dim: i64) -> Checked {
     positive("vision_cfg.image_size", vision.image_size)?;
+    at_most("vision_cfg.image_size", vision.image_size, i64::from(MAX_IMAGE_SIZE))?;
     share("vision_cfg.patch_dropout", vision.patch_dropout)?;
     share("vision_cfg.timm_drop_path", vision.timm_drop_path.unwrap_or(0.0))?;
     if vision.timm_drop != 0.0 {
@@ -87,7 +89,15 @@ fn residual(vision: &VisionConfig, stages: [i64; 4]) -> Checked {
     multiple("vision_cfg.width", vision.width, "what the stem needs", 2)?;
     let features = vision.width * 32;
     multiple("vision_cfg.width × 32", features, "vision_cfg.head_width", vision.head_width)?;
-    at_least_a_stride(vision)
+    at_least_a_stride(vision)?;
+    // The stem rounds half a side up and the stages round down; the pool counts positions by 32.
+    match (vision.image_size + 1) / 2 / 16 == vision.image_size / 32 {
+        true => Ok(()),
+        false => Err(format!(
+            "vision_cfg.image_size is {}; expected a multiple of 32 for a ResNet, or at most 30 more",
+            vision.image_size
+        )),
+    }
 }
 
 fn trunk_vit(vit: &TrunkVit, vision: &VisionConfig) -> Checked {
@@ -101,6 +111,12 @@ fn trunk_vit(vit: &TrunkVit, vision: &VisionConfig) -> Checked {
     }
     multiple("the width of the timm tower", vit.width, "its heads", vit.heads)?;
     ratio("vision_cfg.timm_model_kwargs.mlp_ratio", vit.mlp_ratio, vit.width)?;
+    if let Some(share) = vision.timm_drop_path.filter(|share| *share != 0.0) {
+        return Err(format!(
+            "vision_cfg.timm_drop_path is {share}; expected 0 for a vision transformer, whose blocks \
+             are not dropped yet"
+        ));
+    }
     patches("the patch of the timm tower", vit.patch_size, vision)
 }
 
@@ -146,6 +162,12 @@ fn text(text: &TextConfig, embed_dim: i64) -> Checked {
         return Err(format!(
             "text_cfg.context_length is {length}; expected at least 2, for start and end"
         ));
+    }
+    let kwargs = text.tokenizer_kwargs.unwrap_or_default();
+    if kwargs.strip_sep_token && text.hf_tokenizer_name.is_none() {
+        return Err("text_cfg.tokenizer_kwargs.strip_sep_token is true; expected \
+                    text_cfg.hf_tokenizer_name beside it: CLIP's own tokenizer has no separator"
+            .to_owned());
     }
     if let Some(tower) = text.hugging_face() {
         return hugging_face(&tower?, text, embed_dim);
@@ -211,6 +233,13 @@ fn positive(field: &str, value: i64) -> Checked {
     match value >= 1 {
         true => Ok(()),
         false => Err(format!("{field} is {value}; expected a whole number of at least 1")),
+    }
+}
+
+fn at_most(field: &str, value: i64, most: i64) -> Checked {
+    match value <= most {
+        true => Ok(()),
+        false => Err(format!("{field} is {value}; expected at most {most}")),
     }
 }
 

@@ -21,7 +21,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use preprocess::PreprocessCfg;
-pub use text::{TextConfig, TextPool, TextProjection};
+pub use text::{Cleaning, TextConfig, TextPool, TextProjection};
 pub use vision::{Layers, PositionEmbedding, VisionConfig, VisionPool};
 
 /// A model configuration, as in `OpenCLIP`'s `model_configs/*.json`.

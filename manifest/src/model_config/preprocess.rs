@@ -58,6 +58,9 @@ pub enum ResizeMode {
     Squash,
 }
 
+/// Largest side of an input, in pixels.
+pub const MAX_IMAGE_SIZE: u32 = 8192;
+
 /// OpenAI's mean of red, green and blue.
 pub const OPENAI_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// OpenAI's standard deviation of red, green and blue.
@@ -108,8 +111,11 @@ impl PreprocessCfg {
     /// # Errors
     /// The field, its value, and what is allowed.
     pub fn check(&self) -> Result<(), String> {
-        if self.size == 0 {
-            return Err("preprocess_cfg.size is 0; expected at least 1 pixel".to_owned());
+        if !(1..=MAX_IMAGE_SIZE).contains(&self.size) {
+            let size = self.size;
+            return Err(format!(
+                "preprocess_cfg.size is {size}; expected 1 to {MAX_IMAGE_SIZE} pixels"
+            ));
         }
         if let Some(value) = self.mean.iter().find(|value| !value.is_finite()) {
             return Err(format!("preprocess_cfg.mean holds {value}; expected finite numbers"));

@@ -89,13 +89,25 @@ impl Default for TextConfig {
 }
 
 /// `text_cfg.tokenizer_kwargs`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenizerKwargs {
-    /// How captions are cleaned: `whitespace`, `lower` or `canonicalize`.
-    pub clean: Option<String>,
+    /// How captions are cleaned. Default: as the tokenizer does by itself.
+    pub clean: Option<Cleaning>,
     /// Replace separator tokens by padding, as CLIPA's captions need.
     pub strip_sep_token: bool,
+}
+
+/// `text_cfg.tokenizer_kwargs.clean`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cleaning {
+    /// Repaired, HTML unescaped, whitespace collapsed.
+    Whitespace,
+    /// The same in lower case.
+    Lower,
+    /// The same without ASCII punctuation, underscores as blanks.
+    Canonicalize,
 }
 
 /// `text_cfg.pool_type`.

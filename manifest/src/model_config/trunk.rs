@@ -101,7 +101,7 @@ impl VisionConfig {
     pub fn trunk(&self) -> Option<Result<Trunk, String>> {
         let name = self.timm_model_name.as_deref()?;
         let kwargs = self.timm_model_kwargs.clone().unwrap_or_default();
-        Some(named(name, &self.timm_pool).map(|trunk| trunk.with(&kwargs)))
+        Some(named(name, &self.timm_pool).and_then(|trunk| trunk.with(&kwargs)))
     }
 }
 
@@ -114,7 +114,8 @@ impl Trunk {
         }
     }
 
-    fn with(mut self, kwargs: &TrunkKwargs) -> Self {
+    fn with(mut self, kwargs: &TrunkKwargs) -> Result<Self, String> {
+        kwargs.refuse_foreign(&self)?;
         match &mut self {
             Self::Vit(vit) => {
                 vit.width = kwargs.embed_dim.unwrap_or(vit.width);
@@ -133,7 +134,36 @@ impl Trunk {
                 net.dims = kwargs.dims.unwrap_or(net.dims);
             }
         }
-        self
+        Ok(self)
+    }
+}
+
+impl TrunkKwargs {
+    /// Refuses what the tower has no use for, as timm does.
+    fn refuse_foreign(&self, trunk: &Trunk) -> Result<(), String> {
+        let (foreign, family) = match trunk {
+            Trunk::Vit(_) => (
+                [("depths", self.depths.is_some()), ("dims", self.dims.is_some())].to_vec(),
+                "a vision transformer",
+            ),
+            Trunk::ConvNext(_) => (
+                vec![
+                    ("embed_dim", self.embed_dim.is_some()),
+                    ("depth", self.depth.is_some()),
+                    ("num_heads", self.num_heads.is_some()),
+                    ("mlp_ratio", self.mlp_ratio.is_some()),
+                    ("patch_size", self.patch_size.is_some()),
+                    ("act_layer", self.act_layer.is_some()),
+                ],
+                "a ConvNeXt",
+            ),
+        };
+        match foreign.iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((key, _)) => {
+                Err(format!("vision_cfg.timm_model_kwargs.{key} is given; {family} has none"))
+            }
+        }
     }
 }
 

@@ -34,11 +34,18 @@ use client::Client;
 
 /// Configuration of a folder or a repository: `model_cfg` and `preprocess_cfg`.
 pub const CONFIG: &str = "open_clip_config.json";
-/// Weights of a repository, in the order OpenCLIP looks for them.
-const WEIGHTS: [&str; 2] = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"];
+/// Weights of a repository, in the order OpenCLIP looks for them, and then those of a single tower, as
+/// timm and transformers name them.
+const WEIGHTS: [&str; 4] = [
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+];
 /// What a tokenizer may consist of.
-const TOKENIZER: [&str; 5] = [
+const TOKENIZER: [&str; 6] = [
     "tokenizer.json",
+    "spiece.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "tokenizer.model",

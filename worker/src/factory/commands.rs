@@ -39,9 +39,18 @@ pub struct Which {
     /// Name of a model, local-dir:FOLDER, hf-hub:ORG/NAME, or URL of a run's checkpoints.
     #[arg(long)]
     model: String,
-    /// File of weights (safetensors, .pt, .pth, .bin, .npz) or URL of a run's checkpoints.
-    #[arg(long, value_name = "FILE|URL")]
+    /// Weights: a file (safetensors, .pt, .pth, .bin, .npz) here, in a store or on a web server, a run's
+    /// checkpoints, hf-hub:ORG/NAME, or a tag of OpenCLIP's.
+    #[arg(long, value_name = "FILE|URL|TAG")]
     pretrained: Option<String>,
+    /// Weights of the image tower alone, over the others': as --pretrained, or a ViT of timm's or
+    /// Google's.
+    #[arg(long, value_name = "FILE|URL")]
+    pretrained_image: Option<String>,
+    /// Weights of the text tower alone, over the others', or none: a Hugging Face tower begins with those
+    /// of its repository otherwise.
+    #[arg(long, value_name = "FILE|URL|none")]
+    pretrained_text: Option<String>,
     /// Use QuickGELU whatever the model's configuration says.
     #[arg(long)]
     force_quick_gelu: bool,
@@ -68,6 +77,8 @@ impl Which {
             force_image_size: self.force_image_size,
             force_context_length: self.force_context_length,
             allow_gelu_mismatch: self.allow_gelu_mismatch,
+            pretrained_image: self.pretrained_image.clone(),
+            pretrained_text: self.pretrained_text.clone(),
             ..Options::default()
         };
         let created =

@@ -92,7 +92,7 @@ pub fn export(
             let (config, tensors) = transformers::convert(clip)?;
             let files = vec![
                 ("config.json", config),
-                ("preprocessor_config.json", transformers::preprocessor(clip, preprocess)),
+                ("preprocessor_config.json", transformers::preprocessor(clip, preprocess)?),
             ];
             (files, "model.safetensors", tensors)
         }

@@ -92,25 +92,58 @@ pub enum MissingBias {
 /// # Errors
 /// Everything that does not fit.
 pub fn load(clip: &Clip, named: &Named, bias: MissingBias) -> Result<Vec<String>, Misfit> {
-    let params = clip.params();
     let mut notes = Vec::new();
     let mut given = placed(clip, named, &mut notes);
+    if clip.params().entry("logit_bias").is_none() && given.remove("logit_bias").is_some() {
+        notes.push("logit_bias is left out: the model has none, so logits are shifted".to_owned());
+    }
+    let optional = |name: &str| match (name, bias) {
+        ("logit_bias", MissingBias::Zero) => Optional::Zero,
+        ("logit_bias", MissingBias::Kept) => Optional::Kept,
+        _ => Optional::No,
+    };
+    notes.extend(fit(clip, clip.params().entries().iter().collect(), given, &optional)?);
+    Ok(notes)
+}
+
+/// What becomes of a parameter that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Optional {
+    /// It must be there.
+    No,
+    /// It becomes zero.
+    Zero,
+    /// It stays as it is.
+    Kept,
+}
+
+/// Loads `entries` from tensors under their names; nothing is changed unless everything fits. Returns
+/// what was done to make them fit.
+///
+/// # Errors
+/// Everything that does not fit.
+pub(super) fn fit(
+    clip: &Clip,
+    entries: Vec<&Entry>,
+    mut given: BTreeMap<String, &weights::Tensor>,
+    optional: &dyn Fn(&str) -> Optional,
+) -> Result<Vec<String>, Misfit> {
+    let mut notes = Vec::new();
     let mut misfit = Misfit::default();
     let mut values: Vec<(&Entry, Vec<f32>)> = Vec::new();
-    for entry in params.entries() {
-        match given.remove(&entry.name) {
-            Some(tensor) => match fitted(clip, entry, tensor, &mut notes) {
+    for entry in entries {
+        let name = &entry.name;
+        match (given.remove(name), optional(name)) {
+            (Some(tensor), _) => match fitted(clip, entry, tensor, &mut notes) {
                 Ok(fitted) => values.push((entry, fitted)),
                 Err(reason) => misfit.misshaped.push(reason),
             },
-            None if entry.name == "logit_bias" => match bias {
-                MissingBias::Kept => notes.push("logit_bias is missing and stays".to_owned()),
-                MissingBias::Zero => {
-                    notes.push("logit_bias is missing and becomes 0".to_owned());
-                    values.push((entry, vec![0.0; entry.len]));
-                }
-            },
-            None => misfit.missing.push(entry.name.clone()),
+            (None, Optional::No) => misfit.missing.push(name.clone()),
+            (None, Optional::Kept) => notes.push(format!("{name} is missing and stays")),
+            (None, Optional::Zero) => {
+                notes.push(format!("{name} is missing and becomes 0"));
+                values.push((entry, vec![0.0; entry.len]));
+            }
         }
     }
     misfit.unexpected = given.into_keys().filter(|name| !is_dispensable(name)).collect();
@@ -118,7 +151,7 @@ pub fn load(clip: &Clip, named: &Named, bias: MissingBias) -> Result<Vec<String>
         return Err(misfit);
     }
     for (entry, values) in values {
-        put(params, entry, &values);
+        put(clip.params(), entry, &values);
     }
     Ok(notes)
 }
@@ -130,12 +163,17 @@ fn put(params: &Params, entry: &Entry, values: &[f32]) {
 }
 
 fn is_dispensable(name: &str) -> bool {
-    name == "logit_bias" || name.ends_with("embeddings.position_ids") || name.ends_with("attn_mask")
+    name.ends_with("embeddings.position_ids") || name.ends_with("attn_mask")
 }
 
 /// Beginnings of the keys of a text tower that has no prefix.
 const TEXT_KEYS: [&str; 5] =
     ["positional_embedding", "token_embedding.", "transformer.", "ln_final.", "text_projection"];
+
+/// Whether a name is one of a text tower that has no prefix.
+pub(super) fn is_text_key(name: &str) -> bool {
+    TEXT_KEYS.iter().any(|key| name.starts_with(key))
+}
 
 /// Returns the tensors under the names this model has for them.
 fn placed<'a>(
@@ -147,7 +185,7 @@ fn placed<'a>(
     let bare = named.contains_key("token_embedding.weight");
     let under_text = named.keys().any(|name| name.starts_with("text."));
     let rename = |name: &str| match (prefixed, bare, under_text) {
-        (true, true, _) if TEXT_KEYS.iter().any(|key| name.starts_with(key)) => {
+        (true, true, _) if is_text_key(name) => {
             format!("text.{name}")
         }
         (false, _, true) => name.strip_prefix("text.").unwrap_or(name).to_owned(),

@@ -1,7 +1,8 @@
 //! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
 //!
-//! [`create_model_and_transforms`] finds a configuration and weights ([`place`]), builds the model
-//! and loads it ([`load`], with positions resized), and says how images are prepared for it.
+//! [`create_model_and_transforms`] finds a configuration ([`place`]) and weights ([`source`]), builds the
+//! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone), and says how
+//! images are prepared for it.
 //! What is returned has no mode of its own: every forward pass says whether it trains
 //! ([`crate::model::Mode`]). [`export`] writes folders that `open_clip` and Hugging Face's
 //! `transformers` load; [`commands`] is `ringmaster-worker model`.
@@ -11,14 +12,19 @@ pub mod export;
 pub mod load;
 pub mod place;
 mod positions;
+pub mod source;
 pub mod tokenizer;
+pub mod tower;
 mod transformers;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tower_tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
 use ringmaster_manifest::spec::Precision;
@@ -27,6 +33,7 @@ use tch::Device;
 
 use crate::model::{self, Clip, LogitInit};
 use load::MissingBias;
+use source::Source;
 
 /// How a model is made.
 #[derive(Debug, Clone)]
@@ -45,6 +52,12 @@ pub struct Options {
     pub force_context_length: Option<i64>,
     /// Loads weights although they were trained with the other GELU.
     pub allow_gelu_mismatch: bool,
+    /// Weights of the image tower, loaded after all others: as `pretrained` of
+    /// [`create_model_and_transforms`], or in timm's or Google's layout.
+    pub pretrained_image: Option<String>,
+    /// Weights of the text tower, loaded after all others, as they are or in transformers' layout; or
+    /// [`tower::NONE`].
+    pub pretrained_text: Option<String>,
 }
 
 impl Default for Options {
@@ -57,6 +70,8 @@ impl Default for Options {
             force_image_size: None,
             force_context_length: None,
             allow_gelu_mismatch: false,
+            pretrained_image: None,
+            pretrained_text: None,
         }
     }
 }
@@ -139,34 +154,45 @@ pub fn create_model_and_transforms(
     if let Some(length) = options.force_context_length {
         config.text_cfg.context_length = length;
     }
-    let (clip, notes) = match weights {
-        None => {
-            let clip = Clip::new(
-                &config,
-                options.precision,
-                options.device,
-                options.seed,
-                logits(&config),
-            )?;
-            (clip, vec!["the weights are random: no pretrained ones were named".to_owned()])
-        }
-        Some(place::Source::File(path)) => {
+    let whole = weights.is_some();
+    let (clip, mut notes) = match weights {
+        None => drawn(&config, options)?,
+        Some(Source::File(path)) => {
             let weights = Weights::open(&path)?;
-            check_gelu(name, &config, &weights, quick_gelu, options)?;
+            let trained = quick_gelu.or(gelu_of(&weights));
+            check_gelu(name, &config, weights.path(), trained, options)?;
             let clip = blank(&config, options)?;
             let notes = from_file(&clip, &weights, MissingBias::Zero)?;
             (clip, notes)
         }
-        Some(place::Source::Checkpoint(loaded)) => {
+        Some(Source::Checkpoint(loaded)) => {
+            let path = PathBuf::from("the checkpoint");
+            check_gelu(name, &config, &path, quick_gelu, options)?;
             let clip = blank(&config, options)?;
             let named = load::of_checkpoint(&loaded);
-            let path = PathBuf::from("the checkpoint");
-            let notes = load::load(&clip, &named, MissingBias::Zero)
+            let mut notes = load::load(&clip, &named, MissingBias::Zero)
                 .map_err(|misfit| Error::Misfit { path, misfit })?;
+            notes.extend(differs(&loaded.state.manifest.model.config, &config));
             (clip, notes)
         }
     };
+    for (tower, given) in tower::wanted(&config, options, whole) {
+        let done = tower::load(&clip, tower, name, &given)?;
+        notes.extend(done);
+    }
     Ok(Created { clip, preprocess, notes })
+}
+
+fn drawn(config: &ModelConfig, options: &Options) -> Result<(Clip, Vec<String>), Error> {
+    let Options { precision, device, seed, .. } = *options;
+    let clip = Clip::new(config, precision, device, seed, logits(config))?;
+    Ok((clip, vec!["the weights are random: no pretrained ones were named".to_owned()]))
+}
+
+/// Says where the model a run trained is not the one its weights are loaded into.
+pub fn differs(trained: &ModelConfig, config: &ModelConfig) -> Option<String> {
+    let (path, before, now) = ringmaster_manifest::config_difference(trained, config)?;
+    Some(format!("the run's model has {path} {before}, this one {now}"))
 }
 
 /// Loads a file of weights into a model; returns what was done to make them fit.
@@ -189,32 +215,31 @@ fn logits(config: &ModelConfig) -> LogitInit {
     LogitInit { scale, bias: config.init_logit_bias }
 }
 
-/// Returns whether weights are known to have been trained with another GELU than the configuration's.
-/// A tag says how its weights were trained; OpenAI's archives need QuickGELU: they are TorchScript,
-/// which nobody else ships.
-pub fn has_other_gelu(config: &ModelConfig, weights: &Weights, quick_gelu: Option<bool>) -> bool {
-    let trained = quick_gelu.or(weights.is_torch_script().then_some(true));
-    trained.is_some_and(|trained| trained != config.quick_gelu)
+/// Returns whether weights were trained with QuickGELU, as far as the file shows: OpenAI's archives were.
+/// They are TorchScript, which nobody else ships.
+pub fn gelu_of(weights: &Weights) -> Option<bool> {
+    weights.is_torch_script().then_some(true)
 }
 
 fn check_gelu(
     name: &str,
     config: &ModelConfig,
-    weights: &Weights,
-    quick_gelu: Option<bool>,
+    path: &Path,
+    trained: Option<bool>,
     options: &Options,
 ) -> Result<(), Error> {
-    if !has_other_gelu(config, weights, quick_gelu) || options.allow_gelu_mismatch {
+    if trained.is_none_or(|trained| trained == config.quick_gelu) || options.allow_gelu_mismatch {
         return Ok(());
     }
-    let path = weights.path().to_owned();
     let [with, uses] = match config.quick_gelu {
         true => ["exact GELU", "QuickGELU"],
         false => ["QuickGELU", "exact GELU"],
     };
-    let remedy = match config.quick_gelu {
-        true => format!("use {}", name.trim_end_matches("-quickgelu")),
-        false => format!("use {name}-quickgelu or --force-quick-gelu"),
+    let remedy = match (config.quick_gelu, name.strip_suffix("-quickgelu")) {
+        (true, Some(plain)) => format!("use {plain}"),
+        (true, None) => "use a configuration without quick_gelu".to_owned(),
+        (false, _) => format!("use {name}-quickgelu or --force-quick-gelu"),
     };
-    Err(Error::GeluMismatch { path, with, model: name.to_owned(), uses, remedy })
+    let (path, model) = (path.to_owned(), name.to_owned());
+    Err(Error::GeluMismatch { path, with, model, uses, remedy })
 }

@@ -1,20 +1,14 @@
-//! Where a model's configuration and weights lie.
+//! Where a model's configuration lies, and what it names of weights.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::{self, ModelConfig, PreprocessCfg};
-use ringmaster_weights::hub::{self, Hub, Repository, Settings};
+use ringmaster_weights::hub::{self, Repository};
 
-const LOCAL_DIR: &str = "local-dir:";
-const HF_HUB: &str = "hf-hub:";
-/// Time between two lines about a download.
-const REPORT_EVERY: Duration = Duration::from_secs(2);
-/// Bytes of a file whose end is worth a line, however fast it came.
-const LARGE: u64 = 16 << 20;
+use super::source::{self, HF_HUB, LOCAL_DIR, Pretrained, Source};
 
 /// What a name stands for.
 #[derive(Debug)]
@@ -27,15 +21,6 @@ pub struct Found {
     pub weights: Option<Source>,
     /// Whether the weights are known to have been trained with QuickGELU, or without.
     pub quick_gelu: Option<bool>,
-}
-
-/// Where weights lie.
-#[derive(Debug)]
-pub enum Source {
-    /// In a file.
-    File(PathBuf),
-    /// In a checkpoint of a run.
-    Checkpoint(Box<checkpoint::Loaded>),
 }
 
 /// Why a name leads nowhere.
@@ -95,6 +80,35 @@ fn did_you_mean(nearest: &[String]) -> String {
     }
 }
 
+impl Found {
+    /// Takes over weights and what is known of their use.
+    fn take(&mut self, pretrained: Pretrained) {
+        let Pretrained { source, tag } = pretrained;
+        if let Some(tag) = tag {
+            self.quick_gelu = Some(tag.quick_gelu);
+            self.preprocess = PreprocessCfg {
+                mean: tag.preprocess.mean,
+                std: tag.preprocess.std,
+                interpolation: match tag.preprocess.interpolation {
+                    "bilinear" => Interpolation::Bilinear,
+                    _ => Interpolation::Bicubic,
+                },
+                resize_mode: match tag.preprocess.resize_mode {
+                    "squash" => ResizeMode::Squash,
+                    _ => ResizeMode::Shortest,
+                },
+                ..self.preprocess.clone()
+            };
+        }
+        if let Source::Checkpoint(loaded) = &source {
+            let model = &loaded.state.manifest.model;
+            self.quick_gelu = Some(model.config.quick_gelu);
+            self.preprocess = PreprocessCfg { size: self.preprocess.size, ..model.preprocess() };
+        }
+        self.weights = Some(source);
+    }
+}
+
 /// Finds what `name` and `pretrained` stand for.
 ///
 /// # Errors
@@ -102,7 +116,7 @@ fn did_you_mean(nearest: &[String]) -> String {
 pub fn find(name: &str, pretrained: Option<&str>) -> Result<Found, Error> {
     let mut found = model(name)?;
     if let Some(pretrained) = pretrained {
-        weights(name, pretrained, &mut found)?;
+        found.take(source::find(name, pretrained)?);
     }
     Ok(found)
 }
@@ -127,7 +141,7 @@ fn model(name: &str) -> Result<Found, Error> {
 
 /// Reads a folder or a repository as `open_clip` does.
 fn of_folder(name: &str) -> Result<Found, Error> {
-    let located = hub::resolve(name, &hub(), &mut report())?;
+    let located = hub::resolve(name, &source::hub(), &mut source::report())?;
     let beside = || located.weights.with_file_name(hub::CONFIG);
     let path = located.config.clone().unwrap_or_else(beside);
     let text = std::fs::read_to_string(&path)
@@ -135,33 +149,19 @@ fn of_folder(name: &str) -> Result<Found, Error> {
     let refuse = |source| Error::Config { path: path.clone(), source };
     let config = ModelConfig::from_json(&text).map_err(refuse)?;
     let preprocess = ModelConfig::preprocess_from_json(&text).map_err(refuse)?;
-    let preprocess = preprocess.unwrap_or_else(|| PreprocessCfg::of_model("", &config));
+    let of_model = PreprocessCfg::of_model("", &config);
+    let preprocess = match preprocess {
+        // What open_clip writes says nothing of the size, and what it reads of it is not heeded.
+        Some(given) => PreprocessCfg { size: of_model.size, ..given },
+        None => of_model,
+    };
     let weights = Some(Source::File(located.weights));
     Ok(Found { config, preprocess, weights, quick_gelu: None })
 }
 
-/// Returns the hub of this process's environment.
-fn hub() -> Hub {
-    Hub::new(Settings::from_env())
-}
-
-/// Returns what says how far a download is, every few seconds.
-fn report() -> impl FnMut(hub::Progress<'_>) + Send {
-    let mut said = Instant::now();
-    move |hub::Progress { file, done, total }| {
-        let ended = total == Some(done);
-        if said.elapsed() >= REPORT_EVERY || (ended && done > LARGE) {
-            said = Instant::now();
-            let share = total.map(|total| format!("{} %", done * 100 / total.max(1)));
-            tracing::info!(file, bytes = done, share, "downloading");
-        }
-    }
-}
-
 /// Reads the newest checkpoint of a run, or the one named, with the model it was saved from.
 fn of_run(url: &str) -> Result<Found, Error> {
-    let chosen = checkpoint::choose(&[url])?;
-    let loaded = chosen.ok_or_else(|| Error::NoCheckpoint { url: url.to_owned() })?.load()?;
+    let loaded = source::checkpoint(url)?;
     let model = &loaded.state.manifest.model;
     let mut config = model.config.clone();
     // A loss that has a bias gave the model one.
@@ -169,58 +169,27 @@ fn of_run(url: &str) -> Result<Found, Error> {
         config.init_logit_bias = config.init_logit_bias.or(Some(0.0));
     }
     let preprocess = model.preprocess();
-    let weights = Some(Source::Checkpoint(Box::new(loaded)));
+    let weights = Some(Source::Checkpoint(loaded));
     Ok(Found { config, preprocess, weights, quick_gelu: None })
 }
 
-/// Finds weights for the model `name`: a file, a checkpoint of a run, or one of OpenCLIP's tags, which
-/// also says how images are prepared.
-fn weights(name: &str, pretrained: &str, found: &mut Found) -> Result<(), Error> {
-    let path = pretrained.strip_prefix("file://").unwrap_or(pretrained);
-    if Path::new(path).is_file() {
-        found.weights = Some(Source::File(PathBuf::from(path)));
-        return Ok(());
-    }
-    if pretrained.contains("://") {
-        let chosen = checkpoint::choose(&[pretrained])?;
-        let chosen = chosen.ok_or_else(|| Error::NoCheckpoint { url: pretrained.to_owned() })?;
-        found.weights = Some(Source::Checkpoint(Box::new(chosen.load()?)));
-        return Ok(());
-    }
-    if pretrained.contains(['/', '.']) || hub::tags(name).next().is_none() {
-        // A path that leads nowhere: opening it says so.
-        found.weights = Some(Source::File(PathBuf::from(pretrained)));
-        return Ok(());
-    }
-    let (located, tag) = hub::resolve_tag(name, pretrained, &hub(), &mut report())?;
-    found.weights = Some(Source::File(located.weights));
-    found.quick_gelu = Some(tag.quick_gelu);
-    found.preprocess = PreprocessCfg {
-        mean: tag.preprocess.mean,
-        std: tag.preprocess.std,
-        interpolation: match tag.preprocess.interpolation {
-            "bilinear" => Interpolation::Bilinear,
-            _ => Interpolation::Bicubic,
-        },
-        resize_mode: match tag.preprocess.resize_mode {
-            "squash" => ResizeMode::Squash,
-            _ => ResizeMode::Shortest,
-        },
-        ..found.preprocess.clone()
-    };
-    Ok(())
-}
-
-/// Returns the `tokenizer.json` of a repository, which is fetched where the cache lacks it.
+/// Returns the `tokenizer.json` of a repository, or the SentencePiece model of one that has none,
+/// fetched where the cache lacks them.
 ///
 /// # Errors
 /// What keeps it from being fetched.
 pub(super) fn tokenizer(repository: &str) -> Result<PathBuf, hub::Error> {
-    let (hub, repository) = (hub(), Repository::parse(repository)?);
-    let file = hub.fetch(&repository, "tokenizer.json", &mut report())?;
+    let (hub, repository) = (source::hub(), Repository::parse(repository)?);
+    let file = match hub.fetch(&repository, "tokenizer.json", &mut source::report()) {
+        Err(absent @ hub::Error::NoSuchFile { .. }) => {
+            let model = hub.fetch(&repository, "spiece.model", &mut source::report());
+            model.map_err(|_| absent)?
+        }
+        fetched => fetched?,
+    };
     for beside in ["tokenizer_config.json", "special_tokens_map.json"] {
         // One of them is enough, and some repositories have only one.
-        match hub.fetch(&repository, beside, &mut report()) {
+        match hub.fetch(&repository, beside, &mut source::report()) {
             Ok(_) | Err(hub::Error::NoSuchFile { .. } | hub::Error::NotCached { .. }) => {}
             Err(error) => return Err(error),
         }

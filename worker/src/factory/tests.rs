@@ -11,7 +11,7 @@ use super::load::{Misfit, Named};
 use super::*;
 use crate::model::Mode;
 
-fn golden(name: &str) -> PathBuf {
+pub(super) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/golden").join(name)
 }
 
@@ -22,7 +22,7 @@ fn tensor(weights: &Weights, name: &str) -> Tensor {
 }
 
 /// A golden model: its file, its configuration and its parameters.
-fn model(name: &str) -> (Weights, ModelConfig, Named) {
+pub(super) fn model(name: &str) -> (Weights, ModelConfig, Named) {
     let weights = Weights::open(&golden(&format!("model-{name}.safetensors"))).unwrap();
     let config = ModelConfig::from_json(&weights.metadata()["config"]).unwrap();
     let parameters = weights.tensors().iter().filter_map(|(name, tensor)| {
@@ -32,7 +32,7 @@ fn model(name: &str) -> (Weights, ModelConfig, Named) {
     (weights, config, parameters)
 }
 
-fn loaded(config: &ModelConfig, named: &Named) -> (Clip, Vec<String>) {
+pub(super) fn loaded(config: &ModelConfig, named: &Named) -> (Clip, Vec<String>) {
     let clip = blank(config, &Options::default()).unwrap();
     let notes =
         load::load(&clip, named, MissingBias::Zero).unwrap_or_else(|misfit| panic!("{misfit}"));
@@ -56,7 +56,8 @@ fn a_folder_that_was_exported_is_the_same_model_again() {
         let (clip, notes) = loaded(&config, &named);
         assert!(notes.is_empty(), "{name}: {notes:?}");
         let folder = tempfile::tempdir().unwrap();
-        let preprocess = PreprocessCfg { size: 12, ..PreprocessCfg::default() };
+        let preprocess =
+            PreprocessCfg { size: config.vision_cfg.image_size as u32, ..PreprocessCfg::default() };
         export(&clip, &preprocess, Layout::OpenClip, folder.path()).unwrap();
         let place = format!("local-dir:{}", folder.path().display());
         let again = create_model_and_transforms(&place, None, &Options::default()).unwrap();
@@ -193,4 +194,48 @@ fn what_transformers_lacks_is_refused_with_the_reason() {
         let error = transformers::convert(&clip).unwrap_err().to_string();
         assert!(error.contains(expected), "{name}: {error}");
     }
+}
+
+/// What open_clip pushes to the hub says how images are normalised and not how large they are.
+#[test]
+fn a_folder_that_says_nothing_of_the_size_has_the_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, config, named) = model("clip-tok");
+    let (clip, _) = loaded(&config, &named);
+    export(&clip, &PreprocessCfg::default(), Layout::OpenClip, folder.path()).unwrap();
+    let path = folder.path().join("open_clip_config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    document["preprocess_cfg"].as_object_mut().unwrap().remove("size").unwrap();
+    std::fs::write(&path, document.to_string()).unwrap();
+    let place = format!("local-dir:{}", folder.path().display());
+    let found = place::find(&place, None).unwrap();
+    assert_eq!(i64::from(found.preprocess.size), config.vision_cfg.image_size);
+}
+
+#[test]
+fn a_bias_that_the_model_does_not_have_is_not_dropped_in_silence() {
+    let (_, mut config, named) = model("clip-tok");
+    config.init_logit_bias = None;
+    let (clip, notes) = loaded(&config, &named);
+    assert_eq!(clip.logit_bias(), None);
+    assert_eq!(notes, ["logit_bias is left out: the model has none, so logits are shifted"]);
+}
+
+/// roberta-ViT-B-32 has QuickGELU in OpenCLIP without saying so in its name.
+#[test]
+fn every_tag_fits_the_gelu_of_a_model_of_its_name() {
+    let catalogue = ringmaster_manifest::ModelCatalogue::builtin();
+    let uses = |name: &str, tag: &ringmaster_weights::hub::Tag| {
+        catalogue.get(name).is_some_and(|config| config.quick_gelu == tag.quick_gelu)
+    };
+    let mut compared = 0;
+    for name in catalogue.names().filter(|name| !name.ends_with("-quickgelu")) {
+        for tag in ringmaster_weights::hub::tags(name) {
+            let fits = uses(name, tag) || uses(&format!("{name}-quickgelu"), tag);
+            assert!(fits, "{name} {}", tag.name);
+            compared += 1;
+        }
+    }
+    assert!(compared > 60, "{compared}");
 }

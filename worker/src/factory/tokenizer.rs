@@ -6,7 +6,7 @@ use ringmaster_manifest::model_config::TextConfig;
 use ringmaster_weights::hub;
 
 use super::place;
-use crate::text::{self, Clean, Tokenizer};
+use crate::text::{self, Tokenizer};
 
 /// Why a model has no tokenizer here.
 #[derive(Debug, thiserror::Error)]
@@ -23,14 +23,6 @@ pub enum Error {
         #[source]
         source: hub::Error,
     },
-    /// The configuration asks for a cleaning that is not known.
-    #[error(
-        "text_cfg.tokenizer_kwargs.clean is {clean:?}; expected whitespace, lower or canonicalize"
-    )]
-    Clean {
-        /// What it asks for.
-        clean: String,
-    },
     /// The files are no tokenizer.
     #[error(transparent)]
     Text(#[from] text::Error),
@@ -44,18 +36,15 @@ pub enum Error {
 /// Files that are nowhere or no tokenizer.
 pub fn get_tokenizer(text: &TextConfig, given: Option<&str>) -> Result<Tokenizer, Error> {
     let length = usize::try_from(text.context_length).unwrap_or(0);
-    let kwargs = text.tokenizer_kwargs.clone().unwrap_or_default();
+    let kwargs = text.tokenizer_kwargs.unwrap_or_default();
     let tokenizer = match given.or(text.hf_tokenizer_name.as_deref()) {
         None => Tokenizer::clip(length),
         Some(name) => Tokenizer::open(&find(name)?, length, kwargs.strip_sep_token)?,
     };
-    match kwargs.clean {
-        None => Ok(tokenizer),
-        Some(clean) => match Clean::named(&clean) {
-            Some(clean) => Ok(tokenizer.cleaning(clean)),
-            None => Err(Error::Clean { clean }),
-        },
-    }
+    Ok(match kwargs.clean {
+        None => tokenizer,
+        Some(clean) => tokenizer.cleaning(clean.into()),
+    })
 }
 
 fn find(name: &str) -> Result<PathBuf, Error> {

@@ -34,15 +34,22 @@ fn no_counterpart<T>(reason: &str) -> Result<T, Error> {
 }
 
 /// Returns `preprocessor_config.json`.
-pub(super) fn preprocessor(clip: &Clip, preprocess: &PreprocessCfg) -> Value {
+///
+/// # Errors
+/// A resize that neither library's processor knows.
+pub(super) fn preprocessor(clip: &Clip, preprocess: &PreprocessCfg) -> Result<Value, Error> {
+    if preprocess.resize_mode == ResizeMode::Longest {
+        return no_counterpart("no image processor fits the longer side and fills the rest");
+    }
     let side = preprocess.size;
     let squash = preprocess.resize_mode == ResizeMode::Squash;
     let size = match squash {
         true => json!({"height": side, "width": side}),
         false => json!({"shortest_edge": side}),
     };
-    let siglip = clip.config().vision_cfg.timm_model_name.is_some();
-    json!({
+    // SigLIP's reads a height and a width and never crops.
+    let siglip = squash && clip.config().vision_cfg.timm_model_name.is_some();
+    Ok(json!({
         "image_processor_type": if siglip { "SiglipImageProcessor" } else { "CLIPImageProcessor" },
         "do_resize": true,
         "size": size,
@@ -56,7 +63,7 @@ pub(super) fn preprocessor(clip: &Clip, preprocess: &PreprocessCfg) -> Value {
         "image_mean": preprocess.mean,
         "image_std": preprocess.std,
         "do_convert_rgb": true,
-    })
+    }))
 }
 
 /// Moves tensors from a model to another's names.
@@ -203,6 +210,7 @@ fn siglip(clip: &Clip, config: &ModelConfig, vit: &TrunkVit) -> Result<(Value, T
     let plain_text = text.no_causal_mask
         && text.pool_type == TextPool::Last
         && text.proj_bias
+        && text.proj_type == TextProjection::Linear
         && text.ls_init_value.is_none()
         && text.hf_model_name.is_none();
     if !plain_text || clip.params().entry("logit_bias").is_none() {

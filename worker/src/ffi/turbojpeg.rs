@@ -149,7 +149,7 @@ impl Decoder {
     }
 
     fn header(&self, bytes: &[u8]) -> Result<Header, String> {
-        let (mut width, mut height, mut subsampling, mut colours) = (0, 0, 0, 0);
+        let (mut width, mut height, mut subsampling, mut colours) = (0, 0, 0, -1);
         // SAFETY: the handle is this decoder's; `bytes` is readable for its length, which is passed,
         // and the four numbers are written before the call returns.
         let code = unsafe {
@@ -163,7 +163,10 @@ impl Decoder {
                 &raw mut colours,
             )
         };
-        self.check(code)?;
+        // It fails for samplings that it has no name for, and decodes them all the same.
+        if colours < 0 {
+            self.check(code)?;
+        }
         match (u32::try_from(width), u32::try_from(height)) {
             (Ok(width @ 1..), Ok(height @ 1..)) => {
                 Ok(Header { width, height, rgb: colours < CMYK })

@@ -206,6 +206,42 @@ mod tests {
         assert_eq!(decode(&gif).unwrap(), flat, "the first frame counts");
     }
 
+    /// A grey JPEG of one minimum coded unit, its brightness sampled `across` × `down`.
+    fn sampled(across: u8, down: u8) -> Vec<u8> {
+        let mut bytes = vec![0xFF, 0xD8];
+        let mut segment = |marker: u8, body: &[u8]| {
+            bytes.extend([0xFF, marker, 0, body.len() as u8 + 2]);
+            bytes.extend(body);
+        };
+        segment(0xDB, &[&[0][..], &[1; 64]].concat());
+        let component = |id: u8, sampling: u8| [id, sampling, 0];
+        let frame = [8, 0, 8 * down, 0, 8 * across, 3];
+        let sampling = [component(1, across << 4 | down), component(2, 0x11), component(3, 0x11)];
+        segment(0xC0, &[&frame[..], &sampling.concat()].concat());
+        // One code of one bit in each table: no difference, and no further coefficients.
+        let code = [&[1][..], &[0; 15], &[0]].concat();
+        segment(0xC4, &[&[0x00][..], &code].concat());
+        segment(0xC4, &[&[0x10][..], &code].concat());
+        segment(0xDA, &[3, 1, 0, 2, 0, 3, 0, 0, 63, 0]);
+        let bits = 2 * (usize::from(across * down) + 2);
+        bytes.extend(vec![0; bits.div_ceil(8)]);
+        bytes.extend([0xFF, 0xD9]);
+        bytes
+    }
+
+    /// libjpeg-turbo has no name for some samplings, says so of the header and decodes them: so does PIL.
+    #[test]
+    fn jpegs_of_samplings_without_a_name_are_decoded() {
+        if turbojpeg::missing().is_some() {
+            return;
+        }
+        for (across, down) in [(1, 1), (2, 2), (4, 1), (4, 2), (3, 1), (1, 4)] {
+            let image = decode(&sampled(across, down)).unwrap();
+            assert_eq!(image.dimensions(), (8 * u32::from(across), 8 * u32::from(down)));
+            assert!(image.iter().all(|value| *value == 128), "{across} x {down}");
+        }
+    }
+
     #[test]
     fn damaged_and_unknown_bytes_are_errors_that_say_which() {
         let png = encode(&picture().into(), ImageFormat::Png);

@@ -2,18 +2,14 @@
 //! from.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest, StateSource};
-use ringmaster_weights::Weights;
 use tch::Device;
-use url::Url;
 
 use super::Error;
-use super::error::chain;
 use super::plan::NumericPlan;
 use super::replica::Replica;
 use super::step::Rates;
@@ -21,7 +17,6 @@ use super::train::Rank;
 use crate::collective::nccl::{self, Nccl, UniqueId};
 use crate::collective::tcp::{AbortFlag, Options, Tcp, Tls};
 use crate::collective::{ByDevice, Collective, Solo};
-use crate::factory::{self, load::MissingBias};
 
 /// Time all peers have to connect once they know one another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -261,54 +256,8 @@ impl Rank {
         if !self.replica.pristine {
             self.replica = Replica::new(&self.job, self.device)?;
         }
-        if let Some(pretrained) = self.job.model.pretrained.clone() {
-            self.load_pretrained(&pretrained)?;
-        }
+        self.load_pretrained()?;
         self.replica.complete = true;
-        Ok(())
-    }
-
-    /// Weights to start from at step 0; nothing else of where they come from is taken.
-    fn load_pretrained(&mut self, url: &str) -> Result<(), Error> {
-        let field = "spec.model.pretrained";
-        let file = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
-        if let Some(file) = file.filter(|path| path.is_file()) {
-            return self.load_pretrained_file(&file);
-        }
-        let Some(chosen) = checkpoint::choose(&[url])? else {
-            let what = format!("{field}: {url} holds no complete checkpoint");
-            return Err(Error::Checkpoint { what });
-        };
-        let found = chosen.url();
-        let loaded = chosen.load()?;
-        let misfit = |what| Error::Checkpoint { what: format!("{field}: {found}: {what}") };
-        let kept = self.replica.load_weights(&loaded).map_err(misfit)?;
-        tracing::info!(
-            url = %found,
-            step = loaded.state.step,
-            initial = kept.join(", "),
-            "weights of another run; what it does not have stays as it was drawn"
-        );
-        Ok(())
-    }
-
-    /// Weights in a file of any format, as OpenCLIP's `--pretrained FILE`.
-    fn load_pretrained_file(&mut self, path: &Path) -> Result<(), Error> {
-        let misfit =
-            |what: String| Error::Checkpoint { what: format!("spec.model.pretrained: {what}") };
-        let weights = Weights::open(path).map_err(|error| misfit(chain(&error)))?;
-        let config = self.replica.clip.config();
-        if factory::has_other_gelu(config, &weights, None) {
-            return Err(misfit(format!(
-                "{} was trained with QuickGELU and {} uses exact GELU; use {1}-quickgelu",
-                path.display(),
-                self.job.model.name
-            )));
-        }
-        let notes = factory::from_file(&self.replica.clip, &weights, MissingBias::Kept)
-            .map_err(|error| misfit(chain(&error)))?;
-        self.replica.pristine = false;
-        tracing::info!(path = %path.display(), notes = notes.join("; "), "weights of a file");
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! A rank of a training job.
 //!
 //! Modules in reading order: [`mod@env`] (what the agent tells it at exec), [`train`] (its life and
-//! the training loop), `joining` (how it enters a generation), `neighbours` (how fast the ring's links are), `step` (a batch to reduced
+//! the training loop), `joining` (how it enters a generation), `pretrained` (weights it starts from), `neighbours` (how fast the ring's links are), `step` (a batch to reduced
 //! gradients), `counted` (how far it has come), `boundary` (what follows a step), `replica` (the state every rank holds), `saving`
 //! (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to the coordinator),
 //! `switch` (how orders reach a busy rank) and [`signals`], `plan` (what fixes the last bit), `faults` (faults on
@@ -20,6 +20,7 @@ mod faults;
 mod joining;
 mod neighbours;
 mod plan;
+mod pretrained;
 mod replica;
 mod saving;
 mod share;

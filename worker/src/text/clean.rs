@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use ringmaster_manifest::model_config::Cleaning;
 use tokenizers::NormalizedString;
 
 use super::ascii;
@@ -29,17 +30,17 @@ pub enum Clean {
     Canonicalize,
 }
 
-impl Clean {
-    /// Returns the cleaning of this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Some(match name {
-            "whitespace" => Self::Whitespace,
-            "lower" => Self::Lower,
-            "canonicalize" => Self::Canonicalize,
-            _ => return None,
-        })
+impl From<Cleaning> for Clean {
+    fn from(cleaning: Cleaning) -> Self {
+        match cleaning {
+            Cleaning::Whitespace => Self::Whitespace,
+            Cleaning::Lower => Self::Lower,
+            Cleaning::Canonicalize => Self::Canonicalize,
+        }
     }
+}
 
+impl Clean {
     /// Returns `caption` cleaned.
     pub fn apply(self, caption: &str) -> String {
         if let Some(cleaned) = ascii::clean(self, caption) {

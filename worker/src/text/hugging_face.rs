@@ -20,6 +20,10 @@ pub(super) struct HfTokenizer {
 
 /// Files beside a `tokenizer.json` that name its special tokens.
 const SPECIAL: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// What transformers' tokenizer classes pad with where no file says: BERT's, and RoBERTa's and T5's.
+const PADS: [&str; 2] = ["[PAD]", "<pad>"];
+/// The same for separators.
+const SEPARATORS: [&str; 2] = ["[SEP]", "</s>"];
 
 impl HfTokenizer {
     pub(super) fn open(
@@ -33,8 +37,7 @@ impl HfTokenizer {
         let (mut tokenizer, pad) = if bytes.first() == Some(&b'{') {
             let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
                 .map_err(|error| format(error.to_string()))?;
-            let pad = special_token(path, "pad_token", &tokenizer);
-            (tokenizer, pad)
+            (tokenizer, None)
         } else {
             sentencepiece::read(&bytes)
                 .map(|(tokenizer, pad)| (tokenizer, Some(pad)))
@@ -42,13 +45,20 @@ impl HfTokenizer {
         };
         // A tokenizer.json may fix padding itself.
         let own = tokenizer.get_padding().map(|padding| i64::from(padding.pad_id));
-        let pad_id = pad.or(own).ok_or_else(|| {
-            format(format!(
-                "it has no pad_token; expected one in {} beside it, or padding inside it",
-                SPECIAL.join(" or ")
-            ))
-        })?;
-        let separator = special_token(path, "sep_token", &tokenizer);
+        let pad_id = special_token(path, "pad_token", &tokenizer)
+            .or(own)
+            .or(pad)
+            .or_else(|| usual_token(&PADS, &tokenizer))
+            .ok_or_else(|| {
+                format(format!(
+                    "it has no pad_token; expected one in {} beside it, padding inside it, or {} among \
+                     its special tokens",
+                    SPECIAL.join(" or "),
+                    PADS.join(" or ")
+                ))
+            })?;
+        let separator = special_token(path, "sep_token", &tokenizer)
+            .or_else(|| usual_token(&SEPARATORS, &tokenizer));
         let stripped = match (strip_sep_token, separator) {
             (false, _) => None,
             (true, Some(id)) => Some(id),
@@ -90,5 +100,14 @@ fn special_token(path: &Path, name: &str, tokenizer: &tokenizers::Tokenizer) -> 
             described => described.get("content")?.as_str()?.to_owned(),
         };
         tokenizer.token_to_id(&token).map(i64::from)
+    })
+}
+
+/// Returns the id of the first of `names` that is one of the tokenizer's special tokens.
+fn usual_token(names: &[&str], tokenizer: &tokenizers::Tokenizer) -> Option<i64> {
+    let added = tokenizer.get_added_tokens_decoder();
+    names.iter().find_map(|name| {
+        let token = added.iter().find(|(_, token)| token.special && token.content == *name);
+        token.map(|(id, _)| i64::from(*id))
     })
 }
