@@ -2,7 +2,7 @@
 //!
 //! [`Tokenizer`] is one of OpenCLIP's: CLIP's byte-pair encoding (`clip`), a `tokenizer.json` of
 //! Hugging Face's (`hugging_face`) or a SentencePiece model (`sentencepiece`), after the cleaning its
-//! model asks for ([`clean`], with HTML's references in `entities`; plain ASCII takes the short way of `ascii`, and a thread remembers its words in
+//! model asks for ([`clean`], with HTML's references in `entities` and wrong character sets in `mojibake`; plain ASCII takes the short way of `ascii`, and a thread remembers its words in
 //! `cache`). Nothing here touches libtorch, so
 //! the loader's threads may call it.
 
@@ -13,6 +13,7 @@ pub mod clean;
 mod clip;
 mod entities;
 mod hugging_face;
+mod mojibake;
 mod sentencepiece;
 
 #[cfg(test)]
@@ -115,7 +116,7 @@ impl Tokenizer {
     }
 
     /// Returns the ids of `caption`, as many as [`Self::context_length`]: equal to OpenCLIP's
-    /// tokenizers but for what [`clean`] leaves out.
+    /// tokenizers.
     pub fn encode(&self, caption: &str) -> Vec<i64> {
         let cleaned = self.clean.apply(caption);
         match &self.family {
