@@ -113,8 +113,17 @@ fn checkpoints_move_through_s3_and_runs_go_on_from_there() {
     assert_eq!(resumed.final_state(), state);
     assert_eq!(resumed.curve().first().map(|(step, ..)| *step), Some(11));
 
-    // Deleting the newest leaves latest.json at the older one.
+    // The weights of a file in the bucket start a run.
     let newest = format!("{there}/{}", name_of(&job, &there, 20));
+    let mut from_file = Job::new();
+    from_file.env.extend(bucket.environment());
+    let cache = from_file.folder().join("cache");
+    from_file.env.insert("XDG_CACHE_HOME".to_owned(), cache.display().to_string());
+    from_file.pretrained = Some(format!("{newest}/model.safetensors"));
+    let started = from_file.train(&[]);
+    assert!(started.log().contains("weights of a file"), "{}", started.log());
+
+    // Deleting the newest leaves latest.json at the older one.
     well(&job, &["rm", "--yes", &newest]);
     assert_eq!(steps(&job, &there), [10]);
     let described = well(&job, &["describe", &there]);
@@ -157,8 +166,17 @@ fn pretrained_weights_start_a_run_and_those_of_another_model_are_refused_with_na
     assert_eq!(same.curve(), run.curve());
     assert!(same.log().contains("weights of a file"), "{}", same.log());
 
-    // A text tower of another width, under another name.
+    // The same weights in a model that computes with another GELU.
     let config = std::fs::read_to_string(job.folder().join("models/tiny.json")).unwrap();
+    let quick = config.replace("{\"embed_dim\"", "{\"quick_gelu\":true,\"embed_dim\"");
+    assert_ne!(quick, config);
+    std::fs::write(job.folder().join("models/tiny.json"), quick).unwrap();
+    let refused = job.train_command(&[]).output().unwrap();
+    let said = job.transcript(&refused);
+    let reason = "was trained with exact GELU and tiny uses QuickGELU";
+    assert!(!refused.status.success() && said.contains(reason), "{said}");
+
+    // A text tower of another width, under another name.
     let wider = config.replace("\"width\":16", "\"width\":32");
     assert_ne!(wider, config);
     std::fs::write(job.folder().join("models/tiny.json"), wider).unwrap();

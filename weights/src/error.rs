@@ -53,6 +53,14 @@ pub enum Error {
         /// Where it named it.
         position: usize,
     },
+    /// No run can go on from the file.
+    #[error("no run can go on from {}: {reason}", path.display())]
+    Training {
+        /// The file.
+        path: PathBuf,
+        /// What it lacks, and what to do instead.
+        reason: String,
+    },
     /// There is no tensor of that name.
     #[error("{} holds no tensor {name}", path.display())]
     NoTensor {

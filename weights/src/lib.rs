@@ -6,7 +6,7 @@
 //! loaded. Modules in reading order: `map` (a file in memory), [`tensor`] (types, views and how they
 //! become f32), [`pickle`] (a machine that builds data and calls nothing), `torch`, `npz` and
 //! `safe` (the formats), [`mod@file`] (which of them, and what stands in it), `jax` (names and layouts
-//! of Google's checkpoints), [`hub`] (where weights lie, and fetching them).
+//! of Google's checkpoints), `training` (the optimizer in OpenCLIP's), [`hub`] (where weights lie, and fetching them).
 
 mod error;
 pub mod file;
@@ -18,6 +18,7 @@ pub mod pickle;
 mod safe;
 pub mod tensor;
 mod torch;
+mod training;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -27,3 +28,4 @@ pub use error::Error;
 pub use file::{Format, Weights};
 pub use jax::{big_vision, vision_transformer};
 pub use tensor::{DType, Tensor};
+pub use training::{Group, Moments, Training, training};

@@ -10,10 +10,11 @@ use crate::workspace::Workspace;
 use crate::{bench, build, console, setup};
 
 /// Scripts that write golden files, and what each is given.
-const GOLDEN: [(&str, &str); 5] = [
+const GOLDEN: [(&str, &str); 6] = [
     ("model_golden.py", ""),
     ("model_shapes.py", "shapes-of-models.json"),
     ("weights_golden.py", ""),
+    ("training_golden.py", ""),
     ("preprocess_golden.py", "preprocess.safetensors"),
     ("tokenizer_live.py --golden", ""),
 ];

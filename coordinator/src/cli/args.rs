@@ -116,7 +116,7 @@ pub(crate) struct Train {
     #[arg(value_name = "JOB.yaml")]
     pub(crate) manifest: PathBuf,
     /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or the path or URL of a
-    /// job's folder or of one checkpoint
+    /// job's folder, of one checkpoint, or of OpenCLIP's epoch_N.pt
     #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
     pub(crate) resume: Option<String>,
     /// Ranks to train with, instead of the manifest's spec.resources.ranks
@@ -214,7 +214,7 @@ pub(crate) struct Submit {
     #[arg(value_name = "JOB.yaml")]
     pub(crate) manifest: PathBuf,
     /// Go on from a checkpoint: `latest` of this manifest's runs, a job id, or the path or URL of a
-    /// job's folder or of one checkpoint
+    /// job's folder, of one checkpoint, or of OpenCLIP's epoch_N.pt
     #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
     pub(crate) resume: Option<String>,
     /// Stay and show progress until the job ends (Ctrl-C leaves the job running)

@@ -32,6 +32,10 @@ pub(crate) async fn resolve(wanted: &str, job: &TrainJob, reader: Reader) -> Res
     if wanted == "latest" {
         return latest(uri, job).await;
     }
+    if is_file(wanted) {
+        let url = location(wanted)?;
+        return missing(wanted, &url, reader).map_or(Ok(url), Err);
+    }
     let url = match wanted.contains('/') {
         true => location(wanted)?.trim_end_matches('/').to_owned(),
         false => format!("{uri}/{wanted}"),
@@ -46,6 +50,22 @@ pub(crate) async fn resolve(wanted: &str, job: &TrainJob, reader: Reader) -> Res
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether a place ends as the training checkpoints of OpenCLIP do, which ranks read.
+fn is_file(wanted: &str) -> bool {
+    wanted.ends_with(".pt") || wanted.ends_with(".pth")
+}
+
+/// Returns why a file of this machine cannot be resumed from here, if it is not there.
+fn missing(wanted: &str, url: &str, reader: Reader) -> Option<Error> {
+    let path = url.strip_prefix("file://").unwrap_or(url);
+    let here = reader == Reader::ThisMachine && !path.contains("://");
+    (here && !std::path::Path::new(path).is_file()).then(|| Error::Resume {
+        wanted: wanted.to_owned(),
+        reason: format!("{path} is no file"),
+        remedy: "name OpenCLIP's epoch_N.pt by its path".to_owned(),
+    })
 }
 
 /// The store could not be asked; what it holds is unknown.
@@ -144,6 +164,21 @@ mod tests {
         assert!(is_of("emoji-aaaaaa", "emoji") && is_of("emoji-long-a2b3c4", "emoji-long"));
         assert!(!is_of("emoji-long-a2b3c4", "emoji") && !is_of("emoji-aaaaa1", "emoji"));
         assert!(!is_of("emoji", "emoji") && !is_of("emoji-AAAAAA", "emoji"));
+    }
+
+    #[tokio::test]
+    async fn a_training_checkpoint_of_open_clips_is_a_file_that_ranks_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("epoch_3.pt");
+        let job = job(folder.path());
+        let wanted = file.display().to_string();
+        let refused = resolve(&wanted, &job, Reader::ThisMachine).await.unwrap_err().to_string();
+        assert!(refused.contains("epoch_3.pt is no file"), "{refused}");
+        assert_eq!(resolve(&wanted, &job, Reader::Cluster).await.unwrap(), wanted);
+        std::fs::write(&file, b"any").unwrap();
+        assert_eq!(resolve(&wanted, &job, Reader::ThisMachine).await.unwrap(), wanted);
+        let url = "s3://bucket/logs/run/checkpoints/epoch_3.pt";
+        assert_eq!(resolve(url, &job, Reader::ThisMachine).await.unwrap(), url);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use crate::rank::env;
 
 /// Variables of the agent's own environment that ranks get, and why nothing else: a rank must run
 /// the same from a terminal, a service manager and a batch system.
-const INHERITED: [&str; 18] = [
+const INHERITED: [&str; 19] = [
     "ATEN_CPU_CAPABILITY",
     "CUDA_VISIBLE_DEVICES",
     "HOME",
@@ -23,14 +23,16 @@ const INHERITED: [&str; 18] = [
     "SSL_CERT_FILE",
     "TMPDIR",
     "TZ",
+    "XDG_CACHE_HOME",
     env::DATA_TLS_CA,
     env::DATA_TLS_CERT,
     env::DATA_TLS_KEY,
     env::FAULT,
     LOG_FORMAT,
 ];
-/// The same by prefix: NCCL's settings and what object stores are configured by.
-const INHERITED_PREFIXES: [&str; 5] = ["AWS_", "AZURE_", "GOOGLE_", "NCCL_", "RINGMASTER_STORE_"];
+/// The same by prefix: NCCL's settings, and what object stores and the model hub are configured by.
+const INHERITED_PREFIXES: [&str; 6] =
+    ["AWS_", "AZURE_", "GOOGLE_", "HF_", "NCCL_", "RINGMASTER_STORE_"];
 /// How logs are written: text or json.
 pub const LOG_FORMAT: &str = "RINGMASTER_LOG_FORMAT";
 

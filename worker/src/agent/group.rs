@@ -163,7 +163,11 @@ mod tests {
         let mut line = String::new();
         BufReader::new(leader.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let child: u32 = line.trim().parse().unwrap();
-        let fled = || fs::read_to_string(format!("/proc/{child}/comm")).unwrap() == "sleep\n";
+        // While it is being exec'd it has its new name already and no environment yet.
+        let fled = || {
+            fs::read_to_string(format!("/proc/{child}/comm")).unwrap() == "sleep\n"
+                && variable(child, env::STATUS_FILE).is_some()
+        };
         let deadline = Instant::now() + DEADLINE;
         while !fled() {
             assert!(Instant::now() < deadline, "setsid never ran");

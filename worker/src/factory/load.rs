@@ -92,8 +92,10 @@ pub enum MissingBias {
 /// # Errors
 /// Everything that does not fit.
 pub fn load(clip: &Clip, named: &Named, bias: MissingBias) -> Result<Vec<String>, Misfit> {
-    let mut notes = Vec::new();
-    let mut given = placed(clip, named, &mut notes);
+    let renaming = Renaming::new(clip, named);
+    let mut notes: Vec<String> = renaming.note().into_iter().collect();
+    let mut given: BTreeMap<String, &weights::Tensor> =
+        named.iter().map(|(name, tensor)| (renaming.apply(name), tensor)).collect();
     if clip.params().entry("logit_bias").is_none() && given.remove("logit_bias").is_some() {
         notes.push("logit_bias is left out: the model has none, so logits are shifted".to_owned());
     }
@@ -175,28 +177,39 @@ pub(super) fn is_text_key(name: &str) -> bool {
     TEXT_KEYS.iter().any(|key| name.starts_with(key))
 }
 
-/// Returns the tensors under the names this model has for them.
-fn placed<'a>(
-    clip: &Clip,
-    named: &'a Named,
-    notes: &mut Vec<String>,
-) -> BTreeMap<String, &'a weights::Tensor> {
-    let prefixed = clip.config().has_text_prefix();
-    let bare = named.contains_key("token_embedding.weight");
-    let under_text = named.keys().any(|name| name.starts_with("text."));
-    let rename = |name: &str| match (prefixed, bare, under_text) {
-        (true, true, _) if is_text_key(name) => {
-            format!("text.{name}")
+/// How the names of a file become those of a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Renaming {
+    /// Text keys go under `text.`.
+    under_text: bool,
+    /// Text keys come from under `text.`.
+    from_text: bool,
+}
+
+impl Renaming {
+    pub(super) fn new(clip: &Clip, named: &Named) -> Self {
+        let prefixed = clip.config().has_text_prefix();
+        Self {
+            under_text: prefixed && named.contains_key("token_embedding.weight"),
+            from_text: !prefixed && named.keys().any(|name| name.starts_with("text.")),
         }
-        (false, _, true) => name.strip_prefix("text.").unwrap_or(name).to_owned(),
-        _ => name.to_owned(),
-    };
-    if prefixed && bare {
-        notes.push("text keys were moved under text.".to_owned());
-    } else if !prefixed && under_text {
-        notes.push("text keys were moved from under text.".to_owned());
     }
-    named.iter().map(|(name, tensor)| (rename(name), tensor)).collect()
+
+    pub(super) fn apply(self, name: &str) -> String {
+        match name.strip_prefix("text.") {
+            Some(bare) if self.from_text => bare.to_owned(),
+            _ if self.under_text && is_text_key(name) => format!("text.{name}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    fn note(self) -> Option<String> {
+        match (self.under_text, self.from_text) {
+            (true, _) => Some("text keys were moved under text.".to_owned()),
+            (_, true) => Some("text keys were moved from under text.".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 /// Returns a tensor's values in the shape of its parameter.

@@ -1,7 +1,7 @@
 //! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
 //!
 //! [`create_model_and_transforms`] finds a configuration ([`place`]) and weights ([`source`]), builds the
-//! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone), and says how
+//! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone, [`training`] with an optimizer), and says how
 //! images are prepared for it.
 //! What is returned has no mode of its own: every forward pass says whether it trains
 //! ([`crate::model::Mode`]). [`export`] writes folders that `open_clip` and Hugging Face's
@@ -15,6 +15,7 @@ mod positions;
 pub mod source;
 pub mod tokenizer;
 pub mod tower;
+pub mod training;
 mod transformers;
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::train::Rank;
 use crate::collective::nccl::{self, Nccl, UniqueId};
 use crate::collective::tcp::{AbortFlag, Options, Tcp, Tls};
 use crate::collective::{ByDevice, Collective, Solo};
+use crate::factory::source;
 
 /// Time all peers have to connect once they know one another.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -215,7 +216,13 @@ impl Rank {
     fn load_stored(&mut self, reply: &JoinReply) -> Result<(), Error> {
         let hint = reply.checkpoint_hint.as_str();
         let own = checkpoint::job_url(&self.job.checkpoint.uri, &self.env.job_id);
-        let resume = self.env.resume_from.as_deref();
+        let given = self.env.resume_from.clone();
+        // A training checkpoint of OpenCLIP's is one file.
+        let (file, resume) = match given {
+            Some(place) if source::is_weights_file(&place) => (Some(place), None),
+            place => (None, place),
+        };
+        let resume = resume.as_deref();
         let chosen = match reply.rolled_back_to.as_str() {
             "" => {
                 let places: Vec<&str> = std::iter::once(own.as_str()).chain(resume).collect();
@@ -255,6 +262,9 @@ impl Rank {
         }
         if !self.replica.pristine {
             self.replica = Replica::new(&self.job, self.device)?;
+        }
+        if let Some(file) = file {
+            return self.load_training(&file);
         }
         self.load_pretrained()?;
         self.replica.complete = true;

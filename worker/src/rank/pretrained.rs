@@ -10,7 +10,7 @@ use super::error::chain;
 use super::train::Rank;
 use crate::factory::load::MissingBias;
 use crate::factory::source::{self, Source};
-use crate::factory::{self, tower};
+use crate::factory::{self, tower, training};
 use crate::model::Tower;
 
 impl Rank {
@@ -29,6 +29,32 @@ impl Rank {
         if let Some(given) = given.filter(|given| given != tower::NONE) {
             let place = of("spec.model.pretrained_text");
             self.load_tower(Tower::Text, &model.name, &given).map_err(place)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on from a training checkpoint of OpenCLIP's, with its moments and its step.
+    pub(super) fn load_training(&mut self, place: &str) -> Result<(), Error> {
+        let failed = |what: String| Error::Checkpoint { what: format!("{place}: {what}") };
+        let found = source::find(&self.job.model.name, place);
+        let Source::File(path) = found.map_err(|error| failed(chain(&error)))?.source else {
+            return Err(failed("it is a run's folder; expected an epoch_N.pt".to_owned()));
+        };
+        let file = Weights::open(&path).map_err(|error| failed(chain(&error)))?;
+        let global_batch = u64::from(self.job.batch.global);
+        let resumed = self.replica.load_training(&file, global_batch);
+        let resumed = resumed.map_err(|error| failed(chain(&error)))?;
+        tracing::info!(
+            place,
+            step = resumed.step,
+            epoch = resumed.epoch,
+            samples = self.replica.resumed_samples,
+            notes = resumed.notes.join("; "),
+            "going on from OpenCLIP's training checkpoint; the order of samples is this job's own"
+        );
+        let departures = training::departures(&resumed.groups, &self.job.optimizer);
+        if !departures.is_empty() {
+            tracing::warn!(departures = departures.join("; "), "the optimizer is another one now");
         }
         Ok(())
     }

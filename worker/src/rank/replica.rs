@@ -6,6 +6,7 @@ use prost::Message as _;
 use ringmaster_checkpoint::{self as checkpoint, Dtype, Moment, Values};
 use ringmaster_manifest::spec::{self, TrainJob};
 use ringmaster_proto::v1::StepMetrics;
+use ringmaster_weights::Weights;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +14,7 @@ use super::Error;
 use super::snapshot::{self, Portion};
 use crate::collective::Collective;
 use crate::data::Substitution;
+use crate::factory::{self, training};
 use crate::ffi::memory::HostBytes;
 use crate::model::{Clip, LogitInit, Tower};
 use crate::optim::adamw::{AdamW, Update, clip_factor};
@@ -226,6 +228,26 @@ impl Replica {
         self.held = None;
         self.complete = true;
         Ok(())
+    }
+
+    /// Takes over a training checkpoint of OpenCLIP's. A step is a global batch, here and there.
+    ///
+    /// # Errors
+    /// What does not fit, or is not there.
+    pub(super) fn load_training(
+        &mut self,
+        file: &Weights,
+        global_batch: u64,
+    ) -> Result<training::Resumed, factory::Error> {
+        self.complete = false;
+        self.pristine = false;
+        let resumed = training::resume(&self.clip, &self.adamw, file)?;
+        self.applied = resumed.step;
+        self.resumed_samples = resumed.step * global_batch;
+        self.metrics = None;
+        self.held = None;
+        self.complete = true;
+        Ok(resumed)
     }
 
     /// Takes over the weights of a checkpoint of any job, t′ and β among them: what the checkpoint says
