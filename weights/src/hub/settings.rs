@@ -17,7 +17,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// Uses the cache alone (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// Who asks (`HF_TOKEN`); sent to the endpoint's host only, never shown.
+    /// Who asks (`HF_TOKEN`, else what `huggingface-cli login` left in `HF_TOKEN_PATH` or `HF_HOME`); sent
+    /// to the endpoint's host only, never shown.
     pub token: Option<String>,
     /// Longest silence of a connection.
     pub timeout: Duration,
@@ -58,7 +59,13 @@ impl Settings {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             cache: get("HF_HUB_CACHE").map(PathBuf::from).unwrap_or_else(|| home().join("hub")),
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
-            token: text("HF_TOKEN").map(|token| token.trim().to_owned()),
+            token: text("HF_TOKEN")
+                .or_else(|| {
+                    let path = get("HF_TOKEN_PATH").map(PathBuf::from);
+                    std::fs::read_to_string(path.unwrap_or_else(|| home().join("token"))).ok()
+                })
+                .map(|token| token.trim().to_owned())
+                .filter(|token| !token.is_empty()),
             timeout: Duration::from_secs(30),
             pause: Duration::from_secs(1),
         }

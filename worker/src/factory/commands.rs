@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use ringmaster_manifest::model_config::PreprocessCfg;
-use ringmaster_manifest::spec::Precision;
+use ringmaster_manifest::spec::{Accelerator, Precision};
 use ringmaster_weights::Weights;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::export::{self, Layout, Stored};
 use super::{Created, Options, create_model_and_transforms, place};
+use crate::bench::loss::DeviceKind;
 use crate::image::{Preprocess, Scratch, decode};
 use crate::model::{Mode, normalize};
 use crate::text::{Clean, Tokenizer};
@@ -69,9 +70,10 @@ pub struct Which {
 }
 
 impl Which {
-    fn create(&self) -> anyhow::Result<Created> {
+    fn create(&self, device: Device) -> anyhow::Result<Created> {
         let options = Options {
             precision: Precision::Fp32,
+            device,
             seed: self.seed,
             force_quick_gelu: self.force_quick_gelu,
             force_image_size: self.force_image_size,
@@ -79,7 +81,6 @@ impl Which {
             allow_gelu_mismatch: self.allow_gelu_mismatch,
             pretrained_image: self.pretrained_image.clone(),
             pretrained_text: self.pretrained_text.clone(),
-            ..Options::default()
         };
         let created =
             create_model_and_transforms(&self.model, self.pretrained.as_deref(), &options)?;
@@ -103,6 +104,9 @@ pub struct Run {
     /// `image_features_normalized`, `text_features_normalized` and, of both, `logits` [N, M].
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// Where to compute: on the CPU or on the first GPU.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceKind,
     /// Inputs that are embedded at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(i64).range(1..))]
     batch_size: i64,
@@ -173,7 +177,7 @@ pub fn run(command: &ModelCommand) -> anyhow::Result<()> {
         ModelCommand::Preprocess(args) => preprocess(args),
         ModelCommand::Tokenize(args) => tokenize(args),
         ModelCommand::Export(args) => {
-            let created = args.which.create()?;
+            let created = args.which.create(Device::Cpu)?;
             export::export(&created.clip, &created.preprocess, args.layout, &args.out)?;
             say(&args.out.display().to_string())
         }
@@ -182,8 +186,13 @@ pub fn run(command: &ModelCommand) -> anyhow::Result<()> {
 }
 
 fn embed(args: &Run) -> anyhow::Result<()> {
+    let accelerator = match args.device {
+        DeviceKind::Cpu => Accelerator::Cpu,
+        DeviceKind::Cuda => Accelerator::Cuda,
+    };
+    let device = crate::ffi::cuda::device(accelerator, 0).map_err(anyhow::Error::msg)?;
     let inputs = Weights::open(&args.inputs)?;
-    let created = args.which.create()?;
+    let created = args.which.create(device)?;
     let clip = &created.clip;
     let mut out = BTreeMap::new();
     let mut normalized = Vec::new();
@@ -194,11 +203,12 @@ fn embed(args: &Run) -> anyhow::Result<()> {
         let mut embedded = Vec::new();
         let rows = shape.first().copied().unwrap_or(0);
         for start in (0..rows).step_by(args.batch_size as usize) {
-            let part = values.narrow(0, start, args.batch_size.min(rows - start));
-            embedded.push(match input {
+            let part = values.narrow(0, start, args.batch_size.min(rows - start)).to_device(device);
+            let features = match input {
                 "image" => clip.encode_image(&part, &Mode::Eval)?,
                 _ => clip.encode_text(&part.to_kind(Kind::Int64), &Mode::Eval)?,
-            });
+            };
+            embedded.push(features.to_device(Device::Cpu));
         }
         if embedded.is_empty() {
             bail!("{input} of {} has no rows", args.inputs.display());

@@ -20,6 +20,8 @@ pub(super) struct HfTokenizer {
 
 /// Files beside a `tokenizer.json` that name its special tokens.
 const SPECIAL: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// A character of one dictionary, which hardly a vocabulary has.
+const NOBODYS: &str = "\u{2a6d6}";
 /// What transformers' tokenizer classes pad with where no file says: BERT's, and RoBERTa's and T5's.
 const PADS: [&str; 2] = ["[PAD]", "<pad>"];
 /// The same for separators.
@@ -74,12 +76,16 @@ impl HfTokenizer {
             stride: 0,
         };
         tokenizer.with_truncation(Some(truncation)).map_err(|error| format(error.to_string()))?;
+        // A vocabulary without a token for what it does not know fails when it meets that.
+        tokenizer.encode_fast(NOBODYS, true).map_err(|error| {
+            format(format!("it has nothing for a character that it does not know: {error}"))
+        })?;
         Ok(Self { tokenizer, context_length, pad_id, stripped })
     }
 
     /// Returns the ids of `cleaned` text.
     pub(super) fn encode(&self, cleaned: &str) -> Vec<i64> {
-        // Encoding fails for a vocabulary that lacks its own unknown token; such text has no ids.
+        // Opening made sure that it knows what to do with any text.
         let encoding = self.tokenizer.encode_fast(cleaned, true).ok();
         let ids = encoding.as_ref().map_or(&[][..], |encoding| encoding.get_ids());
         let strip = |id: u32| Some(i64::from(id)).filter(|id| self.stripped != Some(*id));

@@ -96,6 +96,9 @@ fn what_is_no_tokenizer_says_why() {
     let nameless = wordpiece.replace("[PAD]", "[FILL]").replace("[SEP]", "[CUT]");
     let text = open("tokenizer.json", &nameless, false);
     assert!(text.contains("it has no pad_token; expected one in tokenizer_config.json"), "{text}");
+    let closed = wordpiece.replace("\"unk_token\":\"[UNK]\"", "\"unk_token\":\"[NONE]\"");
+    let text = open("tokenizer.json", &closed, false);
+    assert!(text.contains("it has nothing for a character that it does not know"), "{text}");
     let map = place.path().join("special_tokens_map.json");
     std::fs::write(&map, r#"{"pad_token": "[FILL]"}"#).unwrap();
     let text = open("tokenizer.json", &nameless, true);

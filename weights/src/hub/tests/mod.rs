@@ -316,6 +316,12 @@ fn the_environment_names_hub_and_cache_as_huggingface_hub_reads_it() {
     let set =
         settings(&[("HF_ENDPOINT", "http://mirror/"), ("HF_HUB_OFFLINE", "yes"), ("HF_TOKEN", "")]);
     assert_eq!((set.endpoint.as_str(), set.offline, set.token), ("http://mirror", true, None));
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("token"), "hf_logged_in\n").unwrap();
+    let home = home.path().to_str().unwrap();
+    assert_eq!(settings(&[("HF_HOME", home)]).token.as_deref(), Some("hf_logged_in"));
+    let both = settings(&[("HF_HOME", home), ("HF_TOKEN", "hf_other")]);
+    assert_eq!(both.token.as_deref(), Some("hf_other"));
 }
 
 #[test]
