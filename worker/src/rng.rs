@@ -31,16 +31,25 @@ pub enum Site {
     Ledger = 8,
     /// Stochastic depth: (step, global row, block).
     DropPath = 9,
+    /// Dropout: (step, global row, position), and then site and column.
+    Dropout = 10,
 }
 
 /// Returns a 64-bit key for `seed`, `site` and the words that say which decision it is.
 pub fn key(seed: u64, site: Site, words: &[u64]) -> u64 {
-    let mut state = mix(seed.wrapping_add(GOLDEN));
-    state = mix(state ^ (site as u64).wrapping_mul(GOLDEN));
-    for &word in words {
-        state = mix(state.wrapping_add(GOLDEN) ^ mix(word.wrapping_add(GOLDEN)));
-    }
-    state
+    let state = mix(seed.wrapping_add(GOLDEN));
+    fold(mix(state ^ (site as u64).wrapping_mul(GOLDEN)), words)
+}
+
+/// Returns a 64-bit key of the words alone, to be mixed into another key.
+pub fn mixed(words: &[u64]) -> u64 {
+    fold(mix(GOLDEN), words)
+}
+
+fn fold(state: u64, words: &[u64]) -> u64 {
+    words
+        .iter()
+        .fold(state, |state, word| mix(state.wrapping_add(GOLDEN) ^ mix(word.wrapping_add(GOLDEN))))
 }
 
 /// Returns a 64-bit key of a name (FNV-1a, then mixed), for draws that belong to a parameter.
@@ -117,7 +126,8 @@ impl RngCore for Stream {
     }
 }
 
-fn mix(mut z: u64) -> u64 {
+/// SplitMix64's finaliser.
+pub(crate) fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)

@@ -211,6 +211,9 @@ fn hugging_face(tower: &HfConfig, text: &TextConfig, embed_dim: i64) -> Checked 
             tower.pad_token_id, tower.vocab_size
         ));
     }
+    share("text_cfg.hf_model_config.hidden_dropout_prob", tower.hidden_dropout_prob)?;
+    let attention = tower.attention_probs_dropout_prob;
+    share("text_cfg.hf_model_config.attention_probs_dropout_prob", attention)?;
     // Positions are counted from the one behind the padding's.
     let longest = tower.max_position_embeddings - tower.pad_token_id - 1;
     if text.context_length > longest {

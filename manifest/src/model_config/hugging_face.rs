@@ -30,6 +30,17 @@ pub struct HfConfig {
     pub layer_norm_eps: f64,
     /// Id that fills short captions.
     pub pad_token_id: i64,
+    /// Share of what is added to the residual stream that falls in training. Default 0.1.
+    #[serde(default = "a_tenth")]
+    pub hidden_dropout_prob: f64,
+    /// Share of attention's weights that falls in training. Default 0.1.
+    #[serde(default = "a_tenth")]
+    pub attention_probs_dropout_prob: f64,
+}
+
+/// What transformers' RoBERTa has where a `config.json` says nothing.
+fn a_tenth() -> f64 {
+    0.1
 }
 
 /// `model_type` of a `config.json`.
@@ -87,5 +98,7 @@ fn named(name: &str) -> Option<HfConfig> {
         type_vocab_size: 1,
         layer_norm_eps: 1e-5,
         pad_token_id: 1,
+        hidden_dropout_prob: a_tenth(),
+        attention_probs_dropout_prob: a_tenth(),
     })
 }

@@ -162,7 +162,7 @@ pub(super) fn attend_within(
     concatenate(attended)
 }
 
-fn mask_of(group: &Group, packing: &Packing) -> Mask {
+pub(super) fn mask_of(group: &Group, packing: &Packing) -> Mask {
     match packing.causal() {
         true => Mask::Causal,
         false => Mask::additive(group.key_mask.as_ref()),
@@ -191,6 +191,6 @@ pub(super) fn pooled_by_last(
     last.forward_pooled(&x, packing, compute)
 }
 
-fn concatenate(mut parts: Vec<Tensor>) -> Tensor {
+pub(super) fn concatenate(mut parts: Vec<Tensor>) -> Tensor {
     if parts.len() == 1 { parts.swap_remove(0) } else { Tensor::cat(&parts, 0) }
 }

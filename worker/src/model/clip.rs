@@ -27,7 +27,7 @@ pub struct LogitInit {
 pub enum Mode<'a> {
     /// Every patch is kept.
     Eval,
-    /// Patches and paths are dropped as the configuration says, and batch norms take the batch's
+    /// Patches, paths and values are dropped as the configuration says, and batch norms take the batch's
     /// statistics.
     Train {
         /// Seed of the run.
@@ -175,13 +175,12 @@ impl Clip {
     ///
     /// Shapes: tokens [N, L] i64 on any device -> [N, D] f32. L is the configuration's
     /// `context_length`. Builds a graph unless called under `tch::no_grad`. A row does not depend
-    /// on the others beyond rounding. `mode` changes nothing yet: text has no dropout.
+    /// on the others beyond rounding. In training Hugging Face's towers have their dropout.
     ///
     /// # Errors
     /// When the tokens have another shape or an id lies outside the vocabulary.
     pub fn encode_text(&self, tokens: &Tensor, mode: &Mode<'_>) -> Result<Tensor, Error> {
-        let _ = mode;
-        self.text.forward(tokens, &self.compute)
+        self.text.forward(tokens, mode, &self.compute)
     }
 
     /// Returns t′, the logarithm of the factor on dot products. Waits for the device.

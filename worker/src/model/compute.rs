@@ -66,14 +66,7 @@ impl Compute {
     pub(super) fn attend(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: &Mask) -> Tensor {
         let (sequences, heads, queries, head_width) = q.size4().expect("q is [N, H, Q, D]");
         let attended = if self.writes_attention_out() {
-            let scale = (head_width as f64).powf(-0.5);
-            let scores = q.matmul(&k.transpose(-2, -1)) * scale; // [N, H, Q, T]
-            let scores = match mask {
-                Mask::None => scores,
-                Mask::Causal => scores + self.causal_mask(queries),
-                Mask::Additive(mask) => scores + mask,
-            };
-            scores.softmax(-1, None).matmul(v)
+            self.weights(q, k, mask).matmul(v)
         } else {
             let additive = match mask {
                 Mask::Additive(mask) => Some(mask),
@@ -83,6 +76,30 @@ impl Compute {
             Tensor::scaled_dot_product_attention(q, k, v, additive, 0.0, causal, None, false)
         };
         attended.transpose(1, 2).reshape([sequences, queries, heads * head_width])
+    }
+
+    /// As [`Self::attend`], with what `dropped` leaves of attention's weights.
+    pub(super) fn attend_with(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        mask: &Mask,
+        dropped: impl Fn(&Tensor) -> Tensor,
+    ) -> Tensor {
+        let (sequences, heads, queries, head_width) = q.size4().expect("q is [N, H, Q, D]");
+        let attended = dropped(&self.weights(q, k, mask)).matmul(v);
+        attended.transpose(1, 2).reshape([sequences, queries, heads * head_width])
+    }
+
+    /// Returns softmax(q kᵀ / √d + mask). Shape: [N, H, Q, T].
+    fn weights(&self, q: &Tensor, k: &Tensor, mask: &Mask) -> Tensor {
+        let (_, _, queries, head_width) = q.size4().expect("q is [N, H, Q, D]");
+        let scores = q.matmul(&k.transpose(-2, -1)) * (head_width as f64).powf(-0.5);
+        let scores = match mask {
+            Mask::None => scores,
+            Mask::Causal => scores + self.causal_mask(queries),
+            Mask::Additive(mask) => scores + mask,
+        };
+        scores.softmax(-1, None)
     }
 
     /// Returns zero where a token may look and -inf above the diagonal. Shape: [length, length].

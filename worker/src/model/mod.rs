@@ -17,6 +17,7 @@
 mod block;
 mod clip;
 mod compute;
+mod dropout;
 mod init;
 mod layers;
 mod packing;

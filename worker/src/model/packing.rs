@@ -44,6 +44,18 @@ pub(super) struct PackedText {
     pub(super) positions: Tensor,
     /// For each caption in the batch's order, its place in packed order. Shape: [N] i64.
     pub(super) batch_order: Tensor,
+    /// What tells its dropout from another's, where captions have any. Shape: [S] i64.
+    pub(super) keys: Option<Tensor>,
+}
+
+/// What is packed of a caption's token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) token: i64,
+    /// In the position table.
+    pub(super) position: i64,
+    /// See [`PackedText::keys`].
+    pub(super) key: i64,
 }
 
 impl Packing {
@@ -133,17 +145,18 @@ pub(super) fn pack_text(
         tokens: tensor(&ids),
         positions: tensor(&positions),
         batch_order: tensor(&batch_order),
+        keys: None,
     }
 }
 
-/// Packs captions of several lengths, given as (token, position), that attend both ways and are
+/// Packs captions of several lengths, that attend both ways and are
 /// pooled at their first token.
 ///
 /// Captions of one length form a group; or all are `filled` up to the longest with `padding`, which
 /// nothing attends to.
 pub(super) fn pack_unpadded(
-    captions: &[Vec<(i64, i64)>],
-    padding: (i64, i64),
+    captions: &[Vec<Place>],
+    padding: Place,
     filled: bool,
     mask_kind: Kind,
     device: Device,
@@ -154,7 +167,7 @@ pub(super) fn pack_unpadded(
         let len = if filled { longest } else { caption.len() };
         by_length.entry(len).or_default().push(row);
     }
-    let (mut tokens, mut positions) = (Vec::new(), Vec::new());
+    let (mut tokens, mut positions, mut keys) = (Vec::new(), Vec::new(), Vec::new());
     let (mut pooled, mut batch_order) = (Vec::new(), vec![0_i64; captions.len()]);
     let mut groups = Vec::with_capacity(by_length.len());
     for (len, rows) in by_length {
@@ -162,9 +175,10 @@ pub(super) fn pack_unpadded(
             batch_order[row] = pooled.len() as i64;
             pooled.push(tokens.len() as i64);
             let caption = captions[row].iter().chain(std::iter::repeat(&padding)).take(len);
-            caption.for_each(|&(token, position)| {
-                tokens.push(token);
-                positions.push(position);
+            caption.for_each(|place| {
+                tokens.push(place.token);
+                positions.push(place.position);
+                keys.push(place.key);
             });
         }
         let lengths: Vec<usize> = rows.iter().map(|&row| captions[row].len()).collect();
@@ -182,6 +196,7 @@ pub(super) fn pack_unpadded(
         tokens: tensor(&tokens),
         positions: tensor(&positions),
         batch_order: tensor(&batch_order),
+        keys: Some(tensor(&keys)),
     }
 }
 
@@ -272,10 +287,13 @@ mod tests {
 
     #[test]
     fn filled_captions_see_only_themselves() {
-        let captions = [vec![(5, 2)], vec![(6, 2), (7, 3)]];
-        let packed = pack_unpadded(&captions, (1, 1), false, Kind::Float, Device::Cpu);
+        let place = |token, position| Place { token, position, key: 10 * token };
+        let captions = [vec![place(5, 2)], vec![place(6, 2), place(7, 3)]];
+        let padding = Place { token: 1, position: 1, key: 0 };
+        let packed = pack_unpadded(&captions, padding, false, Kind::Float, Device::Cpu);
         assert_eq!(ids(&packed.tokens), [5, 6, 7]);
         assert_eq!(ids(&packed.positions), [2, 2, 3]);
+        assert_eq!(ids(packed.keys.as_ref().unwrap()), [50, 60, 70]);
         assert!(packed.packing.groups.iter().all(|group| group.key_mask.is_none()));
         let mask = length_mask(&[1, 2], 2, Kind::Float, Device::Cpu).unwrap();
         let mask: Vec<f32> = mask.view([-1]).try_into().unwrap();

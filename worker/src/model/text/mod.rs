@@ -6,6 +6,7 @@ mod roberta;
 use ringmaster_manifest::model_config::ModelConfig;
 use tch::{Kind, Tensor};
 
+use super::clip::Mode;
 use super::compute::Compute;
 use super::vars::Vars;
 use super::{Error, Tower};
@@ -48,7 +49,12 @@ impl TextTower {
     }
 
     /// Shapes: tokens [N, L] i64 -> [N, E].
-    pub(super) fn forward(&self, tokens: &Tensor, compute: &Compute) -> Result<Tensor, Error> {
+    pub(super) fn forward(
+        &self,
+        tokens: &Tensor,
+        mode: &Mode<'_>,
+        compute: &Compute,
+    ) -> Result<Tensor, Error> {
         let length = self.context_length;
         let shape = tokens.size();
         if shape.len() != 2 || shape[1] != length || tokens.kind() != Kind::Int64 {
@@ -59,7 +65,10 @@ impl TextTower {
         let ids = self.checked_ids(tokens, length)?;
         match &self.family {
             Family::Native(tower) => Ok(tower.forward(&ids, length, compute)),
-            Family::Roberta(tower) => tower.forward(&ids, length, compute),
+            Family::Roberta(tower) => {
+                mode.check_rows(shape[0])?;
+                tower.forward(&ids, length, mode, compute)
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //! `HFTextEncoder` uses them.
 //!
 //! Padding is neither attended to, nor counted in positions, nor pooled; so it is dropped, and
-//! captions lie packed. The towers' dropout is not applied in training.
+//! captions lie packed. In training a share of the values falls behind the embeddings, behind attention
+//! and behind the MLP, and a share of attention's weights.
 
 use ringmaster_manifest::model_config::TextConfig;
 use ringmaster_manifest::model_config::hugging_face::HfConfig;
@@ -10,11 +11,13 @@ use ringmaster_manifest::model_config::text::{HfPooler, HfProjection};
 use tch::{Device, Tensor};
 
 use super::super::Error;
-use super::super::block::attend_within;
-use super::super::compute::{Activation, Compute};
+use super::super::block::{attend_within, concatenate, mask_of};
+use super::super::clip::Mode;
+use super::super::compute::{Activation, Compute, heads_first};
+use super::super::dropout::{Dropout, Rates, token_key};
 use super::super::init::Init;
 use super::super::layers::{LayerNorm, Linear};
-use super::super::packing::{PackedText, pack_unpadded};
+use super::super::packing::{PackedText, Packing, Place, pack_unpadded};
 use super::super::projection::Projection;
 use super::super::vars::Vars;
 use super::look_up;
@@ -26,6 +29,7 @@ const DEVIATION: f64 = 0.02;
 #[derive(Debug)]
 pub(super) struct Roberta {
     pad_token_id: i64,
+    rates: Rates,
     word_embeddings: Tensor,
     position_embeddings: Tensor,
     token_type_embeddings: Tensor,
@@ -80,6 +84,10 @@ impl Roberta {
         };
         Self {
             pad_token_id: pad,
+            rates: Rates {
+                hidden: tower.hidden_dropout_prob,
+                attention: tower.attention_probs_dropout_prob,
+            },
             word_embeddings: embeddings.sub("word_embeddings").tensor(
                 "weight",
                 &[tower.vocab_size, width],
@@ -109,21 +117,28 @@ impl Roberta {
         &self,
         ids: &[i64],
         length: usize,
+        mode: &Mode<'_>,
         compute: &Compute,
     ) -> Result<Tensor, Error> {
         // A launch per group costs a GPU more than the padding saved.
         let filled = compute.device != Device::Cpu;
-        Ok(self.embed(&self.pack(ids, length, filled, compute)?, compute))
+        let packed = self.pack(ids, length, filled, mode, compute)?;
+        let keys = packed.keys.as_ref().filter(|_| !self.rates.are_idle(mode));
+        let dropout = keys.map(|keys| Dropout::new(keys, self.rates));
+        Ok(self.embed(&packed, dropout.as_ref(), compute))
     }
 
     /// Computes packed captions. Returns [N, E].
-    fn embed(&self, packed: &PackedText, compute: &Compute) -> Tensor {
+    fn embed(&self, packed: &PackedText, dropout: Option<&Dropout>, compute: &Compute) -> Tensor {
         let kinds = self.token_type_embeddings.select(0, 0); // [W]
         let x = look_up(&self.word_embeddings, &packed.tokens, true)
             + look_up(&self.position_embeddings, &packed.positions, false)
             + kinds;
-        let x = self.norm.forward(&x, compute); // [S, W]
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(&x, packed, compute));
+        let mut x = thin_out(self.norm.forward(&x, compute), dropout, 0); // [S, W]
+        for (index, layer) in self.layers.iter().enumerate() {
+            // A site of its own for attention's weights and each of the two branches.
+            x = layer.forward(&x, packed, dropout, 1 + 3 * index as u64, compute);
+        }
         let pooled = self.pool(&x, packed, compute).index_select(0, &packed.batch_order);
         self.projection.forward(&pooled, compute)
     }
@@ -134,18 +149,25 @@ impl Roberta {
         ids: &[i64],
         length: usize,
         filled: bool,
+        mode: &Mode<'_>,
         compute: &Compute,
     ) -> Result<PackedText, Error> {
+        let idle = self.rates.are_idle(mode);
         let mut rows = Vec::with_capacity(ids.len() / length.max(1));
         for (row, ids) in ids.chunks(length).enumerate() {
             let kept = ids.iter().copied().filter(|id| *id != self.pad_token_id);
-            let kept: Vec<(i64, i64)> = kept.zip(self.pad_token_id + 1..).collect();
+            let place = |(index, token): (usize, i64)| Place {
+                token,
+                position: self.pad_token_id + 1 + index as i64,
+                key: if idle { 0 } else { token_key(mode, row, index) },
+            };
+            let kept: Vec<Place> = kept.enumerate().map(place).collect();
             if kept.is_empty() {
                 return Err(Error::OnlyPadding { row, pad_id: self.pad_token_id });
             }
             rows.push(kept);
         }
-        let padding = (self.pad_token_id, self.pad_token_id);
+        let padding = Place { token: self.pad_token_id, position: self.pad_token_id, key: 0 };
         Ok(pack_unpadded(&rows, padding, filled, compute.product, compute.device))
     }
 
@@ -198,14 +220,59 @@ impl Layer {
         }
     }
 
-    /// Shapes: x [S, W] -> [S, W].
-    fn forward(&self, x: &Tensor, packed: &PackedText, compute: &Compute) -> Tensor {
+    /// Shapes: x [S, W] -> [S, W]. `site` is the first of three that are its own.
+    fn forward(
+        &self,
+        x: &Tensor,
+        packed: &PackedText,
+        dropout: Option<&Dropout>,
+        site: u64,
+        compute: &Compute,
+    ) -> Tensor {
         let qkv = self.qkv.each_ref().map(|linear| linear.forward(x, compute));
         let qkv = Tensor::cat(&qkv, 1); // [S, 3W]
-        let attended = attend_within(&qkv, &packed.packing, self.heads, compute);
-        let x = self.norm_1.forward(&(x + self.out.forward(&attended, compute)), compute);
+        let attended = match dropout {
+            None => attend_within(&qkv, &packed.packing, self.heads, compute),
+            Some(dropout) => self.attend_dropping(&qkv, &packed.packing, dropout, site, compute),
+        };
+        let branch = thin_out(self.out.forward(&attended, compute), dropout, site + 1);
+        let x = self.norm_1.forward(&(x + branch), compute);
         let hidden = Activation::Gelu.apply(&self.expand.forward(&x, compute));
-        self.norm_2.forward(&(&x + self.contract.forward(&hidden, compute)), compute)
+        let branch = thin_out(self.contract.forward(&hidden, compute), dropout, site + 2);
+        self.norm_2.forward(&(&x + branch), compute)
+    }
+
+    /// As [`attend_within`], written out, as the fused kernels draw masks of their own. Shapes:
+    /// qkv [S, 3W] -> [S, W].
+    fn attend_dropping(
+        &self,
+        qkv: &Tensor,
+        packing: &Packing,
+        dropout: &Dropout,
+        site: u64,
+        compute: &Compute,
+    ) -> Tensor {
+        let mut attended = Vec::with_capacity(packing.groups().len());
+        let mut begin = 0;
+        for (group, qkv) in packing.groups().iter().zip(packing.split(qkv)) {
+            let parts = qkv.chunk(3, -1); // three of [rows·len, W]
+            let part = |index: usize| heads_first(&parts[index], group.rows, self.heads);
+            let tokens = begin..begin + group.rows * group.len;
+            begin = tokens.end;
+            let dropped = |weights: &Tensor| dropout.attention(weights, tokens.clone(), site);
+            let qkv = [&part(0), &part(1), &part(2)];
+            let group = compute.attend_with(qkv, &mask_of(group, packing), dropped);
+            attended.push(group.flatten(0, 1));
+        }
+        concatenate(attended)
+    }
+}
+
+/// Returns `x` with a share of its values dropped, where there is dropout.
+fn thin_out(x: Tensor, dropout: Option<&Dropout>, site: u64) -> Tensor {
+    match dropout {
+        None => x,
+        Some(dropout) => dropout.hidden(&x, site),
     }
 }
 
@@ -242,9 +309,10 @@ mod tests {
     use super::super::super::vars;
     use super::*;
 
-    #[test]
-    fn captions_filled_up_give_what_captions_grouped_by_length_give() {
-        let tower = HfConfig {
+    const IDS: [i64; 18] = [0, 5, 6, 2, 1, 1, 0, 7, 2, 1, 1, 1, 0, 8, 9, 4, 3, 2];
+
+    fn tower() -> HfConfig {
+        HfConfig {
             model_type: HfModelType::Roberta,
             vocab_size: 20,
             hidden_size: 8,
@@ -255,26 +323,94 @@ mod tests {
             type_vocab_size: 1,
             layer_norm_eps: 1e-5,
             pad_token_id: 1,
-        };
-        let ids = [0, 5, 6, 2, 1, 1, 0, 7, 2, 1, 1, 1, 0, 8, 9, 4, 3, 2];
-        for pooler in [HfPooler::Mean, HfPooler::ClsLastHiddenState] {
-            let text = TextConfig { hf_pooler_type: Some(pooler), ..TextConfig::default() };
-            let make = |vars: &Vars<'_>| Roberta::new(&tower, &text, 6, &vars.of(Tower::Text));
-            let specs = vars::list(|vars| drop(make(vars)));
-            let params = Params::new(specs, Kind::Double, Device::Cpu, 3);
-            let roberta = vars::build(&params, make);
-            let kind = Kind::Double;
-            let compute = Compute { product: kind, stream: kind, device: Device::Cpu };
-            let embed =
-                |filled| roberta.embed(&roberta.pack(&ids, 6, filled, &compute).unwrap(), &compute);
-            let difference = (embed(true) - embed(false)).abs().max().double_value(&[]);
-            assert!(difference < 1e-12, "{pooler:?}: {difference}");
+            hidden_dropout_prob: 0.2,
+            attention_probs_dropout_prob: 0.3,
         }
-        let compute = Compute { product: Kind::Float, stream: Kind::Float, device: Device::Cpu };
-        let text = TextConfig::default();
-        let make = |vars: &Vars<'_>| Roberta::new(&tower, &text, 6, &vars.of(Tower::Text));
-        let params = Params::new(vars::list(|vars| drop(make(vars))), Kind::Float, Device::Cpu, 3);
-        let error = vars::build(&params, make).forward(&[1; 6], 6, &compute).unwrap_err();
+    }
+
+    /// A tower in f64.
+    fn roberta(tower: &HfConfig, pooler: HfPooler) -> (Params, Roberta) {
+        let text = TextConfig { hf_pooler_type: Some(pooler), ..TextConfig::default() };
+        let make = |vars: &Vars<'_>| Roberta::new(tower, &text, 6, &vars.of(Tower::Text));
+        let specs = vars::list(|vars| drop(make(vars)));
+        let params = Params::new(specs, Kind::Double, Device::Cpu, 3);
+        let roberta = vars::build(&params, make);
+        (params, roberta)
+    }
+
+    const F64: Compute =
+        Compute { product: Kind::Double, stream: Kind::Double, device: Device::Cpu };
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn captions_filled_up_give_what_captions_grouped_by_length_give() {
+        let train = Mode::Train { seed: 1, step: 2, rows: &[7, 8, 9] };
+        for pooler in [HfPooler::Mean, HfPooler::ClsLastHiddenState] {
+            for mode in [Mode::Eval, train] {
+                let (_params, roberta) = roberta(&tower(), pooler);
+                let embed = |filled| {
+                    let packed = roberta.pack(&IDS, 6, filled, &mode, &F64).unwrap();
+                    let dropout = Dropout::new(packed.keys.as_ref().unwrap(), roberta.rates);
+                    let dropout = Some(&dropout).filter(|_| !roberta.rates.are_idle(&mode));
+                    roberta.embed(&packed, dropout, &F64)
+                };
+                let difference = difference(&embed(true), &embed(false));
+                assert!(difference < 1e-12, "{pooler:?} {mode:?}: {difference}");
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_belongs_to_step_and_row_and_is_for_training_alone() {
+        let (_params, trained) = roberta(&tower(), HfPooler::Mean);
+        let embed = |roberta: &Roberta, ids: &[i64], mode: Mode<'_>| {
+            roberta.forward(ids, 6, &mode, &F64).unwrap()
+        };
+        let at = |step| Mode::Train { seed: 1, step, rows: &[7, 8, 9] };
+        let together = embed(&trained, &IDS, at(4));
+        assert_eq!(together, embed(&trained, &IDS, at(4)), "a second pass finds the same masks");
+        assert!(difference(&together, &embed(&trained, &IDS, at(5))) > 1e-4);
+        assert!(difference(&together, &embed(&trained, &IDS, Mode::Eval)) > 1e-4);
+        for (index, row) in [7, 8, 9].into_iter().enumerate() {
+            let mode = Mode::Train { seed: 1, step: 4, rows: &[row] };
+            let alone = embed(&trained, &IDS[index * 6..][..6], mode);
+            let together = together.narrow(0, index as i64, 1);
+            assert!(difference(&alone, &together) < 1e-12, "row {row} in a batch of its own");
+        }
+        let still =
+            HfConfig { hidden_dropout_prob: 0.0, attention_probs_dropout_prob: 0.0, ..tower() };
+        let (_params, still) = roberta(&still, HfPooler::Mean);
+        assert_eq!(embed(&still, &IDS, at(4)), embed(&still, &IDS, Mode::Eval));
+    }
+
+    #[test]
+    fn both_kinds_of_dropout_are_applied() {
+        let eval = |tower: &HfConfig, mode: &Mode<'_>| {
+            let (_params, roberta) = roberta(tower, HfPooler::Mean);
+            roberta.forward(&IDS, 6, mode, &F64).unwrap()
+        };
+        let train = Mode::Train { seed: 1, step: 4, rows: &[7, 8, 9] };
+        let only = |hidden, attention| HfConfig {
+            hidden_dropout_prob: hidden,
+            attention_probs_dropout_prob: attention,
+            ..tower()
+        };
+        let plain = eval(&tower(), &Mode::Eval);
+        for tower in [only(0.2, 0.0), only(0.0, 0.3)] {
+            assert!(difference(&eval(&tower, &train), &plain) > 1e-4);
+        }
+        // No layer at all: only the embeddings' own dropout is left.
+        let bare = HfConfig { num_hidden_layers: 0, ..only(0.2, 0.0) };
+        assert!(difference(&eval(&bare, &train), &eval(&bare, &Mode::Eval)) > 1e-4);
+    }
+
+    #[test]
+    fn a_caption_of_padding_alone_is_refused() {
+        let (_params, roberta) = roberta(&tower(), HfPooler::Mean);
+        let error = roberta.forward(&[1; 6], 6, &Mode::Eval, &F64).unwrap_err();
         assert!(matches!(error, Error::OnlyPadding { row: 0, pad_id: 1 }), "{error}");
     }
 }
