@@ -5,7 +5,7 @@
 //! second pass over the same rows finds the first one's. Hashes are integer arithmetic in libtorch: the
 //! same bits on a CPU and a GPU, and none of them crosses to the device.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::clip::Mode;
 use crate::rng::{self, Site};
@@ -118,7 +118,7 @@ fn logical_shift(z: &Tensor, by: u32) -> Tensor {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tch::Device;
+    use tch::{Device, Kind};
 
     use super::*;
 
