@@ -29,6 +29,7 @@ impl World {
             ("org/model/sub/deep.json", b"[]"),
             ("org/old/open_clip_pytorch_model.bin", b"old"),
             ("org/empty/README.json", b"nothing"),
+            ("roberta-base/model.safetensors", b"a tower of transformers'"),
         ]);
         Self { server, cache: tempfile::tempdir().unwrap(), content }
     }
@@ -76,6 +77,16 @@ fn chain(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// timm's and transformers' repositories hold towers under other names, some without an organisation.
+#[test]
+fn weights_of_a_tower_are_found_under_the_names_of_other_libraries() {
+    let world = World::new();
+    let located = resolve("hf-hub:roberta-base", &world.hub(), &mut |_| {}).unwrap();
+    assert_eq!(located.weights.file_name().unwrap(), "model.safetensors");
+    assert_eq!(fs::read(&located.weights).unwrap(), b"a tower of transformers'");
+    assert_eq!(located.config, None);
 }
 
 #[test]
