@@ -217,8 +217,8 @@ fn checkpoints_that_could_never_be_kept_waited_for_or_read_are_refused() {
     assert_mistakes(
         "checkpoint_words.yaml",
         &[
-            "job.yaml:8:60: spec.model.pretrained is \"ftp://host/clip\"; expected a path, or a URL \
-             as file:///runs, s3://bucket/runs, gs://bucket/runs or az://container/runs",
+            "job.yaml:8:60: spec.model.pretrained is \"ftp://host/clip\"; expected a path, a URL as \
+             s3://bucket/runs or https://host/file.safetensors, hf-hub:ORG/NAME, or a tag of OpenCLIP's",
             "job.yaml:24:10: spec.checkpoint.uri is \"s3://key:secret@bucket/runs\"; expected a URL \
              without credentials, which come from the environment",
             "job.yaml:26:17: spec.checkpoint.keep_every is 1500.0: checkpoints are written every 1000 \
