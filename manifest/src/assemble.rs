@@ -97,7 +97,13 @@ impl Builder<'_> {
         let Err(reason) = config.check() else { return };
         let expected = reason.split_once("expected ").map_or(reason.as_str(), |(_, end)| end);
         let field = Path::of("spec.model.force_patch_dropout");
-        self.refuse(field, &share.to_string(), expected.to_owned());
+        let problem = Problem::Value {
+            field: field.to_string(),
+            value: share.to_string(),
+            expected: expected.to_owned(),
+            nearest: Vec::new(),
+        };
+        self.findings.push((field, problem));
     }
 
     /// Returns a path that begins with a dot from the manifest's folder on; other names as they are.

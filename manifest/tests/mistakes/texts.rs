@@ -229,6 +229,25 @@ fn checkpoints_that_could_never_be_kept_waited_for_or_read_are_refused() {
 }
 
 #[test]
+fn what_a_tower_does_not_have_or_cannot_be_read_from_is_refused() {
+    assert_mistakes(
+        "towers.yaml",
+        &[
+            "job.yaml:8:71: spec.model.pretrained_image is \"~/tower.npz\"; expected a path without ~, \
+             which only a shell expands",
+            "job.yaml:8:103: spec.model.pretrained_text is \"pipe:cat\"; expected a path or a file:// \
+             URL: a manifest runs no commands",
+        ],
+    );
+    let text = fixture("good.yaml").replace("name: ViT-B-16", "name: convnext_base");
+    let models = ModelCatalogue::builtin();
+    let refused = ringmaster_manifest::parse(&text, "job.yaml", Path::new("/jobs"), &models);
+    let refused = refused.unwrap_err().to_string();
+    let expected = "spec.model.force_patch_dropout is 0.5; expected 0 for a ConvNeXt";
+    assert!(refused.contains(expected), "{refused}");
+}
+
+#[test]
 fn a_bias_for_a_loss_without_one_is_refused() {
     assert_mistakes(
         "infonce_with_bias.yaml",
