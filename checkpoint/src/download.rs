@@ -1,6 +1,7 @@
 //! Single objects brought to this machine, for readers that want a file.
 
 use std::path::{Path as FsPath, PathBuf};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use object_store::{GetResult, ObjectMeta, ObjectStoreExt as _};
@@ -8,7 +9,13 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::Error;
 use crate::choose::runtime;
+use crate::progress;
 use crate::store::{self, Store};
+
+/// How the names of files begin that are not complete.
+const PARTIAL: &str = ".partial-";
+/// Silence after which nobody writes a partial file any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
 /// Brings the object at `url` (a store's or a web server's) to a folder below `cache` and returns its
 /// file; one that lies there already is returned at once, as long as the store still has that version
@@ -54,8 +61,10 @@ async fn fetch(
         move |source| Error::Io { action, path, source }
     };
     std::fs::create_dir_all(&folder).map_err(io("create"))?;
+    clear_abandoned(&folder);
     // Complete or invisible: a file of another name until all of it is there.
-    let partial = tempfile::NamedTempFile::new_in(&folder).map_err(io("write to"))?;
+    let partial = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(&folder);
+    let partial = partial.map_err(io("write to"))?;
     let out = partial.reopen().map_err(io("write to"))?;
     write(answer, tokio::fs::File::from_std(out), moved).await.map_err(|broken| match broken {
         Broken::Store(source) => failed(source),
@@ -63,6 +72,19 @@ async fn fetch(
     })?;
     partial.persist(&file).map_err(|error| io("write to")(error.error))?;
     Ok(file)
+}
+
+/// Removes what downloads that were killed left; one that goes on writes all the time.
+fn clear_abandoned(folder: &FsPath) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let idle = entry.metadata().and_then(|found| found.modified()).ok();
+        let idle = idle.and_then(|written| written.elapsed().ok());
+        let partial = entry.file_name().to_string_lossy().starts_with(PARTIAL);
+        if partial && idle.is_some_and(|idle| idle > ABANDONED) {
+            // Nothing is lost if it stays.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 enum Broken {
@@ -82,6 +104,7 @@ async fn write(
         let bytes = bytes.map_err(Broken::Store)?;
         out.write_all(&bytes).await.map_err(Broken::File)?;
         written += bytes.len() as u64;
+        progress::advance();
         moved(written, size);
     }
     out.sync_all().await.map_err(Broken::File)
@@ -120,6 +143,8 @@ mod tests {
         let first = download(url, cache.path(), &mut |done, all| told.push((done, all))).unwrap();
         assert_eq!(std::fs::read(&first).unwrap(), vec![7; 300_000]);
         assert_eq!(first.file_name().unwrap(), "a.safetensors");
+        let files = std::fs::read_dir(first.parent().unwrap()).unwrap().count();
+        assert_eq!(files, 1, "no partial file is left");
         assert_eq!(told.last(), Some(&(300_000, 300_000)));
         let again = download(url, cache.path(), &mut |_, _| panic!("it is there")).unwrap();
         assert_eq!(again, first);

@@ -80,11 +80,18 @@ pub(crate) fn weights(text: &str, base_dir: &Path) -> Result<String, String> {
             false => Err(FORMS.to_owned()),
         };
     }
+    if let Some(folder) = text.strip_prefix("local-dir:") {
+        return folder_url(folder, base_dir);
+    }
     match text.split_once("://") {
         None if word(text) => Ok(text.to_owned()),
         Some(("http" | "https", _)) => match Url::parse(text) {
-            Ok(url) if url.has_host() && url.path().len() > 1 => Ok(text.to_owned()),
-            _ => Err("a URL of a file, as in https://host/weights.safetensors".to_owned()),
+            Ok(url) if url.has_host() && url.path().len() > 1 && url.query().is_none() => {
+                Ok(text.to_owned())
+            }
+            _ => {
+                Err("a URL of a file without ?, as in https://host/weights.safetensors".to_owned())
+            }
         },
         Some((scheme, _)) if scheme != "file" && !STORE_SCHEMES.contains(&scheme) => {
             Err(FORMS.to_owned())
@@ -270,11 +277,19 @@ mod tests {
             ("https://host/w.pt", "https://host/w.pt"),
             ("hf-hub:timm/vit_base.augreg@main", "hf-hub:timm/vit_base.augreg@main"),
             ("laion2b_s34b_b79k", "laion2b_s34b_b79k"),
+            ("local-dir:/models/x", "file:///models/x"),
             ("none", "none"),
         ] {
             assert_eq!(read(given).as_deref(), Ok(expected), "{given}");
         }
-        for wrong in ["hf-hub:", "hf-hub:a b", "ftp://host/w.pt", "https://host", "~/w.pt"] {
+        for wrong in [
+            "hf-hub:",
+            "hf-hub:a b",
+            "ftp://host/w.pt",
+            "https://host",
+            "https://host/w.pt?download=true",
+            "~/w.pt",
+        ] {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

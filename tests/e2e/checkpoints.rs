@@ -190,6 +190,27 @@ fn pretrained_weights_start_a_run_and_those_of_another_model_are_refused_with_na
     }
 }
 
+#[test]
+fn a_checkpoint_that_does_not_verify_starts_no_run() {
+    let first = Job::new();
+    let trained = first.train(&[]);
+    let folder = first.folder().join("checkpoints").join(id_of(&trained.folder));
+    let name = name_of(&first, &folder.display().to_string(), 20);
+    let weights = folder.join(&name).join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let mut job = Job::new();
+    for place in [folder.join(&name), folder] {
+        job.pretrained = Some(place.display().to_string());
+        let output = job.train_command(&[]).output().unwrap();
+        let said = job.transcript(&output);
+        let refused = !output.status.success() && said.contains("holds no complete checkpoint");
+        assert!(refused, "{}: {said}", place.display());
+    }
+}
+
 fn id_of(run: &std::path::Path) -> String {
     run.file_name().unwrap().to_str().unwrap().to_owned()
 }

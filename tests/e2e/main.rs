@@ -9,6 +9,7 @@ mod elastic;
 mod faults;
 mod health;
 mod manifests;
+mod openclip;
 mod slow;
 mod standstill;
 mod stopping;

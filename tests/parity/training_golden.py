@@ -3,7 +3,8 @@
     python tests/parity/training_golden.py tests/parity/golden
 
 `training-epoch.pt` is what `open_clip_train` saves after three steps; `training-epoch.safetensors` holds by
-name the moments in it, the gradients of a fourth step and the parameters after that.
+name the moments in it, the gradients of a fourth step and the parameters after that. `training-tiny.pt` is
+the same of a model that reads the captions of a small vocabulary, for whole runs.
 """
 
 import copy
@@ -19,6 +20,11 @@ CONFIG = dict(
     embed_dim=8,
     vision_cfg=dict(layers=1, width=8, head_width=4, mlp_ratio=2.0, patch_size=4, image_size=8),
     text_cfg=dict(context_length=5, vocab_size=12, width=8, heads=2, layers=1, mlp_ratio=2.0),
+)
+TINY = dict(
+    embed_dim=16,
+    vision_cfg=dict(layers=1, width=16, head_width=8, mlp_ratio=1.0, patch_size=8, image_size=16),
+    text_cfg=dict(context_length=8, vocab_size=500, width=16, heads=2, layers=1, mlp_ratio=1.0),
 )
 LR, BETAS, EPS, WD = 3e-3, (0.9, 0.95), 1e-6, 0.2
 
@@ -38,10 +44,10 @@ def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.step()
 
 
-def main() -> None:
-    folder = pathlib.Path(sys.argv[1])
+def train(config: dict, path: pathlib.Path) -> tuple:
+    """Makes three steps and saves as `open_clip_train` does."""
     torch.manual_seed(11)
-    model = open_clip.CLIP(**copy.deepcopy(CONFIG), init_logit_bias=-10.0)
+    model = open_clip.CLIP(**copy.deepcopy(config), init_logit_bias=-10.0)
     optimizer = torch.optim.AdamW(groups(model), lr=LR, betas=BETAS, eps=EPS)
     for _ in range(3):
         step(model, optimizer)
@@ -51,7 +57,14 @@ def main() -> None:
         "state_dict": {f"module.{key}": value for key, value in model.state_dict().items()},
         "optimizer": optimizer.state_dict(),
     }
-    torch.save(checkpoint, folder / "training-epoch.pt")
+    torch.save(checkpoint, path)
+    return model, optimizer
+
+
+def main() -> None:
+    folder = pathlib.Path(sys.argv[1])
+    train(TINY, folder / "training-tiny.pt")
+    model, optimizer = train(CONFIG, folder / "training-epoch.pt")
     tensors = {}
     for name, parameter in model.named_parameters():
         for mean in ("exp_avg", "exp_avg_sq"):

@@ -41,6 +41,8 @@ pub struct Group {
 /// AdamW's two running means of one parameter.
 #[derive(Debug, Clone)]
 pub struct Moments {
+    /// λ of its group.
+    pub weight_decay: f64,
     /// Of the gradient.
     pub exp_avg: Tensor,
     /// Of its square.
@@ -74,7 +76,9 @@ fn read(weights: &Weights, is_learned: impl Fn(&str) -> bool) -> Result<Training
     for (number, name) in numbers {
         let Some(own) = state.get_index(number) else { continue };
         steps.push((own.get("step").and_then(ValueRef::as_f64).unwrap_or(0.0), name));
-        moments.insert(name.to_owned(), of_parameter(name, own)?);
+        let group = groups.iter().find(|group| group.params.contains(&number));
+        let weight_decay = group.map_or(0.0, |group| group.weight_decay);
+        moments.insert(name.to_owned(), of_parameter(name, own, weight_decay)?);
     }
     let step = common_step(&steps)?;
     let epoch = root.get("epoch").and_then(ValueRef::as_i64);
@@ -140,8 +144,8 @@ fn named<'a>(
             return Ok(paired);
         }
     }
-    Err("the groups of its optimizer are not those that open_clip_train makes of this model, so its \
-         parameters cannot be told apart; start a run from its weights with spec.model.pretrained"
+    Err("its optimizer has other groups than those known of open_clip_train, so its parameters cannot be \
+         told apart; start a run from its weights with spec.model.pretrained"
         .to_owned())
 }
 
@@ -153,8 +157,17 @@ fn as_published(name: &str, shape: &[usize]) -> bool {
 
 /// What later versions decay: matrices but for positions and class tokens.
 fn by_structure(name: &str, shape: &[usize]) -> bool {
-    let embeddings =
-        ["positional_embedding", "class_embedding", "cls_emb", "pos_embed", "cls_token"];
+    let embeddings = [
+        "positional_embedding",
+        "class_embedding",
+        "cls_emb",
+        "pos_embed",
+        "cls_token",
+        "reg_token",
+        "dist_token",
+        "position_embeddings.weight",
+        "token_type_embeddings.weight",
+    ];
     shape.len() >= 2 && !embeddings.iter().any(|end| name.ends_with(end))
 }
 
@@ -164,7 +177,7 @@ fn fits(number: i64, shape: &[usize], state: ValueRef<'_>) -> bool {
     mean.is_none_or(|mean| mean.shape() == shape)
 }
 
-fn of_parameter(name: &str, own: ValueRef<'_>) -> Result<Moments, String> {
+fn of_parameter(name: &str, own: ValueRef<'_>, weight_decay: f64) -> Result<Moments, String> {
     let mean = |key: &str| {
         let tensor = own.get(key).and_then(ValueRef::as_tensor).cloned();
         tensor.ok_or_else(|| {
@@ -172,7 +185,7 @@ fn of_parameter(name: &str, own: ValueRef<'_>) -> Result<Moments, String> {
             format!("its optimizer holds {keys} of {name}; expected AdamW's exp_avg and exp_avg_sq")
         })
     };
-    Ok(Moments { exp_avg: mean("exp_avg")?, exp_avg_sq: mean("exp_avg_sq")? })
+    Ok(Moments { weight_decay, exp_avg: mean("exp_avg")?, exp_avg_sq: mean("exp_avg_sq")? })
 }
 
 /// Returns the step that all parameters are at.
@@ -187,6 +200,7 @@ fn common_step(steps: &[(f64, &str)]) -> Result<u64, String> {
             "its optimizer is at step {first} for {name} and at {step} for {other}; expected one step \
              for all"
         )),
-        None => Ok(*first as u64),
+        None if (1.0..1e15).contains(first) => Ok(*first as u64),
+        None => Err(format!("its optimizer is at step {first}; expected a count of steps")),
     }
 }

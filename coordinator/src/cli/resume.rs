@@ -59,11 +59,10 @@ fn is_file(wanted: &str) -> bool {
 
 /// Returns why a file of this machine cannot be resumed from here, if it is not there.
 fn missing(wanted: &str, url: &str, reader: Reader) -> Option<Error> {
-    let path = url.strip_prefix("file://").unwrap_or(url);
-    let here = reader == Reader::ThisMachine && !path.contains("://");
-    (here && !std::path::Path::new(path).is_file()).then(|| Error::Resume {
+    let local = ringmaster_checkpoint::store::open(url).ok()?.local?;
+    (reader == Reader::ThisMachine && !local.is_file()).then(|| Error::Resume {
         wanted: wanted.to_owned(),
-        reason: format!("{path} is no file"),
+        reason: format!("{} is no file", local.display()),
         remedy: "name OpenCLIP's epoch_N.pt by its path".to_owned(),
     })
 }

@@ -23,8 +23,8 @@ pub(super) struct Wants {
     pub(super) accelerator: String,
     pub(super) threads_per_rank: Option<u32>,
     pub(super) max_without_progress: u32,
-    /// Where a new run takes its weights from.
-    pub(super) pretrained: Option<String>,
+    /// Where a new run takes weights from.
+    pub(super) pretrained: Vec<String>,
 }
 
 impl Wants {
@@ -45,7 +45,14 @@ impl Wants {
             accelerator: accelerator.to_owned(),
             threads_per_rank: job.resources.threads_per_rank,
             max_without_progress: job.restart.max_without_progress,
-            pretrained: job.model.pretrained,
+            pretrained: [
+                job.model.pretrained,
+                job.model.pretrained_image,
+                job.model.pretrained_text,
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
         })
     }
 
@@ -61,7 +68,7 @@ impl Wants {
             accelerator: String::new(),
             threads_per_rank: None,
             max_without_progress: 0,
-            pretrained: None,
+            pretrained: Vec::new(),
         }
     }
 }

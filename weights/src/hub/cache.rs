@@ -47,6 +47,12 @@ impl Cache {
         }
     }
 
+    /// Whether it is known which commit a revision stands for.
+    pub(super) fn knows(&self, revision: &str) -> bool {
+        let commit = fs::read_to_string(self.reference(revision)).unwrap_or_default();
+        is_commit(commit.trim()) || is_commit(revision)
+    }
+
     /// Returns where the content with this ETag lies.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.folder.join("blobs").join(etag)

@@ -186,12 +186,18 @@ impl Error {
     }
 
     /// Whether the hub was not reached, or was and could not answer: it may later.
-    pub(super) fn is_of_the_network(&self) -> bool {
+    pub fn is_of_the_network(&self) -> bool {
         match self {
             Self::Network { .. } | Self::BrokenOff { .. } => true,
             Self::Status { status, .. } => *status == 429 || *status >= 500,
             _ => false,
         }
+    }
+
+    /// Whether another attempt may do better without anybody's help.
+    pub fn may_pass(&self) -> bool {
+        self.is_of_the_network()
+            || matches!(self, Self::Content { .. } | Self::Locked { .. } | Self::Cache { .. })
     }
 }
 

@@ -117,7 +117,7 @@ fn in_repository(
     hub: &Hub,
     on_progress: OnProgress<'_>,
 ) -> Result<Located, Error> {
-    let mut optional = |file: &str| hub.fetch_if_present(repository, file, on_progress);
+    let mut optional = |file: &str| hub.fetch_if_present(repository, file, &mut *on_progress);
     let config = optional(CONFIG)?;
     let mut weights = None;
     for file in WEIGHTS {
@@ -126,11 +126,18 @@ fn in_repository(
             break;
         }
     }
-    let weights = weights.ok_or_else(|| hub.no_weights(repository))?;
     let mut files = Vec::new();
     for file in tokenizer {
         files.extend(optional(file)?);
     }
+    let weights = match weights {
+        Some(weights) => weights,
+        // Says whether there are none, or none that the hub could give now.
+        None => hub.fetch(repository, WEIGHTS[0], on_progress).map_err(|error| match error {
+            Error::NoSuchFile { .. } | Error::NotCached { .. } => hub.no_weights(repository),
+            error => error,
+        })?,
+    };
     Ok(Located { weights, config, tokenizer: files })
 }
 
@@ -202,7 +209,12 @@ impl Hub {
         })
     }
 
-    fn fetch_if_present(
+    /// As [`Self::fetch`], none where the repository has no such file. A hub that cannot be reached is no
+    /// failure where the cache holds something of this revision: what it lacks was not there.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`].
+    pub fn fetch_if_present(
         &self,
         repository: &Repository,
         file: &str,
@@ -211,6 +223,10 @@ impl Hub {
         match self.fetch(repository, file, on_progress) {
             Ok(path) => Ok(Some(path)),
             Err(Error::NoSuchFile { .. } | Error::NotCached { .. }) => Ok(None),
+            Err(error) if error.is_of_the_network() => {
+                let cache = Cache::new(&self.settings.cache, repository);
+                if cache.knows(repository.revision()) { Ok(None) } else { Err(error) }
+            }
             Err(error) => Err(error),
         }
     }

@@ -36,6 +36,9 @@ use crate::model::{self, Clip, LogitInit};
 use load::MissingBias;
 use source::Source;
 
+const QUICK_GELU: &str = "QuickGELU";
+const EXACT_GELU: &str = "exact GELU";
+
 /// How a model is made.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -110,8 +113,7 @@ pub enum Error {
     },
     /// The weights were trained with the other GELU.
     #[error(
-        "{} was trained with {with} and {model} uses {uses}, which would cost accuracy silently; \
-         {remedy}, or --allow-gelu-mismatch to load it all the same",
+        "{} was trained with {with} and {model} uses {uses}, which would cost accuracy silently; {remedy}",
         path.display()
     )]
     GeluMismatch {
@@ -126,9 +128,43 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
+    /// A training checkpoint is of a run with another loss.
+    #[error(
+        "{} holds {}; use the loss it was trained with, or start a run from its weights with \
+         spec.model.pretrained",
+        path.display(),
+        match has_bias {
+            true => "a logit_bias, which the loss infonce does not have",
+            false => "no logit_bias, which the loss siglip trains",
+        }
+    )]
+    OtherLoss {
+        /// The file.
+        path: PathBuf,
+        /// Whether it has a bias.
+        has_bias: bool,
+    },
     /// The configuration describes no model.
     #[error(transparent)]
     Model(#[from] model::Error),
+}
+
+impl Error {
+    /// Whether another attempt may do better without anybody's help: a store or a hub was away, or a disk
+    /// full.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Checkpoint(error) => is_of_a_store(error),
+            Self::Place(place::Error::Checkpoint(error)) => is_of_a_store(error),
+            Self::Place(place::Error::Hub(error)) => error.may_pass(),
+            _ => false,
+        }
+    }
+}
+
+fn is_of_a_store(error: &ringmaster_checkpoint::Error) -> bool {
+    use ringmaster_checkpoint::Error;
+    matches!(error, Error::Store { .. } | Error::Io { .. } | Error::Runtime { .. })
 }
 
 /// Makes the model that `name` stands for, with the weights of `pretrained`, if given, or of the
@@ -161,14 +197,16 @@ pub fn create_model_and_transforms(
         Some(Source::File(path)) => {
             let weights = Weights::open(&path)?;
             let trained = quick_gelu.or(gelu_of(&weights));
-            check_gelu(name, &config, weights.path(), trained, options)?;
+            check_gelu(name, &config, weights.path(), trained, options.allow_gelu_mismatch)
+                .map_err(with_options)?;
             let clip = blank(&config, options)?;
             let notes = from_file(&clip, &weights, MissingBias::Zero)?;
             (clip, notes)
         }
         Some(Source::Checkpoint(loaded)) => {
             let path = PathBuf::from("the checkpoint");
-            check_gelu(name, &config, &path, quick_gelu, options)?;
+            check_gelu(name, &config, &path, quick_gelu, options.allow_gelu_mismatch)
+                .map_err(with_options)?;
             let clip = blank(&config, options)?;
             let named = load::of_checkpoint(&loaded);
             let mut notes = load::load(&clip, &named, MissingBias::Zero)
@@ -178,10 +216,24 @@ pub fn create_model_and_transforms(
         }
     };
     for (tower, given) in tower::wanted(&config, options, whole) {
-        let done = tower::load(&clip, tower, name, &given)?;
+        let done = tower::load(&clip, tower, name, &given, options.allow_gelu_mismatch)
+            .map_err(with_options)?;
         notes.extend(done);
     }
     Ok(Created { clip, preprocess, notes })
+}
+
+/// Adds the ways out that only this command has.
+fn with_options(error: Error) -> Error {
+    match error {
+        Error::GeluMismatch { path, with, model, uses, remedy } => {
+            let force = if with == QUICK_GELU { " or --force-quick-gelu" } else { "" };
+            let remedy =
+                format!("{remedy}{force}, or --allow-gelu-mismatch to load it all the same");
+            Error::GeluMismatch { path, with, model, uses, remedy }
+        }
+        other => other,
+    }
 }
 
 fn drawn(config: &ModelConfig, options: &Options) -> Result<(Clip, Vec<String>), Error> {
@@ -222,24 +274,29 @@ pub fn gelu_of(weights: &Weights) -> Option<bool> {
     weights.is_torch_script().then_some(true)
 }
 
-fn check_gelu(
+/// Refuses weights at `path` that were `trained` with another GELU than the model `name` has, unless
+/// `allowed`.
+///
+/// # Errors
+/// Such weights, with what to do instead.
+pub fn check_gelu(
     name: &str,
     config: &ModelConfig,
     path: &Path,
     trained: Option<bool>,
-    options: &Options,
+    allowed: bool,
 ) -> Result<(), Error> {
-    if trained.is_none_or(|trained| trained == config.quick_gelu) || options.allow_gelu_mismatch {
+    if allowed || trained.is_none_or(|trained| trained == config.quick_gelu) {
         return Ok(());
     }
     let [with, uses] = match config.quick_gelu {
-        true => ["exact GELU", "QuickGELU"],
-        false => ["QuickGELU", "exact GELU"],
+        true => [EXACT_GELU, QUICK_GELU],
+        false => [QUICK_GELU, EXACT_GELU],
     };
     let remedy = match (config.quick_gelu, name.strip_suffix("-quickgelu")) {
         (true, Some(plain)) => format!("use {plain}"),
         (true, None) => "use a configuration without quick_gelu".to_owned(),
-        (false, _) => format!("use {name}-quickgelu or --force-quick-gelu"),
+        (false, _) => format!("use {name}-quickgelu"),
     };
     let (path, model) = (path.to_owned(), name.to_owned());
     Err(Error::GeluMismatch { path, with, model, uses, remedy })

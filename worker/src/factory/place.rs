@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::ModelCatalogue;
-use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::{self, ModelConfig, PreprocessCfg};
 use ringmaster_weights::hub::{self, Repository};
 
@@ -83,27 +82,10 @@ fn did_you_mean(nearest: &[String]) -> String {
 impl Found {
     /// Takes over weights and what is known of their use.
     fn take(&mut self, pretrained: Pretrained) {
-        let Pretrained { source, tag } = pretrained;
-        if let Some(tag) = tag {
-            self.quick_gelu = Some(tag.quick_gelu);
-            self.preprocess = PreprocessCfg {
-                mean: tag.preprocess.mean,
-                std: tag.preprocess.std,
-                interpolation: match tag.preprocess.interpolation {
-                    "bilinear" => Interpolation::Bilinear,
-                    _ => Interpolation::Bicubic,
-                },
-                resize_mode: match tag.preprocess.resize_mode {
-                    "squash" => ResizeMode::Squash,
-                    _ => ResizeMode::Shortest,
-                },
-                ..self.preprocess.clone()
-            };
-        }
-        if let Source::Checkpoint(loaded) = &source {
-            let model = &loaded.state.manifest.model;
-            self.quick_gelu = Some(model.config.quick_gelu);
-            self.preprocess = PreprocessCfg { size: self.preprocess.size, ..model.preprocess() };
+        let Pretrained { source, quick_gelu, preprocess } = pretrained;
+        self.quick_gelu = quick_gelu;
+        if let Some(preprocess) = preprocess {
+            self.preprocess = PreprocessCfg { size: self.preprocess.size, ..preprocess };
         }
         self.weights = Some(source);
     }
@@ -189,10 +171,7 @@ pub(super) fn tokenizer(repository: &str) -> Result<PathBuf, hub::Error> {
     };
     for beside in ["tokenizer_config.json", "special_tokens_map.json"] {
         // One of them is enough, and some repositories have only one.
-        match hub.fetch(&repository, beside, &mut source::report()) {
-            Ok(_) | Err(hub::Error::NoSuchFile { .. } | hub::Error::NotCached { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        hub.fetch_if_present(&repository, beside, &mut source::report())?;
     }
     Ok(file)
 }

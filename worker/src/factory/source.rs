@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ringmaster_checkpoint as checkpoint;
+use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
+use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
 use ringmaster_weights::hub::{self, Hub, Settings, Tag};
 use url::Url;
 
 use super::place::Error;
+use crate::progress::{self, Work};
 
 pub(super) const LOCAL_DIR: &str = "local-dir:";
 pub(super) const HF_HUB: &str = "hf-hub:";
@@ -27,13 +30,58 @@ pub enum Source {
     Checkpoint(Box<checkpoint::Loaded>),
 }
 
-/// What a name of weights stands for.
+/// What a name of weights stands for, and what is known of their use.
 #[derive(Debug)]
 pub struct Pretrained {
     /// The weights.
     pub source: Source,
-    /// What OpenCLIP says of their use, if the name was a tag.
-    pub tag: Option<&'static Tag>,
+    /// Whether they were trained with QuickGELU.
+    pub quick_gelu: Option<bool>,
+    /// How images were prepared for them; the size counts for nothing.
+    pub preprocess: Option<PreprocessCfg>,
+}
+
+impl Pretrained {
+    /// Of a file of which nothing more is known.
+    fn file(path: PathBuf) -> Self {
+        Self { source: Source::File(path), quick_gelu: None, preprocess: None }
+    }
+
+    fn run(loaded: Box<checkpoint::Loaded>) -> Self {
+        let model = &loaded.state.manifest.model;
+        let (quick_gelu, preprocess) = (Some(model.config.quick_gelu), Some(model.preprocess()));
+        Self { source: Source::Checkpoint(loaded), quick_gelu, preprocess }
+    }
+
+    /// Of a repository or a folder; of one of OpenCLIP's its configuration says more.
+    fn located(located: hub::Located) -> Self {
+        let text = located.config.and_then(|config| std::fs::read_to_string(config).ok());
+        let config = text.as_ref().and_then(|text| ModelConfig::from_json(text).ok());
+        let preprocess = text.and_then(|text| ModelConfig::preprocess_from_json(&text).ok());
+        Self {
+            source: Source::File(located.weights),
+            quick_gelu: config.map(|config| config.quick_gelu),
+            preprocess: preprocess.flatten(),
+        }
+    }
+
+    fn tag(weights: PathBuf, tag: &Tag) -> Self {
+        let preprocess = PreprocessCfg {
+            mean: tag.preprocess.mean,
+            std: tag.preprocess.std,
+            interpolation: match tag.preprocess.interpolation {
+                "bilinear" => Interpolation::Bilinear,
+                _ => Interpolation::Bicubic,
+            },
+            resize_mode: match tag.preprocess.resize_mode {
+                "squash" => ResizeMode::Squash,
+                _ => ResizeMode::Shortest,
+            },
+            ..PreprocessCfg::default()
+        };
+        let (quick_gelu, preprocess) = (Some(tag.quick_gelu), Some(preprocess));
+        Self { source: Source::File(weights), quick_gelu, preprocess }
+    }
 }
 
 /// Finds the weights that `pretrained` stands for: a file, a folder, `hf-hub:ORG/NAME`, the URL of a file
@@ -43,40 +91,53 @@ pub struct Pretrained {
 /// # Errors
 /// A name that leads nowhere, and what keeps it from being fetched.
 pub fn find(model: &str, pretrained: &str) -> Result<Pretrained, Error> {
-    let found = |source| Ok(Pretrained { source, tag: None });
     let url = Url::parse(pretrained).ok();
     let local = url.as_ref().filter(|url| url.scheme() == "file");
     let local = local.and_then(|url| url.to_file_path().ok());
     let path = local.as_deref().unwrap_or(Path::new(pretrained));
     if path.is_file() {
-        return found(Source::File(path.to_owned()));
+        return Ok(Pretrained::file(path.to_owned()));
     }
     if pretrained.starts_with(HF_HUB) || pretrained.starts_with(LOCAL_DIR) {
-        return found(Source::File(hub::resolve(pretrained, &hub(), &mut report())?.weights));
+        return Ok(Pretrained::located(hub::resolve(pretrained, &hub(), &mut report())?));
     }
     if path.is_dir() {
-        return found(in_folder(path)?);
+        return in_folder(path);
     }
     match (is_weights_file(pretrained), pretrained.contains("://")) {
-        (true, true) if local.is_none() => return found(Source::File(fetched(pretrained)?)),
-        (false, true) => return found(Source::Checkpoint(checkpoint(pretrained)?)),
+        (true, true) if local.is_none() => return Ok(Pretrained::file(fetched(pretrained)?)),
+        (false, true) => return Ok(Pretrained::run(checkpoint(pretrained)?)),
         _ => {}
     }
     if pretrained.contains(['/', '.']) || hub::tags(model).next().is_none() {
         // A path that leads nowhere: opening it says so.
-        return found(Source::File(path.to_owned()));
+        return Ok(Pretrained::file(path.to_owned()));
     }
     let (located, tag) = hub::resolve_tag(model, pretrained, &hub(), &mut report())?;
-    Ok(Pretrained { source: Source::File(located.weights), tag: Some(tag) })
+    Ok(Pretrained::tag(located.weights, tag))
 }
 
 /// Returns a run's newest good checkpoint, of which every byte is verified, or else a file of weights.
-fn in_folder(folder: &Path) -> Result<Source, Error> {
+fn in_folder(folder: &Path) -> Result<Pretrained, Error> {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     match checkpoint::choose(&[&absolute.display().to_string()])? {
-        Some(chosen) => Ok(Source::Checkpoint(Box::new(chosen.load()?))),
-        None => Ok(Source::File(hub::weights_in(folder)?)),
+        Some(chosen) => Ok(Pretrained::run(Box::new(chosen.load()?))),
+        // Its weights would be those that did not verify.
+        None if is_of_a_run(&absolute) => {
+            Err(Error::NoCheckpoint { url: folder.display().to_string() })
+        }
+        None => {
+            let name = format!("{LOCAL_DIR}{}", absolute.display());
+            Ok(Pretrained::located(hub::resolve(&name, &hub(), &mut report())?))
+        }
     }
+}
+
+/// Whether a folder is that of a checkpoint or holds such folders.
+fn is_of_a_run(folder: &Path) -> bool {
+    let named = |path: &Path| checkpoint::step_of(&path.display().to_string()).is_some();
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    named(folder) || below.into_iter().any(|entry| named(&entry.path()))
 }
 
 /// Whether a path or URL ends as files of weights do.
@@ -120,6 +181,7 @@ pub(super) fn hub() -> Hub {
 pub(super) fn report() -> impl FnMut(hub::Progress<'_>) + Send {
     let mut said = Instant::now();
     move |hub::Progress { file, done, total }| {
+        progress::advance(Work::Data);
         let ended = total == Some(done);
         if said.elapsed() >= REPORT_EVERY || (ended && done > LARGE) {
             said = Instant::now();

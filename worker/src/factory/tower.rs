@@ -2,13 +2,14 @@
 //! that begin as somebody else's language or vision model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ringmaster_manifest::model_config::{ModelConfig, TextConfig};
 use ringmaster_weights::{self as weights, Format, Weights};
 
 use super::load::{self, Named, Optional};
-use super::source::{self, HF_HUB, Source};
-use super::{Error, Options};
+use super::source::{self, HF_HUB, Pretrained, Source};
+use super::{Error, Options, check_gelu, gelu_of};
 use crate::model::{Clip, Tower};
 
 /// What asks for a text tower as it is drawn.
@@ -43,14 +44,40 @@ pub fn base_of(text: &TextConfig) -> Option<String> {
 /// Loads the weights of `tower` from what `given` stands for; returns what was done to make them fit.
 ///
 /// # Errors
-/// A name that leads nowhere, weights that cannot be read, and everything that does not fit.
-pub fn load(clip: &Clip, tower: Tower, model: &str, given: &str) -> Result<Vec<String>, Error> {
-    match source::find(model, given)?.source {
-        Source::File(path) => from_file(clip, tower, &Weights::open(&path)?),
+/// A name that leads nowhere, weights that cannot be read, everything that does not fit, and weights
+/// trained with the other GELU unless that is `allowed`.
+pub fn load(
+    clip: &Clip,
+    tower: Tower,
+    model: &str,
+    given: &str,
+    allowed: bool,
+) -> Result<Vec<String>, Error> {
+    let config = clip.config();
+    let Pretrained { source, quick_gelu, .. } = source::find(model, given)?;
+    let check = |path: &Path, trained: Option<bool>| {
+        let trained = trained.filter(|_| has_clips_gelu(config, tower));
+        check_gelu(model, config, path, trained, allowed)
+    };
+    match source {
+        Source::File(path) => {
+            let weights = Weights::open(&path)?;
+            check(&path, quick_gelu.or(gelu_of(&weights)))?;
+            from_file(clip, tower, &weights)
+        }
         Source::Checkpoint(loaded) => {
+            check(given.as_ref(), quick_gelu)?;
             let named = load::of_checkpoint(&loaded);
             fit(clip, tower, &named).map_err(|misfit| Error::Misfit { path: given.into(), misfit })
         }
+    }
+}
+
+/// Whether a tower's activation is the one `quick_gelu` is about: timm's and transformers' are their own.
+fn has_clips_gelu(config: &ModelConfig, tower: Tower) -> bool {
+    match tower {
+        Tower::Image => config.vision_cfg.timm_model_name.is_none(),
+        _ => config.text_cfg.hf_model_name.is_none(),
     }
 }
 

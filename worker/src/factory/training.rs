@@ -30,6 +30,11 @@ pub struct Resumed {
 /// A file without an optimizer, an optimizer other than AdamW, and parameters that are not the model's.
 pub fn resume(clip: &Clip, adamw: &AdamW, file: &Weights) -> Result<Resumed, Error> {
     let misfit = |misfit| Error::Misfit { path: file.path().to_owned(), misfit };
+    let trains = file.root().is_some_and(|root| root.get("optimizer").is_some());
+    let there = file.tensors().contains_key("logit_bias");
+    if trains && there != clip.logit_bias().is_some() {
+        return Err(Error::OtherLoss { path: file.path().to_owned(), has_bias: there });
+    }
     let renaming = Renaming::new(clip, file.tensors());
     let entry = |name: &str| clip.params().entry(&renaming.apply(name));
     let is_learned = |name: &str| entry(name).is_some_and(|entry| entry.role == Role::Parameter);
@@ -43,7 +48,8 @@ pub fn resume(clip: &Clip, adamw: &AdamW, file: &Weights) -> Result<Resumed, Err
     if !misshaped.is_empty() {
         return Err(misfit(Misfit { misshaped, ..Misfit::default() }));
     }
-    let notes = load::load(clip, file.tensors(), MissingBias::Kept).map_err(misfit)?;
+    let mut notes = load::load(clip, file.tensors(), MissingBias::Kept).map_err(misfit)?;
+    notes.extend(other_decay(&training, entry));
     for (index, mut buffer) in
         [adamw.exp_avg.shallow_clone(), adamw.exp_avg_sq.shallow_clone()].into_iter().enumerate()
     {
@@ -64,6 +70,21 @@ fn misshaped(entry: &Entry, moment: &weights::Tensor) -> Option<String> {
     (shape != entry.shape && !scalar).then(|| {
         format!("the moments of {} are {shape:?}, the model's {:?}", entry.name, entry.shape)
     })
+}
+
+/// Says which parameters were decayed and are not, or the other way round.
+fn other_decay<'a>(
+    training: &Training,
+    entry: impl Fn(&str) -> Option<&'a Entry>,
+) -> Option<String> {
+    let any = training.groups.iter().any(|group| group.weight_decay > 0.0);
+    let other = training.moments.iter().filter(|(name, moments)| {
+        let now = entry(name).map(|entry| entry.decay);
+        any && now.is_some_and(|now| now != (moments.weight_decay > 0.0))
+    });
+    let other: Vec<&str> = other.map(|(name, _)| name.as_str()).collect();
+    (!other.is_empty())
+        .then(|| format!("weight decay is no longer as it was for {}", other.join(", ")))
 }
 
 /// Says where a job's optimizer is not the one whose moments it goes on with.
@@ -140,17 +161,22 @@ mod tests {
                 grad_factor: 1.0,
                 step: resumed.step + 1,
             };
-            // What OpenCLIP up to 3 decays; positions and the class token are not decayed here.
-            let published =
-                |name: &str| !["bias", "ln", "logit_scale"].iter().any(|p| name.contains(p));
+            let before = params.flat().copy();
+            adamw.apply(params.flat(), params.grad(), &params.decay_ranges(), update).unwrap();
+            // OpenCLIP up to 3 decays positions, too; later versions and this one do not.
+            let positions = |name: &str| name.ends_with("positional_embedding");
+            let note = resumed.notes.last().unwrap();
+            assert!(note.starts_with("weight decay is no longer as it was for"), "{note}");
+            assert_eq!(note.matches("positional_embedding").count(), 2, "{note}");
             for entry in params.entries() {
-                let decay = entry.shape.len() > 1 && published(&entry.name);
-                let range = entry.offset..entry.offset + entry.len;
-                adamw.apply(params.flat(), params.grad(), &[(range, decay)], update).unwrap();
+                let kept = if positions(&entry.name) { 3e-3 * 0.2 } else { 0.0 };
+                let before = before.narrow(0, entry.offset as i64, entry.len as i64);
+                let before = Vec::<f32>::try_from(before).unwrap();
                 let got =
                     Vec::<f32>::try_from(params.get(&entry.name).unwrap().view([-1])).unwrap();
                 let next = tensor(&expected, &format!("next.{}", theirs(&entry.name)));
-                let worst = got.iter().zip(&next).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                let next = next.iter().zip(&before).map(|(next, before)| next + kept * before);
+                let worst = got.iter().zip(next).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(worst <= 2e-6, "{}: {worst}", entry.name);
             }
         }
@@ -172,8 +198,9 @@ mod tests {
 
     #[test]
     fn what_holds_no_optimizer_of_this_model_is_refused_and_changes_nothing() {
-        let (_, clip, adamw) = fresh(false);
+        let (_, clip, _) = fresh(false);
         let refuse = |clip: &Clip, name: &str| {
+            let adamw = AdamW::like(clip.params().flat());
             let before = clip.params().flat().copy();
             let file = Weights::open(&golden(name)).unwrap();
             let error = resume(clip, &adamw, &file).unwrap_err().to_string();
@@ -185,7 +212,16 @@ mod tests {
         let text = refuse(&clip, "model-clip-tok.safetensors");
         assert!(text.contains("it holds weights and no optimizer"), "{text}");
         let text = refuse(&clip, "weights-epoch.pt");
+        assert!(text.contains("holds no logit_bias, which the loss siglip trains"), "{text}");
+        let plain = ModelConfig { init_logit_bias: None, ..clip.config().clone() };
+        let plain = blank(&plain, &Options::default()).unwrap();
+        let text = refuse(&plain, "weights-epoch.pt");
         assert!(text.contains("has 2 parameters and the model 0"), "{text}");
+        let text = refuse(&plain, "training-epoch.pt");
+        assert!(
+            text.contains("holds a logit_bias, which the loss infonce does not have"),
+            "{text}"
+        );
         let mut config = clip.config().clone();
         config.vision_cfg.image_size *= 2;
         let larger = blank(&config, &Options::default()).unwrap();

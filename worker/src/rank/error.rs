@@ -69,6 +69,14 @@ pub enum Error {
         /// What does not fit.
         what: String,
     },
+    /// Weights to start from, or a training checkpoint of OpenCLIP's, that cannot be had or do not fit.
+    #[error("{field}")]
+    Weights {
+        /// Where the manifest or the command line names them.
+        field: String,
+        /// Why.
+        source: crate::factory::Error,
+    },
     /// The end of a run that could not be stored.
     #[error(
         "the last checkpoint (step {step}) could not be stored within an hour: {what}. The run goes \
@@ -146,6 +154,12 @@ impl Error {
     pub fn retryable(&self) -> bool {
         if let Self::Data(error) | Self::Eval(eval::Error::Open { source: error, .. }) = self {
             return error.retryable();
+        }
+        if let Self::Weights { source, .. } = self {
+            return source.may_pass();
+        }
+        if let Self::Tokenizer(crate::factory::tokenizer::Error::NotFound { source, .. }) = self {
+            return source.may_pass();
         }
         !matches!(
             self,

@@ -1,15 +1,16 @@
-//! Weights that a run starts from at step 0: of a whole model, and of towers by themselves.
+//! Weights that a run starts from at step 0: of a whole model, and of towers by themselves; and training
+//! checkpoints of OpenCLIP's.
 
 use std::path::Path;
 
 use ringmaster_checkpoint as checkpoint;
+use ringmaster_manifest::model_config::PreprocessCfg;
 use ringmaster_weights::Weights;
 
 use super::Error;
-use super::error::chain;
 use super::train::Rank;
 use crate::factory::load::MissingBias;
-use crate::factory::source::{self, Source};
+use crate::factory::source::{self, Pretrained, Source};
 use crate::factory::{self, tower, training};
 use crate::model::Tower;
 
@@ -18,39 +19,32 @@ impl Rank {
     pub(super) fn load_pretrained(&mut self) -> Result<(), Error> {
         let model = self.job.model.clone();
         if let Some(given) = &model.pretrained {
-            self.load_model(&model.name, given).map_err(of("spec.model.pretrained"))?;
+            self.load_model(&model.name, given)?;
         }
         if let Some(given) = &model.pretrained_image {
-            let place = of("spec.model.pretrained_image");
-            self.load_tower(Tower::Image, &model.name, given).map_err(place)?;
+            self.load_tower(Tower::Image, &model.name, given).map_err(of(IMAGE))?;
         }
         let base = tower::base_of(&model.config.text_cfg).filter(|_| model.pretrained.is_none());
         let given = model.pretrained_text.or(base);
         if let Some(given) = given.filter(|given| given != tower::NONE) {
-            let place = of("spec.model.pretrained_text");
-            self.load_tower(Tower::Text, &model.name, &given).map_err(place)?;
+            self.load_tower(Tower::Text, &model.name, &given).map_err(of(TEXT))?;
         }
         Ok(())
     }
 
     /// Goes on from a training checkpoint of OpenCLIP's, with its moments and its step.
     pub(super) fn load_training(&mut self, place: &str) -> Result<(), Error> {
-        let failed = |what: String| Error::Checkpoint { what: format!("{place}: {what}") };
-        let found = source::find(&self.job.model.name, place);
-        let Source::File(path) = found.map_err(|error| failed(chain(&error)))?.source else {
-            return Err(failed("it is a run's folder; expected an epoch_N.pt".to_owned()));
-        };
-        let file = Weights::open(&path).map_err(|error| failed(chain(&error)))?;
+        let file = self.training_file(place).map_err(of(RESUME))?;
         let global_batch = u64::from(self.job.batch.global);
-        let resumed = self.replica.load_training(&file, global_batch);
-        let resumed = resumed.map_err(|error| failed(chain(&error)))?;
+        let resumed = self.replica.load_training(&file, global_batch).map_err(of(RESUME))?;
         tracing::info!(
             place,
             step = resumed.step,
             epoch = resumed.epoch,
             samples = self.replica.resumed_samples,
             notes = resumed.notes.join("; "),
-            "going on from OpenCLIP's training checkpoint; the order of samples is this job's own"
+            "going on from OpenCLIP's training checkpoint; a step counts as one of this job's batches, \
+             and the order of samples is this job's own"
         );
         let departures = training::departures(&resumed.groups, &self.job.optimizer);
         if !departures.is_empty() {
@@ -59,19 +53,35 @@ impl Rank {
         Ok(())
     }
 
-    fn load_model(&mut self, model: &str, given: &str) -> Result<(), String> {
-        let found = source::find(model, given).map_err(|error| chain(&error))?;
-        match found.source {
-            Source::File(path) => self.load_file(&path, found.tag.map(|tag| tag.quick_gelu)),
-            Source::Checkpoint(loaded) => self.load_checkpoint(given, &loaded),
+    fn training_file(&self, place: &str) -> Result<Weights, factory::Error> {
+        match source::find(&self.job.model.name, place)?.source {
+            Source::File(path) => Ok(Weights::open(&path)?),
+            Source::Checkpoint(_) => {
+                Err(factory::place::Error::NoCheckpoint { url: place.to_owned() }.into())
+            }
+        }
+    }
+
+    fn load_model(&mut self, model: &str, given: &str) -> Result<(), Error> {
+        let Pretrained { source, quick_gelu, preprocess } =
+            source::find(model, given).map_err(|error| of(MODEL)(error.into()))?;
+        if let Some(trained) = preprocess {
+            self.compare_preprocess(&trained);
+        }
+        match source {
+            Source::File(path) => self.load_file(&path, quick_gelu).map_err(of(MODEL)),
+            Source::Checkpoint(loaded) => {
+                self.check_gelu(given.as_ref(), quick_gelu).map_err(of(MODEL))?;
+                self.load_checkpoint(given, &loaded)
+            }
         }
     }
 
     /// Weights of another run.
-    fn load_checkpoint(&mut self, url: &str, loaded: &checkpoint::Loaded) -> Result<(), String> {
+    fn load_checkpoint(&mut self, url: &str, loaded: &checkpoint::Loaded) -> Result<(), Error> {
         let trained = &loaded.state.manifest.model.config;
-        self.check_gelu(url, Some(trained.quick_gelu))?;
-        let kept = self.replica.load_weights(loaded).map_err(|what| format!("{url}: {what}"))?;
+        let misfit = |what| Error::Checkpoint { what: format!("{MODEL}: {url}: {what}") };
+        let kept = self.replica.load_weights(loaded).map_err(misfit)?;
         tracing::info!(
             url,
             step = loaded.state.step,
@@ -83,45 +93,48 @@ impl Rank {
     }
 
     /// Weights in a file of any format, as OpenCLIP's `--pretrained FILE`.
-    fn load_file(&mut self, path: &Path, quick_gelu: Option<bool>) -> Result<(), String> {
-        let weights = Weights::open(path).map_err(|error| chain(&error))?;
-        let trained = quick_gelu.or(factory::gelu_of(&weights));
-        self.check_gelu(&path.display().to_string(), trained)?;
-        let notes = factory::from_file(&self.replica.clip, &weights, MissingBias::Kept)
-            .map_err(|error| chain(&error))?;
+    fn load_file(&mut self, path: &Path, quick_gelu: Option<bool>) -> Result<(), factory::Error> {
+        let weights = Weights::open(path)?;
+        self.check_gelu(path, quick_gelu.or(factory::gelu_of(&weights)))?;
+        let notes = factory::from_file(&self.replica.clip, &weights, MissingBias::Kept)?;
         self.replica.pristine = false;
         tracing::info!(path = %path.display(), notes = notes.join("; "), "weights of a file");
         Ok(())
     }
 
-    fn load_tower(&mut self, tower: Tower, model: &str, given: &str) -> Result<(), String> {
-        let notes =
-            tower::load(&self.replica.clip, tower, model, given).map_err(|error| chain(&error))?;
+    fn load_tower(&mut self, tower: Tower, model: &str, given: &str) -> Result<(), factory::Error> {
+        let notes = tower::load(&self.replica.clip, tower, model, given, false)?;
         self.replica.pristine = false;
         tracing::info!(?tower, from = given, notes = notes.join("; "), "weights of a tower");
         Ok(())
     }
 
-    /// Refuses weights that were trained with the other GELU.
-    fn check_gelu(&self, from: &str, trained: Option<bool>) -> Result<(), String> {
-        let uses = self.replica.clip.config().quick_gelu;
-        let Some(trained) = trained.filter(|trained| *trained != uses) else { return Ok(()) };
-        let word = |quick: bool| if quick { "QuickGELU" } else { "exact GELU" };
-        let name = &self.job.model.name;
-        let remedy = match (trained, name.strip_suffix("-quickgelu")) {
-            (true, _) => format!("use {name}-quickgelu"),
-            (false, Some(plain)) => format!("use {plain}"),
-            (false, None) => "use a configuration without quick_gelu".to_owned(),
-        };
-        Err(format!(
-            "{from} was trained with {} and {name} uses {}; {remedy}",
-            word(trained),
-            word(uses)
-        ))
+    fn check_gelu(&self, from: &Path, trained: Option<bool>) -> Result<(), factory::Error> {
+        let config = self.replica.clip.config();
+        factory::check_gelu(&self.job.model.name, config, from, trained, false)
+    }
+
+    /// Says where images are prepared otherwise than when the weights were trained.
+    fn compare_preprocess(&self, trained: &PreprocessCfg) {
+        let own = self.job.model.preprocess();
+        let trained = PreprocessCfg { size: own.size, ..trained.clone() };
+        if own != trained {
+            tracing::warn!(
+                trained = ?trained,
+                now = ?own,
+                "images are prepared otherwise than when these weights were trained; set \
+                 spec.model.image_mean, image_std, image_interpolation and image_resize_mode"
+            );
+        }
     }
 }
 
-/// Says which field of the manifest a failure belongs to.
-fn of(field: &'static str) -> impl Fn(String) -> Error {
-    move |what| Error::Checkpoint { what: format!("{field}: {what}") }
+const RESUME: &str = "--resume";
+const MODEL: &str = "spec.model.pretrained";
+const IMAGE: &str = "spec.model.pretrained_image";
+const TEXT: &str = "spec.model.pretrained_text";
+
+/// Says where what failed was named.
+fn of(field: &str) -> impl Fn(factory::Error) -> Error {
+    move |source| Error::Weights { field: field.to_owned(), source }
 }

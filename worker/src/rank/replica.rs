@@ -243,7 +243,7 @@ impl Replica {
         self.pristine = false;
         let resumed = training::resume(&self.clip, &self.adamw, file)?;
         self.applied = resumed.step;
-        self.resumed_samples = resumed.step * global_batch;
+        self.resumed_samples = resumed.step.saturating_mul(global_batch);
         self.metrics = None;
         self.held = None;
         self.complete = true;
