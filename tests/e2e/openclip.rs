@@ -59,6 +59,33 @@ fn a_run_goes_on_from_open_clips_checkpoint_and_later_from_its_own() {
 }
 
 #[test]
+fn a_job_begins_with_the_towers_it_names() {
+    let first_loss = |model_more: &str, said: &[&str]| {
+        let mut job = job();
+        job.model_more = model_more.to_owned();
+        let run = job.train(&[]);
+        for part in said {
+            assert!(run.log().contains(part), "{part}: {}", run.log());
+        }
+        run.curve()[0].1
+    };
+    let file = golden("training-tiny.pt");
+    let [image, text] =
+        ["image", "text"].map(|tower| format!(", pretrained_{tower}: \"{}\"", file.display()));
+    let both = format!("{image}{text}");
+    let towers = ["weights of a tower tower=Image", "weights of a tower tower=Text"];
+    let losses = [
+        first_loss("", &[]),
+        first_loss(&image, &towers[..1]),
+        first_loss(&text, &towers[1..]),
+        first_loss(&both, &towers),
+    ];
+    for (index, loss) in losses.iter().enumerate() {
+        assert!(losses[..index].iter().all(|other| other != loss), "{losses:?}");
+    }
+}
+
+#[test]
 fn a_training_checkpoint_of_another_loss_or_model_is_refused() {
     let refused = |job: &Job, parts: &[&str]| {
         let file = golden("training-tiny.pt");

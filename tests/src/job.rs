@@ -41,6 +41,8 @@ pub struct Job {
     pub max_corrupt: f64,
     /// `model.pretrained`, if any.
     pub pretrained: Option<String>,
+    /// Further keys of `model`, each after a comma.
+    pub model_more: String,
     /// Whether a checkpoint that is due while the last one is being written waits. By default it does:
     /// steps of a tiny job take milliseconds, and tests count on its checkpoints.
     pub when_busy: &'static str,
@@ -80,6 +82,7 @@ impl Job {
             held_out: String::new(),
             max_corrupt: 0.01,
             pretrained: None,
+            model_more: String::new(),
             when_busy: "wait",
             checkpoint_more: String::new(),
             uri: None,
@@ -112,7 +115,7 @@ impl Job {
              metadata: {{name: tiny}}\n\
              spec:\n  \
                resources: {{ranks: {ranks}, min_ranks: {min_ranks}, threads_per_rank: 1}}\n  \
-               model: {{name: {model}, precision: {precision}{pretrained}}}\n  \
+               model: {{name: {model}, precision: {precision}{pretrained}{model_more}}}\n  \
                data: {{train: \"{train}\", seed: 3, lanes: {lanes}, max_corrupt: {max_corrupt}, \
                        aug_cfg: {{scale: [0.6, 1.0], hflip_prob: 0.5}}}}\n  \
                loss: {{kind: {loss}}}\n  \
@@ -127,6 +130,7 @@ impl Job {
             model = tiny::MODEL,
             precision = self.precision,
             pretrained = pretrained,
+            model_more = self.model_more,
             lanes = self.lanes,
             train = self.train,
             max_corrupt = self.max_corrupt,

@@ -170,8 +170,7 @@ fn is_of_a_store(error: &ringmaster_checkpoint::Error) -> bool {
 /// Makes the model that `name` stands for, with the weights of `pretrained`, if given, or of the
 /// place that `name` is: a name of the catalogue, `local-dir:FOLDER` or the path of a folder with
 /// an `open_clip_config.json`, `hf-hub:ORG/REPOSITORY` (fetched where the local cache lacks it), or the
-/// URL of a run's checkpoints. `pretrained` is a file of weights in any format, one of OpenCLIP's tags,
-/// or such a URL.
+/// URL of a run's checkpoints. What `pretrained` may be is told at [`source::find`].
 ///
 /// # Errors
 /// A name that leads nowhere, weights that cannot be read or are not the model's (everything that
@@ -181,6 +180,10 @@ pub fn create_model_and_transforms(
     pretrained: Option<&str>,
     options: &Options,
 ) -> Result<Created, Error> {
+    create(name, pretrained, options).map_err(with_options)
+}
+
+fn create(name: &str, pretrained: Option<&str>, options: &Options) -> Result<Created, Error> {
     let found = place::find(name, pretrained)?;
     let place::Found { mut config, mut preprocess, weights, quick_gelu } = found;
     config.quick_gelu |= options.force_quick_gelu;
@@ -194,33 +197,45 @@ pub fn create_model_and_transforms(
     let whole = weights.is_some();
     let (clip, mut notes) = match weights {
         None => drawn(&config, options)?,
-        Some(Source::File(path)) => {
+        Some(source) => loaded(name, &config, source, quick_gelu, options)?,
+    };
+    let (image, text) = (options.pretrained_image.as_deref(), options.pretrained_text.as_deref());
+    for (tower, given) in tower::wanted(&config, image, text, whole) {
+        notes.extend(tower::load(&clip, tower, name, &given, options.allow_gelu_mismatch)?);
+    }
+    Ok(Created { clip, preprocess, notes })
+}
+
+/// Builds a model with the weights of `source`.
+fn loaded(
+    name: &str,
+    config: &ModelConfig,
+    source: Source,
+    quick_gelu: Option<bool>,
+    options: &Options,
+) -> Result<(Clip, Vec<String>), Error> {
+    let check = |path: &Path, trained: Option<bool>| {
+        check_gelu(name, config, path, trained, options.allow_gelu_mismatch)
+    };
+    match source {
+        Source::File(path) => {
             let weights = Weights::open(&path)?;
-            let trained = quick_gelu.or(gelu_of(&weights));
-            check_gelu(name, &config, weights.path(), trained, options.allow_gelu_mismatch)
-                .map_err(with_options)?;
-            let clip = blank(&config, options)?;
+            check(&path, quick_gelu.or(gelu_of(&weights)))?;
+            let clip = blank(config, options)?;
             let notes = from_file(&clip, &weights, MissingBias::Zero)?;
-            (clip, notes)
+            Ok((clip, notes))
         }
-        Some(Source::Checkpoint(loaded)) => {
+        Source::Checkpoint(loaded) => {
             let path = PathBuf::from("the checkpoint");
-            check_gelu(name, &config, &path, quick_gelu, options.allow_gelu_mismatch)
-                .map_err(with_options)?;
-            let clip = blank(&config, options)?;
+            check(&path, quick_gelu)?;
+            let clip = blank(config, options)?;
             let named = load::of_checkpoint(&loaded);
             let mut notes = load::load(&clip, &named, MissingBias::Zero)
                 .map_err(|misfit| Error::Misfit { path, misfit })?;
-            notes.extend(differs(&loaded.state.manifest.model.config, &config));
-            (clip, notes)
+            notes.extend(differs(&loaded.state.manifest.model.config, config));
+            Ok((clip, notes))
         }
-    };
-    for (tower, given) in tower::wanted(&config, options, whole) {
-        let done = tower::load(&clip, tower, name, &given, options.allow_gelu_mismatch)
-            .map_err(with_options)?;
-        notes.extend(done);
     }
-    Ok(Created { clip, preprocess, notes })
 }
 
 /// Adds the ways out that only this command has.

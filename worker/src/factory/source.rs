@@ -154,10 +154,7 @@ pub(super) fn checkpoint(place: &str) -> Result<Box<checkpoint::Loaded>, Error> 
 }
 
 /// Brings a file of weights into the cache, unless it lies there.
-///
-/// # Errors
-/// A store that fails and a cache that cannot be written.
-pub fn fetched(url: &str) -> Result<PathBuf, Error> {
+fn fetched(url: &str) -> Result<PathBuf, Error> {
     let cache = cache_folder().join("ringmaster").join("weights");
     let (mut report, file) = (report(), url.rsplit('/').next().unwrap_or(url));
     let mut moved = |done, total| report(hub::Progress { file, done, total: Some(total) });

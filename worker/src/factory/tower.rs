@@ -9,7 +9,7 @@ use ringmaster_weights::{self as weights, Format, Weights};
 
 use super::load::{self, Named, Optional};
 use super::source::{self, HF_HUB, Pretrained, Source};
-use super::{Error, Options, check_gelu, gelu_of};
+use super::{Error, check_gelu, gelu_of};
 use crate::model::{Clip, Tower};
 
 /// What asks for a text tower as it is drawn.
@@ -17,18 +17,26 @@ pub const NONE: &str = "none";
 
 /// Beginnings of the names of a Hugging Face model's parts that the tower does not have: heads for other
 /// tasks, and the pooling layer where the configuration pools otherwise.
-const OTHER_HEADS: [&str; 4] =
-    ["text.transformer.lm_head.", "text.transformer.pooler.", "lm_head.", "classifier."];
-/// What timm's classifiers end in.
+const OTHER_HEADS: [&str; 3] =
+    ["text.transformer.lm_head.", "text.transformer.classifier.", "text.transformer.pooler."];
+/// The same of timm's image models: their classifiers.
 const CLASSIFIERS: [&str; 3] =
     ["visual.trunk.head.", "visual.trunk.head_dist.", "visual.trunk.pre_logits."];
 
-/// Returns which towers are loaded by themselves, and from where, after `whole` weights or none.
-pub(super) fn wanted(config: &ModelConfig, options: &Options, whole: bool) -> Vec<(Tower, String)> {
-    let image = options.pretrained_image.clone().map(|given| (Tower::Image, given));
-    let text = match &options.pretrained_text {
-        Some(given) => Some(given.clone()),
-        None => base_of(&config.text_cfg).filter(|_| !whole),
+/// Returns which towers are loaded by themselves, and from where: what is given for each, or, for text
+/// without a `whole` model's weights, what its configuration begins with.
+pub fn wanted(
+    config: &ModelConfig,
+    image: Option<&str>,
+    text: Option<&str>,
+    whole: bool,
+) -> Vec<(Tower, String)> {
+    let image = image.map(|given| (Tower::Image, given.to_owned()));
+    let text = match text {
+        Some(given) => Some(given.to_owned()),
+        None => base_of(&config.text_cfg).filter(|_| !whole).inspect(|base| {
+            tracing::info!("the text tower begins with {base}, unless pretrained_text is none");
+        }),
     };
     let text = text.filter(|given| given != NONE).map(|given| (Tower::Text, given));
     image.into_iter().chain(text).collect()
@@ -36,7 +44,7 @@ pub(super) fn wanted(config: &ModelConfig, options: &Options, whole: bool) -> Ve
 
 /// Returns the repository whose weights a Hugging Face tower begins with, as OpenCLIP: that of its
 /// configuration, unless this says otherwise or changes the model.
-pub fn base_of(text: &TextConfig) -> Option<String> {
+fn base_of(text: &TextConfig) -> Option<String> {
     let name = text.hf_model_name.as_ref().filter(|_| text.hf_model_pretrained)?;
     text.hf_model_config.is_none().then(|| format!("{HF_HUB}{name}"))
 }
@@ -140,11 +148,9 @@ fn image_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
 
 /// Returns tensors under the names of the text tower.
 fn text_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
-    const MODELS: [&str; 2] = ["roberta.", "model."];
     let begins = |part: &str| named.keys().any(|name| name.starts_with(part));
     let prefix = if config.has_text_prefix() { "text." } else { "" };
     let hugging_face = config.text_cfg.hf_model_name.is_some();
-    let wrapped = MODELS.into_iter().find(|part| begins(part));
     match () {
         () if begins("text.") => of(named, "text.", prefix),
         () if begins("visual.") => {
@@ -152,10 +158,8 @@ fn text_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
             text.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect()
         }
         () if !hugging_face || begins("transformer.") => of(named, "", prefix),
-        () => match wrapped {
-            Some(wrapper) => of(named, wrapper, "text.transformer."),
-            None => of(named, "", "text.transformer."),
-        },
+        () if begins("roberta.") => of(named, "roberta.", "text.transformer."),
+        () => of(named, "", "text.transformer."),
     }
 }
 

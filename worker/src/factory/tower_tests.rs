@@ -131,7 +131,8 @@ fn the_weights_of_another_tower_are_refused_with_names_and_change_nothing() {
 fn a_hugging_face_tower_begins_with_its_repository_unless_told_otherwise() {
     let (_, mut config, _) = model("roberta-mean-mlp");
     let wanted = |config: &ModelConfig, options: &Options, whole| {
-        let wanted = tower::wanted(config, options, whole);
+        let text = options.pretrained_text.as_deref();
+        let wanted = tower::wanted(config, options.pretrained_image.as_deref(), text, whole);
         wanted.into_iter().map(|(_, given)| given).collect::<Vec<_>>()
     };
     let plain = Options::default();

@@ -21,13 +21,11 @@ impl Rank {
         if let Some(given) = &model.pretrained {
             self.load_model(&model.name, given)?;
         }
-        if let Some(given) = &model.pretrained_image {
-            self.load_tower(Tower::Image, &model.name, given).map_err(of(IMAGE))?;
-        }
-        let base = tower::base_of(&model.config.text_cfg).filter(|_| model.pretrained.is_none());
-        let given = model.pretrained_text.or(base);
-        if let Some(given) = given.filter(|given| given != tower::NONE) {
-            self.load_tower(Tower::Text, &model.name, &given).map_err(of(TEXT))?;
+        let (image, text) = (model.pretrained_image.as_deref(), model.pretrained_text.as_deref());
+        let whole = model.pretrained.is_some();
+        for (tower, given) in tower::wanted(&model.config, image, text, whole) {
+            let field = if tower == Tower::Image { IMAGE } else { TEXT };
+            self.load_tower(tower, &model.name, &given).map_err(of(field))?;
         }
         Ok(())
     }
