@@ -10,6 +10,7 @@ mod faults;
 mod health;
 mod manifests;
 mod openclip;
+mod pictures;
 mod slow;
 mod standstill;
 mod stopping;

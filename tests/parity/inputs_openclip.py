@@ -28,7 +28,7 @@ from tokenizer_live import sentence
 TURNS = 5
 CAPTIONS = 20_000
 PICTURES = 100
-LIMITS = dict(tokenizer=30.0, preprocess=3.0)
+LIMITS = dict(tokenizer=30.0, preprocess=3.3)
 
 
 def ask(worker: str, *arguments: str) -> dict:

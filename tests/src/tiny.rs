@@ -1,9 +1,9 @@
 //! Shards and a model small enough that a job of twenty steps takes seconds.
 
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
-use image::{ImageFormat, Rgb, RgbImage};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder as _, Rgb, RgbImage};
 
 /// Name of the model in [`write_models`].
 pub const MODEL: &str = "tiny";
@@ -44,13 +44,44 @@ pub fn write_shards(folder: &Path, count: usize, corrupt: &[(usize, usize)]) -> 
     format!("{}/{{000..{:03}}}.tar", folder.display(), count - 1)
 }
 
+/// Writes one shard of `count` plain pictures whose sides lie anywhere from 8 to 1,100 pixels, drawn
+/// from `seed`, and returns its path.
+pub fn write_pictures(folder: &Path, count: usize, mut seed: u64) -> String {
+    std::fs::create_dir_all(folder).expect("a temporary folder is writable");
+    let path = folder.join("pictures.tar");
+    let file = std::fs::File::create(&path).expect("a temporary folder is writable");
+    let mut tar = tar::Builder::new(file);
+    let mut side = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        8 + ((seed >> 33) % 1093) as u32
+    };
+    for index in 0..count {
+        let (width, height) = (side(), side());
+        let shade = (index % 251) as u8;
+        let image = RgbImage::from_fn(width, height, |x, _| Rgb([shade, (x / 5) as u8, 90]));
+        append(&mut tar, &format!("{index:05}.png"), &png(&image));
+        let caption = format!("{width} by {height} pixels");
+        append(&mut tar, &format!("{index:05}.txt"), caption.as_bytes());
+    }
+    tar.finish().expect("a tar ends");
+    path.display().to_string()
+}
+
 /// Writes a folder of model configurations that holds [`MODEL`] and returns it.
 pub fn write_models(folder: &Path) -> PathBuf {
+    write_model_of(folder, SIDE, 8)
+}
+
+/// As [`write_models`], for pictures of `image_size` pixels in patches of `patch_size`.
+pub fn write_model_of(folder: &Path, image_size: u32, patch_size: u32) -> PathBuf {
     let models = folder.join("models");
     std::fs::create_dir_all(&models).expect("a temporary folder is writable");
+    let vision = serde_json::json!({
+        "image_size": image_size, "patch_size": patch_size, "width": 32, "layers": 2, "head_width": 16
+    });
     let config = serde_json::json!({
         "embed_dim": 16,
-        "vision_cfg": {"image_size": SIDE, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+        "vision_cfg": vision,
         "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     });
     std::fs::write(models.join(format!("{MODEL}.json")), config.to_string())
@@ -77,9 +108,11 @@ fn drawing(index: usize) -> (RgbImage, String) {
 }
 
 fn png(image: &RgbImage) -> Vec<u8> {
-    let mut bytes = Cursor::new(Vec::new());
-    image.write_to(&mut bytes, ImageFormat::Png).expect("a PNG fits memory");
-    bytes.into_inner()
+    let mut bytes = Vec::new();
+    PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Up)
+        .write_image(image, image.width(), image.height(), ExtendedColorType::Rgb8)
+        .expect("a PNG fits memory");
+    bytes
 }
 
 fn append(tar: &mut tar::Builder<std::fs::File>, name: &str, bytes: &[u8]) {

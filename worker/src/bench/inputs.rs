@@ -6,13 +6,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, Rgb, RgbImage};
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use serde_json::{Value, json};
 
 use super::median;
-use crate::image::decode::jpeg_decoder;
-use crate::image::{Preprocess, Scratch, decode};
+use crate::image::{Preprocess, RgbImage, Scratch, decode, jpeg};
 use crate::rng::{Site, Stream};
 use crate::text::Tokenizer;
 
@@ -115,7 +113,7 @@ pub fn preprocess(args: &PreprocessArgs) -> anyhow::Result<()> {
         "height": image.height(),
         "bytes": bytes.len(),
         "size": args.size,
-        "decoder": jpeg_decoder(),
+        "decoder": jpeg::DECODER,
         "pictures_per_second": pictures / seconds,
         "decode_milliseconds": decoding.as_secs_f64() / rounds * 1e3,
         "milliseconds": seconds / pictures * 1e3,
@@ -188,19 +186,12 @@ fn made_up_picture() -> anyhow::Result<Vec<u8>> {
             let along = f64::from(x) * shift + f64::from(y) * (1.0 - shift);
             60.0 * (along / length).sin()
         };
-        Rgb([0.2, 0.5, 0.8].map(|shift| {
+        [0.2, 0.5, 0.8].map(|shift| {
             let value = 128.0 + wave(40.0, shift) + wave(9.0, 1.0 - shift) / 3.0;
             (value + 3.0 * stream.normal()).clamp(0.0, 255.0) as u8
-        }))
+        })
     });
-    let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, 90).encode(
-        picture.as_raw(),
-        picture.width(),
-        picture.height(),
-        ExtendedColorType::Rgb8,
-    )?;
-    Ok(bytes)
+    Ok(compress(picture.as_raw(), 500, 375, PixelFormat::Rgb, 90, Subsampling::S420)?)
 }
 
 fn print(line: &Value) -> anyhow::Result<()> {

@@ -1,11 +1,9 @@
 //! Small pictures of evaluation samples for the report.
 
-use std::io::Cursor;
-
-use image::ImageFormat;
-use image::imageops::{FilterType, resize};
-
 use super::scores::Picture;
+use crate::image::formats::Format;
+use crate::image::resize::Rect;
+use crate::image::{Filter, Scratch};
 
 /// Files up to this many bytes are taken as they are.
 const SMALL_FILE: usize = 12 << 10;
@@ -21,25 +19,34 @@ pub(super) fn picture(bytes: &[u8]) -> Option<Picture> {
     }
     let image = crate::image::decode(bytes).ok()?;
     let longest = image.width().max(image.height()).max(1);
-    let small = if longest > SIDE {
-        let side = |length: u32| (length * SIDE / longest).max(1);
-        resize(&image, side(image.width()), side(image.height()), FilterType::Triangle)
-    } else {
-        image
+    let side = |length: u32| match longest > SIDE {
+        true => (length * SIDE / longest).max(1),
+        false => length,
     };
-    let mut png = Cursor::new(Vec::new());
-    small.write_to(&mut png, ImageFormat::Png).ok()?;
-    Some(Picture { media_type: "image/png", bytes: png.into_inner() })
+    let (width, height) = (side(image.width()), side(image.height()));
+    let mut scratch = Scratch::default();
+    let small = scratch.resize(&image, Rect::of(&image), width, height, Filter::Bilinear).ok()?;
+    Some(Picture { media_type: "image/png", bytes: png(small, width, height).ok()? })
 }
 
 fn shown_by_browsers(bytes: &[u8]) -> Option<&'static str> {
-    match image::guess_format(bytes).ok()? {
-        ImageFormat::Png => Some("image/png"),
-        ImageFormat::Jpeg => Some("image/jpeg"),
-        ImageFormat::WebP => Some("image/webp"),
-        ImageFormat::Gif => Some("image/gif"),
-        _ => None,
-    }
+    Format::of(bytes).map(|format| match format {
+        Format::Png => "image/png",
+        Format::Jpeg => "image/jpeg",
+        Format::WebP => "image/webp",
+        Format::Gif => "image/gif",
+    })
+}
+
+fn png(pixels: &[u8], width: u32, height: u32) -> Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    writer.finish()?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -49,13 +56,11 @@ mod tests {
 
     #[test]
     fn large_images_are_reduced_and_keep_their_shape() {
-        let noise = image::RgbImage::from_fn(600, 300, |x, y| {
-            image::Rgb([(x * 7 % 251) as u8, (y * 13 % 241) as u8, (x * y % 239) as u8])
+        let noise = crate::image::RgbImage::from_fn(600, 300, |x, y| {
+            [(x * 7 % 251) as u8, (y * 13 % 241) as u8, (x * y % 239) as u8]
         });
-        let mut png = Cursor::new(Vec::new());
-        noise.write_to(&mut png, ImageFormat::Png).unwrap();
-        let small = picture(&png.into_inner()).unwrap();
-        let decoded = image::load_from_memory(&small.bytes).unwrap();
+        let small = picture(&png(noise.as_raw(), 600, 300).unwrap()).unwrap();
+        let decoded = crate::image::decode(&small.bytes).unwrap();
         assert_eq!((decoded.width(), decoded.height()), (144, 72));
         assert_eq!(picture(b"no image"), None);
     }

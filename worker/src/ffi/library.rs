@@ -62,8 +62,8 @@ pub(super) fn folder_of(wanted: &Wanted) -> Option<PathBuf> {
 
 /// Opens one library by name or path.
 pub(super) fn open_one(name: &OsStr) -> Result<Library, String> {
-    // SAFETY: loading runs the library's initialisers. Only NVIDIA's driver, NVML, NVRTC, NCCL and
-    // libjpeg-turbo are named here, whose initialisers set up their own state; no handle is ever closed while code of
+    // SAFETY: loading runs the library's initialisers. Only NVIDIA's driver, NVML, NVRTC and NCCL are
+    // named here, whose initialisers set up their own state; no handle is ever closed while code of
     // the library can run, because all callers keep theirs for the process's life.
     let library = unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) };
     library.map_err(|error| reason(&error))

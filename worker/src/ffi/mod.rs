@@ -12,5 +12,4 @@ pub mod nvrtc;
 pub mod process;
 pub mod slices;
 pub mod socket;
-pub mod turbojpeg;
 pub mod vector;

@@ -3,14 +3,13 @@
 //! Every choice comes from the counter-based stream that the caller passes, in one fixed order, so
 //! the result is a function of (image, configuration, stream) alone.
 
-use ::image::RgbImage;
 use ringmaster_manifest::spec::AugCfg;
 
-use super::Error;
 use super::affine::Map;
 use super::color::{self, Jitter};
 use super::preprocess::{Preprocess, plain_values};
 use super::resize::{Filter, Rect, Scratch, to_planes};
+use super::{Error, RgbImage};
 use crate::rng::Stream;
 
 /// Attempts to draw a rectangle that fits before falling back, as torchvision.
@@ -160,7 +159,6 @@ fn fill(planes: &mut [f32], side: usize, hole: Rect, value: f32) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ::image::Rgb;
     use ringmaster_manifest::spec;
 
     use super::*;
@@ -200,7 +198,7 @@ mod tests {
 
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
-            Rgb([(x * 7 % 256) as u8, (y * 5 % 256) as u8, ((x + y) * 3 % 256) as u8])
+            [(x * 7 % 256) as u8, (y * 5 % 256) as u8, ((x + y) * 3 % 256) as u8]
         })
     }
 
@@ -254,7 +252,7 @@ mod tests {
     fn erasing_fills_one_rectangle_with_the_mean() {
         let mut erase = nothing();
         erase.re_prob = 1.0;
-        let image = RgbImage::from_pixel(64, 64, Rgb([255; 3]));
+        let image = RgbImage::from_fn(64, 64, |_, _| [255; 3]);
         for draw in 0..50 {
             let output = run(erase.clone(), &image, 64, draw);
             let holes = output[..64 * 64].iter().filter(|&&value| value == 0.0).count();

@@ -1,140 +1,59 @@
 //! Encoded bytes to 8-bit RGB.
 
-use std::io::Cursor;
-
-use ::image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-
-use super::Error;
-use crate::ffi::turbojpeg::{self, Header};
+use super::formats::{self, Format};
+use super::{Error, RgbImage, jpeg};
+use crate::panics;
 
 /// Largest width × height that is decoded, in pixels; OpenCLIP's `--max-image-pixels` has the same
 /// default. The header is checked before anything is decoded.
 pub const MAX_PIXELS: u64 = 25_000_000;
 
 /// Returns the image in `bytes` (PNG, JPEG, WebP or the first frame of a GIF, told apart by their
-/// first bytes) as 8-bit RGB.
-///
-/// Colours are converted as PIL's `convert("RGB")` does: palettes are looked up, grey is repeated,
-/// alpha is dropped (not blended), sub-byte depths are stretched to 0–255. Of 16-bit channels the
-/// high byte is taken, as PIL does for colour; PIL saturates 16-bit grey instead, which turns
-/// nearly every such image white, so grey is treated like colour here.
-/// JPEGs are decoded by libjpeg-turbo, as PIL's, where it is installed ([`jpeg_decoder`]).
+/// first bytes) as 8-bit RGB, its colours converted as PIL's `convert("RGB")` does ([`formats`]).
+/// JPEGs have the pixels that PIL gives them.
 ///
 /// # Errors
 /// Returns an [`Error`] if the format is unknown, the header announces more than [`MAX_PIXELS`],
 /// or the bytes are damaged or cut short.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
-    let (format, name) = sniff(bytes).ok_or(Error::UnknownFormat { bytes: bytes.len() })?;
-    // The JPEG decoder fills what is missing with grey; PIL refuses, and so do we.
-    if format == ImageFormat::Jpeg && !has_end_of_image(bytes) {
-        return Err(Error::Truncated);
-    }
-    if format == ImageFormat::Jpeg
-        && let Some(image) = turbo(bytes)
-    {
-        return image;
-    }
-    let failed = |source| Error::Decode { format: name, source };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits());
-    let decoder = reader.into_decoder().map_err(failed)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(Error::TooLarge { width, height, limit: MAX_PIXELS });
-    }
-    let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    Ok(to_rgb(image))
-}
-
-/// Decodes a JPEG as PIL does, with libjpeg-turbo; none where that is not installed, or for colours
-/// it does not turn into RGB.
-fn turbo(bytes: &[u8]) -> Option<Result<RgbImage, Error>> {
-    let header = match turbojpeg::header(bytes)? {
-        Ok(header) if header.rgb => header,
-        Ok(_) => return None,
-        Err(reason) => return Some(Err(Error::Jpeg { reason })),
-    };
-    let Header { width, height, .. } = header;
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Some(Err(Error::TooLarge { width, height, limit: MAX_PIXELS }));
-    }
-    Some(match turbojpeg::decode(bytes, header)? {
-        Ok(pixels) => Ok(RgbImage::from_raw(width, height, pixels)
-            .expect("three bytes were made of every pixel")),
-        Err(reason) => Err(Error::Jpeg { reason }),
-    })
-}
-
-/// Returns the name of what decodes JPEGs here: pixels of different decoders differ by a few of 255.
-pub fn jpeg_decoder() -> &'static str {
-    match turbojpeg::missing() {
-        None => "libjpeg-turbo",
-        Some(_) => "zune-jpeg",
-    }
-}
-
-fn sniff(bytes: &[u8]) -> Option<(ImageFormat, &'static str)> {
-    match ::image::guess_format(bytes).ok()? {
-        ImageFormat::Png => Some((ImageFormat::Png, "png")),
-        ImageFormat::Jpeg => Some((ImageFormat::Jpeg, "jpeg")),
-        ImageFormat::WebP => Some((ImageFormat::WebP, "webp")),
-        ImageFormat::Gif => Some((ImageFormat::Gif, "gif")),
-        _ => None,
-    }
-}
-
-/// Bounds what a decoder may allocate: eight bytes (RGBA of 16 bits) per accepted pixel, twice.
-fn limits() -> Limits {
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_PIXELS * 16);
-    limits
-}
-
-fn has_end_of_image(bytes: &[u8]) -> bool {
-    bytes.windows(2).rev().any(|pair| pair == [0xFF, 0xD9])
-}
-
-fn to_rgb(image: DynamicImage) -> RgbImage {
-    let (width, height) = (image.width(), image.height());
-    let pixels = match image {
-        DynamicImage::ImageLuma16(grey) => high_bytes(grey.as_raw(), 1),
-        DynamicImage::ImageLumaA16(grey) => high_bytes(grey.as_raw(), 2),
-        DynamicImage::ImageRgb16(rgb) => high_bytes(rgb.as_raw(), 3),
-        DynamicImage::ImageRgba16(rgba) => high_bytes(rgba.as_raw(), 4),
-        other => return other.into_rgb8(),
-    };
-    RgbImage::from_raw(width, height, pixels).expect("three bytes were made of every pixel")
-}
-
-/// Returns three bytes per pixel from 16-bit samples with 1 (grey), 2 (grey, alpha), 3 or 4
-/// channels.
-fn high_bytes(samples: &[u16], channels: usize) -> Vec<u8> {
-    let high = |sample: u16| (sample >> 8) as u8;
-    let mut pixels = Vec::with_capacity(samples.len() / channels * 3);
-    for pixel in samples.chunks_exact(channels) {
-        if channels < 3 {
-            pixels.extend([high(pixel[0]); 3]);
-        } else {
-            pixels.extend(pixel[..3].iter().map(|&sample| high(sample)));
-        }
-    }
-    pixels
+    let format = Format::of(bytes).ok_or(Error::UnknownFormat { bytes: bytes.len() })?;
+    let decoded = panics::caught(|| match format {
+        Format::Png => formats::png(bytes),
+        Format::Jpeg => jpeg::decode(bytes),
+        Format::WebP => formats::webp(bytes),
+        Format::Gif => formats::gif(bytes),
+    });
+    decoded.unwrap_or_else(|message| Err(Error::Panic { format: format.name(), message }))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io::Cursor;
+
     use ::image::{
-        ExtendedColorType, GrayAlphaImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, Rgba,
-        RgbaImage,
+        DynamicImage, ExtendedColorType, GrayAlphaImage, GrayImage, ImageBuffer, ImageFormat, Luma,
+        LumaA, Rgb, RgbImage, Rgba, RgbaImage,
     };
+    use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 
     use super::*;
 
     fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+        if format == ImageFormat::Jpeg {
+            let (width, height) = (image.width() as usize, image.height() as usize);
+            let pixels = image.to_rgb8().into_raw();
+            return compress(&pixels, width, height, PixelFormat::Rgb, 90, Subsampling::S420)
+                .unwrap();
+        }
         let mut bytes = Vec::new();
         image.write_to(&mut Cursor::new(&mut bytes), format).unwrap();
         bytes
+    }
+
+    fn read(bytes: &[u8]) -> RgbImage {
+        let image = decode(bytes).unwrap();
+        RgbImage::from_raw(image.width(), image.height(), image.as_raw().to_vec()).unwrap()
     }
 
     fn picture() -> RgbImage {
@@ -144,14 +63,14 @@ mod tests {
     #[test]
     fn png_of_every_colour_type_becomes_what_pil_makes_of_it() {
         let rgb = picture();
-        assert_eq!(decode(&encode(&rgb.clone().into(), ImageFormat::Png)).unwrap(), rgb);
+        assert_eq!(read(&encode(&rgb.clone().into(), ImageFormat::Png)), rgb);
 
         let alpha = RgbaImage::from_fn(13, 9, |x, y| {
             let Rgb([r, g, b]) = *rgb.get_pixel(x, y);
             Rgba([r, g, b, (x * 20) as u8])
         });
         assert_eq!(
-            decode(&encode(&alpha.into(), ImageFormat::Png)).unwrap(),
+            read(&encode(&alpha.into(), ImageFormat::Png)),
             rgb,
             "alpha is dropped, not blended"
         );
@@ -159,17 +78,17 @@ mod tests {
         let grey = GrayImage::from_fn(13, 9, |x, y| Luma([(x * y) as u8]));
         let grey_alpha = GrayAlphaImage::from_fn(13, 9, |x, y| LumaA([(x * y) as u8, x as u8]));
         let repeated = RgbImage::from_fn(13, 9, |x, y| Rgb([(x * y) as u8; 3]));
-        assert_eq!(decode(&encode(&grey.into(), ImageFormat::Png)).unwrap(), repeated);
-        assert_eq!(decode(&encode(&grey_alpha.into(), ImageFormat::Png)).unwrap(), repeated);
+        assert_eq!(read(&encode(&grey.into(), ImageFormat::Png)), repeated);
+        assert_eq!(read(&encode(&grey_alpha.into(), ImageFormat::Png)), repeated);
 
         let deep = ImageBuffer::<Rgb<u16>, _>::from_fn(13, 9, |x, y| {
             Rgb([x as u16 * 256 + 255, y as u16 * 256, 65_535])
         });
         let high = RgbImage::from_fn(13, 9, |x, y| Rgb([x as u8, y as u8, 255]));
-        assert_eq!(decode(&encode(&deep.into(), ImageFormat::Png)).unwrap(), high);
+        assert_eq!(read(&encode(&deep.into(), ImageFormat::Png)), high);
         let deep_grey =
             ImageBuffer::<Luma<u16>, _>::from_fn(13, 9, |x, y| Luma([(x * y) as u16 * 256 + 200]));
-        assert_eq!(decode(&encode(&deep_grey.into(), ImageFormat::Png)).unwrap(), repeated);
+        assert_eq!(read(&encode(&deep_grey.into(), ImageFormat::Png)), repeated);
     }
 
     #[test]
@@ -183,17 +102,17 @@ mod tests {
         let mut writer = encoder.write_header().unwrap();
         writer.write_image_data(&[0b00_01_10_11]).unwrap();
         writer.finish().unwrap();
-        let image = decode(&bytes).unwrap();
+        let image = read(&bytes);
         assert_eq!(image.as_raw(), &[10, 20, 30, 40, 50, 60, 70, 80, 90, 1, 2, 3]);
     }
 
     #[test]
     fn webp_and_gif_are_exact_and_jpeg_is_near() {
         let rgb = picture();
-        assert_eq!(decode(&encode(&rgb.clone().into(), ImageFormat::WebP)).unwrap(), rgb);
+        assert_eq!(read(&encode(&rgb.clone().into(), ImageFormat::WebP)), rgb);
 
         let flat = RgbImage::from_pixel(16, 16, Rgb([200, 100, 50]));
-        let jpeg = decode(&encode(&flat.clone().into(), ImageFormat::Jpeg)).unwrap();
+        let jpeg = read(&encode(&flat.clone().into(), ImageFormat::Jpeg));
         assert!(jpeg.iter().zip(flat.iter()).all(|(a, b)| a.abs_diff(*b) <= 2));
 
         let mut gif = Vec::new();
@@ -203,7 +122,7 @@ mod tests {
             let second = RgbImage::from_pixel(16, 16, Rgb([0, 0, 0]));
             encoder.encode(second.as_raw(), 16, 16, ExtendedColorType::Rgb8).unwrap();
         }
-        assert_eq!(decode(&gif).unwrap(), flat, "the first frame counts");
+        assert_eq!(read(&gif), flat, "the first frame counts");
     }
 
     /// A grey JPEG of one minimum coded unit, its brightness sampled `across` × `down`.
@@ -232,11 +151,8 @@ mod tests {
     /// libjpeg-turbo has no name for some samplings, says so of the header and decodes them: so does PIL.
     #[test]
     fn jpegs_of_samplings_without_a_name_are_decoded() {
-        if turbojpeg::missing().is_some() {
-            return;
-        }
         for (across, down) in [(1, 1), (2, 2), (4, 1), (4, 2), (3, 1), (1, 4)] {
-            let image = decode(&sampled(across, down)).unwrap();
+            let image = read(&sampled(across, down));
             assert_eq!(image.dimensions(), (8 * u32::from(across), 8 * u32::from(down)));
             assert!(image.iter().all(|value| *value == 128), "{across} x {down}");
         }

@@ -1,6 +1,7 @@
 //! From encoded image to normalised pixels, in pure Rust.
 //!
-//! Modules in reading order: [`mod@decode`] (bytes to RGB), [`resize`] (antialiased as PIL's),
+//! Modules in reading order: [`pixels`] (an image in memory), [`mod@decode`] (bytes to RGB) with
+//! [`formats`] and [`jpeg`], [`resize`] (antialiased as PIL's),
 //! [`preprocess`] (what evaluation sees), [`augment`] (what training sees) with its parts
 //! [`affine`] and [`color`].
 //!
@@ -11,6 +12,9 @@ pub mod affine;
 pub mod augment;
 pub mod color;
 pub mod decode;
+pub mod formats;
+pub mod jpeg;
+pub mod pixels;
 pub mod preprocess;
 pub mod resize;
 
@@ -20,10 +24,11 @@ mod parity;
 
 pub use augment::Augment;
 pub use decode::decode;
+pub use pixels::RgbImage;
 pub use preprocess::Preprocess;
 pub use resize::{Filter, Scratch};
 
-pub use ::image::RgbImage;
+use libjpeg_turbo_rs::JpegError;
 
 /// Why an image could not be turned into pixels. Every variant is a property of the bytes, so it
 /// never passes by itself: the data loader counts such a sample as corrupt.
@@ -45,8 +50,8 @@ pub enum Error {
         /// Length of the member.
         bytes: usize,
     },
-    /// A JPEG ends before its end-of-image marker.
-    #[error("the jpeg is cut short: it has no end-of-image marker")]
+    /// Not all of a JPEG's picture is there.
+    #[error("the jpeg is cut short: its data end before the last row of the picture")]
     Truncated,
     /// The decoder refused the bytes.
     #[error("the {format} image cannot be decoded")]
@@ -55,16 +60,28 @@ pub enum Error {
         format: &'static str,
         /// The decoder's reason.
         #[source]
-        source: ::image::ImageError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// libjpeg-turbo refused the bytes.
-    #[error("the jpeg image cannot be decoded: {reason}")]
+    /// The JPEG decoder refused the bytes.
+    #[error("the jpeg image cannot be decoded")]
     Jpeg {
-        /// What it said.
-        reason: String,
+        /// The decoder's reason.
+        #[source]
+        source: JpegError,
+    },
+    /// The decoder panicked at the bytes.
+    #[error("the decoder of {format} images fails at this one: {message}")]
+    Panic {
+        /// Name of the format that the first bytes announce.
+        format: &'static str,
+        /// What the panic said.
+        message: String,
     },
     /// The image has no pixels, or one side is too long for the other.
-    #[error("the image is {width} x {height} pixels, which cannot be resized to a side of {side}")]
+    #[error(
+        "the image is {width} x {height} pixels: resized to a side of {side}, its other side would \
+         have no pixels, or more than 4294967295"
+    )]
     Shape {
         /// Width in pixels.
         width: u32,

@@ -1,12 +1,10 @@
 //! What evaluation sees of an image, and the normalisation that training shares with it.
 
-use ::image::RgbImage;
 use ringmaster_manifest::model_config::PreprocessCfg;
 use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 
-use super::Error;
-use super::decode::MAX_PIXELS;
 use super::resize::{Filter, Rect, Scratch, Table, to_planes};
+use super::{Error, RgbImage};
 
 /// Size, shape and normalisation of a model's input.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,8 +59,8 @@ impl Preprocess {
     /// Shapes: `output` [3, S, S].
     ///
     /// # Errors
-    /// Returns [`Error::Shape`] if the image has no pixels or is so long that its resized form
-    /// would exceed the accepted number of pixels.
+    /// Returns [`Error::Shape`] if the image has no pixels, or is so long that its resized form
+    /// would have a side of none (`longest`) or of more than 2³² − 1 (`shortest`).
     ///
     /// # Panics
     /// Panics if `output` does not hold [`Preprocess::values`] values.
@@ -166,10 +164,7 @@ impl Preprocess {
             ResizeMode::Shortest => {
                 // As torchvision's Resize computes it: the longer side is rounded down.
                 let long = side * width.max(height) / short;
-                if long * side > MAX_PIXELS.max(side * side) {
-                    return Err(error);
-                }
-                let long = long as u32;
+                let long = u32::try_from(long).map_err(|_| error)?;
                 let wide = width > height;
                 Ok(if wide { (long, self.image_size) } else { (self.image_size, long) })
             }
@@ -196,8 +191,6 @@ pub(super) fn plain_values() -> Table {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ::image::Rgb;
-
     use super::*;
 
     /// Values as they are, 0 to 255.
@@ -208,7 +201,7 @@ mod tests {
 
     #[test]
     fn longest_centres_the_image_on_the_fill_colour() {
-        let image = RgbImage::from_pixel(6, 3, Rgb([200; 3]));
+        let image = RgbImage::from_fn(6, 3, |_, _| [200; 3]);
         let filled = Preprocess { fill_color: 7, ..plain(6, ResizeMode::Longest) };
         let values = filled.eval(&image).unwrap();
         let column: Vec<i32> = values[..36].chunks(6).map(|row| row[2].round() as i32).collect();
@@ -218,7 +211,7 @@ mod tests {
 
     #[test]
     fn squash_keeps_everything_and_no_shape() {
-        let image = RgbImage::from_fn(8, 2, |x, _| Rgb([if x < 4 { 0 } else { 255 }; 3]));
+        let image = RgbImage::from_fn(8, 2, |x, _| [if x < 4 { 0 } else { 255 }; 3]);
         let values = plain(2, ResizeMode::Squash).eval(&image).unwrap();
         let row: Vec<i32> = values[..2].iter().map(|value| value.round() as i32).collect();
         assert!(row[0] < 40 && row[1] > 215, "{row:?}");
@@ -226,11 +219,12 @@ mod tests {
 
     #[test]
     fn an_image_of_the_right_size_is_only_normalised() {
-        let image = RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8 * 4, y as u8 * 4, 9]));
+        let image = RgbImage::from_fn(64, 64, |x, y| [x as u8 * 4, y as u8 * 4, 9]);
         let preprocess = Preprocess::clip(64);
         let Preprocess { mean, std, .. } = preprocess;
         let values = preprocess.eval(&image).unwrap();
-        for (x, y, pixel) in image.enumerate_pixels() {
+        for (x, y) in (0..64).flat_map(|y| (0..64).map(move |x| (x, y))) {
+            let pixel = image.pixel(x, y);
             for channel in 0..3 {
                 let at = channel * 64 * 64 + (y * 64 + x) as usize;
                 let expected = (f32::from(pixel[channel]) / 255.0 - mean[channel]) / std[channel];
@@ -242,7 +236,7 @@ mod tests {
     #[test]
     fn the_centre_of_the_longer_side_is_kept() {
         // 10 columns at side 5: offset 2.5 rounds to the even 2.
-        let image = RgbImage::from_fn(10, 5, |x, _| Rgb([x as u8; 3]));
+        let image = RgbImage::from_fn(10, 5, |x, _| [x as u8; 3]);
         let plain = plain(5, ResizeMode::Shortest);
         let values = plain.eval(&image).unwrap();
         let first: Vec<i32> = values[..5].iter().map(|v| v.round() as i32).collect();
@@ -257,9 +251,25 @@ mod tests {
         assert_eq!(size(64, 64), (224, 224));
     }
 
+    /// OpenCLIP resizes the whole of it and then cuts; only what is kept is computed here.
     #[test]
-    fn a_hair_thin_image_is_refused_instead_of_filling_the_memory() {
-        let error = Preprocess::clip(224).eval(&RgbImage::new(1, 600_000)).unwrap_err();
-        assert!(error.to_string().contains("1 x 600000"), "{error}");
+    fn a_hair_thin_image_is_resized_in_little_memory() {
+        let image = RgbImage::from_fn(1, 600_000, |_, y| [(y / 2400) as u8; 3]);
+        let mut scratch = Scratch::default();
+        let mut values = vec![0.0; 3 * 224 * 224];
+        let plain = plain(224, ResizeMode::Shortest);
+        plain.eval_into(&image, &mut scratch, &mut values).unwrap();
+        // Row 299,999 of 600,000, in the middle, and its neighbours.
+        assert!(values.iter().all(|value| (value - 124.5).abs() < 0.6), "{:?}", &values[..9]);
+        assert!(scratch.bytes() < 1 << 20, "{} bytes", scratch.bytes());
+    }
+
+    #[test]
+    fn an_image_without_a_pixel_left_is_refused() {
+        let error = plain(224, ResizeMode::Longest).eval(&RgbImage::new(1, 1200)).unwrap_err();
+        assert!(error.to_string().contains("1 x 1200"), "{error}");
+        let error =
+            plain(448, ResizeMode::Shortest).eval(&RgbImage::new(1, 10_000_000)).unwrap_err();
+        assert!(error.to_string().contains("1 x 10000000"), "{error}");
     }
 }

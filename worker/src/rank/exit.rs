@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 use crate::ffi::process::exit_now;
+use crate::panics;
 
 /// The run ended as it should: finished, or stopped gracefully.
 pub const SUCCESS: i32 = 0;
@@ -61,11 +62,15 @@ pub fn read_status(path: &Path) -> io::Result<Option<ExitStatus>> {
 }
 
 /// Makes a panic on any thread write `status_file` and end the process with [`PANICKED`]: a rank
-/// that lost a thread would otherwise hold up its peers until a deadline.
+/// that lost a thread would otherwise hold up its peers until a deadline. Panics that
+/// [`crate::panics::caught`] turns into errors pass.
 pub fn install_panic_hook(status_file: PathBuf) {
     static PANICKING: AtomicBool = AtomicBool::new(false);
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
+        if panics::is_caught() {
+            return;
+        }
         // A second panicking thread must not overwrite the first one's words, nor end the process
         // before they are written.
         if PANICKING.swap(true, Ordering::SeqCst) {

@@ -80,6 +80,16 @@ async fn a_panic_on_any_thread_ends_the_rank_with_its_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_panic_that_is_turned_into_an_error_does_not_end_the_rank() {
+    let cluster = Cluster::start().await;
+    cluster.start_rank(0, FIRST, "catch").await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.reason);
+    let message = cluster.coordinator.wait_for("the message", |seen| seen.line("caught ")).await;
+    assert_eq!(message, "the decoder meets a file");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_a_rank_started_survives_it() {
     let cluster = Cluster::start().await;
     cluster.start_rank(0, FIRST, "abandon").await;

@@ -6,6 +6,7 @@ use std::process::Command as Process;
 use std::sync::mpsc::Receiver;
 
 use ringmaster_proto::v1::{JoinRequest, Phase};
+use ringmaster_worker::panics;
 use ringmaster_worker::rank::client::{Error as JoinError, RanksClient};
 use ringmaster_worker::rank::control::{Command, Control};
 use ringmaster_worker::rank::exit::{self, ExitStatus};
@@ -35,6 +36,16 @@ fn acts_as_a_rank_when_an_agent_starts_it() {
             let thread = std::thread::Builder::new().name("loader".into());
             drop(thread.spawn(|| panic!("the flywheel came off")).unwrap().join());
             unreachable!("the hook ends the process")
+        }
+        "catch" => {
+            exit::install_panic_hook(env.status_file.clone());
+            match panics::caught(|| panic!("the decoder meets a file")) {
+                Ok(()) => exit::FAILED,
+                Err(message) => {
+                    say(&format!("caught {message}"));
+                    exit::SUCCESS
+                }
+            }
         }
         "print" => {
             for line in 0..rest.parse().unwrap() {
