@@ -66,7 +66,9 @@ pub(crate) struct Options {
 /// Builds the worker, finds the peers and runs the comparison. Returns whether it passed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
-    if !build(workspace)? {
+    // The drill starts the programs it finds beside itself.
+    let more: &[&str] = if options.what == What::Recovery { &["ringmaster-tests"] } else { &[] };
+    if !build(workspace, more)? {
         return Ok(false);
     }
     let (script, mode) = match options.what {
@@ -80,7 +82,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         What::Recovery => return recovery(workspace, options),
     };
     let python = python(workspace, options)?;
-    let worker = workspace.target_directory()?.join("debug/ringmaster-worker");
+    let worker = workspace.program("ringmaster-worker")?;
     console::step(&format!("tests/parity/{script}"));
     // Not the trimmed libtorch for the peer: it brings its own.
     let status = Command::new(&python)
@@ -112,7 +114,7 @@ fn recovery(workspace: &Workspace, options: &Options) -> Result<bool> {
         .arg(END_WITH_PARENT)
         .env_remove("LD_LIBRARY_PATH");
     let theirs = run_with_pipe(&mut theirs)?;
-    let program = workspace.target_directory()?.join("debug/ringmaster-faults");
+    let program = workspace.program("ringmaster-faults")?;
     console::step("ringmaster-faults --check");
     let mut ours = Command::new(&program);
     ours.args(["--check", END_WITH_PARENT]).args(&options.arguments);
@@ -132,7 +134,7 @@ fn run_with_pipe(command: &mut Command) -> Result<bool> {
 }
 
 fn control_plane(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
-    let program = workspace.target_directory()?.join("debug/ringmaster");
+    let program = workspace.program("ringmaster")?;
     console::step("ringmaster bench control-plane --check");
     let status = Command::new(&program)
         .args(["bench", "control-plane", "--check"])

@@ -2,28 +2,34 @@
 //! `eval "$(cargo xtask env)"` stays clean.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// All bars on the terminal: downloads run side by side.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Writes one line of a result to standard output.
-pub(crate) fn out(line: &str) {
+pub fn out(line: &str) {
     // Nobody is left to tell when the reader of a pipe has gone.
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
 /// Writes one line for people to standard error.
-pub(crate) fn note(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+pub fn note(line: &str) {
+    BARS.suspend(|| {
+        let _ = writeln!(io::stderr().lock(), "{line}");
+    });
 }
 
 /// Announces a longer piece of work.
-pub(crate) fn step(line: &str) {
+pub fn step(line: &str) {
     note(&format!("==> {line}"));
 }
 
 /// Prints an error with its causes, one a line.
-pub(crate) fn error(error: &anyhow::Error) {
+pub fn error(error: &anyhow::Error) {
     note(&format!("error: {error}"));
     for cause in error.chain().skip(1) {
         note(&format!("  caused by: {cause}"));
@@ -31,7 +37,8 @@ pub(crate) fn error(error: &anyhow::Error) {
 }
 
 /// A progress bar on a terminal; without one, a line when the work starts and one when it ends.
-pub(crate) struct Progress {
+#[derive(Debug)]
+pub struct Progress {
     bar: ProgressBar,
     label: String,
     started: Instant,
@@ -39,17 +46,17 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// A bar that counts bytes.
-    pub(crate) fn bytes(label: impl Into<String>, total: u64) -> Self {
+    pub fn bytes(label: impl Into<String>, total: u64) -> Self {
         Self::new(label.into(), total, "{bytes:>10} / {total_bytes:10} {bytes_per_sec:>12}")
     }
 
     /// A bar that counts things.
-    pub(crate) fn items(label: impl Into<String>, total: u64) -> Self {
+    pub fn items(label: impl Into<String>, total: u64) -> Self {
         Self::new(label.into(), total, "{pos:>6} / {len:6}")
     }
 
     fn new(label: String, total: u64, counters: &str) -> Self {
-        let bar = ProgressBar::new(total);
+        let bar = BARS.add(ProgressBar::new(total));
         let template = format!("    {{msg:44}} [{{bar:24}}] {counters}");
         let style = ProgressStyle::with_template(&template).expect("the template is a constant");
         bar.set_style(style.progress_chars("=> "));
@@ -63,17 +70,17 @@ impl Progress {
     }
 
     /// Sets the position; more than the total counts as the total.
-    pub(crate) fn set(&self, position: u64) {
+    pub fn set(&self, position: u64) {
         self.bar.set_position(position.min(self.bar.length().unwrap_or(position)));
     }
 
     /// Moves the position by `delta`.
-    pub(crate) fn add(&self, delta: u64) {
+    pub fn add(&self, delta: u64) {
         self.bar.inc(delta);
     }
 
     /// Removes the bar and leaves one line with the time taken.
-    pub(crate) fn done(self) {
+    pub fn done(self) {
         self.bar.finish_and_clear();
         note(&format!("    {} ({:.1} s)", self.label, self.started.elapsed().as_secs_f64()));
     }
@@ -88,7 +95,7 @@ impl Drop for Progress {
 
 /// Lays `rows` out in columns as wide as their widest cell; the first row is the heading. The first
 /// column is aligned left, the others right.
-pub(crate) fn table(rows: &[Vec<String>]) -> String {
+pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()

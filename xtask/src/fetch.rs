@@ -1,6 +1,6 @@
 //! Verified downloads through pip and npm, so that a person's own mirrors and proxies apply.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,10 +8,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 use walkdir::WalkDir;
 
-use crate::console::{self, Progress};
+use xtask::console::{self, Progress};
+use xtask::digest::sha256;
+
 use crate::tools::Tools;
 
 /// One file of a package registry, pinned by its content.
@@ -156,29 +157,6 @@ fn verify(artifact: &Artifact, path: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// SHA-256 of a file, in hex.
-pub(crate) fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = match file.read(&mut buffer) {
-            Ok(0) => return Ok(hex::encode(hasher.finalize())),
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
-        hasher.update(&buffer[..read]);
-    }
-}
-
-/// SHA-256 of bytes, in hex.
-pub(crate) fn sha256_of(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
 }
 
 /// Makes `folder` exist and be empty.

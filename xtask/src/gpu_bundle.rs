@@ -14,7 +14,7 @@ use zip::ZipArchive;
 
 use crate::gpu::Programs;
 use crate::workspace::Workspace;
-use crate::{console, fetch, setup, tools};
+use crate::{PRODUCT, console, fetch, setup, tools};
 
 /// Arguments of `cargo xtask gpu-bundle`.
 #[derive(Debug, Args)]
@@ -94,10 +94,7 @@ pub(crate) fn in_tree(workspace: &Workspace) -> Programs {
 /// Builds the worker and its unit tests.
 pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     console::step("building the worker and its tests");
-    let mut cargo = workspace.cargo();
-    // The whole workspace, as everywhere: one set of features, each dependency compiled once.
-    let status = cargo.args(["build", "--workspace", "--bins"]).status();
-    if !status.context("cannot start cargo")?.success() {
+    if !workspace.build(&PRODUCT)? {
         bail!("the build failed");
     }
     let mut cargo = workspace.cargo();
@@ -115,7 +112,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     let tests = test_program(&messages).context("cargo names no test program of the worker")?;
-    let worker = workspace.target_directory()?.join("debug/ringmaster-worker");
+    let worker = workspace.program("ringmaster-worker")?;
     Ok(Programs { worker, tests, ..in_tree(workspace) })
 }
 

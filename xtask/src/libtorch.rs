@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use walkdir::WalkDir;
+use xtask::console::{self, Progress};
+use xtask::digest;
 use zip::ZipArchive;
 
-use crate::console::{self, Progress};
 use crate::fetch::{self, Artifact, Registry};
 use crate::tools::Tools;
 use crate::workspace::Workspace;
@@ -180,7 +181,7 @@ pub(crate) fn ensure(workspace: &Workspace, tools: &Tools) -> Result<()> {
 pub(crate) fn verify(folder: &Path) -> Result<()> {
     for library in &LIBRARIES {
         let path = folder.join("lib").join(library.file_name());
-        let found = fetch::sha256(&path)?;
+        let found = digest::sha256(&path)?;
         if found != library.sha256 {
             bail!("{} has SHA-256 {found}, expected {}", path.display(), library.sha256);
         }

@@ -1,17 +1,17 @@
 //! Developer commands of the Ringmaster repository: `cargo xtask <command>`.
 //!
 //! This crate must stay quick to compile, because it is what a fresh clone builds first: no libtorch,
-//! no async runtime, no crate of the workspace.
+//! no async runtime, no crate of the workspace. What draws the data set is a program of its own,
+//! `xtask/emoji`.
 //!
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
 //! [`setup`] (all of these), [`system`] (servers for tests), [`claims`] (what the main job must reach), [`stages`] (the test run),
 //! [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's), [`simulate`] (many seeds), [`soak`] (long checks), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
-//! [`console`] (what is printed).
+//! [`console`] (what is printed) and [`digest`] are in the library, which `xtask/emoji` uses too.
 
 mod bench;
 mod claims;
-mod console;
 mod emoji;
 mod fetch;
 mod gpu;
@@ -35,7 +35,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
+use xtask::{console, digest};
+
 use crate::workspace::Workspace;
+
+/// The packages, and programs, that people run.
+const PRODUCT: [&str; 2] = ["ringmaster", "ringmaster-worker"];
 
 /// The job that `cargo xtask quickstart` runs, relative to the root of the workspace.
 const QUICKSTART_JOB: &str = "configs/jobs/emoji-siglip.yaml";
@@ -62,7 +67,7 @@ enum Command {
     /// Print shell lines that let plain `cargo build` and `cargo test` find libtorch:
     /// eval "$(cargo xtask env)".
     Env,
-    /// Set up, then build all binaries.
+    /// Set up, then build what people run: ringmaster and ringmaster-worker, optimised.
     Build,
     /// Set up, build, and train the emoji model: the main job from end to end.
     Quickstart {
@@ -119,8 +124,13 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Build => {
             let workspace = Workspace::locate()?;
-            setup::run(&workspace, false)?;
-            Ok(exit_code(build(&workspace)?))
+            if !set_up_and_build(&workspace)? {
+                return Ok(ExitCode::FAILURE);
+            }
+            let program = workspace.program(PRODUCT[0])?;
+            let folder = program.parent().unwrap_or(&program);
+            console::note(&format!("{} are in {}", PRODUCT.join(" and "), folder.display()));
+            Ok(ExitCode::SUCCESS)
         }
         Command::Quickstart { check, arguments } => {
             quickstart(&Workspace::locate()?, check, &arguments)
@@ -151,29 +161,29 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Builds all binaries of the workspace.
-///
-/// The whole workspace rather than two packages: cargo chooses the features of shared dependencies
-/// per selection, and a second selection would compile many of them a second time for
-/// `cargo xtask test`.
-fn build(workspace: &Workspace) -> Result<bool> {
+/// Sets up, and builds the product in one call of cargo with what set-up itself needs built.
+fn set_up_and_build(workspace: &Workspace) -> Result<bool> {
+    let downloaded = setup::download(workspace)?;
+    if !build(workspace, downloaded.packages())? {
+        return Ok(false);
+    }
+    setup::finish(workspace, downloaded)?;
+    Ok(true)
+}
+
+/// Builds the product, and `more` packages with it, as people run it.
+fn build(workspace: &Workspace, more: &[&str]) -> Result<bool> {
     console::step("building the coordinator and the worker (a first build takes a few minutes)");
-    let status = workspace
-        .cargo()
-        .args(["build", "--workspace", "--bins"])
-        .status()
-        .context("cannot start cargo")?;
-    Ok(status.success())
+    workspace.build(&[&PRODUCT, more].concat())
 }
 
 /// Becomes `ringmaster train`, so that its exit code and the terminal's signals are its own; to
 /// check the run afterwards it has to stay the parent.
 fn quickstart(workspace: &Workspace, check: bool, arguments: &[OsString]) -> Result<ExitCode> {
-    setup::run(workspace, false)?;
-    if !build(workspace)? {
+    if !set_up_and_build(workspace)? {
         return Ok(ExitCode::FAILURE);
     }
-    let program = workspace.target_directory()?.join("debug/ringmaster");
+    let program = workspace.program(PRODUCT[0])?;
     console::step(&format!("ringmaster train {QUICKSTART_JOB}"));
     let mut train = workspace.command(&program);
     train.args(["train", QUICKSTART_JOB]).args(arguments).current_dir(workspace.root());

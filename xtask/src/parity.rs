@@ -10,12 +10,14 @@ use crate::workspace::Workspace;
 use crate::{bench, build, console, setup};
 
 /// Scripts that write golden files, and what each is given.
-const GOLDEN: [(&str, &str); 6] = [
+const GOLDEN: [(&str, &str); 8] = [
     ("model_golden.py", ""),
     ("model_shapes.py", "shapes-of-models.json"),
     ("weights_golden.py", ""),
     ("training_golden.py", ""),
     ("preprocess_golden.py", "preprocess.safetensors"),
+    ("jpeg_golden.py", "jpeg.safetensors"),
+    ("resize_golden.py", "resize.json"),
     ("tokenizer_live.py --golden", ""),
 ];
 /// Scripts that run both sides.
@@ -35,7 +37,7 @@ pub(crate) struct Options {
 /// Makes the golden files anew, compares them, and runs both sides. Returns whether all agree.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
-    if !build(workspace)? {
+    if !build(workspace, &[])? {
         return Ok(false);
     }
     let python = bench::peers(&workspace.cache().join("peers"))?;
@@ -67,7 +69,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     if !options.regenerate {
         agreed &= call("compare_golden.py", &[&text(&committed), &text(&fresh)])?;
     }
-    let worker = text(&workspace.target_directory()?.join("debug/ringmaster-worker"));
+    let worker = text(&workspace.program("ringmaster-worker")?);
     for script in LIVE {
         let mut arguments = vec!["--worker", &worker];
         if let (Some(models), "live.py") = (&options.models, script) {

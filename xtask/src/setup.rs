@@ -4,16 +4,51 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 
 use crate::workspace::Workspace;
 use crate::{console, emoji, libtorch, tools};
 
+/// What set-up leaves to be done once programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Downloaded {
+    data_is_ready: bool,
+}
+
+impl Downloaded {
+    /// The packages to build before [`finish`].
+    pub(crate) fn packages(self) -> &'static [&'static str] {
+        if self.data_is_ready { &[] } else { &[emoji::PROGRAM] }
+    }
+}
+
 /// Sets up what is missing; with `verify`, also reads everything that is there again.
 ///
 /// Where nothing is missing this takes milliseconds, so that every command can start with it.
 pub(crate) fn run(workspace: &Workspace, verify: bool) -> Result<()> {
+    let downloaded = download(workspace)?;
+    if !downloaded.packages().is_empty() {
+        console::step("building the program that draws the emoji");
+        if !workspace.build(downloaded.packages())? {
+            bail!("{} cannot be built; cargo says why above", emoji::PROGRAM);
+        }
+    }
+    finish(workspace, downloaded)?;
+    if verify {
+        console::step("verifying checksums");
+        let remedy = |folder: &Path| format!("remove {} and run setup again", folder.display());
+        let data = workspace.cache().join(emoji::FOLDER);
+        libtorch::verify(&workspace.libtorch()).with_context(|| remedy(&workspace.libtorch()))?;
+        emoji::verify(&data).with_context(|| remedy(&data))?;
+    }
+    Ok(())
+}
+
+/// The first half of set-up, which building needs: looks for the compilers and downloads libtorch
+/// and the packages of the data set, side by side.
+pub(crate) fn download(workspace: &Workspace) -> Result<Downloaded> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!(
             "set-up supports x86-64 Linux, this is {} {}: unpack a libtorch 2.11 for it, set LIBTORCH, \
@@ -22,26 +57,34 @@ pub(crate) fn run(workspace: &Workspace, verify: bool) -> Result<()> {
             std::env::consts::OS
         );
     }
-    let data = workspace.cache().join(emoji::FOLDER);
     let libtorch_is_ready = libtorch::is_ready(&workspace.libtorch());
-    let data_is_ready = emoji::is_ready(&data);
+    let data_is_ready = emoji::is_ready(&workspace.cache().join(emoji::FOLDER));
     // The compilers are looked for each time: without them the build's own message is obscure.
     let tools = tools::find(tools::Needs { pip: !libtorch_is_ready, npm: !data_is_ready })?;
     let _lock = lock(workspace)?;
-
     if !libtorch_is_ready {
         console::step("libtorch 2.11.0 for CPU (545 MB to download, 500 MB on disk)");
-        libtorch::ensure(workspace, &tools)?;
     }
     if !data_is_ready {
         console::step("the emoji image–text set (170 MB to download, 60 MB on disk)");
-        emoji::ensure(workspace, &tools)?;
     }
-    if verify {
-        console::step("verifying checksums");
-        let remedy = |folder: &Path| format!("remove {} and run setup again", folder.display());
-        libtorch::verify(&workspace.libtorch()).with_context(|| remedy(&workspace.libtorch()))?;
-        emoji::verify(&data).with_context(|| remedy(&data))?;
+    thread::scope(|scope| {
+        let packages =
+            scope.spawn(|| if data_is_ready { Ok(()) } else { emoji::download(workspace, &tools) });
+        let libtorch = if libtorch_is_ready { Ok(()) } else { libtorch::ensure(workspace, &tools) };
+        libtorch.and(packages.join().expect("a download does not panic"))
+    })?;
+    Ok(Downloaded { data_is_ready })
+}
+
+/// The second half: draws the data set with the program that was built meanwhile.
+pub(crate) fn finish(workspace: &Workspace, downloaded: Downloaded) -> Result<()> {
+    let data = workspace.cache().join(emoji::FOLDER);
+    let _lock = lock(workspace)?;
+    // Another set-up may have drawn it while this one waited.
+    if !downloaded.data_is_ready && !emoji::is_ready(&data) {
+        console::step("drawing the emoji image–text set");
+        emoji::draw(workspace)?;
     }
     link_data(workspace.root(), &data)?;
     console::note(&format!("set up: libtorch and data are in {}", workspace.cache().display()));

@@ -21,6 +21,8 @@ enum Check {
     Interrupted,
     /// A store that is away for 60 s in the middle of a save
     StoreAway,
+    /// 2,000 pictures of random sizes, trained and evaluated at 224, 336 and 448 pixels
+    Pictures,
 }
 
 impl Check {
@@ -29,6 +31,7 @@ impl Check {
         match self {
             Self::Interrupted => ("a_run_killed_again_and_again", "RINGMASTER_SOAK_KILLS", "20"),
             Self::StoreAway => ("a_store_that_is_away", "RINGMASTER_SOAK_AWAY_SECONDS", "60"),
+            Self::Pictures => ("pictures_of_any_size", "RINGMASTER_SOAK_PICTURES", "2000"),
         }
     }
 }

@@ -21,7 +21,6 @@ const MOTO: [&str; 3] = ["moto[s3]==5.2.1", "flask==3.1.3", "flask-cors==6.0.2"]
 /// # Errors
 /// Neither apt-get nor pip brings a server.
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
-    install_turbojpeg();
     if has_ceph() {
         console::note("an S3 server for tests is installed: radosgw");
         return Ok(());
@@ -48,25 +47,6 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         console::note("for a real one, install Ceph's radosgw, ceph-mon, ceph-osd and ceph-common");
     }
     Ok(())
-}
-
-/// Installs the library that PIL decodes JPEGs with, if it can: without it another decoder is used,
-/// whose pixels differ by a few of 255, and tests that compare them are skipped.
-fn install_turbojpeg() {
-    let found = Command::new("ldconfig").arg("-p").output();
-    let found = found
-        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("libturbojpeg.so.0"));
-    if found {
-        return;
-    }
-    let install = ["install", "-y", "--no-install-recommends", "libturbojpeg0"];
-    let installed = is_on_path("apt-get") && is_root() && {
-        console::step("libjpeg-turbo (200 KB to download)");
-        apt(&install).or_else(|_| apt(&["update"]).and_then(|()| apt(&install))).is_ok()
-    };
-    if !installed {
-        console::note("for PIL's JPEG decoder, install libjpeg-turbo (Debian: libturbojpeg0)");
-    }
 }
 
 fn has_ceph() -> bool {

@@ -74,8 +74,23 @@ impl Workspace {
         command
     }
 
+    /// Where [`Workspace::build`] puts a program.
+    pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        Ok(self.target_directory()?.join("release").join(name))
+    }
+
+    /// Builds the programs of these packages as people run them, in the release profile; tests are
+    /// compiled in the dev profile, by cargo's own defaults. Returns whether it succeeded; cargo has
+    /// said why not.
+    pub(crate) fn build(&self, packages: &[&str]) -> Result<bool> {
+        let mut cargo = self.cargo();
+        cargo.args(["build", "--release", "--bins"]);
+        cargo.args(packages.iter().flat_map(|package| ["--package", package]));
+        Ok(cargo.status().context("cannot start cargo")?.success())
+    }
+
     /// The folder cargo builds into.
-    pub(crate) fn target_directory(&self) -> Result<PathBuf> {
+    fn target_directory(&self) -> Result<PathBuf> {
         #[derive(Deserialize)]
         struct Metadata {
             target_directory: PathBuf,

@@ -1,5 +1,9 @@
 //! The data of the main job: the same emoji as five vendors draw them, as webdataset shards.
 //!
+//! `emoji-set FOLDER PACKAGE=FILE…` writes the set into the empty `FOLDER` from the packages that
+//! `cargo xtask setup` has downloaded and verified. A program of its own, because what it draws with
+//! takes longer to compile than all of xtask, and only a machine without the set needs it.
+//!
 //! Four vendors are for training, Twitter's drawings are held out: they are only ever evaluated on.
 //! Emoji are matched by code point, captions are their English names and keywords.
 //!
@@ -13,92 +17,53 @@ mod preview;
 mod shard;
 mod source;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeSet;
 use std::num::NonZero;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
+use std::{env, fs, thread};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+use xtask::console::{self, Progress};
 
 use self::catalogue::Emoji;
-use self::shard::{Sample, Shard};
-use self::source::{PACKAGES, Sources, VENDORS, Vendor};
-use crate::console::{self, Progress};
-use crate::fetch;
-use crate::tools::Tools;
-use crate::workspace::Workspace;
-
-/// The folder inside the cache folder, and what `data/emoji` links to.
-pub(crate) const FOLDER: &str = "emoji-v1";
-
-/// Changes whenever the bytes of the shards would: a set built by an older recipe is built again.
-const RECIPE: u32 = 2;
+use self::shard::Sample;
+use self::source::{Packages, Sources, VENDORS, Vendor};
 
 /// Fewest distinct captions of the held-out vendor; fewer would make its accuracy flattering.
 const MIN_HELD_OUT_CAPTIONS: usize = 1300;
 
-const STAMP: &str = "stamp.json";
-
 const NOTICE: &str = include_str!("NOTICE.txt");
 
-/// Written last; its presence says that the folder was complete and verified once.
-#[derive(Debug, Serialize, Deserialize)]
-struct Stamp {
-    recipe: u32,
-    /// File name to SHA-256 of the packages the set was built from.
-    packages: BTreeMap<String, String>,
-    shards: BTreeMap<String, Shard>,
-}
-
-/// Whether a complete set of the current recipe is there. Instant: sizes are compared, not contents.
-pub(crate) fn is_ready(folder: &Path) -> bool {
-    let Some(stamp) = read_stamp(folder) else { return false };
-    let complete = stamp.shards.iter().all(|(name, shard)| {
-        fs::metadata(folder.join(name)).is_ok_and(|metadata| metadata.len() == shard.bytes)
-    });
-    stamp.recipe == RECIPE && stamp.packages == source::digests() && complete
-}
-
-/// Downloads the packages and builds the set.
-pub(crate) fn ensure(workspace: &Workspace, tools: &Tools) -> Result<()> {
-    let downloads = workspace.cache().join("downloads");
-    fs::create_dir_all(&downloads)
-        .with_context(|| format!("cannot create {}", downloads.display()))?;
-    for package in &PACKAGES {
-        fetch::fetch(package, &downloads, tools)?;
-    }
-    let partial = workspace.cache().join(format!(".{FOLDER}.partial"));
-    fetch::fresh_folder(&partial)?;
-    build(&downloads, &partial)?;
-    verify(&partial)?;
-    fetch::replace_folder(&partial, &workspace.cache().join(FOLDER))
-}
-
-/// Reads every shard again and compares its checksum.
-pub(crate) fn verify(folder: &Path) -> Result<()> {
-    let stamp = read_stamp(folder)
-        .with_context(|| format!("{} has no readable {STAMP}", folder.display()))?;
-    for (name, shard) in &stamp.shards {
-        let path = folder.join(name);
-        let found = fetch::sha256(&path)?;
-        if found != shard.sha256 {
-            bail!("{} has SHA-256 {found}, expected {}", path.display(), shard.sha256);
+fn main() -> ExitCode {
+    match arguments().and_then(|(folder, packages)| build(&packages, &folder)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            console::error(&error);
+            ExitCode::FAILURE
         }
     }
-    Ok(())
 }
 
-fn read_stamp(folder: &Path) -> Option<Stamp> {
-    serde_json::from_slice(&fs::read(folder.join(STAMP)).ok()?).ok()
+/// The folder to fill, and where each package lies.
+fn arguments() -> Result<(PathBuf, Packages)> {
+    let mut words = env::args_os().skip(1);
+    let folder = words.next().context("usage: emoji-set FOLDER PACKAGE=FILE…")?.into();
+    let package = |word: std::ffi::OsString| {
+        let word = word.into_string().ok().context("a package's path is no Unicode text")?;
+        let (name, file) =
+            word.split_once('=').with_context(|| format!("{word} is not PACKAGE=FILE"))?;
+        Ok((name.to_owned(), PathBuf::from(file)))
+    };
+    Ok((folder, words.map(package).collect::<Result<_>>()?))
 }
 
 /// Builds the set from downloaded packages. The same packages give the same bytes.
-fn build(downloads: &Path, folder: &Path) -> Result<()> {
-    let sources = Sources::read(downloads)?;
+fn build(packages: &Packages, folder: &Path) -> Result<()> {
+    let sources = Sources::read(packages)?;
     let emoji = catalogue::read(&sources)?;
     let drawings = draw_all(&sources, &emoji);
     report(&sources, &emoji, &drawings);
@@ -113,7 +78,8 @@ fn build(downloads: &Path, folder: &Path) -> Result<()> {
     write_json(&folder.join("sizes.json"), &shard::sizes(&shards))?;
     write(&folder.join("NOTICE"), NOTICE.as_bytes())?;
     write(&folder.join("preview.png"), &preview::contact_sheet(&emoji, &drawings)?)?;
-    write_json(&folder.join(STAMP), &Stamp { recipe: RECIPE, packages: source::digests(), shards })
+    // Last: who finds it finds a complete set.
+    write_json(&folder.join("shards.json"), &shards)
 }
 
 /// One emoji as one vendor draws it.

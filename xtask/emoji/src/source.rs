@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -11,65 +11,15 @@ use flate2::read::GzDecoder;
 use tar::Archive;
 
 use super::catalogue::Emoji;
-use crate::fetch::{Artifact, Registry};
+/// Each package's name and the verified file it was downloaded to.
+pub(super) type Packages = BTreeMap<String, PathBuf>;
 
-const GOOGLE: Artifact = Artifact {
-    package: "emoji-datasource-google",
-    version: "16.0.0",
-    registry: Registry::Npm,
-    file: "emoji-datasource-google-16.0.0.tgz",
-    bytes: 74_344_091,
-    sha256: "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
-};
-
-const TWITTER: Artifact = Artifact {
-    package: "emoji-datasource-twitter",
-    version: "16.0.0",
-    registry: Registry::Npm,
-    file: "emoji-datasource-twitter-16.0.0.tgz",
-    bytes: 61_683_754,
-    sha256: "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
-};
-
-const OPENMOJI: Artifact = Artifact {
-    package: "openmoji",
-    version: "17.0.0",
-    registry: Registry::Npm,
-    file: "openmoji-17.0.0.tgz",
-    bytes: 4_339_458,
-    sha256: "55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
-};
-
-const FLUENT_3D: Artifact = Artifact {
-    package: "@lobehub/fluent-emoji-3d",
-    version: "1.1.0",
-    registry: Registry::Npm,
-    file: "lobehub-fluent-emoji-3d-1.1.0.tgz",
-    bytes: 15_792_027,
-    sha256: "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-};
-
-const FLUENT_FLAT: Artifact = Artifact {
-    package: "@lobehub/fluent-emoji-flat",
-    version: "1.1.0",
-    registry: Registry::Npm,
-    file: "lobehub-fluent-emoji-flat-1.1.0.tgz",
-    bytes: 7_607_263,
-    sha256: "8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147",
-};
-
-const EMOJIBASE: Artifact = Artifact {
-    package: "emojibase-data",
-    version: "17.0.0",
-    registry: Registry::Npm,
-    file: "emojibase-data-17.0.0.tgz",
-    bytes: 6_711_091,
-    sha256: "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a",
-};
-
-/// Everything that is downloaded for the set.
-pub(super) const PACKAGES: [Artifact; 6] =
-    [GOOGLE, TWITTER, OPENMOJI, FLUENT_3D, FLUENT_FLAT, EMOJIBASE];
+const GOOGLE: &str = "emoji-datasource-google";
+const TWITTER: &str = "emoji-datasource-twitter";
+const OPENMOJI: &str = "openmoji";
+const FLUENT_3D: &str = "@lobehub/fluent-emoji-3d";
+const FLUENT_FLAT: &str = "@lobehub/fluent-emoji-flat";
+const EMOJIBASE: &str = "emojibase-data";
 
 /// How a vendor's drawings are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +47,7 @@ pub(super) struct Vendor {
     /// Whether its drawings are kept for evaluation.
     pub(super) held_out: bool,
     pub(super) format: Format,
-    package: Artifact,
+    package: &'static str,
     /// Folder of the drawings in the package, named by code points.
     folder: &'static str,
 }
@@ -144,11 +94,6 @@ pub(super) const VENDORS: [Vendor; 5] = [
 const EMOJI_LIST: &str = "package/emoji.json";
 const NAMES: &str = "package/en/data.json";
 
-/// File name of each package to its pinned digest.
-pub(super) fn digests() -> BTreeMap<String, String> {
-    PACKAGES.iter().map(|p| (p.file.to_owned(), p.sha256.to_owned())).collect()
-}
-
 /// What is used of the packages, in memory.
 pub(super) struct Sources {
     /// `emoji.json` of the held-out vendor's package: all emoji with their code points.
@@ -161,13 +106,18 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Unpacks what is used of the downloaded packages, in parallel.
-    pub(super) fn read(downloads: &Path) -> Result<Self> {
+    pub(super) fn read(packages: &Packages) -> Result<Self> {
+        let file = |name: &str| {
+            packages
+                .get(name)
+                .with_context(|| format!("the package {name} is not among those given"))
+        };
         thread::scope(|scope| {
-            let vendors = VENDORS.each_ref().map(|vendor| {
-                scope.spawn(|| read_drawings(&downloads.join(vendor.package.file), vendor))
-            });
-            let emoji_list = read_member(&downloads.join(TWITTER.file), EMOJI_LIST)?;
-            let names = read_member(&downloads.join(EMOJIBASE.file), NAMES)?;
+            let vendors = VENDORS
+                .each_ref()
+                .map(|vendor| scope.spawn(move || read_drawings(file(vendor.package)?, vendor)));
+            let emoji_list = read_member(file(TWITTER)?, EMOJI_LIST)?;
+            let names = read_member(file(EMOJIBASE)?, NAMES)?;
             let mut drawings = Vec::new();
             for vendor in vendors {
                 drawings.push(vendor.join().expect("unpacking does not panic")?);

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tar::{Builder, EntryType, Header};
 
-use crate::fetch::sha256_of;
+use xtask::digest::sha256_of;
 
 /// Samples in each shard but the last.
 const SAMPLES: usize = 512;
@@ -25,8 +25,8 @@ pub(super) struct Sample {
     pub(super) json: Vec<u8>,
 }
 
-/// What the stamp says about a shard.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What `shards.json` says about a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Shard {
     pub(super) samples: usize,
     pub(super) bytes: u64,
