@@ -79,6 +79,10 @@ pub struct State {
     pub version: u64,
     /// Steps applied.
     pub step: u64,
+    /// When the run was at this step, in Unix milliseconds; states of earlier releases do not say. What
+    /// the store says of its objects tells when they were written, which a copy of them is later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_at_ms: Option<i64>,
     /// Samples consumed.
     pub samples: u64,
     /// Of these, the ones that the job this one resumed from had consumed.
@@ -169,7 +173,7 @@ pub struct Substitution {
 
 impl State {
     /// Describes a run before its first step; each snapshot calls [`State::advance_to`] and fills in
-    /// `resumed_samples` and `data.substitutions`.
+    /// `saved_at_ms`, `resumed_samples` and `data.substitutions`.
     pub fn describe(
         job: &TrainJob,
         generation: Generation,
@@ -181,6 +185,7 @@ impl State {
         let mut state = Self {
             version: STATE_VERSION,
             step: 0,
+            saved_at_ms: None,
             samples: 0,
             resumed_samples: 0,
             generation,
@@ -199,7 +204,7 @@ impl State {
 
     /// Sets everything that follows from the number of steps applied.
     pub fn advance_to(&mut self, step: u64) {
-        let samples = step * u64::from(self.manifest.batch.global);
+        let samples = self.manifest.samples(step);
         self.step = step;
         self.samples = samples;
         self.data.cursor = Cursor { next_batch: step, next_sample: samples };
@@ -331,6 +336,20 @@ mod tests {
             let error = State::decode(&changed.encode(), "s").unwrap_err().to_string();
             assert!(error.starts_with(&format!("s is damaged: {what} is ")), "{error}");
         }
+    }
+
+    /// `step × batch` overflowed, in whoever read the file.
+    #[test]
+    fn a_state_of_a_step_beyond_all_bounds_is_read_or_refused_without_a_panic() {
+        let mut state = state();
+        state.advance_to(u64::MAX);
+        assert_eq!(state.samples, u64::MAX);
+        assert!(State::decode(&state.encode(), "s").is_ok());
+        state.version = 1;
+        assert!(State::decode(&state.encode(), "s").is_ok());
+        state.samples = 5;
+        state.version = STATE_VERSION;
+        assert!(State::decode(&state.encode(), "s").unwrap_err().to_string().contains("damaged"));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use crate::file::{self, File, OneOrMany};
 use crate::model_config::{ModelConfig, PreprocessCfg};
 use crate::number::Count;
 use crate::source::Path;
-use crate::spec;
+use crate::urls::Budget;
+use crate::{spec, words};
 
 /// A mistake that only shows when a value is used, with the field it is in.
 pub(crate) type Finding = (Path, Problem);
@@ -22,7 +23,7 @@ pub(crate) fn assemble(
     base_dir: &FilePath,
     models: &ModelCatalogue,
 ) -> (spec::TrainJob, Vec<Finding>) {
-    let mut builder = Builder { base_dir, models, findings: Vec::new() };
+    let mut builder = Builder { base_dir, models, budget: Budget::default(), findings: Vec::new() };
     let job = builder.job(file);
     (job, builder.findings)
 }
@@ -30,6 +31,8 @@ pub(crate) fn assemble(
 struct Builder<'a> {
     base_dir: &'a FilePath,
     models: &'a ModelCatalogue,
+    /// What lists of shards may still expand to.
+    budget: Budget,
     findings: Vec<Finding>,
 }
 
@@ -140,7 +143,7 @@ impl Builder<'_> {
         let known = self.models.names().count();
         let problem = Problem::Value {
             field: "spec.model.name".to_owned(),
-            value: format!("{name:?}"),
+            value: words::quoted(name),
             expected: format!(
                 "one of the {known} models that `ringmaster models` lists, or one of the folder that \
                  {} names",
@@ -177,7 +180,7 @@ impl Builder<'_> {
         let mut shards = Vec::new();
         for (index, text) in texts.iter().enumerate() {
             let place = if one { field.clone() } else { field.index(index) };
-            match crate::urls::expand(text, self.base_dir) {
+            match crate::urls::expand(text, self.base_dir, &mut self.budget) {
                 Ok(more) => shards.extend(more),
                 Err(expected) => self.refuse(place, text, expected),
             }
@@ -211,6 +214,7 @@ impl Builder<'_> {
             let problem = Problem::Missing {
                 key: "samples".to_owned(),
                 within: "spec.schedule".to_owned(),
+                present: String::new(),
                 expected: "the length of the run, as samples (20M) or as steps".to_owned(),
             };
             self.findings.push((Path::of("spec.schedule.samples"), problem));
@@ -268,7 +272,7 @@ impl Builder<'_> {
                 let field = place.key("name");
                 let problem = Problem::Conflict {
                     field: field.to_string(),
-                    value: format!("{name:?}"),
+                    value: words::quoted(&name),
                     reason: reason.to_owned(),
                 };
                 self.findings.push((field, problem));
@@ -281,7 +285,7 @@ impl Builder<'_> {
     fn refuse(&mut self, field: Path, text: &str, expected: String) {
         let problem = Problem::Value {
             field: field.to_string(),
-            value: format!("{text:?}"),
+            value: words::quoted(text),
             expected,
             nearest: Vec::new(),
         };

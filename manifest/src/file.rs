@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::limits::{MAX_GLOBAL_BATCH, MAX_LANES, MAX_RANKS, MAX_THREADS};
 use crate::model_config::preprocess::{Interpolation, ResizeMode};
 use crate::number::{ByteSize, Count, Positive, Share};
 use crate::spec::{
@@ -103,17 +104,17 @@ pub(crate) struct Spec {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Resources {
     /// World size wanted. Default 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_RANKS))]
     pub(crate) ranks: Option<u32>,
     /// Fewest ranks the job may run with. Default: `ranks`.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_RANKS))]
     pub(crate) min_ranks: Option<u32>,
     /// Device of every rank. Default cpu.
     pub(crate) accelerator: Option<Accelerator>,
     /// Higher runs first. Default 0.
     pub(crate) priority: Option<i32>,
     /// libtorch threads of a rank. Default: the node's cores divided by its slots, at least 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_THREADS))]
     pub(crate) threads_per_rank: Option<u32>,
 }
 
@@ -194,7 +195,7 @@ pub(crate) struct Data {
     pub(crate) json_text_key: Option<String>,
     /// Parallel lanes of the data order, at least the most ranks the job will ever use; the global
     /// batch must be a multiple of it. Default 64.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_LANES))]
     pub(crate) lanes: Option<u32>,
     /// Contiguous samples of a shard that move together in the permutation. Default by data set
     /// size.
@@ -204,7 +205,7 @@ pub(crate) struct Data {
     #[schemars(range(min = 1))]
     pub(crate) shuffle_window: Option<u32>,
     /// Decoding threads per rank. Default 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_THREADS))]
     pub(crate) readers: Option<u32>,
     /// Largest share of corrupt samples before the job fails. Default 0.01.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -362,7 +363,7 @@ pub(crate) struct Schedule {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Batch {
     /// Samples of all ranks per step; a multiple of `data.lanes`.
-    #[schemars(required, range(min = 1))]
+    #[schemars(required, range(min = 1, max = MAX_GLOBAL_BATCH))]
     pub(crate) global: Option<u32>,
     /// Largest number of samples a rank sends through a tower at once. Default: its whole share.
     #[schemars(range(min = 1))]

@@ -3,7 +3,9 @@
 //! [`crate::parse`] places each violation in the user's file; [`crate::from_validated_json`] uses
 //! the same list against what arrives over the wire.
 
+use crate::limits::{MAX_COUNT, MAX_GLOBAL_BATCH, MAX_LANES, MAX_RANKS, MAX_THREADS};
 use crate::spec::{Accelerator, Exchange, LossKind, Positives, Precision, TrainJob};
+use crate::words;
 
 /// ln 100: what t' is clamped to, as in `OpenCLIP`.
 pub const MAX_LOGIT_SCALE: f64 = 4.605_170_185_988_092;
@@ -17,6 +19,40 @@ pub(crate) struct Violation {
     pub(crate) others: &'static [&'static str],
     /// Why, and what is allowed.
     pub(crate) reason: String,
+}
+
+/// Returns the first number or text of a job that arrived as JSON that no manifest gives, and what is
+/// allowed: what [`crate::check`] sees to in a manifest.
+pub(crate) fn out_of_range(job: &TrainJob) -> Option<(&'static str, String)> {
+    let counts = [
+        ("spec.resources.ranks", job.resources.ranks.into(), MAX_RANKS.into()),
+        ("spec.resources.min_ranks", job.resources.min_ranks.into(), MAX_RANKS.into()),
+        ("spec.data.lanes", job.data.lanes.into(), MAX_LANES.into()),
+        ("spec.data.readers", job.data.readers.into(), MAX_THREADS.into()),
+        ("spec.batch.global", job.batch.global.into(), MAX_GLOBAL_BATCH.into()),
+        ("spec.checkpoint.every_steps", job.checkpoint.every_steps, MAX_COUNT),
+        ("spec.checkpoint.keep_last", job.checkpoint.keep_last.into(), u32::MAX.into()),
+    ];
+    for (field, value, most) in counts {
+        if !(1..=most).contains(&value) {
+            return Some((field, format!("expected a whole number from 1 to {most}, not {value}")));
+        }
+    }
+    if let Err(reason) = job.model.config.check() {
+        return Some(("spec.model.config", reason));
+    }
+    let model = &job.model;
+    let weights = [&model.pretrained, &model.pretrained_image, &model.pretrained_text];
+    let sets = job.eval.zero_shot.iter().flat_map(|set| &set.data);
+    let places = [("spec.checkpoint.uri", &job.checkpoint.uri)]
+        .into_iter()
+        .chain(weights.into_iter().flatten().map(|url| ("spec.model.pretrained", url)))
+        .chain(job.data.train.iter().map(|url| ("spec.data.train", url)))
+        .chain(sets.map(|url| ("spec.eval.zero_shot", url)));
+    let secret = places.into_iter().find(|(_, url)| words::has_secrets(url))?;
+    let reason =
+        "expected URLs without names, passwords and what follows a ?: a job is stored and shown";
+    Some((secret.0, reason.to_owned()))
 }
 
 /// Returns everything about `job` that cannot be, in the order of the specification.
@@ -214,8 +250,18 @@ fn schedule(job: &TrainJob, found: &mut Vec<Violation>) {
             others: &["spec.batch.global"],
             reason: format!("the run has no whole step; expected at least batch.global, {global}"),
         });
+    } else if job.total_samples() > MAX_COUNT {
+        found.push(Violation {
+            field: "spec.schedule.total_steps",
+            others: &["spec.batch.global"],
+            reason: format!(
+                "a run has at most 2^53 samples; with batch.global at {global}, expected at most {} \
+                 steps",
+                MAX_COUNT / global.max(1)
+            ),
+        });
     } else if warmup > total {
-        let of = |steps: u64| format!("{steps} steps ({} samples)", steps.saturating_mul(global));
+        let of = |steps: u64| format!("{steps} steps ({} samples)", job.samples(steps));
         found.push(Violation {
             field: "spec.schedule.warmup_steps",
             others: &["spec.schedule.total_steps", "spec.batch.global"],
@@ -232,7 +278,7 @@ fn checkpoint(job: &TrainJob, found: &mut Vec<Violation>) {
     let (every, keep) = (job.checkpoint.every_steps, job.checkpoint.keep_every);
     let unreachable = |keep: &u64| *keep == 0 || !keep.is_multiple_of(every);
     if let Some(keep) = keep.filter(unreachable) {
-        let near = keep.max(1).next_multiple_of(every.max(1));
+        let near = keep.max(1).checked_next_multiple_of(every.max(1)).unwrap_or(every);
         found.push(Violation {
             field: "spec.checkpoint.keep_every",
             others: &["spec.checkpoint.every_steps"],

@@ -43,12 +43,19 @@ pub(crate) fn names<'a>(
 /// Returns the edit distance of names close enough to be a slip; a third of the letters may differ,
 /// and one name may be the start of the other.
 fn distance(name: &str, candidate: &str) -> Option<usize> {
+    let lengths = [name.chars().count(), candidate.chars().count()];
+    let longest = lengths[0].max(lengths[1]);
+    let apart = lengths[0].abs_diff(lengths[1]);
+    let starts = candidate.starts_with(name) || name.starts_with(candidate);
+    if starts && name.len() >= 3 && candidate.len() >= 3 {
+        return Some(apart);
+    }
+    // The distance is at least the difference of the lengths; to compute it takes the product of these.
+    if apart * 3 > longest {
+        return None;
+    }
     let edits = strsim::damerau_levenshtein(name, candidate);
-    let longest = name.chars().count().max(candidate.chars().count());
-    let starts = name.len() >= 3
-        && candidate.len() >= 3
-        && (candidate.starts_with(name) || name.starts_with(candidate));
-    (edits * 3 <= longest || starts).then_some(edits)
+    (edits * 3 <= longest).then_some(edits)
 }
 
 /// Case and the choice of separator are not worth a difference.

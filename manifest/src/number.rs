@@ -6,6 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::limits::MAX_COUNT;
+
 /// Suffixes of counts: powers of 1000, and powers of 1024 with an `i`.
 const COUNT_SUFFIXES: &[(&str, u64)] = &[
     ("Ki", 1 << 10),
@@ -33,6 +35,19 @@ const BYTES_SUFFIXES: &[(&str, u64)] = &[
     ("TB", 1_000_000_000_000),
 ];
 
+const COUNT_PATTERN: &str =
+    r"^(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][0-9]+)? *(Ki|Mi|Gi|Ti|K|k|M|B|G|T)?$";
+const BYTES_PATTERN: &str =
+    r"^(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][0-9]+)? *(KiB|MiB|GiB|TiB|KB|kB|MB|GB|TB)?$";
+
+/// Texts that whole numbers of any field may be written as, signs included.
+pub(crate) const WHOLE_PATTERN: &str =
+    r"^-?(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][0-9]+)? *(Ki|Mi|Gi|Ti|K|k|M|B|G|T)?$";
+
+/// Texts that other numbers may be written as.
+pub(crate) const REAL_PATTERN: &str =
+    r"^[-+]?[0-9](_?[0-9])*(\.([0-9](_?[0-9])*)?)?([eE][-+]?[0-9](_?[0-9])*)?$";
+
 /// What the text of a count may look like, for messages.
 pub(crate) const COUNT_SUFFIX_FORM: &str =
     "plain or with K, M, B, T (powers of 1000) or Ki, Mi, Gi, Ti (powers of 1024)";
@@ -58,24 +73,57 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     parse_with(text, BYTES_SUFFIXES)
 }
 
+/// Returns the whole number, with a sign or not, that `text` stands for: written as counts are.
+pub(crate) fn parse_whole(text: &str) -> Option<serde_yaml::Number> {
+    match text.strip_prefix('-') {
+        Some(size) => {
+            let size = i64::try_from(parse_count(size)?).ok()?;
+            Some(serde_yaml::Number::from(-size))
+        }
+        None => parse_count(text).map(serde_yaml::Number::from),
+    }
+}
+
+/// Returns the number that `text` with underscores between its digits stands for.
+pub(crate) fn parse_real(text: &str) -> Option<f64> {
+    let digits = without_underscores(text)?;
+    let begins = digits.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_ascii_digit());
+    // Neither `inf` nor `nan`: these are no numbers to compute with.
+    digits.parse().ok().filter(|number: &f64| begins && number.is_finite())
+}
+
+/// Returns `text` without underscores; none where one does not stand between two digits.
+fn without_underscores(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('_') {
+        return Some(Cow::Borrowed(text));
+    }
+    let bytes = text.as_bytes();
+    let digit = |at: Option<usize>| at.and_then(|at| bytes.get(at)).is_some_and(u8::is_ascii_digit);
+    let between = |at: usize| digit(at.checked_sub(1)) && digit(at.checked_add(1));
+    let right = text.match_indices('_').all(|(at, _)| between(at));
+    right.then(|| Cow::Owned(text.replace('_', "")))
+}
+
 /// Decimal digits are exact: `1.1M` is 1 100 000, and `1.0005K` is refused for not being whole.
 fn parse_with(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
     let (digits, factor) = suffixes
         .iter()
         .find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))
         .unwrap_or((text, 1));
-    let digits = digits.trim_end();
+    let digits = without_underscores(digits.trim_end())?;
     let (mantissa, exponent) = match digits.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<u32>().ok()?),
-        None => (digits, 0),
+        None => (&*digits, 0),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if whole.is_empty() || !whole.starts_with(|c: char| c.is_ascii_digit()) {
+    // YAML 1.1 reads digits behind a zero as octal, later versions as text.
+    let octal = whole.len() > 1 && whole.starts_with('0');
+    if octal || !whole.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
 
     let mut value: u128 = 0;
-    for character in whole.chars().chain(fraction.chars()).filter(|c| *c != '_') {
+    for character in whole.chars().chain(fraction.chars()) {
         let digit = character.to_digit(10)?;
         value = value.checked_mul(10)?.checked_add(u128::from(digit))?;
     }
@@ -118,9 +166,9 @@ impl Visitor<'_> for NumberVisitor {
     }
 }
 
-/// Returns the integer that a float is exactly, where it is one below 2^53.
+/// Returns the integer that a float is exactly, where it is one below [`MAX_COUNT`].
 pub(crate) fn whole(value: f64) -> Option<u64> {
-    let fits = (0.0..9_007_199_254_740_992.0).contains(&value) && value.fract() == 0.0;
+    let fits = (0.0..MAX_COUNT as f64).contains(&value) && value.fract() == 0.0;
     fits.then_some(value as u64)
 }
 
@@ -188,7 +236,7 @@ impl JsonSchema for Count {
             "type": ["integer", "string"],
             "format": "count",
             "minimum": 0,
-            "pattern": r"^[0-9][0-9_]*(\.[0-9]+)?([eE][0-9]+)? *(Ki|Mi|Gi|Ti|K|k|M|B|G|T)?$",
+            "pattern": COUNT_PATTERN,
         })
     }
 }
@@ -207,7 +255,7 @@ impl JsonSchema for ByteSize {
             "type": ["integer", "string"],
             "format": "bytes",
             "minimum": 0,
-            "pattern": r"^[0-9][0-9_]*(\.[0-9]+)?([eE][0-9]+)? *(KiB|MiB|GiB|TiB|KB|kB|MB|GB|TB)?$",
+            "pattern": BYTES_PATTERN,
         })
     }
 }
@@ -237,12 +285,33 @@ mod tests {
 
     #[test]
     fn what_is_not_a_whole_number_is_refused() {
-        for text in ["", "M", "-3", "1.0005K", "3 apples", "1e99", "99999T99", ".5M", "20MB", "_1"]
-        {
+        for text in [
+            "", "M", "-3", "1.0005K", "3 apples", "1e99", "99999T99", ".5M", "20MB", "_1", "1_",
+            "1__0", "1_.5M", "1_M", "0100", "00",
+        ] {
             assert_eq!(parse_count(text), None, "{text}");
         }
         for text in ["3B", "20M", "1.5"] {
             assert_eq!(parse_bytes(text), None, "{text}");
+        }
+        for text in
+            ["9".repeat(100_000), format!("1.{}", "0".repeat(100_000)), format!("1e{}", u32::MAX)]
+        {
+            assert_eq!(parse_count(&text), None);
+        }
+    }
+
+    #[test]
+    fn every_number_may_have_underscores_between_digits() {
+        assert_eq!(parse_count("1.5_0M"), Some(1_500_000), "they do not count as digits");
+        assert_eq!(parse_whole("1_024"), Some(1024.into()));
+        assert_eq!(parse_whole("-1_024"), Some((-1024).into()));
+        assert_eq!(parse_whole("32Ki"), Some(32_768.into()));
+        assert_eq!(parse_whole("-"), None);
+        assert_eq!(parse_real("0.000_1"), Some(0.0001));
+        assert_eq!(parse_real("-1_0e-1"), Some(-1.0));
+        for text in ["inf", "-inf", "nan", "1e999", "_1", "1_", "0._1", "", "-", "0x10", "1 000"] {
+            assert_eq!(parse_real(text), None, "{text}");
         }
     }
 

@@ -10,67 +10,96 @@ use crate::error::{Error, Errors, Problem};
 use crate::file::File;
 use crate::source::{Fault, Path, Position, Source};
 use crate::spec::TrainJob;
-use crate::{assemble, invariants};
+use crate::{assemble, invariants, merge, text, words};
+
+/// What [`read`] found wrong, and how much more there is of it.
+type Mistakes = (Vec<(Position, Problem)>, usize);
 
 /// Reads a manifest.
 ///
 /// `file_name` is what messages call it; relative paths in it start at `base_dir`, usually the
 /// manifest's folder. Nothing outside `text` is read: whether the data exists is the caller's
-/// question.
+/// question. A file's bytes become text by [`crate::decode`].
 ///
 /// # Errors
-/// Every mistake of the file, each with its line and column, its value and what is allowed.
+/// Every mistake of the file, each with its line and column, its value and what is allowed. What a URL
+/// holds of a secret is not repeated.
 pub fn parse(
     text: &str,
     file_name: &str,
     base_dir: &FilePath,
     models: &ModelCatalogue,
 ) -> Result<TrainJob, Errors> {
-    read(text, base_dir, models).map_err(|problems| {
+    read(text::without_mark(text), base_dir, models).map_err(|(problems, left_out)| {
         let place = |(position, problem)| Error { file: file_name.to_owned(), position, problem };
-        Errors::new(problems.into_iter().map(place).collect())
+        Errors::new(problems.into_iter().map(place).collect()).and_more(left_out)
     })
 }
 
-fn read(
-    text: &str,
-    base_dir: &FilePath,
-    models: &ModelCatalogue,
-) -> Result<TrainJob, Vec<(Position, Problem)>> {
+fn read(text: &str, base_dir: &FilePath, models: &ModelCatalogue) -> Result<TrainJob, Mistakes> {
+    text::check_length(text.len()).map_err(|problem| (vec![problem], 0))?;
     let source = Source::parse(text).map_err(|faults| {
-        faults.into_iter().map(|(place, fault)| (place, fault.into())).collect::<Vec<_>>()
+        let problems = faults.into_iter().map(|(place, fault)| (place, fault.into()));
+        (problems.collect(), 0)
     })?;
-    let original: Value = serde_yaml::from_str(text).map_err(|error| vec![syntax(&error)])?;
+    let mut original: Value =
+        serde_yaml::from_str(text).map_err(|error| (vec![syntax(&error)], 0))?;
+    merge::merge(&mut original);
 
     // Structure: unknown and missing keys, kinds, ranges. What is wrong is cut out.
     let mut document = original.clone();
-    let mut findings = check::check(&mut document, crate::json_schema().as_value(), &source);
-    let file: File = serde_yaml::from_value(document).map_err(|error| {
-        // Only reachable if the schema takes something that the types do not.
-        let mut problems = std::mem::take(&mut findings.problems);
-        problems.push(syntax(&error));
-        problems
-    })?;
+    let mut findings = check::check(&mut document, &source);
+    let file: File = match serde_yaml::from_value(document) {
+        Ok(file) => file,
+        Err(error) => {
+            // Only reachable if the schema takes something that the types do not.
+            findings.problems.push(syntax(&error));
+            return Err((findings.problems, findings.left_out));
+        }
+    };
 
     // Meaning: what only shows when values are used, then what must hold between fields.
     let (job, found) = assemble::assemble(file, base_dir, models);
     for (field, mut problem) in found {
-        if let (Problem::Conflict { value, .. }, Some(raw)) = (&mut problem, field.find(&original))
-        {
-            *value = check::shown(raw);
-        }
-        if !findings.is_broken(&field) {
-            let missing = matches!(problem, Problem::Missing { .. });
-            let place = if missing { source.key(&field) } else { source.value(&field) };
-            findings.problems.push((place, problem));
+        fill_in(&mut problem, &field, &original);
+        let missing = matches!(problem, Problem::Missing { .. });
+        if !(findings.is_broken(&field) || missing && is_given_wrong(&field, &findings)) {
+            let place = || if missing { source.key(&field) } else { source.value(&field) };
+            findings.add(place, || problem);
             findings.broken.insert(field);
         }
     }
     for violation in invariants::violations(&job) {
         relate(&violation, &original, &source, &mut findings);
     }
+    match findings.problems.is_empty() {
+        true => Ok(job),
+        false => Err((findings.problems, findings.left_out)),
+    }
+}
 
-    if findings.problems.is_empty() { Ok(job) } else { Err(findings.problems) }
+/// Returns whether what seems to be missing was given under its other name, and cut out.
+fn is_given_wrong(field: &Path, findings: &Findings) -> bool {
+    let names = written_as("spec.schedule.total_steps").into_iter().map(Path::of);
+    let names: Vec<Path> = names.collect();
+    names.contains(field) && names.iter().any(|name| findings.is_broken(name))
+}
+
+/// Adds what only the document knows.
+fn fill_in(problem: &mut Problem, field: &Path, original: &Value) {
+    match problem {
+        Problem::Conflict { value, .. } => {
+            if let Some(raw) = field.find(original) {
+                *value = check::shown(raw);
+            }
+        }
+        Problem::Missing { present, .. } => {
+            if let Some(Value::Mapping(entries)) = field.parent().find(original) {
+                *present = check::present(entries);
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Places a violation at the field that the file has, unless a field it depends on is already
@@ -97,12 +126,12 @@ fn relate(
         Some(field) => (field.clone(), field.find(original).map(check::shown)),
         None => (Path::of(violation.field), None),
     };
-    let problem = Problem::Conflict {
+    let problem = || Problem::Conflict {
         field: field.to_string(),
         value: value.unwrap_or_else(|| "left at its default".to_owned()),
         reason: violation.reason.clone(),
     };
-    findings.problems.push((source.value(&field), problem));
+    findings.add(|| source.value(&field), problem);
 }
 
 /// Returns the names that a field of the specification may have in the file.
@@ -119,19 +148,27 @@ fn syntax(error: &serde_yaml::Error) -> (Position, Problem) {
         line: location.line(),
         column: location.column(),
     });
-    (place, Problem::Syntax { detail: error.to_string() })
+    let detail = words::without_secrets(&error.to_string()).into_owned();
+    (place, Problem::Syntax { detail, hint: None })
 }
 
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Syntax(detail) => Self::Syntax { detail },
+            Fault::Syntax { detail, hint } => Self::Syntax { detail, hint },
             Fault::Empty => Self::Empty,
             Fault::SeveralDocuments => Self::SeveralDocuments,
-            Fault::TooLarge => Self::TooLarge,
+            Fault::TooLarge { what, remedy } => Self::TooLarge { what, remedy },
             Fault::DuplicateKey { path, first } => {
                 Self::DuplicateKey { field: path.to_string(), first }
             }
+            Fault::Merge { path, found } => Self::Merge { field: path.to_string(), found },
+            Fault::Number { path, text } => Self::Value {
+                field: path.to_string(),
+                value: text,
+                expected: "a number that fits 64 bits, or text in quotes".to_owned(),
+                nearest: Vec::new(),
+            },
         }
     }
 }
@@ -158,18 +195,8 @@ pub enum SpecError {
 /// Text that is not such JSON, or the first pair of fields that do not go together.
 pub fn from_validated_json(text: &str) -> Result<TrainJob, SpecError> {
     let job: TrainJob = serde_json::from_str(text)?;
-    let at_least_one = [
-        ("spec.resources.ranks", job.resources.ranks),
-        ("spec.resources.min_ranks", job.resources.min_ranks),
-        ("spec.data.lanes", job.data.lanes),
-        ("spec.batch.global", job.batch.global),
-        ("spec.checkpoint.keep_last", job.checkpoint.keep_last),
-    ];
-    for (field, value) in at_least_one {
-        if value == 0 {
-            let reason = "expected a whole number of at least 1".to_owned();
-            return Err(SpecError::Inconsistent { field, reason });
-        }
+    if let Some((field, reason)) = invariants::out_of_range(&job) {
+        return Err(SpecError::Inconsistent { field, reason });
     }
     match invariants::violations(&job).into_iter().next() {
         Some(violation) => {

@@ -38,6 +38,19 @@ pub struct TrainJob {
     pub restart: Restart,
 }
 
+impl TrainJob {
+    /// Returns the samples of so many steps. Saturated: of a valid job that happens to none of its steps, but
+    /// steps also come from files.
+    pub fn samples(&self, steps: u64) -> u64 {
+        steps.saturating_mul(self.batch.global.into())
+    }
+
+    /// Returns the samples of the whole run: at most [`crate::MAX_COUNT`].
+    pub fn total_samples(&self) -> u64 {
+        self.samples(self.schedule.total_steps)
+    }
+}
+
 /// `spec.resources`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resources {

@@ -8,6 +8,12 @@ use super::{Layers, ModelConfig, TextConfig, TextProjection, VisionConfig};
 
 type Checked = Result<(), String>;
 
+/// Largest width, table or patch: far above what is trained, and sums and products of a few stay in 64 bits.
+const MAX_SIZE: i64 = 1 << 24;
+
+/// Most layers of a tower or stage.
+const MAX_LAYERS: i64 = 1 << 12;
+
 impl ModelConfig {
     /// Checks that the numbers go together.
     ///
@@ -55,8 +61,8 @@ fn vision(vision: &VisionConfig, embed_dim: i64) -> Checked {
 }
 
 fn native(vision: &VisionConfig, layers: i64, embed_dim: i64) -> Checked {
+    depth("vision_cfg.layers", layers)?;
     for (field, value) in [
-        ("vision_cfg.layers", layers),
         ("vision_cfg.width", vision.width),
         ("vision_cfg.head_width", vision.head_width),
         ("vision_cfg.patch_size", vision.patch_size),
@@ -79,13 +85,11 @@ fn native(vision: &VisionConfig, layers: i64, embed_dim: i64) -> Checked {
 }
 
 fn residual(vision: &VisionConfig, stages: [i64; 4]) -> Checked {
-    for (field, value) in [
-        ("vision_cfg.width", vision.width),
-        ("vision_cfg.head_width", vision.head_width),
-        ("vision_cfg.layers", *stages.iter().min().unwrap_or(&0)),
-    ] {
-        positive(field, value)?;
+    for blocks in stages {
+        depth("vision_cfg.layers", blocks)?;
     }
+    positive("vision_cfg.width", vision.width)?;
+    positive("vision_cfg.head_width", vision.head_width)?;
     multiple("vision_cfg.width", vision.width, "what the stem needs", 2)?;
     let features = vision.width * 32;
     multiple("vision_cfg.width × 32", features, "vision_cfg.head_width", vision.head_width)?;
@@ -101,9 +105,9 @@ fn residual(vision: &VisionConfig, stages: [i64; 4]) -> Checked {
 }
 
 fn trunk_vit(vit: &TrunkVit, vision: &VisionConfig) -> Checked {
+    depth("vision_cfg.timm_model_kwargs.depth", vit.depth)?;
     for (field, value) in [
         ("vision_cfg.timm_model_kwargs.embed_dim", vit.width),
-        ("vision_cfg.timm_model_kwargs.depth", vit.depth),
         ("vision_cfg.timm_model_kwargs.num_heads", vit.heads),
         ("vision_cfg.timm_model_kwargs.patch_size", vit.patch_size),
     ] {
@@ -122,7 +126,7 @@ fn trunk_vit(vit: &TrunkVit, vision: &VisionConfig) -> Checked {
 
 fn conv_next(net: &ConvNext, vision: &VisionConfig) -> Checked {
     for value in net.depths {
-        positive("vision_cfg.timm_model_kwargs.depths", value)?;
+        depth("vision_cfg.timm_model_kwargs.depths", value)?;
     }
     for value in net.dims {
         positive("vision_cfg.timm_model_kwargs.dims", value)?;
@@ -176,10 +180,10 @@ fn text(text: &TextConfig, embed_dim: i64) -> Checked {
         ("text_cfg.vocab_size", text.vocab_size),
         ("text_cfg.width", text.width),
         ("text_cfg.heads", text.heads),
-        ("text_cfg.layers", text.layers),
     ] {
         positive(field, value)?;
     }
+    depth("text_cfg.layers", text.layers)?;
     multiple("text_cfg.width", text.width, "text_cfg.heads", text.heads)?;
     ratio("text_cfg.mlp_ratio", text.mlp_ratio, text.width)?;
     if text.proj_type == TextProjection::None && text.width != embed_dim {
@@ -196,13 +200,14 @@ fn hugging_face(tower: &HfConfig, text: &TextConfig, embed_dim: i64) -> Checked 
     for (field, value) in [
         ("text_cfg.hf_model_config.vocab_size", tower.vocab_size),
         ("text_cfg.hf_model_config.hidden_size", tower.hidden_size),
-        ("text_cfg.hf_model_config.num_hidden_layers", tower.num_hidden_layers),
         ("text_cfg.hf_model_config.num_attention_heads", tower.num_attention_heads),
         ("text_cfg.hf_model_config.intermediate_size", tower.intermediate_size),
+        ("text_cfg.hf_model_config.max_position_embeddings", tower.max_position_embeddings),
         ("text_cfg.hf_model_config.type_vocab_size", tower.type_vocab_size),
     ] {
         positive(field, value)?;
     }
+    depth("text_cfg.hf_model_config.num_hidden_layers", tower.num_hidden_layers)?;
     let heads = tower.num_attention_heads;
     multiple("text_cfg.hf_model_config.hidden_size", tower.hidden_size, "its heads", heads)?;
     if !(0..tower.vocab_size).contains(&tower.pad_token_id) {
@@ -234,9 +239,14 @@ fn hugging_face(tower: &HfConfig, text: &TextConfig, embed_dim: i64) -> Checked 
 
 fn positive(field: &str, value: i64) -> Checked {
     match value >= 1 {
-        true => Ok(()),
+        true => at_most(field, value, MAX_SIZE),
         false => Err(format!("{field} is {value}; expected a whole number of at least 1")),
     }
+}
+
+fn depth(field: &str, layers: i64) -> Checked {
+    positive(field, layers)?;
+    at_most(field, layers, MAX_LAYERS)
 }
 
 fn at_most(field: &str, value: i64, most: i64) -> Checked {
@@ -255,7 +265,9 @@ fn multiple(field: &str, value: i64, of: &str, divisor: i64) -> Checked {
 
 fn ratio(field: &str, value: f64, width: i64) -> Checked {
     match value.is_finite() && value > 0.0 && (width as f64 * value) as i64 >= 1 {
-        true => Ok(()),
+        true => {
+            at_most(&format!("the width times {field}"), (width as f64 * value) as i64, MAX_SIZE)
+        }
         false => Err(format!("{field} is {value}; expected a number above 0")),
     }
 }

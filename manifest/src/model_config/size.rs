@@ -48,11 +48,12 @@ impl ModelConfig {
     /// Returns the number of parameters, `logit_scale` and a `logit_bias` included.
     pub fn parameters(&self) -> i64 {
         let scalars = 1 + i64::from(self.init_logit_bias.is_some());
-        self.image_size().parameters + self.text_size().parameters + scalars
+        let towers = [self.image_size().parameters, self.text_size().parameters];
+        towers.into_iter().fold(scalars, i64::saturating_add)
     }
 }
 
-/// Running sums over the layers of a tower.
+/// Running sums over the layers of a tower. They saturate: a configuration may be valid and far too large.
 #[derive(Default)]
 struct Count {
     parameters: i64,
@@ -62,33 +63,38 @@ struct Count {
 
 impl Count {
     fn size(&self) -> Size {
-        Size { parameters: self.parameters, flops: 2 * self.products }
+        Size { parameters: self.parameters, flops: self.products.saturating_mul(2) }
     }
 
     /// A table or vector that no product multiplies.
     fn table(&mut self, elements: i64) {
-        self.parameters += elements;
+        self.parameters = self.parameters.saturating_add(elements);
+    }
+
+    fn multiply(&mut self, factors: &[i64]) {
+        self.products = self.products.saturating_add(product(factors));
     }
 
     fn norm(&mut self, width: i64) {
-        self.parameters += 2 * width;
+        self.table(2 * width);
     }
 
     /// A matrix applied to `tokens` rows; `bias` counts its elements.
     fn linear(&mut self, tokens: i64, inputs: i64, outputs: i64, bias: bool) {
-        self.parameters += inputs * outputs + if bias { outputs } else { 0 };
-        self.products += tokens * inputs * outputs;
+        self.table(product(&[inputs, outputs]));
+        self.table(if bias { outputs } else { 0 });
+        self.multiply(&[tokens, inputs, outputs]);
     }
 
     /// One filter of `side` × `side` and a bias for each channel.
     fn depthwise(&mut self, pixels: i64, side: i64, channels: i64) {
-        self.parameters += (side * side + 1) * channels;
-        self.products += pixels * side * side * channels;
+        self.table((side * side + 1) * channels);
+        self.multiply(&[pixels, side, side, channels]);
     }
 
     /// Scores and weighted sums of `queries` over `keys`.
     fn attention(&mut self, queries: i64, keys: i64, width: i64) {
-        self.products += 2 * queries * keys * width;
+        self.multiply(&[2, queries, keys, width]);
     }
 
     /// A transformer block; without LayerScale.
@@ -103,6 +109,10 @@ impl Count {
         self.linear(tokens, width, hidden, true);
         self.linear(tokens, hidden, width, true);
     }
+}
+
+fn product(factors: &[i64]) -> i64 {
+    factors.iter().copied().fold(1, i64::saturating_mul)
 }
 
 fn hidden(width: i64, ratio: f64) -> i64 {

@@ -73,3 +73,48 @@ fn sizes_are_those_of_open_clips_tables() {
     assert_eq!((image(b32).flops as f64 / 1e7).round() / 100.0, 8.82);
     assert_eq!((config.text_size().flops as f64 / 1e7).round() / 100.0, 5.96);
 }
+
+/// `width × 32` overflowed for a width that nobody trains, and a run of 10^18 layers was counted one by one.
+#[test]
+fn no_number_of_a_configuration_overflows_or_is_counted_for_ever() {
+    const EXTREMES: [i64; 9] =
+        [i64::MIN, -1, 0, 1, 1 << 12, 1 << 24, 1 << 40, i64::MAX / 2, i64::MAX];
+    let numbers = |config: &serde_json::Value| -> Vec<String> {
+        let sections = [
+            ("", config),
+            ("/vision_cfg", &config["vision_cfg"]),
+            ("/text_cfg", &config["text_cfg"]),
+        ];
+        let keys = |(place, section): (&str, &serde_json::Value)| -> Vec<String> {
+            let fields = section.as_object().unwrap().iter();
+            fields
+                .filter(|(_, value)| value.is_number() || value.is_array() || value.is_null())
+                .map(|(key, _)| format!("{place}/{key}"))
+                .collect()
+        };
+        sections.into_iter().flat_map(keys).collect()
+    };
+    for text in [
+        r#"{"embed_dim": 512, "vision_cfg": {"attentional_pool": true}, "text_cfg": {}}"#,
+        r#"{"embed_dim": 1024, "vision_cfg": {"layers": [3, 4, 6, 3], "width": 64}, "text_cfg": {}}"#,
+        r#"{"embed_dim": 768, "vision_cfg": {"timm_model_name": "convnext_base"}, "text_cfg": {}}"#,
+        r#"{"embed_dim": 768, "vision_cfg": {}, "text_cfg": {"hf_model_name": "roberta-base"}}"#,
+    ] {
+        let config = serde_json::to_value(parse(text).unwrap()).unwrap();
+        for place in numbers(&config) {
+            for extreme in EXTREMES {
+                for value in [
+                    serde_json::json!(extreme),
+                    serde_json::json!([extreme, extreme, extreme, extreme]),
+                ] {
+                    let mut changed = config.clone();
+                    *changed.pointer_mut(&place).unwrap() = value;
+                    if let Ok(config) = parse(&changed.to_string()) {
+                        assert!(config.parameters() > 0, "{place} = {extreme}");
+                        assert!(config.text_size().flops > 0 && config.image_size().flops > 0);
+                    }
+                }
+            }
+        }
+    }
+}

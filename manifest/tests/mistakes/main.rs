@@ -1,6 +1,13 @@
 //! What people read when a manifest is wrong: the exact text, for every kind of mistake.
+#![allow(
+    clippy::print_stdout,
+    reason = "seen only where a test fails, or by whoever runs it alone"
+)]
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod corpus;
+mod exercise;
+mod inputs;
 mod robust;
 mod texts;
 

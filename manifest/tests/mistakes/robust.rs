@@ -5,7 +5,7 @@ use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::error::Problem;
 use serde_yaml::Value;
 
-use crate::{fixture, parse, project};
+use crate::{exercise, fixture, parse, project};
 
 #[test]
 fn every_job_of_the_repository_is_valid() {
@@ -119,7 +119,126 @@ fn at<'v>(document: &'v mut Value, steps: &[Step]) -> &'v mut Value {
     })
 }
 
+/// What numbers, and texts in their place, are at their ends.
+const EXTREMES: [&str; 48] = [
+    "0",
+    "-0",
+    "-1",
+    "1",
+    "-0.0",
+    "1e-400",
+    "5e-324",
+    "2.2250738585072014e-308",
+    "1.7976931348623157e308",
+    "-1.7976931348623157e308",
+    "1e309",
+    "1e999999999999",
+    ".inf",
+    "-.inf",
+    ".nan",
+    "16777217",
+    "65537",
+    "2147483647",
+    "-2147483648",
+    "2147483648",
+    "4294967295",
+    "4294967296",
+    "9007199254740991",
+    "9007199254740992",
+    "9007199254740993",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "9223372036854775808",
+    "-9223372036854775809",
+    "18446744073709551615",
+    "18446744073709551616",
+    "340282366920938463463374607431768211455",
+    "340282366920938463463374607431768211456",
+    "0x7fffffffffffffff",
+    "-0x8000000000000000",
+    "0b1",
+    "0o17",
+    "1_000",
+    "-1_000",
+    "9999T",
+    "9_007_199_254_740_992",
+    "9223372036854775807Ti",
+    "1e18",
+    "1e19",
+    "'-'",
+    "~",
+    "\"\\0\\u202e\\uFEFF\\x7f\"",
+    "!!int '9223372036854775808'",
+];
+
+/// Returns where the numbers of a manifest stand, those in texts too.
+fn numbers(text: &str) -> Vec<std::ops::Range<usize>> {
+    let of_number = |c: char| c.is_ascii_digit() || ".eE_".contains(c);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(start) = text[at..].find(|c: char| c.is_ascii_digit()).map(|found| at + found) {
+        let end = text[start..].find(|c| !of_number(c)).map_or(text.len(), |found| start + found);
+        found.push(start..end);
+        at = end;
+    }
+    found
+}
+
+#[test]
+fn no_number_in_any_place_panics() {
+    let good = fixture("good.yaml");
+    let places = numbers(&good);
+    assert!(places.len() > 30, "{}", places.len());
+    for place in places {
+        for extreme in EXTREMES {
+            let mut text = good.clone();
+            text.replace_range(place.clone(), extreme);
+            exercise::manifest(text.as_bytes());
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn no_numbers_together_panic(
+        changes in prop::collection::vec((0.0..1.0_f64, prop::sample::select(&EXTREMES[..])), 2..6)
+    ) {
+        let mut text = fixture("good.yaml");
+        for (place, extreme) in changes {
+            let places = numbers(&text);
+            let place = places[(place * places.len() as f64) as usize].clone();
+            text.replace_range(place, extreme);
+        }
+        exercise::manifest(text.as_bytes());
+    }
+
+    #[test]
+    fn no_text_in_any_place_panics(
+        place in 0.0..1.0_f64,
+        insert in prop_oneof![
+            "\\PC{1,12}",
+            ".{1,12}",
+            "[\\x00-\\x1f\\x7f-\\u{9f}\u{feff}\u{2028}\u{d7ff}\u{10ffff}]{1,4}",
+            "(\\{[0-9a,.]{0,6}\\}|[{}]|::|//|\\?|#|@|%[0-9A-F]{2}|://){1,12}",
+        ],
+        times in prop::sample::select(&[1_usize, 2, 100, 5000][..])
+    ) {
+        let mut text: Vec<char> = fixture("good.yaml").chars().collect();
+        let at = (place * text.len() as f64) as usize;
+        text.splice(at..at, insert.repeat(times).chars());
+        exercise::manifest(text.into_iter().collect::<String>().as_bytes());
+        exercise::braces(insert.repeat(times).as_bytes());
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), at in 0.0..1.0_f64) {
+        exercise::manifest(&bytes);
+        let mut text = fixture("good.yaml").into_bytes();
+        let at = (at * text.len() as f64) as usize;
+        text.splice(at..at, bytes);
+        exercise::manifest(&text);
+    }
+
     #[test]
     fn damaged_text_never_panics_and_every_mistake_is_inside_the_file(
         cuts in prop::collection::vec((0.0..1.0_f64, "[\\[\\]{}:,&*!|>'\"#\n a0-]{0,3}", 0..4_usize), 1..4)

@@ -69,7 +69,7 @@ fn values_of_the_wrong_kind_are_reported_all_at_once() {
         &[
             "job.yaml:5:18: metadata.labels.team is 7; expected text, so put it in quotes",
             "job.yaml:7:22: spec.resources.ranks is \"two\"; expected a whole number of at \
-             least 1",
+             least 1 and at most 65536",
             "job.yaml:15:14: spec.data.aug_cfg.scale is 0.4; expected a list of 2 numbers \
              above 0 and at most 1",
             "job.yaml:20:19: spec.optimizer.lr is \"fast\"; expected a number above 0",
@@ -82,7 +82,8 @@ fn numbers_out_of_range_say_the_range() {
     assert_mistakes(
         "out_of_range.yaml",
         &[
-            "job.yaml:7:22: spec.resources.ranks is 0; expected a whole number of at least 1",
+            "job.yaml:7:22: spec.resources.ranks is 0; expected a whole number of at least 1 and \
+             at most 65536",
             "job.yaml:7:67: spec.resources.priority is 3000000000; expected a whole number of \
              at most 2147483647",
             "job.yaml:17:26: spec.data.aug_cfg.color_jitter_prob is 80; expected a number of \
@@ -139,13 +140,16 @@ fn missing_keys_say_what_belongs_there() {
     assert_mistakes(
         "missing_keys.yaml",
         &[
-            "job.yaml:6:1: missing key \"loss\" in spec; expected a mapping with the keys \
+            "job.yaml:6:1: missing key \"loss\" in spec, which has resources, model, data, \
+             optimizer, schedule, batch, checkpoint, eval and 2 more; expected a mapping with the keys \
              kind, init_logit_scale, init_logit_bias, clamp_logit_scale, positives, exchange, \
              ring, sub_chunk, tile_rows, logits_budget",
-            "job.yaml:19:3: missing key \"lr\" in spec.optimizer; expected a number above 0",
-            "job.yaml:20:3: missing key \"samples\" in spec.schedule; expected the length of \
+            "job.yaml:19:3: missing key \"lr\" in spec.optimizer, which has beta2, \
+             grad_clip_norm; expected a number above 0",
+            "job.yaml:20:3: missing key \"samples\" in spec.schedule, which has kind, \
+             warmup_samples; expected the length of \
              the run, as samples (20M) or as steps",
-            "job.yaml:26:9: missing key \"name\" in spec.eval.zero_shot[0]; expected letters, \
+            "job.yaml:26:9: missing key \"name\" in spec.eval.zero_shot[0], which has data; expected letters, \
              digits, dots, dashes and underscores",
         ],
     );
@@ -205,7 +209,7 @@ fn places_that_cannot_be_read_say_which_can() {
             "job.yaml:10:13: spec.data.train[0] is \"hdfs://bucket/{0..3}.tar\"; expected a \
              path, or a URL of file, s3, gs, az, http or https",
             "job.yaml:10:41: spec.data.train[1] is \"/data/{0..3.tar\"; expected a closing \
-             brace for every opening one",
+             brace for every opening one, and the { at character 7 has none",
             "job.yaml:23:21: spec.checkpoint.uri is \"~/runs\"; expected a path without ~, \
              which only a shell expands",
         ],
@@ -219,8 +223,9 @@ fn checkpoints_that_could_never_be_kept_waited_for_or_read_are_refused() {
         &[
             "job.yaml:8:60: spec.model.pretrained is \"ftp://host/clip\"; expected a path, a URL as \
              s3://bucket/runs or https://host/file.safetensors, hf-hub:ORG/NAME, or a tag of OpenCLIP's",
-            "job.yaml:24:10: spec.checkpoint.uri is \"s3://key:secret@bucket/runs\"; expected a URL \
-             without credentials, which come from the environment",
+            "job.yaml:24:10: spec.checkpoint.uri is \"s3://…@bucket/runs\"; expected a URL without a \
+             name or password before @: a manifest is stored and shown, and credentials come from the \
+             environment",
             "job.yaml:26:17: spec.checkpoint.keep_every is 1500.0: checkpoints are written every 1000 \
              steps; expected a multiple of checkpoint.every_steps, as 2000",
             "job.yaml:27:16: spec.checkpoint.when_busy is \"queue\"; expected one of skip, wait",
