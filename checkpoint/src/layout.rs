@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ringmaster_proto::v1::Generation;
 
 /// Written last; what has none does not exist.
@@ -17,7 +18,28 @@ pub(crate) const STATE: &str = "state.json";
 /// Returns the folder that holds the checkpoints of `job_id`, in the style of `uri` (a URL or an
 /// absolute path).
 pub fn job_url(uri: &str, job_id: &str) -> String {
-    format!("{}/{job_id}", uri.trim_end_matches('/'))
+    url_below(uri.trim_end_matches('/'), job_id)
+}
+
+/// What of a name cannot stand in a URL as it is; a path has no such thing.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// Returns the place of `name`, a file's or folder's own name or a path of such, below `folder`, a URL or an
+/// absolute path without a slash at its end: escaped in a URL, as it is in a path.
+pub fn url_below(folder: &str, name: &str) -> String {
+    match folder.contains("://") {
+        true => format!("{folder}/{}", utf8_percent_encode(name, ESCAPED)),
+        false => format!("{folder}/{name}"),
+    }
+}
+
+/// How files of weights end.
+const WEIGHTS: [&str; 6] = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".index.json"];
+
+/// Whether a path or URL ends as a file of weights does, or as an index of weights in parts.
+pub fn is_weights(place: &str) -> bool {
+    WEIGHTS.iter().any(|ending| place.ends_with(ending))
 }
 
 /// Returns the step of the checkpoint at `url`; none when its last part is no checkpoint's name.
@@ -97,5 +119,8 @@ mod tests {
     fn a_job_folder_keeps_the_style_of_its_place() {
         assert_eq!(job_url("/data/runs/", "tiny-abc"), "/data/runs/tiny-abc");
         assert_eq!(job_url("file:///data/runs", "tiny-abc"), "file:///data/runs/tiny-abc");
+        assert_eq!(job_url("/data/runs", "a #1%~ü"), "/data/runs/a #1%~ü");
+        assert_eq!(job_url("s3://b/runs/", "a #1%~ü"), "s3://b/runs/a%20%231%25~%C3%BC");
+        assert_eq!(url_below("s3://b", "sub/part-1.bin"), "s3://b/sub/part-1.bin");
     }
 }

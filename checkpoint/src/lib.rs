@@ -23,7 +23,7 @@
 //! of a store), `tensors` (safetensors files), `upload` and `fetch` (objects, in parts), `checksum`,
 //! `manifest` (the two metadata files), `publish` (the phases), `rollback` and `retention` (what goes),
 //! [`Writer`] (the background thread), `choose` (reading), [`browse`] (what people do with
-//! checkpoints) and [`download`](fn@download) (one object to a file). Nothing here touches ATen.
+//! checkpoints), [`Listing`] (the names in a folder) and [`download`](fn@download) (one object to a file). Nothing here touches ATen.
 
 pub mod browse;
 mod checksum;
@@ -32,6 +32,7 @@ mod download;
 mod error;
 mod fetch;
 mod layout;
+mod listing;
 mod manifest;
 mod memory;
 mod place;
@@ -58,7 +59,8 @@ mod tests;
 pub use choose::{Chosen, Loaded, choose};
 pub use download::download;
 pub use error::{Error, GrantError};
-pub use layout::{job_url, step_of};
+pub use layout::{is_weights, job_url, step_of, url_below};
+pub use listing::Listing;
 pub use memory::{Blank, Memory};
 pub use progress::moved;
 pub use publish::{Grant, Published};

@@ -14,10 +14,28 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A folder where a file is read.
+    #[error("{} is a folder; name the file of weights in it, or its index (….index.json)", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The file is something else, which is known.
+    #[error(
+        "{} is {what}; expected safetensors, a PyTorch checkpoint (.pt, .pth, .bin), numpy's .npz or \
+         an index of weights in parts (….index.json)",
+        path.display()
+    )]
+    NoWeights {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        what: String,
+    },
     /// No known format begins like this.
     #[error(
         "{} begins like no weights that are known ({found}); expected safetensors, a PyTorch \
-         checkpoint (.pt, .pth, .bin) or numpy's .npz",
+         checkpoint (.pt, .pth, .bin), numpy's .npz or an index of weights in parts (….index.json)",
         path.display()
     )]
     UnknownFormat {
@@ -26,8 +44,36 @@ pub enum Error {
         /// Its first bytes, as text or hexadecimal numbers.
         found: String,
     },
+    /// A file of a known format without a tensor by name.
+    #[error("{} holds no tensors by name: it is {found}; {remedy}", path.display())]
+    NoTensors {
+        /// The file.
+        path: PathBuf,
+        /// What it holds.
+        found: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// An index of weights in parts that cannot be followed, or that its parts do not bear out.
+    #[error("{} cannot be followed: {reason}", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What it says or lacks, and what to do.
+        reason: String,
+    },
+    /// What this build does not read although nothing is wrong with the file.
+    #[error("{} is {what}, which is not read here; {remedy}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// The file breaks the rules of its format.
-    #[error("{} is not intact {format}: {reason}", path.display())]
+    #[error("{} is no intact {format}: {reason}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -36,7 +82,7 @@ pub enum Error {
         /// Where and how, and what was expected.
         reason: String,
     },
-    /// A pickle asks for a function or class that is not on the list of harmless ones.
+    /// A pickle asks for something that runs programs or code.
     #[error(
         "{} wants to call {global} (at byte {position} of {part}), which loading weights never \
          needs: refused, and nothing was executed; if you trust where the file comes from, load it \
@@ -69,6 +115,20 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// What is stored under that name is of a type that is not read.
+    #[error(
+        "{name} of {} is stored as {what}, which is not read here; convert it with the library that \
+         wrote it and save it again",
+        path.display()
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// Its type, in words.
+        what: String,
+    },
     /// A tensor has another shape than its place in a model.
     #[error("{name} of {} has shape {found:?}; expected {expected}", path.display())]
     Shape {
@@ -84,6 +144,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Names what is not read although the file may be right.
+    pub(crate) fn unsupported(path: &Path, what: impl Into<String>) -> Self {
+        let remedy = "load it with the library that wrote it and save it as safetensors";
+        Self::Unsupported { path: path.to_owned(), what: what.into(), remedy }
+    }
+
     pub(crate) fn corrupt(path: &Path, format: &'static str, reason: impl Into<String>) -> Self {
         Self::Corrupt { path: path.to_owned(), format, reason: reason.into() }
     }

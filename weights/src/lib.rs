@@ -5,15 +5,18 @@
 //! such as OpenAI's) and numpy's `.npz`. Files are mapped into memory, so that only what is read is
 //! loaded. Modules in reading order: `map` (a file in memory), [`tensor`] (types, views and how they
 //! become f32), [`pickle`] (a machine that builds data and calls nothing), `torch`, `npz` and
-//! `safe` (the formats), [`mod@file`] (which of them, and what stands in it), `jax` (names and layouts
-//! of Google's checkpoints), `training` (the optimizer in OpenCLIP's), [`hub`] (where weights lie, and fetching them).
+//! `safe` (the formats), [`parts`] (several files and their index), [`mod@file`] (which of them, and what
+//! stands in it), [`found`] (what a file is that is none of them), `jax` (names and layouts of Google's
+//! checkpoints), `training` (the optimizer in OpenCLIP's), [`hub`] (where weights lie, and fetching them).
 
 mod error;
 pub mod file;
+pub mod found;
 pub mod hub;
 mod jax;
 mod map;
 mod npz;
+pub mod parts;
 pub mod pickle;
 mod safe;
 pub mod tensor;
@@ -27,5 +30,6 @@ mod tests;
 pub use error::Error;
 pub use file::{Format, Weights};
 pub use jax::{big_vision, vision_transformer};
+pub use parts::PartIndex;
 pub use tensor::{DType, Tensor};
 pub use training::{Group, Moments, Training, training};

@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use safetensors::{Dtype, SafeTensors};
 
 use crate::map::{Bytes, MappedFile};
+use crate::tensor::Content;
 use crate::{DType, Error, Tensor};
 
-const FORMAT: &str = "safetensors";
-
-/// Tensors and metadata, by name.
-pub(crate) type Content = (BTreeMap<String, Tensor>, BTreeMap<String, String>);
+const FORMAT: &str = "safetensors file";
 
 /// Returns the tensors and the metadata of a file.
-pub(crate) fn read(file: &MappedFile) -> Result<Content, Error> {
+pub(crate) fn read(file: &MappedFile) -> Result<(Content, BTreeMap<String, String>), Error> {
     let corrupt = |reason: String| Error::corrupt(file.path(), FORMAT, reason);
     let (header_len, header) = SafeTensors::read_metadata(file).map_err(|error| {
         corrupt(format!(
@@ -23,19 +21,20 @@ pub(crate) fn read(file: &MappedFile) -> Result<Content, Error> {
         ))
     })?;
     let begin = header_len + 8;
-    let mut tensors = BTreeMap::new();
+    let mut content = Content::default();
     for (name, info) in header.tensors() {
-        let dtype = dtype(info.dtype).ok_or_else(|| {
-            corrupt(format!("{name} is of type {:?}, which no model here has", info.dtype))
-        })?;
+        let Some(dtype) = dtype(info.dtype) else {
+            content.unreadable.insert(name, format!("a tensor of {:?}", info.dtype));
+            continue;
+        };
         let (from, to) = info.data_offsets;
         let storage = Bytes::Part(file.clone(), begin + from..begin + to);
         let tensor = Tensor::contiguous(dtype, info.shape.clone(), storage)
             .map_err(|reason| corrupt(format!("{name} is {reason}")))?;
-        tensors.insert(name, tensor);
+        content.tensors.insert(name, tensor);
     }
     let metadata = header.metadata().clone().unwrap_or_default();
-    Ok((tensors, metadata.into_iter().collect()))
+    Ok((content, metadata.into_iter().collect()))
 }
 
 fn dtype(dtype: Dtype) -> Option<DType> {

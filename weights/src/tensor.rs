@@ -1,8 +1,19 @@
 //! Tensors of a file: their types, their views, and how they become f32.
 
+use std::collections::BTreeMap;
+
 use half::{bf16, f16};
 
 use crate::map::Bytes;
+
+/// What a file holds by name.
+#[derive(Debug, Default)]
+pub(crate) struct Content {
+    /// Tensors.
+    pub(crate) tensors: BTreeMap<String, Tensor>,
+    /// What is no tensor that can be read, with its type in words.
+    pub(crate) unreadable: BTreeMap<String, String>,
+}
 
 /// Type of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +74,8 @@ impl DType {
 
 /// Most dimensions, as PyTorch has it; walking a view goes one call deeper for each.
 const MOST_DIMENSIONS: usize = 64;
+/// How often a view may repeat its storage, as an expanded one does: not without bound.
+const MOST_REPEATED: usize = 4096;
 
 /// A tensor of a file: a view of some storage.
 #[derive(Debug, Clone)]
@@ -94,8 +107,12 @@ impl Tensor {
         }
         let elements = storage.len() / dtype.size();
         let count = shape.iter().try_fold(1_usize, |count, size| count.checked_mul(*size));
-        // A view may repeat elements, such as an expanded one; not without bound.
-        let count = count.filter(|count| *count <= elements.max(1).saturating_mul(4096));
+        if count.is_some_and(|count| count > elements.max(1).saturating_mul(MOST_REPEATED)) {
+            return Err(format!(
+                "a view of shape {shape:?} on a storage of {elements} elements; views that repeat their \
+                 storage more than {MOST_REPEATED} times are not read"
+            ));
+        }
         let last = shape.iter().zip(&strides).try_fold(offset, |last, (size, stride)| {
             last.checked_add(size.saturating_sub(1).checked_mul(*stride)?)
         });

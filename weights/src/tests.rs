@@ -94,7 +94,7 @@ fn a_pickle_that_would_call_a_function_is_refused_by_its_name() {
 fn files_that_are_cut_short_or_no_weights_say_so() {
     let whole = std::fs::read(golden("weights-zip.safetensors")).unwrap();
     let text = open_bytes(&whole[..whole.len() - 5]).unwrap_err().to_string();
-    assert!(text.contains("is not intact safetensors"), "{text}");
+    assert!(text.contains("is no intact safetensors file"), "{text}");
     let text = open_bytes(&whole[..40]).unwrap_err().to_string();
     assert!(text.contains("its header and its 40 bytes do not go together"), "{text}");
     for name in ["weights-zip.pt", "weights-legacy.pt", "weights-augreg.npz"] {
@@ -104,11 +104,75 @@ fn files_that_are_cut_short_or_no_weights_say_so() {
             assert!(open_bytes(&whole[..cut]).is_err(), "{name} cut to {cut} bytes");
         }
     }
-    let text = open_bytes(b"version https://git-lfs").unwrap_err().to_string();
+    let text = open_bytes(b"version 1 of something").unwrap_err().to_string();
     assert!(text.contains("begins like no weights that are known (\"version \")"), "{text}");
     assert!(open_bytes(b"").unwrap_err().to_string().contains("it is empty"));
     let missing = Weights::open(Path::new("nothing.pt")).unwrap_err();
     assert_eq!(missing.to_string(), "cannot read nothing.pt");
+}
+
+/// A clone without git-lfs, a page saved in place of a file: "begins like no weights" helped nobody.
+#[test]
+fn what_people_have_in_place_of_weights_is_told_with_what_to_do() {
+    let numpy = b"\x93NUMPY\x01\0v\0{'descr': '<f4'";
+    let mut tar = vec![b'a'; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    let plain = b"\x80\x04\x95\x1c\0\0\0\0\0\0\0}";
+    for (bytes, expected) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:4665c7\nsize 605157884\n"[..],
+            "is a git-lfs pointer, which stands for a file of 605157884 bytes (oid sha256:4665c7); fetch \
+             that with `git lfs pull`",
+        ),
+        (
+            b"<!DOCTYPE html>\n<html>",
+            "is an HTML page, as a web server shows it in place of a file",
+        ),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "is compressed by gzip; unpack it with gunzip"),
+        (b"\xfd7zXZ\0\0", "is compressed by xz; unpack it with unxz"),
+        (numpy, "is a single array of numpy's"),
+        (&tar, "is a tar archive; unpack it with tar -xf"),
+        (plain, "is a pickle without what PyTorch puts around it"),
+        (
+            b"{\"architectures\": [\"CLIPModel\"], \"torch_dtype\": \"float32\"}",
+            "is a JSON document with the keys architectures, torch_dtype and no weight_map",
+        ),
+    ] {
+        let text = open_bytes(bytes).unwrap_err().to_string();
+        assert!(text.contains(expected) && text.contains("; expected safetensors"), "{text}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let text = Weights::open(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("is a folder; name the file of weights in it"), "{text}");
+}
+
+#[test]
+fn a_zip_archive_of_something_else_is_told_from_one_that_is_cut_short() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut archive = zip::ZipWriter::new(file.reopen().unwrap());
+    for name in ["model/config.json", "model/model.safetensors"] {
+        archive.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+    }
+    archive.finish().unwrap();
+    let text = Weights::open(file.path()).unwrap_err().to_string();
+    assert!(
+        text.contains("is a zip archive of 2 files, \"model/config.json\" among them"),
+        "{text}"
+    );
+    let whole = std::fs::read(file.path()).unwrap();
+    let text = open_bytes(&whole[..whole.len() - 30]).unwrap_err().to_string();
+    assert!(text.contains("is no intact zip archive: its directory at the end of its"), "{text}");
+}
+
+#[test]
+fn tensors_of_a_type_that_is_not_read_are_no_damage() {
+    let header = r#"{"ok":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
+        "small":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[4,8]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 8]].concat();
+    let weights = open_bytes(&file).unwrap();
+    assert_eq!(weights.tensors().len(), 1);
+    let text = weights.get("small").unwrap_err().to_string();
+    assert!(text.contains("is stored as a tensor of F8_E4M3, which is not read here"), "{text}");
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! PyTorch's checkpoints: a pickle that says what there is, and the storages it names.
 
-use std::collections::BTreeMap;
-use std::io::Cursor;
-
-use zip::ZipArchive;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::map::{Bytes, MappedFile};
-use crate::npz::{entry, most_unpacked};
+use crate::npz::{self, entry, most_unpacked};
 use crate::pickle::{self, Failure, Pickle, Reason, Storage, Value, ValueRef};
+use crate::tensor::Content;
 use crate::{DType, Error, Tensor};
 
 const ZIP: &str = "PyTorch archive";
@@ -19,6 +17,8 @@ const DEEPEST: usize = 64;
 /// Most attributes of a TorchScript archive that are looked at: modules that share modules may have
 /// more paths than there are atoms.
 const MOST: usize = 1 << 20;
+/// Most attributes of a module that was pickled whole.
+const MOST_OF_MODULE: usize = 1 << 12;
 /// Most bytes of all their names.
 const MOST_TEXT: usize = 1 << 26;
 
@@ -26,8 +26,7 @@ const MOST_TEXT: usize = 1 << 26;
 /// the tensors that its modules hold.
 pub(crate) fn read_zip(file: &MappedFile) -> Result<Pickle, Error> {
     let corrupt = |reason: String| Error::corrupt(file.path(), ZIP, reason);
-    let mut archive = ZipArchive::new(Cursor::new(&file[..]))
-        .map_err(|error| corrupt(format!("it is no zip archive, or cut short: {error}")))?;
+    let mut archive = npz::open(file)?;
     let mut entries = BTreeMap::new();
     let mut left = most_unpacked(file);
     for index in 0..archive.len() {
@@ -38,7 +37,8 @@ pub(crate) fn read_zip(file: &MappedFile) -> Result<Pickle, Error> {
     let pickle = pickle.ok_or_else(|| corrupt("it has no data.pkl".to_owned()))?.clone();
     let folder = pickle.trim_end_matches("data.pkl").to_owned();
     if entries.get(&format!("{folder}byteorder")).is_some_and(|order| &order[..] == b"big") {
-        return Err(corrupt("it was written on a big-endian machine".to_owned()));
+        let what = "a PyTorch archive of a big-endian machine";
+        return Err(Error::unsupported(file.path(), what));
     }
     let mut view = |storage: &Storage, offset, shape, strides| {
         let name = format!("{folder}data/{}", storage.key);
@@ -84,7 +84,11 @@ pub(crate) fn read_legacy(file: &MappedFile) -> Result<Pickle, Error> {
         let short = || corrupt(format!("storage {key} at byte {at} is cut short"));
         let len = file.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
         let len = u64::from_le_bytes(len.ok_or_else(short)?);
-        let size = types.get(key).map_or(1, |dtype| dtype.size());
+        let Some(size) = types.get(key).map(|dtype| dtype.size()) else {
+            let what =
+                format!("a {LEGACY} with a storage of another type than numbers of 1 to 8 bytes");
+            return Err(Error::unsupported(file.path(), what));
+        };
         let len = usize::try_from(len).ok().and_then(|len| len.checked_mul(size));
         let end = len.and_then(|len| (at + 8).checked_add(len)).filter(|end| *end <= file.len());
         let end = end.ok_or_else(short)?;
@@ -114,12 +118,13 @@ fn fail(file: &MappedFile, format: &'static str, part: &str, failure: Failure) -
     }
 }
 
-/// Returns the tensors of a dictionary, or of a TorchScript module and the modules in it, by name.
+/// Returns what a dictionary holds by name, or a module, of TorchScript or pickled whole, and the modules
+/// in it.
 ///
 /// # Errors
 /// Modules that hold one another so often that naming all they hold would never end.
-pub(crate) fn named_tensors(root: ValueRef<'_>) -> Result<BTreeMap<String, Tensor>, String> {
-    let mut walk = Walk { found: BTreeMap::new(), entries: MOST, text: MOST_TEXT };
+pub(crate) fn named_tensors(root: ValueRef<'_>) -> Result<Content, String> {
+    let mut walk = Walk { found: Content::default(), entries: MOST, text: MOST_TEXT };
     match walk.collect(root, "", 0) {
         Some(()) => Ok(walk.found),
         None => Err(format!("its modules hold more than {MOST} attributes; expected a model's")),
@@ -127,7 +132,7 @@ pub(crate) fn named_tensors(root: ValueRef<'_>) -> Result<BTreeMap<String, Tenso
 }
 
 struct Walk {
-    found: BTreeMap<String, Tensor>,
+    found: Content,
     /// Attributes that may still be looked at.
     entries: usize,
     /// Bytes that their names may still have.
@@ -137,20 +142,74 @@ struct Walk {
 impl Walk {
     /// Takes what a value holds; none if it is too much.
     fn collect(&mut self, value: ValueRef<'_>, prefix: &str, depth: usize) -> Option<()> {
-        for (name, value) in value.entries() {
+        if !self.is_module(value)? {
+            return self.take(value.entries(), prefix, depth);
+        }
+        let own = |part: &str| value.get(part).into_iter().flat_map(ValueRef::entries);
+        let passing = value.get(PASSING).into_iter().flat_map(ValueRef::elements);
+        let passing: BTreeSet<&str> = passing.filter_map(ValueRef::as_str).collect();
+        self.take(own(PARAMETERS), prefix, depth)?;
+        self.take(own(BUFFERS).filter(|(name, _)| !passing.contains(name)), prefix, depth)?;
+        self.take(own(MODULES), prefix, depth)
+    }
+
+    fn take<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (&'a str, ValueRef<'a>)>,
+        prefix: &str,
+        depth: usize,
+    ) -> Option<()> {
+        for (name, value) in entries {
             self.entries = self.entries.checked_sub(1)?;
             self.text = self.text.checked_sub(prefix.len() + name.len())?;
             let name = format!("{prefix}{name}");
             match value.value() {
-                Value::Tensor(tensor) => {
-                    self.found.insert(name, (**tensor).clone());
-                }
-                Value::Object { .. } if depth < DEEPEST => {
-                    self.collect(value, &format!("{name}."), depth + 1)?;
+                Value::Tensor(tensor) => drop(self.found.tensors.insert(name, (**tensor).clone())),
+                Value::Object { class, .. } => {
+                    if !is_script(class) && !self.is_module(value)? {
+                        self.found.unreadable.insert(name, class.clone());
+                    } else if depth < DEEPEST {
+                        self.collect(value, &format!("{name}."), depth + 1)?;
+                    }
                 }
                 _ => {}
             }
         }
         Some(())
+    }
+
+    /// Whether a value is a module that was pickled whole; looking costs as much as it has attributes.
+    fn is_module(&mut self, value: ValueRef<'_>) -> Option<bool> {
+        if !matches!(value.value(), Value::Object { .. }) || value.len() > MOST_OF_MODULE {
+            return Some(false);
+        }
+        self.entries = self.entries.checked_sub(value.len())?;
+        Some(is_module(value))
+    }
+}
+
+/// Attributes of PyTorch's modules that hold their own parameters and buffers and the modules in them, and
+/// the names of buffers that a state dict leaves out.
+const PARAMETERS: &str = "_parameters";
+const BUFFERS: &str = "_buffers";
+const MODULES: &str = "_modules";
+const PASSING: &str = "_non_persistent_buffers_set";
+
+/// Whether a class is one of a TorchScript archive.
+pub(crate) fn is_script(class: &str) -> bool {
+    class.starts_with("__torch__.")
+}
+
+/// Whether an object is a module that was pickled whole, as `torch.save(model)` does.
+fn is_module(object: ValueRef<'_>) -> bool {
+    object.get(PARAMETERS).is_some() && object.get(MODULES).is_some()
+}
+
+/// Whether a value may hold a model's tensors by name.
+pub(crate) fn is_model(value: ValueRef<'_>) -> bool {
+    match value.value() {
+        Value::Dict(_) => true,
+        Value::Object { class, .. } => is_script(class) || is_module(value),
+        _ => false,
     }
 }

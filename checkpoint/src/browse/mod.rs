@@ -20,6 +20,7 @@ use ringmaster_proto::v1::Generation;
 
 use super::Error;
 use super::layout::{self, StepName};
+use super::listing::Listing;
 use super::manifest::Manifest;
 use super::place::Place;
 use super::rollback::Survey;
@@ -77,9 +78,10 @@ impl Target {
         let mut jobs: Vec<JobFolder> = jobs.into_iter().filter(JobFolder::is_job).collect();
         jobs.sort_by(|a, b| a.url().cmp(b.url()));
         if jobs.is_empty() {
-            return Err(nothing(
-                "no checkpoint lies there; name a folder of jobs, a job's folder or a checkpoint's",
-            ));
+            return Err(nothing(&format!(
+                "no checkpoint lies there: {}; name a folder of jobs, a job's folder or a checkpoint's",
+                instead(&folder.place).await?
+            )));
         }
         Ok(Self::Jobs(jobs))
     }
@@ -91,6 +93,28 @@ impl Target {
             Self::Job(job) | Self::One(job, _) => vec![job],
         }
     }
+}
+
+/// Says what a folder holds that holds no checkpoints.
+async fn instead(place: &Place) -> Result<String, Error> {
+    const SHOWN: usize = 4;
+    match &place.local {
+        Some(path) if path.is_file() => return Ok("it is a file".to_owned()),
+        Some(path) if !path.exists() => return Ok("there is no such folder".to_owned()),
+        _ => {}
+    }
+    let Listing { files, folders } = Listing::read(&place.url).await?;
+    if let Some(weights) = files.iter().find(|name| layout::is_weights(name)) {
+        return Ok(format!("it holds plain weights ({weights}), which are no checkpoint of a run"));
+    }
+    let names: Vec<String> =
+        folders.iter().map(|name| format!("{name}/")).chain(files.iter().cloned()).collect();
+    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    Ok(match names.len().saturating_sub(SHOWN) {
+        _ if names.is_empty() => "nothing lies there".to_owned(),
+        0 => format!("it holds {shown}"),
+        more => format!("it holds {shown} and {more} more"),
+    })
 }
 
 /// The folder of one job's checkpoints, as it was when it was looked at.
@@ -108,8 +132,8 @@ impl Place {
             return None;
         }
         let mut below = self.clone();
-        below.base = self.base.clone().join(name);
-        below.url = format!("{}/{name}", self.url);
+        below.base = self.inside(name)?;
+        below.url = layout::url_below(&self.url, name);
         below.local = local;
         Some(below)
     }
@@ -132,7 +156,8 @@ impl JobFolder {
 
     /// Returns the folder's own name: the job's id, unless somebody renamed it.
     pub fn name(&self) -> &str {
-        self.url().rsplit('/').next().unwrap_or_default()
+        let of_url = || self.url().rsplit('/').next().unwrap_or_default();
+        self.place.base.filename().unwrap_or_else(of_url)
     }
 
     /// Returns its checkpoints, complete or not, newest first.
@@ -326,6 +351,11 @@ impl Checkpoint {
         self.place.step_url(self.step_name)
     }
 
+    /// Returns the id of the job that wrote it, whatever its folder is called now.
+    pub fn job_id(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| manifest.job_id.as_str())
+    }
+
     /// Returns the name of its folder.
     pub fn name(&self) -> String {
         self.step_name.to_string()
@@ -406,3 +436,7 @@ impl Meter {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod names_tests;

@@ -61,8 +61,8 @@ impl Destination {
         for name in &job.survey.folders {
             let Some(below) = job.place.below(name) else { continue };
             if JobFolder::look(below).await?.is_job() {
-                let reason =
-                    format!("a folder of jobs; name a job's folder in it, as {url}/{name}");
+                let example = layout::url_below(url.trim_end_matches('/'), name);
+                let reason = format!("a folder of jobs; name a job's folder in it, as {example}");
                 return Err(refused(reason));
             }
         }
@@ -109,7 +109,9 @@ impl Checkpoint {
                 if is_there {
                     meter.add(object.size);
                 } else {
-                    stream(&from, name, &object, &to, &path, &meter).await?;
+                    let url = to.object_url(name, &object.name);
+                    let goal = Goal { path: &path, url, place: &to };
+                    stream(&from, name, &object, &goal, &meter).await?;
                 }
                 Ok::<_, Error>(is_there)
             });
@@ -149,17 +151,18 @@ impl Checkpoint {
     pub async fn export(&self, url: &str, overwrite: bool, meter: &Meter) -> Result<u64, Error> {
         let refused =
             |reason: &str| Error::Place { url: url.to_owned(), reason: reason.to_owned() };
-        let (folder, file) = url.rsplit_once('/').unwrap_or_default();
-        if !file.ends_with(".safetensors") {
+        if !url.ends_with(".safetensors") {
             return Err(refused("only safetensors files are written; name a file ….safetensors"));
         }
-        let folder = Place::open(if folder.is_empty() { "/" } else { folder })?;
-        let path = folder.base.clone().join(file);
-        let exists = match folder.store.head(&path).await {
+        let file = Place::open(url)?;
+        if file.local.as_ref().is_some_and(|path| path.is_dir()) {
+            return Err(refused("it is a folder; name a file in it"));
+        }
+        let exists = match file.store.head(&file.base).await {
             Ok(_) => true,
             Err(object_store::Error::NotFound { .. }) => false,
             Err(source) => {
-                return Err(folder.store_error("look at", url.to_owned(), source));
+                return Err(file.store_error("look at", url.to_owned(), source));
             }
         };
         if exists && !overwrite {
@@ -170,7 +173,8 @@ impl Checkpoint {
             let reason = "it has no MANIFEST.json that can be read, so nothing can be verified";
             return Err(Error::Damaged { object: self.url(), reason: reason.to_owned() });
         };
-        stream(&self.place, self.step_name, model, &folder, &path, meter).await?;
+        let goal = Goal { path: &file.base, url: url.to_owned(), place: &file };
+        stream(&self.place, self.step_name, model, &goal, meter).await?;
         Ok(model.size)
     }
 
@@ -180,24 +184,28 @@ impl Checkpoint {
     }
 }
 
+/// An object that is to be written.
+struct Goal<'a> {
+    /// In the store of `place`.
+    path: &'a Path,
+    url: String,
+    place: &'a Place,
+}
+
 /// Streams one object to another place, compared with its checksums; it appears there only if all of
 /// it is right.
 async fn stream(
     from: &Place,
     name: StepName,
     object: &Object,
-    to: &Place,
-    path: &Path,
+    goal: &Goal<'_>,
     meter: &Meter,
 ) -> Result<(), Error> {
     let url = from.object_url(name, &object.name);
     let missing = || Error::Damaged { object: url.clone(), reason: "it does not exist".to_owned() };
     let result = from.get(name, &object.name).await?.ok_or_else(missing)?;
-    let write_error = |source| {
-        let object = format!("{}/{}", to.url, path.filename().unwrap_or_default());
-        to.store_error("write", object, source)
-    };
-    let upload = to.store.put_multipart(path).await.map_err(write_error)?;
+    let write_error = |source| goal.place.store_error("write", goal.url.clone(), source);
+    let upload = goal.place.store.put_multipart(goal.path).await.map_err(write_error)?;
     let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
     let filled = fill(from, name, object, result, &mut writer, meter, write_error).await;
     if let Err(error) = filled {

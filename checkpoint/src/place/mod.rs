@@ -86,6 +86,15 @@ impl Place {
         self.base.clone().join(name.to_string()).join(object)
     }
 
+    /// Returns where what lies in this folder under a name, as a listing gives it, lies in the store; none
+    /// for what is no name. The library's own way to join takes names for text and escapes them.
+    pub(crate) fn inside(&self, name: &str) -> Option<Path> {
+        match self.base.as_ref() {
+            "" => Path::parse(name).ok(),
+            base => Path::parse(format!("{base}/{name}")).ok(),
+        }
+    }
+
     /// Returns the URL of a checkpoint.
     pub(crate) fn step_url(&self, name: StepName) -> String {
         format!("{}/{name}", self.url)

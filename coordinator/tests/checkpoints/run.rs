@@ -64,8 +64,25 @@ fn a_folder_of_jobs_lists_jobs_and_links_are_none() {
 #[test]
 fn a_place_without_checkpoints_is_refused_with_what_to_name() {
     let runs = Runs::with(&[(1, 10)]);
+    for folder in ["weights", "other/a"] {
+        fs::create_dir_all(runs.root().join(folder)).unwrap();
+    }
+    for file in
+        ["a.txt", "weights/m.safetensors", "other/a/x", "other/b", "other/c", "other/d", "other/e"]
+    {
+        fs::write(runs.root().join(file), "").unwrap();
+    }
     for (place, reason) in [
-        ("nothing", "no checkpoint lies there; name a folder of jobs, a job's folder or"),
+        (
+            "nothing",
+            "no checkpoint lies there: there is no such folder; name a folder of jobs, a job's folder or",
+        ),
+        ("a.txt", "no checkpoint lies there: it is a file; name"),
+        (
+            "weights",
+            "it holds plain weights (m.safetensors), which are no checkpoint of a run; name",
+        ),
+        ("other", "it holds a/, b, c, d and 1 more; name"),
         ("emoji-abc234/step-0000000011.g1.1", "there is no such checkpoint"),
         ("ftp://host/runs", "there is no store for ftp://"),
     ] {
@@ -262,4 +279,72 @@ fn an_export_is_the_model_and_replaces_nothing_unasked() {
     assert_eq!(said.code, 1, "{said:?}");
     assert_eq!(fs::read(&file).unwrap(), model(10), "the good one stays");
     assert_eq!(files(runs.root()).len(), 1, "nothing half-written stays");
+}
+
+/// `m~v1.safetensors` became `m%7Ev1.safetensors`, and the other was reported.
+#[test]
+fn an_export_writes_the_very_file_that_was_named_and_says_so() {
+    let runs = Runs::with(&[(1, 10)]);
+    for name in [
+        "m~v1.safetensors",
+        "a b.safetensors",
+        "50%.safetensors",
+        "a%20b.safetensors",
+        "what?.safetensors",
+        "#1.safetensors",
+        "x [best] {1}.safetensors",
+        "größe.safetensors",
+        "sub/..a/m.safetensors",
+        "..safetensors",
+    ] {
+        let out = runs.checkpoints(&["export", JOB_ID, name]).well();
+        assert!(out.starts_with(&format!("wrote {name} (step 10, verified): ")), "{out}");
+        let file = runs.root().join(name);
+        assert!(file.is_file(), "{name}");
+        fs::remove_file(file).unwrap();
+        assert_eq!(files(runs.root()).len(), 0, "{name} and nothing else was written");
+    }
+    let url = format!("file://{}/a%20%231.safetensors", runs.root().display());
+    let out = runs.checkpoints(&["export", JOB_ID, &url]).well();
+    assert!(out.starts_with("wrote a #1.safetensors (step 10, verified): "), "{out}");
+    assert!(runs.root().join("a #1.safetensors").is_file());
+    let cut = format!("file://{}/a#1.safetensors", runs.root().display());
+    let err = runs.checkpoints(&["export", JOB_ID, &cut]).refused(2);
+    assert!(err.contains("? and # end the path of a URL; write %3F and %23 for them"), "{err}");
+    fs::create_dir(runs.root().join("f.safetensors")).unwrap();
+    let err = runs.checkpoints(&["export", "--force", JOB_ID, "f.safetensors"]).refused(2);
+    assert!(err.contains("it is a folder; name a file in it"), "{err}");
+}
+
+#[test]
+fn a_jobs_folder_may_have_any_name() {
+    let runs = Runs::with(&[(1, 10), (1, 20)]);
+    let names =
+        ["old~1", "a b", "50%", "a%20b", "what?", "#1", "x [best] {1}", "größe", "C|", "..a", "-x"];
+    for name in names {
+        let to = format!("runs/{name}");
+        let out = runs.checkpoints(&["copy", JOB_ID, &to]).well();
+        assert!(out.starts_with(&format!("copied and verified runs/{name}/step-")), "{out}");
+        assert!(runs.root().join(&to).join("step-0000000020.g1.1/MANIFEST.json").is_file());
+    }
+    let out = runs.checkpoints(&["ls", "runs"]).well();
+    for name in names {
+        assert!(out.contains(&format!("runs/{name} ")), "{name} in {out}");
+        let path = runs.root().join("runs").join(name);
+        let said = runs.checkpoints(&["verify", path.to_str().unwrap()]).well();
+        assert!(said.starts_with(&format!("✓ runs/{name}/step-0000000020.g1.1")), "{said}");
+    }
+    let listed = json(&runs.checkpoints(&["ls", "--json", "runs"]).well());
+    let urls = listed.as_array().unwrap().iter().map(|job| job["url"].as_str().unwrap());
+    for url in urls {
+        runs.checkpoints(&["describe", url]).well();
+        let step = format!("{url}/step-0000000020.g1.1");
+        runs.checkpoints(&["rm", "--yes", "--force", &step]).well();
+    }
+    for name in names {
+        assert!(
+            !runs.root().join("runs").join(name).join("step-0000000020.g1.1").exists(),
+            "{name}"
+        );
+    }
 }

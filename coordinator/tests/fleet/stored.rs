@@ -40,6 +40,18 @@ pub(crate) async fn store(
     generation: Generation,
     step: u64,
 ) -> String {
+    store_at(folder, manifest, job_id, generation, step, None).await
+}
+
+/// As [`store`]; the checkpoint says when it was saved, if that is given.
+pub(crate) async fn store_at(
+    folder: &Path,
+    manifest: String,
+    job_id: &str,
+    generation: Generation,
+    step: u64,
+    saved_at_ms: Option<i64>,
+) -> String {
     let options = WriterOptions {
         uri: folder.to_str().unwrap().to_owned(),
         job_id: job_id.to_owned(),
@@ -57,6 +69,7 @@ pub(crate) async fn store(
         let mut state =
             State::describe(&job, generation, 1, nothing, "fp".to_owned(), BTreeMap::new());
         state.advance_to(step);
+        state.saved_at_ms = saved_at_ms;
         let mut bytes = Vec::new();
         let mut value = || {
             bytes.extend((step as f32).to_le_bytes());

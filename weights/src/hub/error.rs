@@ -17,14 +17,48 @@ pub enum Error {
     },
     /// A folder without weights.
     #[error(
-        "{} holds no weights; expected {} or another .safetensors, .bin or .pth",
-        folder.display(), expected
+        "{folder} holds no weights: {found}; expected {expected} or another .safetensors, .bin or .pth, or \
+         an index of parts of such (….index.json); other files are named by themselves"
     )]
     NoWeights {
         /// The folder.
-        folder: PathBuf,
+        folder: String,
+        /// What it holds instead.
+        found: String,
         /// The names that are looked for first.
         expected: String,
+    },
+    /// A folder with parts of weights and nothing that says which is which.
+    #[error(
+        "{folder} holds {count} part(s) of weights, such as {part}, and no index of them (….index.json); \
+         fetch the index, too"
+    )]
+    NoIndex {
+        /// The folder.
+        folder: String,
+        /// One of the parts.
+        part: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// An index of a repository's weights that cannot be used.
+    #[error("the index of {repository}'s weights cannot be used")]
+    Index {
+        /// The repository.
+        repository: String,
+        /// Why.
+        #[source]
+        source: crate::Error,
+    },
+    /// A repository that lacks a part which its index lists.
+    #[error("{repository} has no {file}, which its {index} lists; the repository is incomplete")]
+    NoPart {
+        /// The repository.
+        repository: String,
+        /// The part.
+        file: String,
+        /// The index.
+        index: String,
     },
     /// A model without that tag.
     #[error("{model} has no pretrained weights {tag:?}; {}", known_tags(known))]

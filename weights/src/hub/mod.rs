@@ -24,11 +24,12 @@ use std::path::{Path, PathBuf};
 
 pub use download::Progress;
 pub use error::Error;
-pub use folder::weights_in;
+pub use folder::{weights_among, weights_in};
 pub use repository::Repository;
 pub use settings::Settings;
 pub use tags::{Preprocess, Tag, tag, tags};
 
+use crate::parts::{INDEX, PartIndex};
 use cache::Cache;
 use client::Client;
 
@@ -117,18 +118,11 @@ fn in_repository(
     hub: &Hub,
     on_progress: OnProgress<'_>,
 ) -> Result<Located, Error> {
-    let mut optional = |file: &str| hub.fetch_if_present(repository, file, &mut *on_progress);
-    let config = optional(CONFIG)?;
-    let mut weights = None;
-    for file in WEIGHTS {
-        weights = optional(file)?;
-        if weights.is_some() {
-            break;
-        }
-    }
+    let config = hub.fetch_if_present(repository, CONFIG, &mut *on_progress)?;
+    let weights = weights_of(repository, hub, &mut *on_progress)?;
     let mut files = Vec::new();
     for file in tokenizer {
-        files.extend(optional(file)?);
+        files.extend(hub.fetch_if_present(repository, file, &mut *on_progress)?);
     }
     let weights = match weights {
         Some(weights) => weights,
@@ -139,6 +133,26 @@ fn in_repository(
         })?,
     };
     Ok(Located { weights, config, tokenizer: files })
+}
+
+/// Finds a repository's weights: a file, or the index of parts, all of which are fetched.
+fn weights_of(
+    repository: &Repository,
+    hub: &Hub,
+    on_progress: OnProgress<'_>,
+) -> Result<Option<PathBuf>, Error> {
+    for file in WEIGHTS {
+        let whole = hub.fetch_if_present(repository, file, &mut *on_progress)?;
+        if whole.is_some() {
+            return Ok(whole);
+        }
+        let index = format!("{file}{INDEX}");
+        if let Some(index) = hub.fetch_if_present(repository, &index, &mut *on_progress)? {
+            hub.fetch_parts(repository, &index, on_progress)?;
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
 }
 
 /// A hub of models, and the cache of what came from it.
@@ -231,8 +245,34 @@ impl Hub {
         }
     }
 
+    /// Fetches what an index in the cache lists, of the commit that the index is of.
+    fn fetch_parts(
+        &self,
+        repository: &Repository,
+        index: &Path,
+        on_progress: OnProgress<'_>,
+    ) -> Result<(), Error> {
+        let unusable = |source| Error::Index { repository: repository.to_string(), source };
+        let text = std::fs::read(index).map_err(Error::cache("read", index))?;
+        let listed = PartIndex::parse(index, &text).map_err(unusable)?;
+        let commit = index.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let repository = repository.at(commit.unwrap_or_default());
+        for part in listed.parts() {
+            self.fetch(&repository, part, &mut *on_progress).map_err(|error| match error {
+                Error::NoSuchFile { repository, file } => {
+                    let index =
+                        index.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    Error::NoPart { repository, file, index }
+                }
+                error => error,
+            })?;
+        }
+        Ok(())
+    }
+
     fn no_weights(&self, repository: &Repository) -> Error {
-        let (repository, file) = (repository.to_string(), WEIGHTS.join(" or "));
+        let file = format!("{} (whole, or in parts with {INDEX})", WEIGHTS.join(" or "));
+        let repository = repository.to_string();
         match self.settings.offline {
             true => Error::NotCached { repository, file, cache: self.settings.cache.clone() },
             false => Error::NoSuchFile { repository, file },

@@ -53,6 +53,12 @@ impl Repository {
         is_commit(&self.revision).then_some(self.revision.as_str())
     }
 
+    /// Returns the same repository as it is at a commit; as it is where `commit` is none.
+    pub(super) fn at(&self, commit: &str) -> Self {
+        let revision = if is_commit(commit) { commit } else { &self.revision };
+        Self { name: self.name.clone(), revision: revision.to_owned() }
+    }
+
     /// Returns the folder of the repository in a cache.
     pub(super) fn folder(&self) -> String {
         format!("models--{}", self.name.replace('/', "--"))

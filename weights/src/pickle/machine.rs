@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::number::{int, long};
 use super::opcode as op;
 use super::value::{Id, Pickle, StorageValue, Value};
 use super::{Failure, Reason, Storage, globals};
@@ -75,6 +76,11 @@ impl Machine<'_, '_> {
             }
             op::REDUCE => self.reduce()?,
             op::NEWOBJ => self.new_object()?,
+            op::NEWOBJ_EX => {
+                // Arguments by name: nothing here asks for them.
+                self.pop()?;
+                self.new_object()?;
+            }
             op::BUILD => self.build()?,
             op::BINPERSID => self.persistent()?,
             op::GLOBAL => {
@@ -88,7 +94,8 @@ impl Machine<'_, '_> {
             _ if self.scalar(code)? || self.container(code)? || self.memoise(code)? => {}
             _ => {
                 return broken(format!(
-                    "instruction {code:#04x} is not one that weights are written with"
+                    "{code:#04x} is no instruction of a pickle that PyTorch writes; it is damaged, or another \
+                     program's"
                 ));
             }
         }
@@ -112,7 +119,7 @@ impl Machine<'_, '_> {
                 let len = self.length4()?;
                 long(self.take(len)?)
             }
-            op::INT | op::LONG => int(&self.line()?)?,
+            op::INT | op::LONG => int(&self.line()?).map_err(Reason::Broken)?,
             op::FLOAT => {
                 let line = self.line()?;
                 let parsed = line.parse().ok();
@@ -249,10 +256,10 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    /// Names a function or class; those that are not on the list are refused here already.
+    /// Names a function or class; those that do harm are refused here already.
     fn global(&mut self, module: &str, name: &str) -> Step {
         let full = format!("{module}.{name}");
-        if !globals::is_harmless(&full) {
+        if globals::is_harmful(&full) {
             return Err(Reason::Refused(full));
         }
         self.charge(full.len())?;
@@ -260,13 +267,18 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    /// What a call of a harmless name stands for.
+    /// What a call stands for.
     fn reduce(&mut self) -> Step {
         let (arguments, callable) = (self.pop()?, self.pop()?);
-        let Value::Global(name) = &self.values[callable] else {
-            return broken("a call of what is no name");
+        let name = match &self.values[callable] {
+            Value::Global(name) => name.clone(),
+            // Called is what a name nobody knows gave: that is as little known.
+            Value::Object { class, .. } => {
+                let class = class.clone();
+                return self.object(class, arguments);
+            }
+            _ => return broken("a call of what is no name"),
         };
-        let name = name.clone();
         let given = match &self.values[arguments] {
             Value::List(given) => given.as_slice(),
             _ => &[],
@@ -284,16 +296,20 @@ impl Machine<'_, '_> {
 
     fn new_object(&mut self) -> Step {
         let (arguments, class) = (self.pop()?, self.pop()?);
-        let Value::Global(class) = &self.values[class] else {
-            return broken("an instance of what is no class");
+        let class = match &self.values[class] {
+            Value::Global(class) | Value::Object { class, .. } => class.clone(),
+            _ => return broken("an instance of what is no class"),
         };
-        let class = class.clone();
+        if globals::is_dictionary(&class) {
+            self.push(Value::Dict(Vec::new()));
+            return Ok(());
+        }
+        self.object(class, arguments)
+    }
+
+    fn object(&mut self, class: String, arguments: Id) -> Step {
         self.charge(class.len())?;
-        let value = match globals::is_dictionary(&class) {
-            true => Value::Dict(Vec::new()),
-            false => Value::Object { class, arguments, state: None },
-        };
-        self.push(value);
+        self.push(Value::Object { class, arguments, state: None });
         Ok(())
     }
 
@@ -307,13 +323,21 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
-    /// Takes a storage: `('storage', type, key, location, elements)`.
+    /// Takes a storage: `('storage', type, key, location, elements)`. Before 1.6 classes came this way,
+    /// too, with their source: `('module', class, file, source)`.
     fn persistent(&mut self) -> Step {
         let id = self.pop()?;
         let Value::List(parts) = &self.values[id] else {
             return broken("a storage is no tuple");
         };
         let part = |index: usize| parts.get(index).map(|id| &self.values[*id]);
+        if let (Some(Value::Str(kind)), Some(Value::Global(_))) = (part(0), part(1))
+            && kind == "module"
+        {
+            let class = parts[1];
+            self.stack.push(class);
+            return Ok(());
+        }
         let (Some(Value::Str(kind)), Some(Value::Global(class)), Some(key), Some(Value::Int(len))) =
             (part(0), part(1), part(2), part(4))
         else {
@@ -327,8 +351,11 @@ impl Machine<'_, '_> {
         if kind != "storage" {
             return broken(format!("{kind:?} where a storage was expected"));
         }
-        let dtype = globals::storage_type(class)
-            .ok_or_else(|| Reason::Broken(format!("a storage of type {class}")))?;
+        let Some(dtype) = globals::storage_type(class) else {
+            // Of a type that is not read: so is what views it.
+            let class = class.clone();
+            return self.object(class, id);
+        };
         let len = usize::try_from(*len)
             .map_err(|_| Reason::Broken(format!("a storage of {len} elements")))?;
         self.charge(key.len())?;
@@ -336,19 +363,23 @@ impl Machine<'_, '_> {
         Ok(())
     }
 
+    /// Adds to a list; an object that is added to is somebody's kind of list.
     fn extend(&mut self, elements: Vec<Id>) -> Step {
         let top = self.top()?;
         match &mut self.values[top] {
             Value::List(list) => list.extend(elements),
+            object @ Value::Object { .. } => *object = Value::List(elements),
             _ => return broken("elements for what is no list"),
         }
         Ok(())
     }
 
+    /// Adds to a dictionary; an object that is added to is somebody's kind of dictionary.
     fn insert(&mut self, entries: Vec<(Id, Id)>) -> Step {
         let top = self.top()?;
         match &mut self.values[top] {
             Value::Dict(dict) => dict.extend(entries),
+            object @ Value::Object { .. } => *object = Value::Dict(entries),
             _ => return broken("entries for what is no dictionary"),
         }
         Ok(())
@@ -447,28 +478,5 @@ fn pairs(elements: Vec<Id>) -> Step<Vec<(Id, Id)>> {
     match elements.len() % 2 {
         0 => Ok(elements.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect()),
         _ => broken("a key without a value"),
-    }
-}
-
-/// A little-endian integer of any length; one that no i64 holds is kept as bytes.
-fn long(bytes: &[u8]) -> Value {
-    if bytes.len() > 8 {
-        return Value::Bytes(bytes.to_vec());
-    }
-    let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-    let mut wide = if negative { [0xff; 8] } else { [0; 8] };
-    wide[..bytes.len()].copy_from_slice(bytes);
-    Value::Int(i64::from_le_bytes(wide))
-}
-
-fn int(line: &str) -> Step<Value> {
-    match line {
-        "00" => return Ok(Value::Bool(false)),
-        "01" => return Ok(Value::Bool(true)),
-        _ => {}
-    }
-    match line.trim_end_matches('L').parse() {
-        Ok(value) => Ok(Value::Int(value)),
-        Err(_) => broken(format!("{line:?} is no integer")),
     }
 }

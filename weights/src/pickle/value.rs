@@ -34,11 +34,11 @@ pub enum Value {
     List(Vec<usize>),
     /// A dictionary, in its order.
     Dict(Vec<(usize, usize)>),
-    /// A name that is on the list of harmless ones.
+    /// The name of a function or class.
     Global(String),
-    /// An instance of a class, and what its attributes were set from.
+    /// What a call that is not followed gave: as a rule an instance of a class.
     Object {
-        /// Name of the class.
+        /// Name of what was called, or of the type in words.
         class: String,
         /// What it was made with.
         arguments: usize,
@@ -57,7 +57,7 @@ impl Value {
     /// a list becomes an entry of two.
     pub(super) fn size(&self) -> usize {
         match self {
-            Self::Str(text) | Self::Global(text) => text.len(),
+            Self::Str(text) | Self::Global(text) | Self::Object { class: text, .. } => text.len(),
             Self::Bytes(bytes) => bytes.len(),
             Self::List(elements) => 2 * size_of_val(elements.as_slice()),
             Self::Dict(entries) => size_of_val(entries.as_slice()),
@@ -180,8 +180,44 @@ impl<'a> ValueRef<'a> {
         }
     }
 
-    /// Returns whether it is a dictionary or an object.
-    pub(crate) fn is_mapping(self) -> bool {
-        matches!(self.value(), Value::Dict(_) | Value::Object { .. })
+    /// Returns how many entries a dictionary or an object's state has, whatever their keys.
+    pub(crate) fn len(self) -> usize {
+        match self.value() {
+            Value::Dict(entries) => entries.len(),
+            Value::Object { state: Some(state), .. } => match &self.pickle.values[*state] {
+                Value::Dict(entries) => entries.len(),
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+
+    /// Says for people what it is; of a dictionary also the first of its keys.
+    pub(crate) fn in_words(self) -> String {
+        const SHOWN: usize = 8;
+        match self.value() {
+            Value::None => "None".to_owned(),
+            Value::Bool(_) | Value::Int(_) | Value::Float(_) => "a number".to_owned(),
+            Value::Str(_) | Value::Bytes(_) => "text".to_owned(),
+            Value::Global(name) => format!("the name {name}"),
+            Value::Object { class, .. } => format!("an object of {class}"),
+            Value::Tensor(_) => "a tensor without a name".to_owned(),
+            Value::Storage(_) => "a storage without a tensor".to_owned(),
+            Value::List(elements) => match elements.first() {
+                Some(first) if !matches!(self.at(*first).value(), Value::List(_)) => {
+                    let first = self.at(*first).in_words();
+                    format!("a list of {}, the first of them {first}", elements.len())
+                }
+                _ => format!("a list of {}", elements.len()),
+            },
+            Value::Dict(entries) => {
+                let keys: Vec<&str> = self.entries().map(|(key, _)| key).take(SHOWN).collect();
+                match (keys.is_empty(), entries.len().saturating_sub(keys.len())) {
+                    (true, count) => format!("a dictionary of {count} entries"),
+                    (false, 0) => format!("a dictionary of {}", keys.join(", ")),
+                    (false, more) => format!("a dictionary of {} and {more} more", keys.join(", ")),
+                }
+            }
+        }
     }
 }

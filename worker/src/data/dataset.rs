@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use object_store::ObjectMeta;
 use ringmaster_manifest::spec;
+use ringmaster_weights::found;
 use sha2::{Digest, Sha256};
 
 use super::Error;
@@ -233,6 +234,9 @@ impl Dataset {
     }
 
     fn captions(&self, text: &[u8]) -> Result<Vec<String>, String> {
+        if let Some(what) = found::pointer(text) {
+            return Err(format!("caption: it is {what}"));
+        }
         let Some(fields) = &self.options.json_text_key else {
             let caption = std::str::from_utf8(text).map_err(|e| format!("caption: {e}"))?;
             return Ok(vec![caption.trim().to_owned()]);

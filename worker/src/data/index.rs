@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::ops::Range;
 
 use bytes::Bytes;
+use ringmaster_weights::found;
 
 use super::Error;
 use super::store::{Cancel, Object};
@@ -82,7 +83,8 @@ impl Index {
         if let Some(error) = reader.failed {
             return Err(error);
         }
-        index.broken = broken.map(|error| describe_break(&error, next, len));
+        let first = if reader.start == 0 { &reader.buffer[..] } else { &[] };
+        index.broken = broken.map(|error| describe_break(&error, next, len, first));
         Ok(index)
     }
 
@@ -156,8 +158,12 @@ impl Index {
     }
 }
 
-/// Says where a shard stops being a tar, without its raw bytes.
-fn describe_break(error: &io::Error, offset: u64, len: u64) -> String {
+/// Says where a shard, which begins with `first`, stops being a tar, without its raw bytes.
+fn describe_break(error: &io::Error, offset: u64, len: u64, first: &[u8]) -> String {
+    let start = &first[..first.len().min(found::BEGINNING)];
+    if let Some(what) = found::described(start).filter(|_| offset == 0) {
+        return format!("not a tar archive but {what}");
+    }
     let detail: String =
         error.to_string().chars().flat_map(char::escape_default).take(DETAIL_CHARS).collect();
     if offset == 0 {

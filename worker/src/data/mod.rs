@@ -38,12 +38,12 @@ pub enum Error {
         reason: String,
     },
     /// A shard that is not there.
-    #[error("shard {url} does not exist; check data.train in the manifest")]
+    #[error("shard {url} does not exist; correct its URL in the manifest, or make the file")]
     Missing {
         /// The shard.
         url: String,
     },
-    /// A store that fails for longer than the retries last.
+    /// A store that refuses, or fails for longer than the retries last.
     #[error("cannot read {url}")]
     Store {
         /// The object.
@@ -109,9 +109,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another attempt may do better.
+    /// Whether another attempt may do better: not where a store refuses what it was asked.
     pub fn retryable(&self) -> bool {
-        matches!(self, Self::Store { .. } | Self::Reader { .. })
+        match self {
+            Self::Store { source, .. } => !source.kind.is_mistake(),
+            Self::Reader { .. } => true,
+            _ => false,
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _};
-use ringmaster_checkpoint::store;
+use object_store::{ObjectMeta, ObjectStoreExt as _};
+use ringmaster_checkpoint::store::{self, Store};
 use tokio::runtime::Runtime;
 
 use super::Error;
@@ -21,7 +21,8 @@ pub struct Retry {
     pub first: Duration,
     /// Longest pause.
     pub longest: Duration,
-    /// Time after which the next failure counts.
+    /// Time after which the next failure counts; less where the store's own patience ends earlier, as
+    /// it does while the store has never answered.
     pub deadline: Duration,
 }
 
@@ -64,7 +65,7 @@ impl Cancel {
 pub struct Object {
     /// As the manifest names it.
     pub url: String,
-    store: Arc<dyn ObjectStore>,
+    store: Store,
     path: Path,
     /// Where requests to remote stores run; local files are read on the calling thread.
     runtime: Option<Arc<Runtime>>,
@@ -95,8 +96,8 @@ impl Stores {
             Some(_) => None,
             None => Some(self.runtime()?),
         };
-        let (store, path) = (opened.objects(), opened.path);
-        Ok(Object { url: url.to_owned(), store, path, runtime, retry: Retry::default() })
+        let path = opened.path.clone();
+        Ok(Object { url: url.to_owned(), store: opened, path, runtime, retry: Retry::default() })
     }
 
     fn runtime(&mut self) -> Result<Arc<Runtime>, Error> {
@@ -119,7 +120,7 @@ impl Object {
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
     pub fn head(&self) -> Result<ObjectMeta, Error> {
-        self.retry(&Cancel::default(), async || self.store.head(&self.path).await)
+        self.retry(&Cancel::default(), async || self.store.objects().head(&self.path).await)
     }
 
     /// Returns several ranges of bytes in one request where the store can; `cancel` ends the wait
@@ -128,18 +129,22 @@ impl Object {
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
     pub fn ranges(&self, ranges: &[Range<u64>], cancel: &Cancel) -> Result<Vec<Bytes>, Error> {
-        self.retry(cancel, async || self.store.get_ranges(&self.path, ranges).await)
+        self.retry(cancel, async || self.store.objects().get_ranges(&self.path, ranges).await)
     }
 
-    /// Returns the whole object, or none when there is none.
+    /// Returns the whole object, or none when there is none that may be read.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub fn read(&self) -> Result<Option<Bytes>, Error> {
-        let request = async || self.store.get(&self.path).await?.bytes().await;
+        let request = async || self.store.objects().get(&self.path).await?.bytes().await;
         match self.retry(&Cancel::default(), request) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::Missing { .. }) => Ok(None),
+            // Who may not list a bucket is not told that an object is missing.
+            Err(Error::Store { source, .. }) if source.kind == store::Kind::NoPermission => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -149,7 +154,7 @@ impl Object {
     /// # Errors
     /// The store's own.
     pub fn write(&self, bytes: Vec<u8>) -> Result<(), object_store::Error> {
-        self.block_on(self.store.put(&self.path, bytes.into())).map(|_| ())
+        self.block_on(self.store.objects().put(&self.path, bytes.into())).map(|_| ())
     }
 
     /// Returns the object of another name in the same folder.
@@ -185,11 +190,13 @@ impl Object {
                 }
                 Err(source) => source,
             };
-            let over =
-                start.elapsed() + pause > self.retry.deadline || !store::is_transient(&source);
+            let patience = self.store.patience().unwrap_or(self.retry.deadline);
+            let limit = patience.min(self.retry.deadline);
+            let over = start.elapsed() + pause > limit || !store::is_transient(&source);
             let source = store::Error::from(source);
             if !over {
-                tracing::warn!(url = %self.url, error = %source, ?pause, "store error, will retry");
+                self.store.say_trouble(&source, limit);
+                tracing::debug!(url = %self.url, error = %source, ?pause, "store error, will retry");
             }
             if over || cancel.wait(pause) {
                 return Err(Error::Store { url: self.url.clone(), source });

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, Result as StoreResult,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
 };
 
 use url::Url;
@@ -18,6 +18,7 @@ use super::*;
 /// Answers reads with a generic error until `failures` have been given.
 #[derive(Debug)]
 struct Flaky {
+    name: &'static str,
     inner: InMemory,
     failures: AtomicU32,
     asked: AtomicU32,
@@ -25,7 +26,7 @@ struct Flaky {
 
 impl fmt::Display for Flaky {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("flaky")
+        f.write_str(self.name)
     }
 }
 
@@ -74,10 +75,10 @@ impl ObjectStore for Flaky {
 
 fn object(failures: u32, retry: Retry) -> (Object, Arc<Flaky>) {
     let (failures, asked) = (AtomicU32::new(failures), AtomicU32::new(0));
-    let store = Arc::new(Flaky { inner: InMemory::new(), failures, asked });
+    let store = Arc::new(Flaky { name: "flaky", inner: InMemory::new(), failures, asked });
     let object = Object {
         url: "flaky:///a/b.tar".into(),
-        store: Arc::clone(&store) as Arc<dyn ObjectStore>,
+        store: Store::of(Arc::clone(&store) as Arc<dyn ObjectStore>),
         path: Path::from("a/b.tar"),
         runtime: None,
         retry,
@@ -108,6 +109,37 @@ fn a_store_that_fails_beyond_the_deadline_is_an_error_that_names_the_object() {
     assert_eq!(store.asked.load(Ordering::SeqCst), 1);
 }
 
+/// Training data at an endpoint where nobody listens: the job stood silent for 150 s, four times.
+#[test]
+fn a_store_that_has_never_answered_is_not_waited_for_as_long_as_one_that_has() {
+    let failures = u32::MAX;
+    let (object, _) = object(failures, Retry::default());
+    let after_an_answer = object.store.patience();
+    let (inner, failures) = (InMemory::new(), failures.into());
+    let flaky = Flaky { name: "never-there", inner, failures, asked: 0.into() };
+    let never = Store::of(Arc::new(flaky));
+    assert!(never.patience().is_some_and(|first| first <= Duration::from_secs(15)));
+    assert!(never.patience() < after_an_answer, "{after_an_answer:?}");
+    // It is said at the first failure: a thousand more would have to come before the end.
+    let (news, heard) = std::sync::mpsc::channel();
+    store::on_news(move |said| drop(news.send(said)));
+    let slowly = Duration::from_millis(10);
+    let retry = Retry { first: slowly, longest: slowly, ..Retry::default() };
+    let object = Object { store: never, retry, ..object };
+    let cancel = Cancel::default();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| object.ranges(std::slice::from_ref(&(0..1)), &cancel));
+        let trouble = |said: &store::News| {
+            matches!(said, store::News::Trouble(why)
+                if why.contains("never-there failed") && why.ends_with("trying again for up to 15 s"))
+        };
+        let mut said = std::iter::from_fn(|| heard.recv_timeout(Duration::from_secs(60)).ok());
+        assert!(said.any(|said| trouble(&said)));
+        cancel.cancel();
+        reader.join().unwrap().unwrap_err();
+    });
+}
+
 #[test]
 fn a_missing_object_is_not_waited_for() {
     let (object, store) = object(0, Retry::default());
@@ -118,8 +150,9 @@ fn a_missing_object_is_not_waited_for() {
 
 #[test]
 fn a_cancelled_wait_ends_at_once() {
-    let hour = Duration::from_secs(3600);
-    let (object, _) = object(u32::MAX, Retry { first: hour, longest: hour, deadline: hour * 2 });
+    // Within the store's own patience.
+    let long = Duration::from_secs(100);
+    let (object, _) = object(u32::MAX, Retry { first: long, longest: long, deadline: long * 2 });
     let cancel = Cancel::default();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| object.ranges(std::slice::from_ref(&(0..1)), &cancel));

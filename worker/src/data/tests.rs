@@ -362,6 +362,43 @@ fn what_is_no_tar_at_all_says_so_without_its_raw_bytes() {
     assert!(!error.chars().any(char::is_control), "{error:?}");
 }
 
+/// A clone without git-lfs, a page saved in place of a file: "numeric field did not have utf-8 text".
+#[test]
+fn a_shard_that_is_a_pointer_a_page_or_compressed_is_called_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("0.tar");
+    for (bytes, expected) in [
+        (
+            &b"version https://git-lfs.github.com/spec/v1\noid sha256:46ab\nsize 605157884\n"[..],
+            "not a tar archive but a git-lfs pointer, which stands for a file of 605157884 bytes (oid \
+             sha256:46ab); fetch that with `git lfs pull`",
+        ),
+        (b"<!DOCTYPE html>\n<html>", "not a tar archive but an HTML page"),
+        (b"\xfd7zXZ\0\0\x04", "not a tar archive but compressed by xz; unpack it with unxz"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let error = open(vec![path.display().to_string()]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_is_no_caption() {
+    let folder = tempfile::tempdir().unwrap();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\nsize 31\n";
+    let swap = |_, sample: usize, extension: &str, bytes: Vec<u8>| match (extension, sample) {
+        ("txt", 1) => Some(pointer.to_vec()),
+        _ => Some(bytes),
+    };
+    let data = open(write_shards(folder.path(), 1, 3, swap)).unwrap();
+    assert!(data.read(0).is_ok());
+    let error = data.read(1).unwrap_err().to_string();
+    assert!(
+        error.contains("caption: it is a git-lfs pointer, which stands for a file of 31"),
+        "{error}"
+    );
+}
+
 #[test]
 fn the_limit_of_corrupt_samples_is_over_all_ranks() {
     let made = |sample: u64| Substitution {

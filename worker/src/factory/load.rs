@@ -21,6 +21,39 @@ pub struct Misfit {
     pub unexpected: Vec<String>,
     /// Tensors of another shape, in words.
     pub misshaped: Vec<String>,
+    /// What the file is that explains it, and what to do.
+    pub hint: Option<String>,
+}
+
+impl Misfit {
+    /// Says of what is missing how the file has it, where it has it in another form, and whether the file
+    /// is only a part of some weights.
+    #[must_use]
+    pub fn explained_by(mut self, weights: &Weights) -> Self {
+        for name in &mut self.missing {
+            let stored = weights.unreadable().iter().find(|(stored, _)| is_same(name, stored));
+            if let Some((_, what)) = stored {
+                name.push_str(&format!(" (stored as {what}, which is not read here)"));
+            }
+        }
+        if !self.missing.is_empty()
+            && let Some((index, count)) = weights::parts::index_of(weights.path())
+        {
+            self.hint = Some(format!(
+                "the file is one of {count} parts; name {} or its folder for all of them",
+                index.display()
+            ));
+        }
+        self
+    }
+}
+
+/// Whether two names mean the same tensor, of which one may have more before it: `text.` or a wrapper's.
+fn is_same(a: &str, b: &str) -> bool {
+    let ends = |long: &str, short: &str| {
+        long.strip_suffix(short).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+    };
+    ends(a, b) || ends(b, a)
 }
 
 impl std::fmt::Display for Misfit {
@@ -34,7 +67,10 @@ impl std::fmt::Display for Misfit {
         for (what, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
             write!(f, "; {} {what}: {}", names.len(), some_of(names))?;
         }
-        Ok(())
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -269,8 +269,14 @@ pub fn differs(trained: &ModelConfig, config: &ModelConfig) -> Option<String> {
 /// Weights of an unknown layout, and weights that are not the model's.
 pub fn from_file(clip: &Clip, weights: &Weights, bias: MissingBias) -> Result<Vec<String>, Error> {
     let named = load::named(weights)?;
-    load::load(clip, &named, bias)
-        .map_err(|misfit| Error::Misfit { path: weights.path().to_owned(), misfit })
+    let mut notes = weights.notes().to_vec();
+    notes.extend(load::load(clip, &named, bias).map_err(|misfit| misfit_of(weights, misfit))?);
+    Ok(notes)
+}
+
+/// Says why a file's tensors are not a model's.
+fn misfit_of(weights: &Weights, misfit: load::Misfit) -> Error {
+    Error::Misfit { path: weights.path().to_owned(), misfit: misfit.explained_by(weights) }
 }
 
 /// Builds a model whose parameters are loaded next.

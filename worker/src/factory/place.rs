@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::model_config::{self, ModelConfig, PreprocessCfg};
+use ringmaster_weights::found;
 use ringmaster_weights::hub::{self, Repository};
 
 use super::source::{self, HF_HUB, LOCAL_DIR, Pretrained, Source};
@@ -49,6 +50,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A folder's configuration is something else.
+    #[error("{} is {what}", path.display())]
+    Other {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do.
+        what: String,
+    },
     /// A folder's configuration is no model's.
     #[error("{} is no usable model configuration", path.display())]
     Config {
@@ -69,6 +78,36 @@ pub enum Error {
     NoCheckpoint {
         /// The URL.
         url: String,
+    },
+    /// A folder of a store with nothing in it.
+    #[error(
+        "{url} holds neither checkpoints of a run nor files; check its spelling: a store knows no empty \
+         folders"
+    )]
+    Nothing {
+        /// The URL.
+        url: String,
+    },
+    /// A URL on a web server that does not end as a file of weights.
+    #[error(
+        "{url} does not end as a file of weights does (.safetensors, .bin, .pt, .pth, .npz, .index.json), \
+         and web servers list no folders; name the file itself"
+    )]
+    WebFolder {
+        /// The URL.
+        url: String,
+    },
+    /// An index of weights in parts cannot be followed.
+    #[error(transparent)]
+    Index(#[from] ringmaster_weights::Error),
+    /// The cache cannot be written.
+    #[error("cannot make the link {}", path.display())]
+    Cache {
+        /// The link.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
 }
 
@@ -128,6 +167,9 @@ fn of_folder(name: &str) -> Result<Found, Error> {
     let path = located.config.clone().unwrap_or_else(beside);
     let text = std::fs::read_to_string(&path)
         .map_err(|source| Error::Read { path: path.clone(), source })?;
+    if let Some(what) = found::described(text.as_bytes()) {
+        return Err(Error::Other { path, what });
+    }
     let refuse = |source| Error::Config { path: path.clone(), source };
     let config = ModelConfig::from_json(&text).map_err(refuse)?;
     let preprocess = ModelConfig::preprocess_from_json(&text).map_err(refuse)?;

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ringmaster_checkpoint as checkpoint;
+use ringmaster_checkpoint::{self as checkpoint, Listing};
 use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
 use ringmaster_weights::hub::{self, Hub, Settings, Tag};
+use ringmaster_weights::parts::{self, PartIndex};
+use sha2::{Digest as _, Sha256};
 use url::Url;
 
 use super::place::Error;
@@ -14,8 +16,6 @@ use crate::progress::{self, Work};
 
 pub(super) const LOCAL_DIR: &str = "local-dir:";
 pub(super) const HF_HUB: &str = "hf-hub:";
-/// How files of weights end: what tells a URL of one from that of a run's checkpoints.
-const WEIGHTS: [&str; 5] = ["safetensors", "bin", "pt", "pth", "npz"];
 /// Time between two lines about a download.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of a file whose end is worth a line, however fast it came.
@@ -84,9 +84,10 @@ impl Pretrained {
     }
 }
 
-/// Finds the weights that `pretrained` stands for: a file, a folder, `hf-hub:ORG/NAME`, the URL of a file
-/// in a store or on a web server (brought into this user's cache), the URL or path of a run's
-/// checkpoints, or one of the tags that `model` has in OpenCLIP.
+/// Finds the weights that `pretrained` stands for: a file, an index of parts, a folder,
+/// `hf-hub:ORG/NAME`, the URL of a file or index in a store or on a web server, of a folder with such in a
+/// store (brought into this user's cache), the URL or path of a run's checkpoints, or one of the tags that
+/// `model` has in OpenCLIP.
 ///
 /// # Errors
 /// A name that leads nowhere, and what keeps it from being fetched.
@@ -104,9 +105,11 @@ pub fn find(model: &str, pretrained: &str) -> Result<Pretrained, Error> {
     if path.is_dir() {
         return in_folder(path);
     }
-    match (is_weights_file(pretrained), pretrained.contains("://")) {
-        (true, true) if local.is_none() => return Ok(Pretrained::file(fetched(pretrained)?)),
-        (false, true) => return Ok(Pretrained::run(checkpoint(pretrained)?)),
+    match (checkpoint::is_weights(pretrained), pretrained.contains("://")) {
+        (true, true) if local.is_none() => {
+            return Ok(Pretrained::file(fetched(pretrained, &cache())?));
+        }
+        (false, true) => return in_store(pretrained, &cache()),
         _ => {}
     }
     if pretrained.contains(['/', '.']) || hub::tags(model).next().is_none() {
@@ -133,17 +136,36 @@ fn in_folder(folder: &Path) -> Result<Pretrained, Error> {
     }
 }
 
+/// As [`in_folder`], of a folder in a store; what is fetched lies below `cache`.
+fn in_store(url: &str, cache: &Path) -> Result<Pretrained, Error> {
+    if url.starts_with("http://") || url.starts_with("https://") {
+        return Err(Error::WebFolder { url: url.to_owned() });
+    }
+    if let Some(chosen) = checkpoint::choose(&[url])? {
+        return Ok(Pretrained::run(Box::new(chosen.load()?)));
+    }
+    let Listing { files, folders } = Listing::read_blocking(url)?;
+    let is_of_a_run = |name: &String| checkpoint::step_of(name).is_some();
+    if checkpoint::step_of(url).is_some() || folders.iter().any(is_of_a_run) {
+        return Err(Error::NoCheckpoint { url: url.to_owned() });
+    }
+    if files.is_empty() {
+        return Err(Error::Nothing { url: url.to_owned() });
+    }
+    let weights = hub::weights_among(url, &files)?;
+    let weights = fetched(&checkpoint::url_below(url, weights), cache)?;
+    let config = match files.iter().any(|name| name == hub::CONFIG) {
+        true => Some(fetched(&checkpoint::url_below(url, hub::CONFIG), cache)?),
+        false => None,
+    };
+    Ok(Pretrained::located(hub::Located { weights, config, tokenizer: Vec::new() }))
+}
+
 /// Whether a folder is that of a checkpoint or holds such folders.
 fn is_of_a_run(folder: &Path) -> bool {
     let named = |path: &Path| checkpoint::step_of(&path.display().to_string()).is_some();
     let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
     named(folder) || below.into_iter().any(|entry| named(&entry.path()))
-}
-
-/// Whether a path or URL ends as files of weights do.
-pub fn is_weights_file(place: &str) -> bool {
-    let ending = Path::new(place).extension().and_then(|ending| ending.to_str());
-    ending.is_some_and(|ending| WEIGHTS.contains(&ending))
 }
 
 /// Returns the newest good checkpoint at `place`.
@@ -153,20 +175,64 @@ pub(super) fn checkpoint(place: &str) -> Result<Box<checkpoint::Loaded>, Error> 
     Ok(Box::new(chosen.load()?))
 }
 
-/// Brings a file of weights into the cache, unless it lies there.
-fn fetched(url: &str) -> Result<PathBuf, Error> {
-    let cache = cache_folder().join("ringmaster").join("weights");
-    let (mut report, file) = (report(), url.rsplit('/').next().unwrap_or(url));
-    let mut moved = |done, total| report(hub::Progress { file, done, total: Some(total) });
-    Ok(checkpoint::download(url, &cache, &mut moved)?)
+/// Brings a file into the cache, unless it lies there; of an index also its parts.
+fn fetched(url: &str, cache: &Path) -> Result<PathBuf, Error> {
+    let file = download(url, cache)?;
+    match parts::is_index(url) {
+        true => with_parts(url, &file, cache),
+        false => Ok(file),
+    }
 }
 
-/// Returns where this user's programs keep what can be fetched again.
-fn cache_folder() -> PathBuf {
+/// Brings the parts of an index into the cache; returns the index in a folder where they lie beside it:
+/// each object lies in a folder of its own version.
+fn with_parts(url: &str, index: &Path, cache: &Path) -> Result<PathBuf, Error> {
+    let read = |source| Error::Read { path: index.to_owned(), source };
+    let listed = PartIndex::parse(index, &std::fs::read(index).map_err(read)?)?;
+    let (folder, name) = url.rsplit_once('/').unwrap_or_default();
+    let mut files = vec![(name, index.to_owned())];
+    for part in listed.parts() {
+        files.push((part, download(&checkpoint::url_below(folder, part), cache)?));
+    }
+    let mut hasher = Sha256::new();
+    for (name, file) in &files {
+        hasher.update(format!("{name}\n{}\n", file.display()));
+    }
+    let together = cache.join(format!("parts-{}", hex::encode(&hasher.finalize()[..16])));
+    for (name, file) in &files {
+        let path = together.join(name);
+        link(&path, file).map_err(|source| Error::Cache { path, source })?;
+    }
+    Ok(together.join(name))
+}
+
+/// Makes `path` a link to `file`.
+fn link(path: &Path, file: &Path) -> std::io::Result<()> {
+    if std::fs::read_link(path).is_ok_and(|target| target == file) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+    // Complete or invisible, whoever else is at it: another name until it is a link.
+    let new = path.with_added_extension(format!("{}.new", std::process::id()));
+    let _ = std::fs::remove_file(&new);
+    std::os::unix::fs::symlink(file, &new)?;
+    std::fs::rename(&new, path)
+}
+
+fn download(url: &str, cache: &Path) -> Result<PathBuf, Error> {
+    let (mut report, file) = (report(), url.rsplit('/').next().unwrap_or(url));
+    let mut moved = |done, total| report(hub::Progress { file, done, total: Some(total) });
+    Ok(checkpoint::download(url, cache, &mut moved)?)
+}
+
+/// Returns where weights from stores are kept: in what holds this user's programs' caches.
+fn cache() -> PathBuf {
     let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     folder("XDG_CACHE_HOME")
         .or_else(|| folder("HOME").map(|home| home.join(".cache")))
         .unwrap_or_else(std::env::temp_dir)
+        .join("ringmaster")
+        .join("weights")
 }
 
 /// Returns the hub of this process's environment.
@@ -187,3 +253,8 @@ pub(super) fn report() -> impl FnMut(hub::Progress<'_>) + Send {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -69,6 +69,67 @@ fn a_folder_that_was_exported_is_the_same_model_again() {
     }
 }
 
+/// Writes a model as transformers writes large ones: two parts and an index.
+fn write_parts(folder: &Path, config: &ModelConfig, named: &Named) {
+    let json = serde_json::json!({"model_cfg": config.to_json()});
+    std::fs::write(folder.join("open_clip_config.json"), json.to_string()).unwrap();
+    let (mut map, mut parts) = (serde_json::Map::new(), [Named::new(), Named::new()]);
+    for (number, (name, tensor)) in named.iter().enumerate() {
+        map.insert(name.clone(), PARTS[number % 2].into());
+        parts[number % 2].insert(name.clone(), tensor.clone());
+    }
+    for (file, tensors) in PARTS.iter().zip(parts) {
+        let stored = tensors.iter().map(|(name, tensor)| {
+            let shape: Vec<i64> = tensor.shape().iter().map(|size| *size as i64).collect();
+            (name.clone(), export::Stored::f32(&shape, &tensor.to_f32()))
+        });
+        export::save(&folder.join(file), &stored.collect()).unwrap();
+    }
+    let index = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map});
+    std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
+}
+
+const PARTS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+/// "43 missing": the first part was taken for the whole.
+#[test]
+fn a_model_in_parts_is_loaded_from_its_folder_and_from_its_index() {
+    let (_, config, named) = model("clip-tok");
+    let (clip, _) = loaded(&config, &named);
+    let folder = tempfile::tempdir().unwrap();
+    write_parts(folder.path(), &config, &named);
+    let place = format!("local-dir:{}", folder.path().display());
+    let index = folder.path().join("model.safetensors.index.json");
+    for pretrained in [None, Some(index.to_str().unwrap()), Some(folder.path().to_str().unwrap())] {
+        let again = create_model_and_transforms(&place, pretrained, &Options::default()).unwrap();
+        assert_eq!(again.clip.params().flat(), clip.params().flat(), "{pretrained:?}");
+        let note = &again.notes[0];
+        assert!(note.ends_with("model.safetensors.index.json says 1"), "{note}");
+    }
+    let part = folder.path().join(PARTS[0]);
+    let error =
+        create_model_and_transforms(&place, Some(part.to_str().unwrap()), &Options::default());
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("the file is one of 2 parts; name "), "{text}");
+    assert!(text.contains("model.safetensors.index.json or its folder for all of them"), "{text}");
+}
+
+#[test]
+fn what_is_missing_because_it_is_stored_in_another_form_is_said_to_be() {
+    let (_, config, named) = model("clip-tok");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let header = r#"{"visual.proj":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat();
+    std::fs::write(file.path(), bytes).unwrap();
+    let mut short = named;
+    short.remove("visual.proj").unwrap();
+    let found = misfit(&config, &short).explained_by(&Weights::open(file.path()).unwrap());
+    assert_eq!(
+        found.missing,
+        ["visual.proj (stored as a tensor of F8_E4M3, which is not read here)"]
+    );
+}
+
 #[test]
 fn everything_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded() {
     let (_, config, named) = model("clip-tok");

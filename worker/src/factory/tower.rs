@@ -9,7 +9,7 @@ use ringmaster_weights::{self as weights, Format, Weights};
 
 use super::load::{self, Named, Optional};
 use super::source::{self, HF_HUB, Pretrained, Source};
-use super::{Error, check_gelu, gelu_of};
+use super::{Error, check_gelu, gelu_of, misfit_of};
 use crate::model::{Clip, Tower};
 
 /// What asks for a text tower as it is drawn.
@@ -104,8 +104,9 @@ pub fn from_file(clip: &Clip, tower: Tower, weights: &Weights) -> Result<Vec<Str
         Some(named) => named,
         None => load::named(weights)?,
     };
-    let path = weights.path().to_owned();
-    fit(clip, tower, &named).map_err(|misfit| Error::Misfit { path, misfit })
+    let mut notes = weights.notes().to_vec();
+    notes.extend(fit(clip, tower, &named).map_err(|misfit| misfit_of(weights, misfit))?);
+    Ok(notes)
 }
 
 fn fit(clip: &Clip, tower: Tower, named: &Named) -> Result<Vec<String>, load::Misfit> {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use ringmaster_weights::{self as weights, Group, Training, Weights};
 use tch::{Kind, Tensor};
 
-use super::Error;
 use super::load::{self, Misfit, MissingBias, Renaming};
+use super::{Error, misfit_of};
 use crate::model::{Clip, Entry, Role};
 use crate::optim::adamw::AdamW;
 
@@ -29,7 +29,7 @@ pub struct Resumed {
 /// # Errors
 /// A file without an optimizer, an optimizer other than AdamW, and parameters that are not the model's.
 pub fn resume(clip: &Clip, adamw: &AdamW, file: &Weights) -> Result<Resumed, Error> {
-    let misfit = |misfit| Error::Misfit { path: file.path().to_owned(), misfit };
+    let misfit = |misfit| misfit_of(file, misfit);
     let trains = file.root().is_some_and(|root| root.get("optimizer").is_some());
     let there = file.tensors().contains_key("logit_bias");
     if trains && there != clip.logit_bias().is_some() {

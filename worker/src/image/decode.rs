@@ -1,5 +1,7 @@
 //! Encoded bytes to 8-bit RGB.
 
+use ringmaster_weights::found;
+
 use super::formats::{self, Format};
 use super::{Error, RgbImage, jpeg};
 use crate::panics;
@@ -16,7 +18,8 @@ pub const MAX_PIXELS: u64 = 25_000_000;
 /// Returns an [`Error`] if the format is unknown, the header announces more than [`MAX_PIXELS`],
 /// or the bytes are damaged or cut short.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
-    let format = Format::of(bytes).ok_or(Error::UnknownFormat { bytes: bytes.len() })?;
+    let unknown = || Error::UnknownFormat { bytes: bytes.len(), what: instead(bytes) };
+    let format = Format::of(bytes).ok_or_else(unknown)?;
     let decoded = panics::caught(|| match format {
         Format::Png => formats::png(bytes),
         Format::Jpeg => jpeg::decode(bytes),
@@ -24,6 +27,23 @@ pub fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
         Format::Gif => formats::gif(bytes),
     });
     decoded.unwrap_or_else(|message| Err(Error::Panic { format: format.name(), message }))
+}
+
+/// Says what bytes are that begin as none of the formats that are decoded.
+fn instead(bytes: &[u8]) -> String {
+    let picture = match bytes {
+        [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] => Some("tiff"),
+        [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => Some("bmp"),
+        [_, _, _, _, b'f', b't', b'y', b'p', b'a', b'v', b'i', ..] => Some("avif"),
+        [_, _, _, _, b'f', b't', b'y', b'p', b'h' | b'm', ..] => Some("heic"),
+        [b'8', b'B', b'P', b'S', ..] => Some("psd"),
+        _ => None,
+    };
+    let start = &bytes[..bytes.len().min(found::BEGINNING)];
+    picture.map(str::to_owned).or_else(|| found::described(start)).unwrap_or_else(|| match bytes {
+        [] => "nothing".to_owned(),
+        _ => "something unknown".to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -165,8 +185,15 @@ mod tests {
         assert_eq!(cut.to_string(), "the png image cannot be decoded");
         let jpeg = encode(&picture().into(), ImageFormat::Jpeg);
         assert!(matches!(decode(&jpeg[..jpeg.len() - 2]), Err(Error::Truncated)));
-        assert!(matches!(decode(b"hello"), Err(Error::UnknownFormat { bytes: 5 })));
-        assert!(matches!(decode(b""), Err(Error::UnknownFormat { bytes: 0 })));
+        let refused = |bytes: &[u8]| decode(bytes).unwrap_err().to_string();
+        let expected = "not a png, jpeg, webp or gif image but something unknown (5 bytes)";
+        assert_eq!(refused(b"hello"), expected);
+        assert_eq!(refused(b""), "not a png, jpeg, webp or gif image but nothing (0 bytes)");
+        assert!(refused(b"II*\0\x08\0\0\0\0\0").contains(" image but tiff (10 bytes)"));
+        let pointer = refused(b"version https://git-lfs.github.com/spec/v1\nsize 5\n");
+        assert!(
+            pointer.contains("but a git-lfs pointer, which stands for a file of 5 bytes; fetch")
+        );
     }
 
     #[test]

@@ -33,25 +33,21 @@ const SOS: u8 = 0xDA;
 /// [`Error::Truncated`] if not all of the picture is there, [`Error::TooLarge`] from its header,
 /// [`Error::Jpeg`] for what PIL refuses as well.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
-    if !is_whole(bytes) {
-        return Err(Error::Truncated);
-    }
+    check_markers(bytes)?;
     let limits = DecodeLimits { max_scans: MAX_SCANS, ..DecodeLimits::default() };
     let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(failed)?;
     let header = decoder.header();
-    let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
-    let (width, height) = (side(header.width()), side(header.height()));
+    let (width, height) = (u32::from(header.width), u32::from(header.height));
     if u64::from(width) * u64::from(height) > MAX_PIXELS {
         return Err(Error::TooLarge { width, height, limit: MAX_PIXELS });
     }
     if header.precision != 8 {
-        let what = format!("samples of {} bits instead of 8", header.precision);
-        return Err(failed(JpegError::Unsupported(what)));
+        return Err(unsupported(format!("samples of {} bits", header.precision)));
     }
     let format = match header.components.len() {
         1 | 3 => PixelFormat::Rgb,
         4 => PixelFormat::Cmyk,
-        n => return Err(failed(JpegError::Unsupported(format!("{n} colour components")))),
+        n => return Err(unsupported(format!("{n} colour components"))),
     };
     decoder.set_output_format(format);
     decoder.set_block_smoothing(true);
@@ -61,6 +57,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
         _ => image.data,
     };
     Ok(RgbImage::from_raw(width, height, values).expect("three bytes were made of every pixel"))
+}
+
+fn unsupported(what: String) -> Error {
+    Error::Jpeg { source: JpegError::Unsupported(what) }
 }
 
 fn failed(source: JpegError) -> Error {
@@ -104,32 +104,39 @@ fn rgb_of_cmyk(pixels: &[u8]) -> Vec<u8> {
     rgb
 }
 
-/// Returns whether the image data end as they should: at a marker, and those of several scans at the
-/// end of the image.
+/// Checks that the image data end as they should: at a marker, and those of several scans at the end
+/// of the image.
 ///
 /// Markers are looked for where they can stand. What looks like one within a segment, as the end of
 /// the thumbnail that cameras put into Exif data, is none.
-fn is_whole(bytes: &[u8]) -> bool {
-    let (mut rest, mut colours, mut progressive) = (bytes, 0, false);
+fn check_markers(bytes: &[u8]) -> Result<(), Error> {
+    let (mut rest, mut components, mut progressive) = (bytes, 0, false);
     while let Some(marker) = next_marker(&mut rest) {
         if marker == EOI {
-            return true;
+            return Ok(());
         }
-        let Some(body) = segment(&mut rest) else { return false };
+        let Some(body) = segment(&mut rest) else { break };
         match marker {
             DHT | JPG | DAC => {}
             SOF0..=SOF15 => {
                 progressive = marker & 3 == 2;
-                colours = body.get(5).copied().unwrap_or(0);
+                components = body.get(5).copied().unwrap_or(0);
             }
-            // All colours in one scan: whatever marker follows, the scan is over.
-            SOS if !progressive && body.first() >= Some(&colours) => {
-                return next_marker(&mut rest).is_some();
-            }
+            SOS if !progressive => match body.first() {
+                // All of it in one scan: whatever marker follows, the scan is over.
+                Some(n) if *n >= components => {
+                    return next_marker(&mut rest).map(drop).ok_or(Error::Truncated);
+                }
+                Some(n @ 2..) => {
+                    let what = format!("{n} of {components} colour components in one scan");
+                    return Err(unsupported(what));
+                }
+                _ => {}
+            },
             _ => {}
         }
     }
-    false
+    Err(Error::Truncated)
 }
 
 /// Moves behind the next marker that has a segment or ends the image. Restart markers and stuffed
@@ -199,7 +206,7 @@ mod tests {
             let pixels = [image.height(), image.width(), crc.sum()].map(u32::to_le_bytes);
             assert_eq!(*expected, pixels.concat(), "{name}");
         }
-        assert_eq!(found.len(), 81 + 7 * 40);
+        assert_eq!(found.len(), 82 + 7 * 40);
     }
 
     #[test]
@@ -256,6 +263,22 @@ mod tests {
         for length in data..file.len() - 4 {
             let patched = [&file[..length], &[0xFF, EOI]].concat();
             assert!(matches!(decode(&patched), Err(Error::Truncated)), "{length}");
+        }
+    }
+
+    /// The standard has them, though hardly anybody writes them: the reason is what the decoder lacks.
+    #[test]
+    fn layouts_that_are_not_read_are_refused_for_what_they_are() {
+        let mut in_parts = file("layout-444").to_vec();
+        let scan = in_parts.windows(2).position(|pair| pair == [0xFF, SOS]).unwrap();
+        in_parts[scan + 4] = 2;
+        let refused: [(&[u8], _); 2] = [
+            (&in_parts, "unsupported feature: 2 of 3 colour components in one scan"),
+            (file("odd-baseline-twelve-bits"), "unsupported feature: samples of 12 bits"),
+        ];
+        for (file, reason) in refused {
+            let Err(Error::Jpeg { source }) = decode(file) else { panic!("is read: {reason}") };
+            assert_eq!(source.to_string(), reason);
         }
     }
 

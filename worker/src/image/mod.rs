@@ -45,13 +45,15 @@ pub enum Error {
         limit: u64,
     },
     /// The bytes are of no known format.
-    #[error("not a png, jpeg, webp or gif image ({bytes} bytes)")]
+    #[error("not a png, jpeg, webp or gif image but {what} ({bytes} bytes)")]
     UnknownFormat {
         /// Length of the member.
         bytes: usize,
+        /// What it is instead, as far as it begins in a known way.
+        what: String,
     },
     /// Not all of a JPEG's picture is there.
-    #[error("the jpeg is cut short: its data end before the last row of the picture")]
+    #[error("the jpeg is cut short: not all data of its picture are there")]
     Truncated,
     /// The decoder refused the bytes.
     #[error("the {format} image cannot be decoded")]

@@ -3,7 +3,6 @@
 
 use ringmaster_manifest::model_config::preprocess::{Interpolation, PreprocessCfg, ResizeMode};
 use safetensors::SafeTensors;
-
 use sha2::{Digest, Sha256};
 
 use super::resize::Rect;

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use ringmaster_weights::found;
 use serde_json::Value;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, TruncationStrategy};
 
@@ -36,6 +37,9 @@ impl HfTokenizer {
         let format = |reason: String| Error::Format { path: path.to_owned(), reason };
         let bytes =
             std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if let Some(what) = found::described(&bytes[..bytes.len().min(found::BEGINNING)]) {
+            return Err(format(format!("it is {what}")));
+        }
         let (mut tokenizer, pad) = if bytes.first() == Some(&b'{') {
             let tokenizer = tokenizers::Tokenizer::from_bytes(&bytes)
                 .map_err(|error| format(error.to_string()))?;

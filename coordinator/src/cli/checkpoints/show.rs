@@ -58,6 +58,12 @@ impl Row {
         Self { checkpoint, state }
     }
 
+    /// When it was saved, by what it says itself: the files of a copy are younger.
+    fn written_at_ms(&self) -> Option<i64> {
+        let saved = self.state.as_ref().and_then(|state| state.saved_at_ms);
+        saved.or(self.checkpoint.written_at_ms)
+    }
+
     fn json(&self) -> Value {
         let Self { checkpoint, state } = self;
         let reason = match &checkpoint.status {
@@ -70,7 +76,7 @@ impl Row {
             "state": checkpoint.status.word(), "reason": reason,
             "samples": state.as_ref().map(|state| state.samples),
             "world_size": checkpoint.world_size(), "size": checkpoint.size(),
-            "written_at_ms": checkpoint.written_at_ms,
+            "written_at_ms": self.written_at_ms(),
         })
     }
 }
@@ -78,7 +84,8 @@ impl Row {
 fn table(latest: Option<&str>, rows: &[Row]) -> String {
     let mut table =
         plain_table(["CHECKPOINT", "STEP", "SAMPLES", "RANKS", "SIZE", "WRITTEN", "STATE"]);
-    for Row { checkpoint, state } in rows {
+    for row in rows {
+        let Row { checkpoint, state } = row;
         let dash = || "–".to_owned();
         let named = latest == Some(checkpoint.name().as_str());
         table.add_row([
@@ -87,7 +94,7 @@ fn table(latest: Option<&str>, rows: &[Row]) -> String {
             state.as_ref().map_or_else(dash, |state| thousands(state.samples)),
             checkpoint.world_size().map_or_else(dash, |ranks| ranks.to_string()),
             bytes(checkpoint.size()),
-            ago(checkpoint.written_at_ms.unwrap_or(0), now_ms()),
+            ago(row.written_at_ms().unwrap_or(0), now_ms()),
             format!("{}{}", checkpoint.status.word(), if named { ", latest" } else { "" }),
         ]);
     }
@@ -102,7 +109,7 @@ fn table_of_jobs(jobs: &[(&JobFolder, Option<String>, Vec<Row>)]) -> String {
         let newest = complete.first();
         let dash = || "–".to_owned();
         let samples = newest.and_then(|row| row.state.as_ref()).map(|state| state.samples);
-        let written = newest.and_then(|row| row.checkpoint.written_at_ms);
+        let written = newest.and_then(|row| row.written_at_ms());
         table.add_row([
             shown(job.url()),
             format!("{} of {}", complete.len(), rows.len()),
@@ -142,7 +149,9 @@ pub(super) async fn describe(args: &args::DescribeCheckpoint) -> Result<(), Erro
         }
         return output::print_json(&value);
     }
-    let mut lines = heading(&checkpoint, latest.as_deref());
+    let saved = state.as_ref().ok().and_then(|state| state.as_ref()?.saved_at_ms);
+    let written = saved.or(checkpoint.written_at_ms).unwrap_or(0);
+    let mut lines = heading(&checkpoint, latest.as_deref(), written);
     match state {
         Ok(Some(state)) => lines.extend(contents(&state, &checkpoint)),
         Ok(None) => lines.push(field("State", "there is no state.json".to_owned())),
@@ -162,7 +171,7 @@ fn field(name: &str, value: String) -> String {
     format!("{name:<12} {value}")
 }
 
-fn heading(checkpoint: &Checkpoint, latest: Option<&str>) -> Vec<String> {
+fn heading(checkpoint: &Checkpoint, latest: Option<&str>, written: i64) -> Vec<String> {
     let named = latest == Some(checkpoint.name().as_str());
     let mut state = checkpoint.status.word().to_owned();
     if let Status::Damaged { reason } = &checkpoint.status {
@@ -171,7 +180,6 @@ fn heading(checkpoint: &Checkpoint, latest: Option<&str>) -> Vec<String> {
     if named {
         state.push_str(", named by latest.json");
     }
-    let written = checkpoint.written_at_ms.unwrap_or(0);
     let digest =
         checkpoint.digest.map_or_else(|| "–".to_owned(), |digest| format!("{digest:016x}"));
     vec![

@@ -40,7 +40,7 @@ impl World {
             cache: self.cache.path().to_owned(),
             offline: false,
             token: None,
-            timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
             pause: Duration::ZERO,
         }
     }
@@ -281,7 +281,12 @@ fn folders_prefer_weights_as_open_clip_does() {
     let folder = tempfile::tempdir().unwrap();
     let place = format!("local-dir:{}", folder.path().display());
     let find = || resolve(&place, &Hub::new(settings(&[])), &mut |_| {});
-    assert!(find().unwrap_err().to_string().contains("holds no weights; expected open_clip_model"));
+    assert!(
+        find()
+            .unwrap_err()
+            .to_string()
+            .contains("holds no weights: there are no files in it; expected open")
+    );
     // From the last that is taken to the first.
     for name in [
         "z.pth",
@@ -303,6 +308,106 @@ fn folders_prefer_weights_as_open_clip_does() {
     assert_eq!(find().unwrap().config, Some(folder.path().join(CONFIG)));
     let missing = resolve("/no/such/file.pt", &Hub::new(settings(&[])), &mut |_| {});
     assert!(missing.unwrap_err().to_string().contains("no file or folder /no/such/file.pt"));
+}
+
+/// The first part alone was taken, and the model was said to lack what lies in the others.
+#[test]
+fn folders_with_weights_in_parts_are_named_by_their_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = format!("local-dir:{}", folder.path().display());
+    let find = || resolve(&place, &Hub::new(settings(&[])), &mut |_| {});
+    let write = |name: &str| fs::write(folder.path().join(name), "").unwrap();
+    for name in ["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors", "config.json"] {
+        write(name);
+    }
+    let text = find().unwrap_err().to_string();
+    assert!(
+        text.contains("holds 2 part(s) of weights, such as m-00001-of-00002.safetensors"),
+        "{text}"
+    );
+    // From the last that is taken to the first.
+    for name in [
+        "m.bin.index.json",
+        "m.safetensors.index.json",
+        "m-1-of-1.safetensors",
+        "pytorch_model.bin.index.json",
+        "model.safetensors.index.json",
+        "model.safetensors",
+        "open_clip_model.safetensors.index.json",
+        "open_clip_model.safetensors",
+    ] {
+        write(name);
+        assert_eq!(find().unwrap().weights, folder.path().join(name));
+    }
+}
+
+#[test]
+fn a_folder_without_weights_says_what_lies_there() {
+    let folder = tempfile::tempdir().unwrap();
+    for epoch in 1..8 {
+        fs::write(folder.path().join(format!("epoch_{epoch}.pt")), "").unwrap();
+    }
+    let text = weights_in(folder.path()).unwrap_err().to_string();
+    assert!(text.contains("there are epoch_1.pt, epoch_2.pt"), "{text}");
+    assert!(text.contains("epoch_5.pt and 2 more files; expected open_clip_model"), "{text}");
+}
+
+const PARTS: [&str; 2] = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+
+/// Gives the world's hub a repository `org/parts` with these parts of those that its index lists.
+fn serve_parts(world: &World, there: &[&str]) {
+    let map = format!("{{\"weight_map\": {{\"a\": {:?}, \"b\": {:?}}}}}", PARTS[0], PARTS[1]);
+    world.server.set(|state| {
+        let name = |file: &str| format!("org/parts/{file}");
+        state.files.insert(name("model.safetensors.index.json"), map.into_bytes());
+        state.files.extend(there.iter().map(|part| (name(part), part.as_bytes().to_vec())));
+    });
+}
+
+#[test]
+fn a_repository_with_weights_in_parts_is_fetched_with_all_of_them() {
+    let world = World::new();
+    serve_parts(&world, &PARTS);
+    let located = resolve("hf-hub:org/parts", &world.hub(), &mut |_| {}).unwrap();
+    assert_eq!(located.weights.file_name().unwrap(), "model.safetensors.index.json");
+    let folder = located.weights.parent().unwrap();
+    for part in PARTS {
+        assert_eq!(fs::read(folder.join(part)).unwrap(), part.as_bytes());
+    }
+    // Of the commit that the index is of, whatever the branch is by then.
+    let log = world.server.log();
+    let heads = log.iter().filter(|request| request.contains("HEAD") && request.contains("-of-"));
+    assert!(heads.clone().all(|request| request.contains(COMMIT)) && heads.count() == 2, "{log:?}");
+    let again = resolve("hf-hub:org/parts", &world.offline(), &mut |_| {}).unwrap();
+    assert_eq!(again.weights, located.weights);
+}
+
+#[test]
+fn a_repository_that_lacks_a_part_or_lists_a_strange_one_is_refused() {
+    let world = World::new();
+    serve_parts(&world, &PARTS[..1]);
+    let fail = |hub: &Hub| chain(&resolve("hf-hub:org/parts", hub, &mut |_| {}).unwrap_err());
+    let text = fail(&world.hub());
+    let expected = format!("has no {}, which its model.safetensors.index.json lists", PARTS[1]);
+    assert!(text.contains(&expected), "{text}");
+    let text = fail(&world.offline());
+    assert!(
+        text.contains(&format!("{} of org/parts@{COMMIT} is not in the cache", PARTS[1])),
+        "{text}"
+    );
+    for (name, expected) in
+        [("../../../evil", "expected a file beside the index"), (".git", "expected a path inside")]
+    {
+        world.server.set(|state| {
+            let index = format!("{{\"weight_map\": {{\"a\": {name:?}}}}}");
+            let file = "org/parts/model.safetensors.index.json".to_owned();
+            state.files.insert(file, index.into_bytes());
+        });
+        let fresh = tempfile::tempdir().unwrap();
+        let cache = fresh.path().to_owned();
+        let text = fail(&Hub::new(Settings { cache, ..world.settings() }));
+        assert!(text.contains(expected), "{text}");
+    }
 }
 
 fn settings(variables: &[(&str, &str)]) -> Settings {
