@@ -1,8 +1,10 @@
 //! The wire contract: generated code of `ringmaster.v1`, ids and their conversions. No policy.
 //!
 //! Modules in reading order: [`v1`] (messages and services), [`generation`] (order and text of
-//! generations), [`limits`] (message sizes and keep-alive both ends agree on).
+//! generations), [`limits`] (message sizes and keep-alive both ends agree on), [`address`] (where a
+//! coordinator is).
 
+pub mod address;
 pub mod generation;
 pub mod limits;
 

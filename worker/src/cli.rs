@@ -5,7 +5,7 @@
 //! rank's manifest or data cannot work); 101 a panic.
 
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
@@ -165,11 +165,16 @@ fn start_logging(format: LogFormat) {
         // It would complain on stderr about a broken stderr, and panic: a parent or terminal that
         // is gone must not keep the agent from ending its ranks.
         .log_internal_errors(false)
-        .with_ansi(io::stderr().is_terminal());
+        .with_ansi(colours(io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref()));
     match format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
+}
+
+/// Colour codes are for terminals, and not for those whose people do not want them (no-color.org).
+fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 fn run_agent(args: AgentArgs) -> i32 {
@@ -201,7 +206,7 @@ fn run_agent(args: AgentArgs) -> i32 {
 fn report(error: &agent::Error) -> i32 {
     tracing::error!("{}", chain(error));
     match error {
-        agent::Error::Address { .. } => exit::USAGE,
+        agent::Error::Address(_) => exit::USAGE,
         agent::Error::Refused { .. } => exit::HOPELESS,
         _ => exit::FAILED,
     }
@@ -235,8 +240,11 @@ fn host_name() -> String {
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    let value: f64 = text.parse().map_err(|error| format!("{error}"))?;
-    if value > 0.0 && value <= 1e9 { Ok(value) } else { Err("must be above 0".to_owned()) }
+    let value: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    match value > 0.0 && value <= 1e9 {
+        true => Ok(value),
+        false => Err("it must be above 0 and at most 1e9 seconds".to_owned()),
+    }
 }
 
 /// Counts SIGTERMs and SIGINTs.
@@ -327,6 +335,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn colours_are_for_terminals_whose_people_want_them() {
+        assert!(colours(true, None) && colours(true, Some(OsStr::new(""))));
+        assert!(!colours(true, Some(OsStr::new("1"))));
+        assert!(!colours(false, None));
     }
 
     #[test]

@@ -50,6 +50,10 @@ pub enum Kind {
     Unsupported,
     /// Its certificate is not trusted.
     Untrusted,
+    /// What answers there speaks no plain HTTP; a server behind TLS, most likely.
+    NotHttp,
+    /// What answers there speaks no TLS; a server of plain HTTP, most likely.
+    NotTls,
     /// It understood the request and refuses it.
     Refused,
     /// Its name cannot be resolved.
@@ -79,6 +83,59 @@ impl Kind {
                 | Self::Failed
         )
     }
+
+    /// Whether it lies in what the job or its machines were told (the URL, the endpoint, credentials and
+    /// what they permit): every process that is told the same fails in the same way.
+    pub fn is_mistake(self) -> bool {
+        matches!(
+            self,
+            Self::NoCredentials
+                | Self::WrongCredentials
+                | Self::NoPermission
+                | Self::NoBucket
+                | Self::Unsupported
+                | Self::Untrusted
+                | Self::NotHttp
+                | Self::NotTls
+                | Self::Refused
+        )
+    }
+
+    /// Whether the store itself has said so.
+    pub(super) fn is_answer(self) -> bool {
+        self.is_lasting()
+            && !matches!(self, Self::NoCredentials | Self::Untrusted | Self::NotHttp | Self::NotTls)
+    }
+}
+
+/// What is wrong with a certificate.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// Nobody who is trusted vouches for it.
+    Issuer,
+    /// It is an authority's own, and stands for a server.
+    Authority,
+    /// It is for another name.
+    Name,
+    /// It is not valid now.
+    Time,
+    /// Something else.
+    #[default]
+    Other,
+}
+
+impl Flaw {
+    fn of(lower: &str) -> Option<Self> {
+        [
+            ("unknownissuer", Self::Issuer),
+            ("causedasendentity", Self::Authority),
+            ("certificate not valid for name", Self::Name),
+            ("certificate expired", Self::Time),
+            ("certificate not valid yet", Self::Time),
+        ]
+        .into_iter()
+        .find_map(|(words, flaw)| lower.contains(words).then_some(flaw))
+    }
 }
 
 impl fmt::Display for Error {
@@ -96,6 +153,8 @@ impl fmt::Display for Error {
             Kind::Unsupported => write!(f, "{place} cannot do it"),
             Kind::Untrusted => write!(f, "the certificate of {place} is not trusted"),
             Kind::Refused => write!(f, "{place} refuses the request"),
+            Kind::NotHttp => write!(f, "what answers at {place} speaks no plain HTTP"),
+            Kind::NotTls => write!(f, "what answers at {place} speaks no TLS"),
             Kind::Unresolved => write!(f, "the host name of {place} cannot be resolved"),
             Kind::Unreachable => write!(f, "nothing answers at {place}"),
             Kind::Throttled => write!(f, "{place} asks to slow down"),
@@ -152,11 +211,15 @@ impl Error {
         if !matches!(kind, Kind::Missing) && facts.asked_for_a_role {
             kind = Kind::NoCredentials;
         }
+        // A store that has answered before does not speak otherwise now: something broke on the way.
+        if matches!(kind, Kind::NotHttp | Kind::NotTls) && context.reached() {
+            kind = Kind::Cut;
+        }
         Self {
             kind,
             place: context.place.clone(),
             said: context.redacted(&facts.said()),
-            remedy: context.remedy(kind, facts.code.as_deref()),
+            remedy: context.remedy(kind, facts.code.as_deref(), facts.flaw.unwrap_or_default()),
         }
     }
 
@@ -185,6 +248,9 @@ struct Facts {
     io: Option<(ErrorKind, String)>,
     unresolved: bool,
     untrusted: bool,
+    flaw: Option<Flaw>,
+    not_http: bool,
+    not_tls: bool,
     asked_for_a_role: bool,
     /// The innermost message, for errors that are none of the above.
     last: String,
@@ -229,6 +295,13 @@ impl Facts {
         self.unresolved |=
             lower.contains("dns error") || lower.contains("failed to lookup address");
         self.untrusted |= lower.contains("certificate");
+        self.flaw = self.flaw.or_else(|| Flaw::of(&lower));
+        // The bytes of a TLS alert in place of an answer, and the words of servers that see a request
+        // come without TLS.
+        self.not_http |= lower.contains("invalid http version parsed")
+            || lower.contains("to an https server")
+            || lower.contains("sent to https port");
+        self.not_tls |= lower.contains("invalidcontenttype");
         self.asked_for_a_role |= lower.contains("/latest/api/token")
             || lower.contains("169.254.169.254")
             || lower.contains("metadata.google.internal");
@@ -238,6 +311,9 @@ impl Facts {
     fn kind(&self) -> Kind {
         if let Some(kind) = self.code.as_deref().and_then(kind_of_code) {
             return kind;
+        }
+        if self.not_http && self.code.is_none() {
+            return Kind::NotHttp;
         }
         match (self.status, self.variant) {
             (Some(507), _) => return Kind::Full,
@@ -264,6 +340,7 @@ impl Facts {
         match self.transport {
             _ if self.unresolved => Kind::Unresolved,
             _ if self.untrusted => Kind::Untrusted,
+            _ if self.not_tls => Kind::NotTls,
             Some(HttpErrorKind::Timeout) => Kind::Stalled,
             Some(HttpErrorKind::Connect) => Kind::Unreachable,
             _ => Kind::Cut,

@@ -16,8 +16,8 @@ use object_store::{
 };
 
 use super::context::Context;
-use super::error::{self, Error};
-use super::{resume, upload};
+use super::error::{self, Error, Kind};
+use super::{news, resume, upload};
 
 /// First pause before a request is made again; it doubles up to [`LAST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -31,6 +31,13 @@ pub(super) struct Patience {
     pub(super) usual: Duration,
     /// While the store has never answered.
     pub(super) first: Duration,
+}
+
+impl Patience {
+    /// For how long a request that fails now is made again.
+    pub(super) fn now(self, context: &Context) -> Duration {
+        if context.reached() { self.usual } else { self.first }
+    }
 }
 
 /// See the module.
@@ -102,6 +109,27 @@ impl Guarded {
     }
 }
 
+impl Guarded {
+    /// Asks for an object. The answer to a question for its properties alone has no body, so a missing
+    /// bucket looks like a missing object there and a wrong secret like a missing permission: what was
+    /// refused so is asked for once more in a way that is answered in words.
+    async fn get_in_words(&self, at: &Path, how: &GetOptions) -> Result<GetResult> {
+        let error = match self.inner.get_opts(at, how.clone()).await {
+            Err(error) if how.head && self.context.scheme.prefix().is_some() => error,
+            result => return result,
+        };
+        let kind = Error::explain(&error, &self.context).kind;
+        if !matches!(kind, Kind::Missing | Kind::NoPermission | Kind::Refused) {
+            return Err(error);
+        }
+        let first_byte = GetOptions { head: false, range: Some((0..1).into()), ..how.clone() };
+        match self.inner.get_opts(at, first_byte).await {
+            Err(in_words) if !error::is_transient(&in_words) => Err(in_words),
+            _ => Err(error),
+        }
+    }
+}
+
 fn explained(context: &Context, error: object_store::Error) -> object_store::Error {
     if error::find(&error).is_some() {
         return error;
@@ -130,13 +158,7 @@ impl Retries {
 
     /// Notes that the store answered; patience starts anew.
     pub(super) fn succeeded(&mut self) {
-        if let Some(away) = self.context.answered() {
-            tracing::info!(
-                store = self.context.place,
-                seconds = away.as_secs_f64(),
-                "the store answers again"
-            );
-        }
+        news::answered(&self.context);
         (self.began, self.pause) = (Instant::now(), FIRST_PAUSE);
     }
 
@@ -147,18 +169,18 @@ impl Retries {
     pub(super) async fn wait_after(&mut self, error: object_store::Error) -> Result<()> {
         let error = explained(&self.context, error);
         if !error::is_transient(&error) {
-            let _ = self.context.answered();
+            if error::find(&error).is_some_and(|error| error.kind.is_answer()) {
+                let _ = self.context.answered();
+            }
             return Err(error);
         }
         let Some(patience) = self.patience else { return Err(error) };
-        let limit = if self.context.reached() { patience.usual } else { patience.first };
+        let limit = patience.now(&self.context);
         if self.began.elapsed() + self.pause > limit {
             return Err(error);
         }
-        if self.context.failed() {
-            let reason = error::find(&error).map_or_else(String::new, ToString::to_string);
-            let seconds = limit.as_secs();
-            tracing::warn!(reason, "the store is in trouble; trying again for up to {seconds} s");
+        if let Some(error) = error::find(&error) {
+            news::say_trouble(&self.context, error, limit);
         }
         tokio::time::sleep(spread(self.pause)).await;
         self.pause = (self.pause * 2).min(LAST_PAUSE);
@@ -192,7 +214,7 @@ impl ObjectStore for Guarded {
     }
 
     async fn get_opts(&self, at: &Path, how: GetOptions) -> Result<GetResult> {
-        let mut result = self.run(|| self.inner.get_opts(at, how.clone())).await?;
+        let mut result = self.run(|| self.get_in_words(at, &how)).await?;
         if let GetResultPayload::Stream(body) = result.payload {
             let rest = resume::Rest::new(&result.meta, result.range.clone(), &how);
             let body = resume::resumed(Arc::clone(&self.inner), self.retries(), rest, body);

@@ -11,16 +11,19 @@
 //! before the failure counts, 15 s if the store has never answered this process. What the store
 //! understood and refused is not tried again ([`Kind::is_lasting`]).
 //!
-//! Modules in reading order: `context` and `error` (what is said of a failure), `settings` (the
-//! environment), `http` (the runtime behind all requests), `guard` (errors explained, requests made
+//! Modules in reading order: `context` and `error` (what is said of a failure), `news` (who else is told),
+//! `settings`, `endpoint` and `proxy` (the environment), `http` (the runtime behind all requests), `guard` (errors explained, requests made
 //! again), `upload` (the same for parts), `resume` (bodies that break off), `conditional` (which promises a store keeps),
 //! `unfinished` (uploads that nobody ended).
 
 mod conditional;
 mod context;
+mod endpoint;
 mod error;
 mod guard;
 mod http;
+mod news;
+mod proxy;
 mod resume;
 mod settings;
 mod unfinished;
@@ -29,6 +32,7 @@ mod upload;
 use std::collections::HashMap;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -39,13 +43,14 @@ use tokio::sync::OnceCell;
 use url::{Position, Url};
 
 pub use self::error::{Error, Kind, is_transient};
+pub use self::news::{News, on_news};
 pub use self::settings::{PATIENCE, STALL};
 
 pub(crate) use self::conditional::Conditional;
 pub(crate) use self::context::Scheme;
 pub(crate) use self::settings::Settings;
 
-use self::context::Context;
+use self::context::{Context, Way};
 use self::guard::{Guarded, Patience};
 use self::unfinished::Bucket;
 
@@ -74,6 +79,7 @@ pub struct Store {
 struct Shared {
     guarded: Arc<Guarded>,
     patient: Arc<Guarded>,
+    patience: Patience,
     scheme: Scheme,
     /// For what only S3 can do.
     bucket: Option<Bucket>,
@@ -106,10 +112,18 @@ pub(crate) fn open_with(url: &str, settings: &Settings) -> Result<Store, Unusabl
             "neither an absolute path nor a URL ({error}); write s3://…, file:///… or /…"
         ))
     })?;
+    if parsed.scheme() == "file" && (parsed.query().is_some() || parsed.fragment().is_some()) {
+        let reason = "? and # end the path of a URL; write %3F and %23 for them, or the path without \
+                      file://";
+        return Err(unusable(reason.to_owned()));
+    }
     if parsed.password().is_some() || parsed.query().is_some() {
         let reason = "credentials do not belong into a URL, which logs repeat; put them into the \
-                      environment";
+                      environment (a ? that belongs to a name is written %3F)";
         return Err(unusable(reason.to_owned()));
+    }
+    if parsed.fragment().is_some() {
+        return Err(unusable("# ends the path of a URL; write %23 for it".to_owned()));
     }
     match parsed.scheme() {
         "file" => {
@@ -144,6 +158,21 @@ impl Store {
     /// tokio's clock.
     pub(crate) fn patient(&self) -> Arc<dyn ObjectStore> {
         Arc::<Guarded>::clone(&self.shared.patient)
+    }
+
+    /// Returns for how long a request that fails now is to be made again: as the settings say, and
+    /// shorter while the store has never answered this process. None for this machine's files.
+    pub fn patience(&self) -> Option<Duration> {
+        match self.shared.scheme {
+            Scheme::File => None,
+            _ => Some(self.shared.patience.now(&self.shared.guarded.context)),
+        }
+    }
+
+    /// Says that the store is in trouble, once until it answers again, and that a request is made again
+    /// for up to `limit`.
+    pub fn say_trouble(&self, error: &Error, limit: Duration) {
+        news::say_trouble(&self.shared.guarded.context, error, limit);
     }
 
     /// Returns which kind of store it is.
@@ -185,15 +214,16 @@ impl Shared {
     ) -> Self {
         let scheme = context.scheme;
         let guarded = Guarded::new(objects, parts, context);
+        let patience = Patience { usual: settings.patience, first: settings.first_patience };
         // Local files are away only as long as the kernel itself waits for them.
         let patient = match scheme {
             Scheme::File => guarded.clone(),
-            _ => guarded
-                .patient(Patience { usual: settings.patience, first: settings.first_patience }),
+            _ => guarded.patient(patience),
         };
         Self {
             guarded: Arc::new(guarded),
             patient: Arc::new(patient),
+            patience,
             scheme,
             bucket,
             conditional: OnceCell::new(),
@@ -268,36 +298,66 @@ fn remote(url: &Url, settings: &Settings) -> Result<Store, String> {
 
 fn connect(url: &Url, scheme: &ObjectStoreScheme, settings: &Settings) -> Result<Shared, String> {
     let bucket = url.host_str().unwrap_or_default();
-    let context = |scheme, place: String| Context::new(scheme, place, settings.secrets());
     match scheme {
         ObjectStoreScheme::AmazonS3 => {
+            settings.check(Scheme::S3)?;
             let opened = settings.s3(bucket)?;
-            let endpoint = settings.s3_endpoint().map_or_else(String::new, |e| format!(" at {e}"));
-            let context = context(Scheme::S3, format!("bucket {bucket:?}{endpoint}"));
+            let usual = format!("https://s3.{}.amazonaws.com", opened.region);
+            let context = context(Scheme::S3, &format!("bucket {bucket:?}"), &usual, settings);
             let store = Arc::new(opened.s3.clone());
             let parts = Some(Arc::clone(&store) as Arc<dyn MultipartStore>);
             Ok(Shared::new(store, parts, context, settings, Some(opened)))
         }
         ObjectStoreScheme::GoogleCloudStorage => {
+            settings.check(Scheme::Google)?;
             let store = Arc::new(settings.google(bucket)?);
             let parts = Some(Arc::clone(&store) as Arc<dyn MultipartStore>);
             let place = format!("bucket {bucket:?} of Google Cloud Storage");
-            Ok(Shared::new(store, parts, context(Scheme::Google, place), settings, None))
+            let usual = "https://storage.googleapis.com";
+            let context = context(Scheme::Google, &place, usual, settings);
+            Ok(Shared::new(store, parts, context, settings, None))
         }
         ObjectStoreScheme::MicrosoftAzure => {
+            settings.check(Scheme::Azure)?;
             let store = Arc::new(settings.azure(url)?);
             let parts = Some(Arc::clone(&store) as Arc<dyn MultipartStore>);
             let name = &url[Position::BeforeUsername..Position::AfterHost];
             let place = format!("container {name:?} of Azure");
-            Ok(Shared::new(store, parts, context(Scheme::Azure, place), settings, None))
+            let usual = format!("https://{bucket}");
+            let context = context(Scheme::Azure, &place, &usual, settings);
+            Ok(Shared::new(store, parts, context, settings, None))
         }
         ObjectStoreScheme::Http => {
+            settings.check(Scheme::Http)?;
             let origin = &url[..Position::BeforePath];
             let store = settings.http(origin)?;
-            Ok(Shared::new(store, None, context(Scheme::Http, origin.to_owned()), settings, None))
+            let context = context(Scheme::Http, origin, origin, settings);
+            Ok(Shared::new(store, None, context, settings, None))
         }
         _ => Err(unknown_scheme(url.scheme())),
     }
+}
+
+/// Describes a store that is at `usual` unless the settings name another place.
+fn context(scheme: Scheme, what: &str, usual: &str, settings: &Settings) -> Context {
+    let named = settings.endpoint(scheme);
+    let server = named.map_or(usual, |(_, server)| server);
+    let proxy = settings.proxy(scheme, server);
+    let at = named.map_or_else(String::new, |(_, server)| format!(" at {server}"));
+    let through = proxy.as_ref().map_or_else(String::new, |proxy| {
+        format!(" through the proxy {} ({})", proxy.url, proxy.variable)
+    });
+    let endpoint = match (named, scheme) {
+        (Some((variable, _)), _) => variable.to_owned(),
+        (None, Scheme::Http) => "the URL".to_owned(),
+        (None, _) => String::new(),
+    };
+    Context::new(scheme, format!("{what}{at}{through}"), settings.secrets()).by(Way {
+        endpoint,
+        plain: server.starts_with("http://"),
+        proxy: proxy.map(|proxy| proxy.variable),
+        unread: settings.unread_credentials().filter(|_| scheme == Scheme::S3),
+    })
 }
 
 fn unknown_scheme(scheme: &str) -> String {

@@ -10,11 +10,15 @@ use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder}
 use object_store::client::HttpConnector;
 use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
-use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
+use object_store::{
+    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
+};
 use url::Url;
 
 use super::context::{Context, Scheme};
+use super::endpoint;
 use super::http::Connector;
+use super::proxy::{Proxies, Proxy};
 use super::unfinished::Bucket;
 
 /// Seconds without a byte, after which a request is given up and made again.
@@ -45,6 +49,9 @@ const SHORTEST_SECRET: usize = 4;
 #[derive(Clone)]
 pub(crate) struct Settings {
     variables: Vec<(String, String)>,
+    proxies: Proxies,
+    /// Of the user, whose other tools keep their settings there.
+    home: Option<String>,
     pub(super) stall: Duration,
     pub(super) patience: Duration,
     pub(super) first_patience: Duration,
@@ -71,10 +78,15 @@ impl Settings {
                 .iter()
                 .any(|prefix| name.starts_with(prefix))
         };
-        let variables: Vec<(String, String)> =
-            variables.filter(|(name, value)| ours(name) && !value.trim().is_empty()).collect();
+        let (proxies, others): (Vec<_>, Vec<_>) =
+            variables.partition(|(name, _)| Proxies::is_one(name));
+        let home = others.iter().find(|(name, _)| name == "HOME").map(|(_, home)| home.clone());
+        let mut variables = others;
+        variables.retain(|(name, value)| ours(name) && !value.trim().is_empty());
         let mut settings = Self {
             variables,
+            proxies: Proxies::new(proxies),
+            home,
             stall: DEFAULT_STALL,
             patience: DEFAULT_PATIENCE,
             first_patience: FIRST_PATIENCE,
@@ -104,8 +116,71 @@ impl Settings {
     pub(super) fn fingerprint(&self) -> u64 {
         use std::hash::{DefaultHasher, Hash, Hasher};
         let mut hasher = DefaultHasher::new();
-        self.variables.hash(&mut hasher);
+        (&self.variables, &self.proxies).hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Checks what is the same for all stores behind a network, and what belongs to this one.
+    ///
+    /// # Errors
+    /// What is wrong with the settings, and what to set.
+    pub(super) fn check(&self, scheme: Scheme) -> Result<(), String> {
+        for name in [STALL, PATIENCE] {
+            if let Some(value) = self.get(name).filter(|_| self.seconds(name).is_none()) {
+                return Err(format!("{name}={value} is no number of seconds above 0"));
+            }
+        }
+        self.proxies.check()?;
+        let own = self.variables.iter().filter(|(name, _)| {
+            scheme.prefix().is_some_and(|prefix| name.starts_with(prefix)) && endpoint::is_url(name)
+        });
+        for (name, value) in own {
+            endpoint::check(name, value.trim())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the proxy through which `url` is asked, if any.
+    pub(super) fn proxy(&self, scheme: Scheme, url: &str) -> Option<Proxy> {
+        let own = scheme.prefix().map(|prefix| format!("{prefix}PROXY_URL"));
+        let own = own.and_then(|variable| {
+            Some(Proxy { url: endpoint::without_user(self.get(&variable)?), variable })
+        });
+        own.or_else(|| self.proxies.on_the_way_to(url))
+    }
+
+    /// Returns the variable that says where a store is, and what it says; none for the usual place.
+    pub(super) fn endpoint(&self, scheme: Scheme) -> Option<(&'static str, &str)> {
+        let names: &[&'static str] = match scheme {
+            Scheme::S3 => &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"],
+            Scheme::Google => &["GOOGLE_BASE_URL"],
+            Scheme::Azure => &["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"],
+            Scheme::File | Scheme::Memory | Scheme::Http => &[],
+        };
+        names.iter().find_map(|name| Some((*name, self.get(name)?)))
+    }
+
+    /// Returns what other tools would take credentials for S3 from and this does not, with the command
+    /// that hands them over; none where there is nothing of the kind.
+    pub(super) fn unread_credentials(&self) -> Option<String> {
+        let profile = self.get("AWS_PROFILE");
+        let files = [("AWS_SHARED_CREDENTIALS_FILE", "credentials"), ("AWS_CONFIG_FILE", "config")];
+        let file = files.into_iter().find_map(|(variable, name)| {
+            let usual = || self.home.as_ref().map(|home| format!("{home}/.aws/{name}"));
+            let path = self.get(variable).map(str::to_owned).or_else(usual)?;
+            std::path::Path::new(&path).is_file().then_some(path)
+        });
+        let found = match (profile, file) {
+            (Some(profile), Some(file)) => format!("AWS_PROFILE={profile} and {file} are"),
+            (Some(profile), None) => format!("AWS_PROFILE={profile} is"),
+            (None, Some(file)) => format!("{file} is"),
+            (None, None) => return None,
+        };
+        let named = profile.map_or_else(String::new, |profile| format!(" --profile {profile}"));
+        Some(format!(
+            "{found} not read; hand what it says over with: eval \"$(aws configure \
+             export-credentials{named} --format env)\""
+        ))
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -123,20 +198,13 @@ impl Settings {
             .is_some_and(|value| ["1", "true", "yes", "on"].contains(&&*value.to_lowercase()))
     }
 
-    /// Returns where S3 is, for messages.
-    pub(super) fn s3_endpoint(&self) -> Option<&str> {
-        self.get("AWS_ENDPOINT_URL_S3")
-            .or_else(|| self.get("AWS_ENDPOINT_URL"))
-            .or_else(|| self.get("AWS_ENDPOINT"))
-    }
-
     /// Opens a bucket of S3 or of what speaks like it.
     ///
     /// # Errors
     /// What is wrong with the settings, and what to set.
     pub(super) fn s3(&self, bucket: &str) -> Result<Bucket, String> {
         self.check_s3_credentials()?;
-        let plain = self.s3_endpoint().is_some_and(|endpoint| endpoint.starts_with("http://"));
+        let plain = self.is_plain(Scheme::S3);
         let mut builder = AmazonS3Builder::new()
             .with_client_options(self.client_options()?)
             .with_retry(self.retry())
@@ -144,8 +212,11 @@ impl Settings {
         for (key, value) in self.keys::<AmazonS3ConfigKey>("AWS_") {
             builder = builder.with_config(key, value);
         }
+        if let Some((_, endpoint)) = self.endpoint(Scheme::S3) {
+            // The library takes whichever of the names comes last in the environment.
+            builder = builder.with_endpoint(endpoint);
+        }
         if plain {
-            // Whoever writes http:// has allowed it.
             builder = builder.with_allow_http(true);
         }
         // After the environment: the URL decides which bucket.
@@ -164,6 +235,12 @@ impl Settings {
         })
     }
 
+    /// Whether a store is asked without TLS: whoever writes http:// has allowed it.
+    fn is_plain(&self, scheme: Scheme) -> bool {
+        self.endpoint(scheme)
+            .is_some_and(|(_, url)| url.to_ascii_lowercase().starts_with("http://"))
+    }
+
     fn check_s3_credentials(&self) -> Result<(), String> {
         let (id, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
         match (self.get(id), self.get(secret)) {
@@ -177,10 +254,14 @@ impl Settings {
             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
         ];
-        let elsewhere = self.s3_endpoint().is_some_and(|url| !url.contains("amazonaws.com"));
+        let endpoint = self.endpoint(Scheme::S3);
+        let elsewhere = endpoint.is_some_and(|(_, url)| !url.contains("amazonaws.com"));
         let no_instance = elsewhere || self.says_yes("AWS_EC2_METADATA_DISABLED");
         let none = from_a_role.iter().all(|name| self.get(name).is_none());
         if none && no_instance && !self.says_yes("AWS_SKIP_SIGNATURE") {
+            if let Some(unread) = self.unread_credentials() {
+                return Err(format!("{id} and {secret} are not set, and {unread}"));
+            }
             return Err(format!(
                 "there are no credentials; set {id} and {secret} (or AWS_SKIP_SIGNATURE=true for a \
                  public bucket)"
@@ -201,6 +282,10 @@ impl Settings {
         for (key, value) in self.keys::<GoogleConfigKey>("GOOGLE_") {
             builder = builder.with_config(key, value);
         }
+        if self.is_plain(Scheme::Google) {
+            let key = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+            builder = builder.with_config(key, "true");
+        }
         builder.with_bucket_name(bucket).build().map_err(|error| self.unusable(&error))
     }
 
@@ -215,6 +300,9 @@ impl Settings {
             .with_http_connector(Connector);
         for (key, value) in self.keys::<AzureConfigKey>("AZURE_") {
             builder = builder.with_config(key, value);
+        }
+        if self.is_plain(Scheme::Azure) {
+            builder = builder.with_allow_http(true);
         }
         builder.with_url(url.as_str()).build().map_err(|error| self.unusable(&error))
     }

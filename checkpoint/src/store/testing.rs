@@ -1,6 +1,5 @@
 //! Places in every kind of store that tests can have.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringmaster_tests::proxy::{FaultyProxy, Trouble, What};
@@ -28,7 +27,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
         Subject { _folder: Some(folder), ..subject("files", files) },
         subject("memory", Place::memory()),
     ];
-    if let Some(server) = s3::server() {
+    if let Some(server) = s3::server_for_part() {
         let folder = "runs/a%20job%20&%20%C3%BCn%C3%AFcode";
         all.push(subject("s3", on_s3(&server.bucket(), folder, &[])));
         let bucket = server.bucket();
@@ -69,10 +68,4 @@ pub(crate) fn settings(bucket: &Bucket, more: &[(&str, &str)]) -> Settings {
     let more = more.iter().map(|&(name, value)| (name.to_owned(), value.to_owned()));
     variables.extend(more);
     Settings::new(variables.into_iter())
-}
-
-/// Returns an address on loopback at which nothing answers.
-pub(crate) fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use ringmaster_tests::s3::{self, Bucket, Kind as Server};
+use ringmaster_tests::network::Nobody;
+use ringmaster_tests::proxy::{FaultyProxy, Trouble, What};
+use ringmaster_tests::s3::{self, Bucket};
 
-use super::testing::{nobody, on_s3, settings};
+use super::testing::{on_s3, settings};
 use super::{Error, Kind, Settings, Store, Unusable, open_with, register};
 
 /// Short, for requests that are expected to fail.
@@ -106,6 +108,15 @@ fn settings_that_cannot_be_used_are_named() {
     };
     let bundle = open(&[("AWS_CA_BUNDLE", "/nowhere/ca.pem")]);
     assert!(bundle.contains("AWS_CA_BUNDLE=/nowhere/ca.pem: No such file"), "{bundle}");
+    let endpoint = open(&[("AWS_ENDPOINT_URL_S3", "localhost:9000")]);
+    assert!(
+        endpoint.starts_with("AWS_ENDPOINT_URL_S3=localhost:9000 does not begin"),
+        "{endpoint}"
+    );
+    let proxy = open(&[("HTTP_PROXY", "socks5://127.0.0.1:1080")]);
+    assert!(proxy.starts_with("HTTP_PROXY=socks5://127.0.0.1:1080: "), "{proxy}");
+    let patience = open(&[(super::PATIENCE, "soon")]);
+    assert!(patience.contains("PATIENCE_SECONDS=soon is no number of seconds"), "{patience}");
     let encryption = open(&[
         ("AWS_SERVER_SIDE_ENCRYPTION", "sse-c"),
         ("AWS_SSE_CUSTOMER_KEY_BASE64", "not base64 at all"),
@@ -115,7 +126,8 @@ fn settings_that_cannot_be_used_are_named() {
 
 #[test]
 fn an_endpoint_where_nobody_listens_and_a_name_nobody_knows_are_told_apart() {
-    let address = nobody().to_string();
+    let nobody = Nobody::there();
+    let address = nobody.address.to_string();
     let store = open_with("s3://bucket/runs", &aimed_at(&address, &[])).unwrap();
     let parts = [&*format!("bucket \"bucket\" at http://{address}"), "check AWS_ENDPOINT_URL"];
     assert_says(&failures(&store), Kind::Unreachable, &parts);
@@ -137,15 +149,33 @@ fn a_store_that_never_answered_is_not_waited_for_as_long_as_one_that_has() {
     assert_eq!(set("soon").patience, plain.patience);
 }
 
-/// A bucket of the real server; none where there is none, or where it cannot refuse.
-fn strict_bucket() -> Option<Bucket> {
-    let server = s3::server()?;
-    (server.kind() == Server::Ceph).then(|| server.bucket())
+/// The answer to a question for an object's properties has no body: a missing bucket looked like a
+/// missing shard, and a wrong secret like a missing permission.
+#[test]
+fn a_look_at_an_object_is_refused_in_the_stores_own_words() {
+    let nobody = Nobody::there();
+    let proxy = FaultyProxy::start(nobody.address, 1);
+    let settings = aimed_at(&proxy.address.to_string(), &[(super::PATIENCE, "3600")]);
+    let store = open_with("s3://bucket/data/a.tar", &settings).unwrap();
+    for (status, code, kind) in [
+        (404, "NoSuchBucket", Kind::NoBucket),
+        (403, "SignatureDoesNotMatch", Kind::WrongCredentials),
+        (403, "InvalidAccessKeyId", Kind::WrongCredentials),
+        (403, "AccessDenied", Kind::NoPermission),
+        (404, "NoSuchKey", Kind::Missing),
+    ] {
+        proxy.set(vec![Trouble::new(What::Refuse(status, code))]);
+        for objects in [store.objects(), store.patient()] {
+            let error = runtime().block_on(objects.head(&store.path)).unwrap_err();
+            assert_eq!(Error::from(error).kind, kind, "{code}");
+        }
+    }
 }
 
 #[test]
 fn wrong_credentials_are_said_at_once_and_are_not_shown() {
-    let Some(bucket) = strict_bucket() else { return };
+    let Some(server) = s3::strict_server() else { return };
+    let bucket = server.bucket();
     let wrong = [("AWS_SECRET_ACCESS_KEY", SECRET), (super::PATIENCE, "3600")];
     let url = bucket.url("runs");
     let store = open_with(&url, &settings(&bucket, &wrong)).unwrap();
@@ -182,7 +212,8 @@ fn no_error_and_no_debug_output_holds_a_secret() {
         }
     };
     // Nobody there.
-    let address = nobody().to_string();
+    let nobody = Nobody::there();
+    let address = nobody.address.to_string();
     let settings_there = aimed_at(&address, &[]);
     note(&open_with("s3://bucket/runs", &settings_there).unwrap());
     // Somebody who repeats everything that was sent.
@@ -190,7 +221,8 @@ fn no_error_and_no_debug_output_holds_a_secret() {
     let echoed = aimed_at(&echo.address, &[]);
     note(&open_with("s3://bucket/runs", &echoed).unwrap());
     // The real server, with a wrong key.
-    if let Some(bucket) = strict_bucket() {
+    if let Some(server) = s3::strict_server_for_part() {
+        let bucket = server.bucket();
         let wrong = settings(&bucket, &[("AWS_SECRET_ACCESS_KEY", SECRET), PATIENCE]);
         note(&open_with(&bucket.url("runs"), &wrong).unwrap());
     }
@@ -250,7 +282,8 @@ fn a_registered_store_is_the_same_for_all_who_open_it() {
 #[test]
 fn server_side_encryption_is_asked_for_as_the_environment_says() {
     // moto ignores it.
-    let Some(bucket) = strict_bucket() else { return };
+    let Some(server) = s3::strict_server() else { return };
+    let bucket = server.bucket();
     // A key of the customer's own: the object cannot be read without it.
     let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
     let encrypted =
@@ -267,18 +300,21 @@ fn server_side_encryption_is_asked_for_as_the_environment_says() {
 }
 
 /// A server behind TLS whose bucket is empty; returns its port and the certificate that vouches for
-/// it.
-fn tls_server() -> (u16, String) {
+/// it, made as an authority's or a server's.
+fn tls_server(is_ca: rcgen::IsCa, name: &str) -> (u16, String) {
     use std::io::{BufRead, BufReader, Write};
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let certificate = made.cert.pem();
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let mut wanted = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    wanted.is_ca = is_ca;
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let made = wanted.self_signed(&pair).unwrap();
+    let certificate = made.pem();
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(pair.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .with_single_cert(vec![made.der().clone()], key.into())
         .unwrap();
     let config = Arc::new(config);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -303,7 +339,7 @@ fn tls_server() -> (u16, String) {
 
 #[test]
 fn a_server_behind_tls_is_trusted_by_the_bundle_that_the_environment_names_and_else_not() {
-    let (port, certificate) = tls_server();
+    let (port, certificate) = tls_server(rcgen::IsCa::ExplicitNoCa, "localhost");
     let folder = tempfile::tempdir().unwrap();
     let bundle = folder.path().join("ca.pem");
     std::fs::write(&bundle, certificate).unwrap();
@@ -319,4 +355,28 @@ fn a_server_behind_tls_is_trusted_by_the_bundle_that_the_environment_names_and_e
     let store = open_with("s3://bucket/runs", &aimed_at("127.0.0.1:1", &[here, trusted])).unwrap();
     let listed = runtime().block_on(store.patient().list_with_delimiter(None));
     assert!(listed.unwrap().objects.is_empty());
+}
+
+/// `openssl req -x509` makes an authority's certificate unless it is told otherwise. Named in
+/// AWS_CA_BUNDLE it was refused, and the advice was to set AWS_CA_BUNDLE.
+#[test]
+fn a_certificate_that_is_refused_although_it_is_in_the_bundle_is_said_to_be_wrong_and_why() {
+    let authority = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    for (is_ca, name, said) in [
+        (authority, "localhost", "basicConstraints=critical,CA:FALSE"),
+        (rcgen::IsCa::ExplicitNoCa, "elsewhere", "by a host name that its certificate is for"),
+    ] {
+        let (port, certificate) = tls_server(is_ca, name);
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("ca.pem");
+        std::fs::write(&bundle, certificate).unwrap();
+        let endpoint = format!("https://localhost:{port}");
+        let more =
+            [("AWS_ENDPOINT_URL", endpoint.as_str()), ("AWS_CA_BUNDLE", bundle.to_str().unwrap())];
+        let store = open_with("s3://bucket/runs", &aimed_at("127.0.0.1:1", &more)).unwrap();
+        let listed = runtime().block_on(store.patient().list_with_delimiter(None));
+        let error = Error::from(listed.unwrap_err());
+        assert!(!error.to_string().contains("AWS_CA_BUNDLE"), "{error}");
+        assert_says(&[error], Kind::Untrusted, &["not trusted", said]);
+    }
 }

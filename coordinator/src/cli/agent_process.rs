@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::error::Error;
+use super::job_file::not_a_file;
 
 /// Name of the worker's executable.
 const WORKER: &str = "ringmaster-worker";
@@ -127,7 +128,10 @@ fn last_lines(log: &Path) -> String {
 fn find_worker() -> Result<PathBuf, Error> {
     if let Some(named) = std::env::var_os("RINGMASTER_WORKER").filter(|path| !path.is_empty()) {
         let path = PathBuf::from(named);
-        return if path.is_file() { Ok(path) } else { Err(Error::WorkerNotAFile { path }) };
+        return match not_a_file(&path) {
+            None => Ok(path),
+            Some(found) => Err(Error::WorkerNotAFile { path, found }),
+        };
     }
     let own = std::env::current_exe()
         .map_err(|source| Error::io("find this executable's own path", source))?;

@@ -201,10 +201,10 @@ fn deadline(text: &str) -> Result<Deadline, String> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number"))?;
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
     match (1e-3..=1e9).contains(&seconds) {
         true => Ok(Duration::from_secs_f64(seconds)),
-        false => Err("it must be above 0".to_owned()),
+        false => Err("it must be from 0.001 to 1e9 seconds".to_owned()),
     }
 }
 

@@ -1,12 +1,13 @@
 //! The command line's connection to a coordinator.
 
+use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::{
     self, CancelRequest, EventsRequest, GetRequest, Job, ListRequest, LogsRequest, NodesRequest,
     PauseRequest, ResumeRequest, SetNodeRequest, SubmitRequest, WatchRequest,
     jobs_client::JobsClient,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::error::Error;
 
@@ -19,15 +20,13 @@ pub(crate) struct Client {
 
 impl Client {
     /// Returns a client of the coordinator at `url`, without connecting yet.
+    ///
+    /// # Errors
+    /// An address at which no coordinator can be.
     pub(crate) fn new(url: &str) -> Result<Self, Error> {
-        let channel = Endpoint::from_shared(url.to_owned())
-            .map_err(|source| Error::CoordinatorUrl { url: url.to_owned(), source })?
-            .connect_timeout(limits::CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .connect_lazy();
-        let jobs = JobsClient::new(channel)
+        let endpoint =
+            address::endpoint(url, Listener::People).map_err(Error::CoordinatorAddress)?;
+        let jobs = JobsClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
         Ok(Self { url: url.to_owned(), jobs })
@@ -120,6 +119,6 @@ impl Client {
 
     /// Maps the coordinator's answer to the error a person reads.
     pub(crate) fn error(&self, status: tonic::Status) -> Error {
-        Error::from_status(&self.url, status)
+        Error::from_status(&self.url, &status)
     }
 }

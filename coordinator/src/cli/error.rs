@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use ringmaster_proto::address;
+
 /// Exit codes of the `ringmaster` command, as documented in `ringmaster help`.
 pub(crate) mod exit_code {
     /// The job failed, or something unforeseen happened.
@@ -37,6 +39,9 @@ pub(crate) enum Error {
     /// Files that the manifest names are not there.
     #[error("{}", missing_data(.missing))]
     MissingData { missing: Vec<MissingFile> },
+    /// A store that this machine's settings do not lead to.
+    #[error("{field}: {url} cannot be used: {reason}; nothing was started")]
+    Store { field: String, url: String, reason: String },
     /// `--resume` names nothing that could be resumed.
     #[error("cannot resume from {wanted:?}: {reason}; {remedy}")]
     Resume { wanted: String, reason: String, remedy: String },
@@ -50,15 +55,21 @@ pub(crate) enum Error {
          network"
     )]
     Insecure { flag: &'static str, address: std::net::SocketAddr },
-    /// The coordinator's address is not a URL.
-    #[error("--coordinator {url:?} is not a URL; write http://HOST:PORT")]
-    CoordinatorUrl { url: String, source: tonic::transport::Error },
+    /// No coordinator can be where it was said to be.
+    #[error("the coordinator's address (--coordinator or RINGMASTER_COORDINATOR) cannot be used")]
+    CoordinatorAddress(#[source] address::Error),
     /// No coordinator answers.
     #[error(
         "no coordinator answers at {url} ({why}); start one with `ringmaster coordinator`, or name \
          another by --coordinator or RINGMASTER_COORDINATOR"
     )]
     Unreachable { url: String, why: String },
+    /// Somebody else listens there.
+    #[error(
+        "what answers at {url} is no coordinator for commands ({why}); name the address that \
+         `ringmaster coordinator --listen` has (port 7070 unless it is told otherwise)"
+    )]
+    NoCoordinator { url: String, why: String },
     /// The coordinator does not know what was asked for.
     #[error("{message}; `ringmaster ls --all` lists every job, `ringmaster nodes` every node")]
     NotFound { message: String },
@@ -75,8 +86,11 @@ pub(crate) enum Error {
     )]
     WorkerMissing { beside: PathBuf },
     /// `RINGMASTER_WORKER` names something that is not a file.
-    #[error("RINGMASTER_WORKER={} is not a file", path.display())]
-    WorkerNotAFile { path: PathBuf },
+    #[error(
+        "RINGMASTER_WORKER={} {found}; name the executable ringmaster-worker, or unset it to take the \
+         one beside this command", path.display()
+    )]
+    WorkerNotAFile { path: PathBuf, found: String },
     /// The embedded agent ended before its job.
     #[error("the embedded agent ended early ({status}); its last words:\n{log}")]
     AgentEnded { status: String, log: String },
@@ -112,13 +126,15 @@ pub(crate) enum Error {
     Interrupted { job_id: String },
 }
 
-/// One data file that is not there, and the manifest field that names it.
+/// One data file that cannot be used, and the manifest field that names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct MissingFile {
     /// Path in the manifest, as in `spec.data.train`.
     pub(crate) field: String,
     /// The file.
     pub(crate) path: PathBuf,
+    /// What is there instead, as in "does not exist".
+    pub(crate) found: String,
 }
 
 impl Error {
@@ -128,13 +144,25 @@ impl Error {
     }
 
     /// Maps the coordinator's answer to the error a person reads.
-    pub(crate) fn from_status(url: &str, status: tonic::Status) -> Self {
+    pub(crate) fn from_status(url: &str, status: &tonic::Status) -> Self {
+        // Only a status made on this side has a source: a coordinator sends a code and a message.
+        let is_answer = std::error::Error::source(status).is_none();
+        let (url, message) = (url.to_owned(), status.message().to_owned());
         match status.code() {
-            tonic::Code::Unavailable => {
-                Self::Unreachable { url: url.to_owned(), why: innermost(&status) }
+            tonic::Code::Unavailable if !address::is_foreign(status) => {
+                Self::Unreachable { url, why: address::innermost(status) }
             }
-            tonic::Code::NotFound => Self::NotFound { message: status.message().to_owned() },
-            code => Self::Refused { code, message: status.message().to_owned() },
+            tonic::Code::Unimplemented if is_answer && message.is_empty() => {
+                let why = "it has no service for commands, as its listener for agents".to_owned();
+                Self::NoCoordinator { url, why }
+            }
+            _ if address::is_foreign(status) => {
+                let why = address::innermost(status);
+                let why = format!("it does not speak gRPC without TLS: {why}");
+                Self::NoCoordinator { url, why }
+            }
+            tonic::Code::NotFound => Self::NotFound { message },
+            code => Self::Refused { code, message },
         }
     }
 
@@ -157,34 +185,23 @@ impl Error {
             | Self::UnknownModel { .. }
             | Self::Flag { .. }
             | Self::MissingData { .. }
+            | Self::Store { .. }
             | Self::Resume { .. }
             | Self::ResumeConflict { .. }
             | Self::Insecure { .. }
             | Self::Checkpoints { .. }
             | Self::Checkpoint(ringmaster_checkpoint::Error::Place { .. })
-            | Self::CoordinatorUrl { .. } => exit_code::REFUSED,
+            | Self::CoordinatorAddress(_) => exit_code::REFUSED,
             Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted) => exit_code::CANCELLED,
             Self::Refused { code: tonic::Code::InvalidArgument, .. }
             | Self::CannotResume { .. } => exit_code::REFUSED,
-            Self::Unreachable { .. } => exit_code::UNREACHABLE,
+            Self::Unreachable { .. } | Self::NoCoordinator { .. } => exit_code::UNREACHABLE,
             Self::NotFound { .. } => exit_code::NOT_FOUND,
             Self::JobCancelled { .. } | Self::Stopped { .. } | Self::Interrupted { .. } => {
                 exit_code::CANCELLED
             }
             _ => exit_code::FAILED,
         }
-    }
-}
-
-/// Returns what lies at the bottom of a failure: the layers above it only repeat that there is one.
-fn innermost(status: &tonic::Status) -> String {
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    match std::error::Error::source(status) {
-        Some(_) => cause.to_string(),
-        None => status.message().to_owned(),
     }
 }
 
@@ -207,9 +224,11 @@ fn did_you_mean(nearest: &[String]) -> String {
 }
 
 fn missing_data(missing: &[MissingFile]) -> String {
-    let mut text = format!("{} data file(s) are missing; nothing was started", missing.len());
+    let files = if missing.len() == 1 { "1 data file is" } else { "data files are" };
+    let count = if missing.len() == 1 { String::new() } else { format!("{} ", missing.len()) };
+    let mut text = format!("{count}{files} not there to be read; nothing was started");
     for file in missing.iter().take(MISSING_SHOWN) {
-        text.push_str(&format!("\n  {}: {}", file.field, file.path.display()));
+        text.push_str(&format!("\n  {}: {} {}", file.field, file.path.display(), file.found));
     }
     if missing.len() > MISSING_SHOWN {
         text.push_str(&format!("\n  … and {} more", missing.len() - MISSING_SHOWN));
@@ -231,10 +250,12 @@ mod tests {
             .map(|n| MissingFile {
                 field: "spec.data.train".to_owned(),
                 path: PathBuf::from(format!("/data/{n:05}.tar")),
+                found: "does not exist".to_owned(),
             })
             .collect();
         let text = Error::MissingData { missing }.to_string();
-        assert!(text.contains("spec.data.train: /data/00000.tar"), "{text}");
+        assert!(text.starts_with("7 data files are not there"), "{text}");
+        assert!(text.contains("spec.data.train: /data/00000.tar does not exist\n"), "{text}");
         assert!(text.contains("and 2 more"), "{text}");
         assert!(!text.contains("00005"), "{text}");
     }
@@ -242,7 +263,7 @@ mod tests {
     #[test]
     fn a_status_becomes_the_error_and_exit_code_a_script_can_tell_apart() {
         let url = "http://127.0.0.1:7070";
-        let code = |status| Error::from_status(url, status).exit_code();
+        let code = |status| Error::from_status(url, &status).exit_code();
         assert_eq!(code(tonic::Status::unavailable("refused")), exit_code::UNREACHABLE);
         assert_eq!(code(tonic::Status::not_found("no job x")), exit_code::NOT_FOUND);
         assert_eq!(code(tonic::Status::invalid_argument("bad")), exit_code::REFUSED);

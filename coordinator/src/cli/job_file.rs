@@ -1,9 +1,13 @@
 //! From a manifest file to a request the coordinator takes: parsed, checked, paths absolute.
 
+use std::collections::HashSet;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
+use ringmaster_checkpoint::store;
 use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::spec::TrainJob;
+use ringmaster_proto::limits;
 use ringmaster_proto::v1::SubmitRequest;
 
 use super::error::{Error, MissingFile};
@@ -22,14 +26,18 @@ impl JobFile {
     /// Reads and validates the manifest at `path`. Relative paths in it start at its folder.
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let read_error = |source| Error::ReadManifest { path: path.to_owned(), source };
-        let yaml = std::fs::read_to_string(path).map_err(read_error)?;
+        let refused = |mistakes: ringmaster_manifest::Errors| Error::Manifest {
+            path: path.to_owned(),
+            mistakes: mistakes.to_string(),
+        };
+        let shown_name = path.display().to_string();
+        let bytes = read_start(path).map_err(read_error)?;
+        let yaml = ringmaster_manifest::decode(&bytes, &shown_name).map_err(refused)?;
         let absolute = std::path::absolute(path).map_err(read_error)?;
         let base_dir = absolute.parent().unwrap_or(Path::new("/"));
-        let refused = |mistakes: String| Error::Manifest { path: path.to_owned(), mistakes };
         let models = ModelCatalogue::from_env().map_err(Error::Models)?;
-        let shown_name = path.display().to_string();
-        let job = ringmaster_manifest::parse(&yaml, &shown_name, base_dir, &models)
-            .map_err(|mistakes| refused(mistakes.to_string()))?;
+        let job =
+            ringmaster_manifest::parse(&yaml, &shown_name, base_dir, &models).map_err(refused)?;
         Ok(Self { path: path.to_owned(), yaml, job })
     }
 
@@ -73,6 +81,31 @@ impl JobFile {
         if missing.is_empty() { Ok(()) } else { Err(Error::MissingData { missing }) }
     }
 
+    /// Checks that this machine's settings lead to every store the job uses; none is asked yet.
+    ///
+    /// # Errors
+    /// The first URL whose store cannot be opened, and why.
+    pub(crate) fn check_stores(&self) -> Result<(), Error> {
+        let train = self.job.data.train.iter().map(|url| ("spec.data.train".to_owned(), url));
+        let sets = self.job.eval.zero_shot.iter().enumerate().flat_map(|(index, set)| {
+            let field = format!("spec.eval.zero_shot[{index}].data");
+            set.data.iter().map(move |url| (field.clone(), url))
+        });
+        let uri = ("spec.checkpoint.uri".to_owned(), &self.job.checkpoint.uri);
+        let mut asked = HashSet::new();
+        for (field, url) in std::iter::once(uri).chain(train).chain(sets) {
+            if local_path(url).is_some() || !asked.insert(origin(url)) {
+                continue;
+            }
+            store::open(url).map_err(|store::Unusable { url, reason }| Error::Store {
+                field,
+                url,
+                reason,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Returns the request that submits this job once, however often it is sent.
     pub(crate) fn submit_request(&self, resume_from: String) -> SubmitRequest {
         SubmitRequest {
@@ -90,6 +123,19 @@ impl JobFile {
     }
 }
 
+/// A job and its manifest travel together in one message.
+const _: () = assert!(
+    ringmaster_manifest::MAX_TEXT + ringmaster_manifest::MAX_NAMES < limits::MAX_MESSAGE_BYTES
+);
+
+/// Reads a file as far as it can be a manifest, and a byte more; whatever its name, it may be a data set.
+fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let longest = ringmaster_manifest::MAX_TEXT as u64 + 1;
+    std::fs::File::open(path)?.take(longest).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Returns what a job is in one line: model, loss, ranks, batch, length.
 pub(crate) fn headline(job: &TrainJob) -> String {
     let loss = match job.loss.kind {
@@ -104,8 +150,14 @@ pub(crate) fn headline(job: &TrainJob) -> String {
         if ranks == 1 { "rank" } else { "ranks" },
         thousands(batch),
         thousands(steps),
-        thousands(batch * steps)
+        thousands(job.total_samples())
     )
+}
+
+/// Returns scheme and host of a URL: what lies there is in one store.
+fn origin(url: &str) -> &str {
+    let host = url.find("://").map_or(0, |scheme| scheme + 3);
+    url[host..].find('/').map_or(url, |end| &url[..host + end])
 }
 
 /// Returns the local path a data URL means, or none for a remote store.
@@ -138,9 +190,26 @@ fn percent_decoded(path: &str, is_url: bool) -> String {
 fn missing_files(field: &str, urls: &[String]) -> Vec<MissingFile> {
     urls.iter()
         .filter_map(|url| local_path(url))
-        .filter(|path| !path.is_file())
-        .map(|path| MissingFile { field: field.to_owned(), path })
+        .filter_map(|path| {
+            let found = not_a_file(&path)?;
+            Some(MissingFile { field: field.to_owned(), path, found })
+        })
         .collect()
+}
+
+/// Returns what is at a path where a file was expected; none if a file is.
+pub(crate) fn not_a_file(path: &Path) -> Option<String> {
+    let found = match std::fs::metadata(path) {
+        Ok(about) if about.is_file() => return None,
+        Ok(about) if about.is_dir() => "is a folder".to_owned(),
+        Ok(_) => "is no regular file".to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => match std::fs::read_link(path) {
+            Ok(target) => format!("is a link to {}, which does not exist", target.display()),
+            Err(_) => "does not exist".to_owned(),
+        },
+        Err(error) => format!("cannot be looked at ({error})"),
+    };
+    Some(found)
 }
 
 /// Returns the local folder a checkpoint URI means, or none for a remote store.
@@ -167,12 +236,59 @@ mod tests {
             gone.display().to_string(),
         ];
         let missing = missing_files("spec.data.train", &urls);
-        assert_eq!(missing, [MissingFile { field: "spec.data.train".to_owned(), path: gone }]);
+        let found = "does not exist".to_owned();
+        let field = "spec.data.train".to_owned();
+        assert_eq!(missing, [MissingFile { field, path: gone, found }]);
+    }
+
+    /// A folder and a dangling link were called missing.
+    #[test]
+    fn what_is_there_instead_of_a_data_file_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link.tar");
+        std::os::unix::fs::symlink("/data/gone.tar", &link).unwrap();
+        let found =
+            |path: &Path| missing_files("f", &[path.display().to_string()])[0].found.clone();
+        assert_eq!(found(folder.path()), "is a folder");
+        assert_eq!(found(&link), "is a link to /data/gone.tar, which does not exist");
+        assert_eq!(found(Path::new("/dev/null")), "is no regular file");
+    }
+
+    const MANIFEST: &str = "apiVersion: ringmaster/v1\nkind: TrainJob\nmetadata: {name: tiny}\nspec:\n  \
+         model: {name: ViT-B-32}\n  data: {train: /data/a.tar}\n  loss: {kind: siglip}\n  \
+         optimizer: {lr: 1.0e-3}\n  schedule: {steps: 40}\n  batch: {global: 64}\n  \
+         checkpoint: {uri: /data/checkpoints}\n";
+
+    fn read(bytes: &[u8]) -> Result<JobFile, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("job.yaml");
+        std::fs::write(&path, bytes).unwrap();
+        JobFile::read(&path).map_err(|error| error.to_string())
+    }
+
+    /// moon#1903, serde-yaml#345: "more than one document" for a byte-order mark, which some editors write.
+    #[test]
+    fn a_manifest_with_a_byte_order_mark_is_read() {
+        let marked = format!("\u{feff}{MANIFEST}");
+        let utf16: Vec<u8> = marked.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [marked.as_bytes(), &utf16] {
+            let file = read(bytes).unwrap();
+            assert_eq!((file.job.name.as_str(), file.yaml.as_str()), ("tiny", MANIFEST));
+        }
     }
 
     #[test]
-    fn a_folder_is_not_a_data_file() {
+    fn a_file_that_is_no_text_or_far_too_long_is_refused_after_its_beginning() {
+        let refused = read(b"\x1f\x8b\x08\0").unwrap_err();
+        assert!(refused.contains("job.yaml:1:2: the byte 0x8b here is not UTF-8"), "{refused}");
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(missing_files("f", &[folder.path().display().to_string()]).len(), 1);
+        let path = folder.path().join("job.yaml");
+        // A hole takes no room on disk; read whole, it would take all memory.
+        std::fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        let refused = JobFile::read(&path).unwrap_err().to_string();
+        assert!(
+            refused.contains("job.yaml:1:1: the file has more than 2097152 bytes"),
+            "{refused}"
+        );
     }
 }

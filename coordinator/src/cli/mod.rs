@@ -2,8 +2,8 @@
 //!
 //! Files in reading order: [`args`] (what can be asked), [`run`] here (who answers), [`train`]
 //! (a whole cluster in one command) with [`agent_process`], [`coordinator`]; [`job_file`] and
-//! [`resume`] (from a manifest to a request); [`client`], [`watch`] and [`progress`] (following a
-//! job); [`checkpoints`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
+//! [`resume`] (from a manifest to a request); [`client`], [`watch`], [`progress`] and [`lines`]
+//! (following a job); [`checkpoints`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`bench`]; [`text`],
 //! [`open_files`], [`output`] and [`error`].
 
 mod agent_process;
@@ -15,6 +15,7 @@ mod coordinator;
 mod error;
 mod job_file;
 mod json;
+mod lines;
 mod listing;
 mod logs;
 mod models;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
+use ringmaster_checkpoint::store::{self, News};
 use ringmaster_proto::v1::JobState;
 use tracing_subscriber::EnvFilter;
 
@@ -59,6 +61,10 @@ pub(crate) async fn run() -> ExitCode {
 }
 
 async fn dispatch(command: &Command) -> Result<(), Error> {
+    // The coordinator itself has a log.
+    if !matches!(command, Command::Coordinator(_)) {
+        store::on_news(|(News::Trouble(what) | News::Answers(what))| output::error_line(&what));
+    }
     match command {
         Command::Train(args) => Box::pin(train::run(args)).await,
         Command::Coordinator(args) => Box::pin(coordinator::run(args)).await,
@@ -205,7 +211,10 @@ fn schema() -> Result<(), Error> {
 
 /// Sends log lines to standard error, at `info` unless RUST_LOG says otherwise.
 fn log_to_stderr(json: bool) {
-    let builder = tracing_subscriber::fmt().with_env_filter(filter()).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter())
+        .with_writer(std::io::stderr)
+        .with_ansi(output::colours_on_stderr());
     if json { builder.json().init() } else { builder.init() }
 }
 

@@ -1,8 +1,19 @@
 //! Writing to the terminal: results to standard output, remarks to standard error.
 
-use std::io::{ErrorKind, Write as _};
+use std::ffi::OsStr;
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 use super::error::Error;
+
+/// Whether what is written to standard error may be coloured.
+pub(crate) fn colours_on_stderr() -> bool {
+    colours(std::io::stderr().is_terminal(), std::env::var_os("NO_COLOR").as_deref())
+}
+
+/// Colour codes are for terminals, and not for those whose people do not want them (no-color.org).
+fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
+}
 
 /// Writes `text` and a line break to standard output.
 ///
@@ -43,4 +54,16 @@ pub(crate) fn error_chain(error: &dyn std::error::Error) {
         source = cause.source();
     }
     error_line(&text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_whose_people_want_them() {
+        assert!(colours(true, None) && colours(true, Some(OsStr::new(""))));
+        assert!(!colours(true, Some(OsStr::new("1"))));
+        assert!(!colours(false, None));
+    }
 }

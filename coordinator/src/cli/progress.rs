@@ -1,13 +1,15 @@
-//! Progress of one job in the terminal: a two-line bar with state changes above it, or one log
-//! line per interval when nobody looks.
+//! Progress of one job in the terminal: a two-line bar with state changes above it, or the lines of
+//! `lines.rs` when nobody looks.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use ringmaster_proto::v1::{Event, Job, JobState, StepMetrics};
+use ringmaster_proto::v1::{Event, Job, JobState, Phase, StepMetrics};
 
-use super::text::{clock, rate, share, state_word, thousands, time_of_day};
+use super::lines::{EVALUATING, Lines, eta, evaluates, loss_text, waiting_text};
+use super::output;
+use super::text::{clock, rate, share, thousands, time_of_day};
 
 /// Redraws per second.
 const REFRESH_HZ: u8 = 8;
@@ -25,7 +27,7 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 enum Output {
     Bar(ProgressBar),
-    Lines { interval: Duration, last: Option<(Instant, u64)> },
+    Lines(Lines),
 }
 
 impl Progress {
@@ -37,7 +39,7 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(125));
             Output::Bar(bar)
         } else {
-            Output::Lines { interval, last: None }
+            Output::Lines(Lines::every(interval))
         };
         Self { output, shown_state: None, shown_event: 0 }
     }
@@ -46,7 +48,7 @@ impl Progress {
     pub(crate) fn notices(&self) -> Notices {
         match &self.output {
             Output::Bar(bar) => Notices { bar: Some(bar.clone()) },
-            Output::Lines { .. } => Notices { bar: None },
+            Output::Lines(_) => Notices { bar: None },
         }
     }
 
@@ -61,18 +63,9 @@ impl Progress {
         let state_changed = self.shown_state.replace(state) != Some(state);
         match &mut self.output {
             Output::Bar(bar) => draw(bar, job),
-            Output::Lines { interval, last } => {
-                if state_changed && is_worth_a_line(state) {
-                    write_line(&waiting_text(job));
-                }
-                let Some(metrics) = &job.metrics else { return };
-                let is_last_step = metrics.step == metrics.total_steps;
-                let due = last.is_none_or(|(at, step)| {
-                    step != metrics.step && (is_last_step || at.elapsed() >= *interval)
-                });
-                if due {
-                    write_line(&log_line(metrics, job.world_size));
-                    *last = Some((Instant::now(), metrics.step));
+            Output::Lines(lines) => {
+                for line in lines.about(job, state_changed) {
+                    write_line(&line);
                 }
             }
         }
@@ -84,7 +77,10 @@ impl Progress {
             return;
         }
         self.shown_event = event.id;
-        self.line(&event_line(event, matches!(self.output, Output::Bar(_)) && colours()));
+        self.line(&event_line(
+            event,
+            matches!(self.output, Output::Bar(_)) && output::colours_on_stderr(),
+        ));
     }
 
     /// Removes the bar; the last metrics stay as a line.
@@ -121,11 +117,7 @@ fn draw(bar: &ProgressBar, job: &Job) {
             bar.set_length(metrics.total_steps);
             bar.set_position(metrics.step);
             bar.set_prefix(first_line_text(metrics));
-            let evaluating = job.ranks.iter().find_map(|rank| after_training(rank.phase()));
-            bar.set_message(match evaluating {
-                Some(doing) if metrics.step == metrics.total_steps => doing.to_owned(),
-                _ => second_line_text(metrics),
-            });
+            bar.set_message(doing(job, metrics).unwrap_or_else(|| second_line_text(metrics)));
         }
         _ => {
             bar.set_style(waiting_style());
@@ -134,13 +126,19 @@ fn draw(bar: &ProgressBar, job: &Job) {
     }
 }
 
-fn after_training(phase: ringmaster_proto::v1::Phase) -> Option<&'static str> {
-    match phase {
-        ringmaster_proto::v1::Phase::Eval => Some("evaluating on held-out images …"),
-        ringmaster_proto::v1::Phase::Save => Some("saving the last checkpoint …"),
-        ringmaster_proto::v1::Phase::Done => Some("writing the report …"),
-        _ => None,
+/// Returns what the ranks do when they do not train.
+fn doing(job: &Job, metrics: &StepMetrics) -> Option<String> {
+    if evaluates(job) {
+        return Some(EVALUATING.to_owned());
     }
+    // Checkpoints before the last one are written while training goes on.
+    let is_last = metrics.step == metrics.total_steps;
+    let after = job.ranks.iter().filter(|_| is_last).find_map(|rank| match rank.phase() {
+        Phase::Save => Some("saving the last checkpoint …"),
+        Phase::Done => Some("writing the report …"),
+        _ => None,
+    });
+    after.map(str::to_owned)
 }
 
 /// Returns what the bar's first line says beside the bar: at most 52 columns.
@@ -170,22 +168,6 @@ fn second_line_text(metrics: &StepMetrics) -> String {
     text
 }
 
-/// States in which nothing is printed for a while, and a person wants to know why.
-fn is_worth_a_line(state: JobState) -> bool {
-    matches!(
-        state,
-        JobState::Queued | JobState::Recovering | JobState::Preempting | JobState::Paused
-    )
-}
-
-fn waiting_text(job: &Job) -> String {
-    if job.reason.is_empty() {
-        state_word(job.state()).to_owned()
-    } else {
-        format!("{}: {}", state_word(job.state()), job.reason)
-    }
-}
-
 fn closing_line(metrics: &StepMetrics) -> String {
     format!(
         "step {}/{} · loss {} · {} samples/s",
@@ -196,28 +178,6 @@ fn closing_line(metrics: &StepMetrics) -> String {
     )
 }
 
-/// Returns the line that stands for an interval when the output is not a terminal.
-fn log_line(metrics: &StepMetrics, world_size: u32) -> String {
-    let per_rank = metrics.samples_per_second / f64::from(world_size.max(1));
-    let bias = metrics.logit_bias.map_or_else(String::new, |bias| format!(" logit_bias={bias:.3}"));
-    format!(
-        "step={}/{} samples={} loss={} logit_scale={:.3}{bias} lr={:.3e} grad_norm={:.3} \
-         samples/s={:.1} samples/s/rank={per_rank:.1} data={} compute={} comm={} eta={}",
-        metrics.step,
-        metrics.total_steps,
-        metrics.samples,
-        loss_text(metrics.loss),
-        metrics.logit_scale,
-        metrics.lr,
-        metrics.grad_norm,
-        metrics.samples_per_second,
-        share(metrics.data_share),
-        share(metrics.compute_share),
-        share(metrics.comm_share),
-        eta(metrics).map_or_else(|| "–".to_owned(), clock)
-    )
-}
-
 /// Returns an event as a line: time, mark, message.
 fn event_line(event: &Event, colours: bool) -> String {
     let (mark, colour) = match event.kind.as_str() {
@@ -225,6 +185,8 @@ fn event_line(event: &Event, colours: bool) -> String {
         "recovering" | "cancelled" | "waiting" => ("↻", "33"),
         "running" | "recovered" | "succeeded" => ("✓", "32"),
         "checkpoint" => ("▪", "36"),
+        "evaluation" => ("◆", "36"),
+        "store" => ("!", "33"),
         _ => ("·", "2"),
     };
     let (time, message) = (time_of_day(event.at_ms), &event.message);
@@ -233,25 +195,6 @@ fn event_line(event: &Event, colours: bool) -> String {
         format!("\u{1b}[2m{time}\u{1b}[0m \u{1b}[{colour}m{mark}\u{1b}[0m {message}")
     } else {
         format!("{time} {mark} {message}")
-    }
-}
-
-/// Returns the time left at the present speed; none before the speed is known.
-fn eta(metrics: &StepMetrics) -> Option<Duration> {
-    if metrics.step == 0 || metrics.samples_per_second <= 0.0 {
-        return None;
-    }
-    let samples_per_step = metrics.samples as f64 / metrics.step as f64;
-    let steps_left = metrics.total_steps.saturating_sub(metrics.step) as f64;
-    Duration::try_from_secs_f64(steps_left * samples_per_step / metrics.samples_per_second).ok()
-}
-
-/// Returns a loss in at most 7 columns.
-fn loss_text(loss: f64) -> String {
-    match loss.abs() {
-        size if size < 100.0 => format!("{loss:.4}"),
-        size if size < 100_000.0 => format!("{loss:.1}"),
-        _ => format!("{loss:.1e}"),
     }
 }
 
@@ -267,10 +210,6 @@ fn waiting_style() -> ProgressStyle {
         .tick_strings(&["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏", " "])
 }
 
-fn colours() -> bool {
-    std::env::var_os("NO_COLOR").is_none()
-}
-
 fn write_line(text: &str) {
     // A closed standard error must not end a training job.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
@@ -282,6 +221,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use indicatif::TermLike;
+    use ringmaster_proto::v1::RankInfo;
 
     use super::*;
 
@@ -391,33 +331,19 @@ mod tests {
         assert!(screen.contains("recovering: rank 1 was killed"), "{screen}");
     }
 
+    /// The terminal said nothing of an evaluation until the run was over.
     #[test]
-    fn the_log_line_has_speed_per_rank_and_the_three_shares() {
-        let line = log_line(&metrics(), 2);
-        for part in [
-            "step=123456/987654",
-            "loss=12.3457",
-            "logit_bias=-10.000",
-            "lr=1.000e-3",
-            "samples/s/rank=61728.0",
-            "comm=13%",
-        ] {
-            assert!(line.contains(part), "{part} in {line}");
-        }
-    }
-
-    #[test]
-    fn eta_follows_the_present_speed_and_is_unknown_at_the_start() {
-        let mut now = StepMetrics {
-            step: 10,
-            total_steps: 30,
-            samples: 1000,
-            samples_per_second: 50.0,
-            ..StepMetrics::default()
-        };
-        assert_eq!(eta(&now), Some(Duration::from_secs(40)));
-        now.samples_per_second = 0.0;
-        assert_eq!(eta(&now), None);
+    fn an_evaluation_in_the_middle_of_a_run_is_shown_instead_of_the_speed() {
+        let mut job = running(metrics());
+        job.ranks = vec![RankInfo { phase: Phase::Eval.into(), ..RankInfo::default() }];
+        let screen = Screen::draw(&job);
+        assert!(screen.contains("123,456/987,654") && screen.contains(EVALUATING), "{screen}");
+        job.ranks[0].phase = Phase::Save.into();
+        let screen = Screen::draw(&job);
+        assert!(screen.contains("samples/s") && !screen.contains("saving"), "{screen}");
+        let metrics = job.metrics.as_mut().unwrap();
+        metrics.step = metrics.total_steps;
+        assert!(Screen::draw(&job).contains("saving the last checkpoint"));
     }
 
     #[test]

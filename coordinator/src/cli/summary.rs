@@ -10,6 +10,8 @@ use super::text::{percent, rate, thousands};
 pub(crate) struct Summary {
     pub(crate) steps: u64,
     pub(crate) samples: u64,
+    #[serde(default)]
+    pub(crate) resumed_samples: u64,
     pub(crate) training_seconds: f64,
     pub(crate) samples_per_second: f64,
     pub(crate) world_size: u32,
@@ -71,8 +73,17 @@ impl Summary {
             n => format!(" · {n} recoveries"),
         };
         let seconds = std::time::Duration::from_secs_f64(self.training_seconds.max(0.0));
+        let own = match self.resumed_samples {
+            0 => String::new(),
+            resumed => {
+                format!(
+                    ", {} of them in this run,",
+                    thousands(self.samples.saturating_sub(resumed))
+                )
+            }
+        };
         format!(
-            "{} steps · {} samples in {} · {} samples/s on {} {}{recovered}",
+            "{} steps · {} samples{own} in {} · {} samples/s on {} {}{recovered}",
             thousands(self.steps),
             thousands(self.samples),
             super::text::clock(seconds),
@@ -188,6 +199,18 @@ pub(crate) mod tests {
         for score in ["15.1 %", "35.3 %", "46.0 %", "45.0 %", "101.2", "1,820"] {
             assert!(table.contains(score), "{score} in\n{table}");
         }
+    }
+
+    /// All samples stood beside the time and the speed of the last few.
+    #[test]
+    fn a_resumed_run_tells_its_own_samples_from_those_of_the_run_before() {
+        let mut summary = Summary::from_json(EXAMPLE).unwrap();
+        summary.resumed_samples = 300_000;
+        assert_eq!(
+            summary.training_line(),
+            "1,200 steps · 307,200 samples, 7,200 of them in this run, in 5:31 · 927 samples/s on 2 \
+             ranks · 1 recovery"
+        );
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
         file.set_ranks(ranks)?;
     }
     file.check_data()?;
+    file.check_stores()?;
     let resume_from = match &args.resume {
         Some(wanted) => resume::resolve(wanted, &file.job, resume::Reader::ThisMachine).await?,
         None => String::new(),

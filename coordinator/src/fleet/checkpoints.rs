@@ -16,6 +16,9 @@ use super::ledger::Ledger;
 use super::membership::check_rank;
 use crate::state::{Change, CheckpointGrant, ShardRecord, objects_to_json};
 
+/// The kind of event that tells what befalls a store.
+const STORE: &str = "store";
+
 /// Checkpoints of the current generation, by step.
 #[derive(Debug, Default)]
 pub(super) struct Checkpoints {
@@ -132,6 +135,8 @@ impl Cluster {
     pub(super) fn note(&mut self, request: v1::NoteRequest) -> Result<(), Error> {
         let kind = match request.kind() {
             v1::NoteKind::SlowLink => "slow_link",
+            v1::NoteKind::Evaluation => "evaluation",
+            v1::NoteKind::Store => STORE,
             v1::NoteKind::Unspecified => {
                 return Err(Error::Invalid {
                     field: "kind",
@@ -143,7 +148,11 @@ impl Cluster {
         let generation = request.generation.unwrap_or_default();
         self.live(&request.job_id, generation)?;
         let job = self.jobs.get_mut(&request.job_id).expect("it is live");
-        if job.notes.insert((generation, request.message.clone())) {
+        if kind == STORE {
+            // A store may be in the same trouble again; all ranks say the same of it.
+            job.notes.retain(|(_, known, message)| *known != kind || *message == request.message);
+        }
+        if job.notes.insert((generation, kind, request.message.clone())) {
             self.ledger.event(job, kind, request.message);
         }
         Ok(())

@@ -44,8 +44,8 @@ pub(super) struct Job {
     pub(super) held: Vec<String>,
     /// When ranks that were asked to end, or should end by themselves, are killed.
     pub(super) kill_at: Option<Instant>,
-    /// What its rings had to say; in memory only, so that a repetition is known.
-    pub(super) notes: BTreeSet<(Generation, String)>,
+    /// What its rings had to say, by kind; in memory only, so that a repetition is known.
+    pub(super) notes: BTreeSet<(Generation, &'static str, String)>,
     pub(super) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
     /// History since the last flush, for the watchers.
     pub(super) news: Vec<v1::Event>,

@@ -2235,6 +2235,10 @@ pub enum NoteKind {
     Unspecified = 0,
     /// One rank reaches the next much more slowly than the others do: event `slow_link`.
     SlowLink = 1,
+    /// Scores of an evaluation set: event `evaluation`.
+    Evaluation = 2,
+    /// A store fails and is asked again, or answers again: event `store`.
+    Store = 3,
 }
 impl NoteKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2245,6 +2249,8 @@ impl NoteKind {
         match self {
             Self::Unspecified => "NOTE_KIND_UNSPECIFIED",
             Self::SlowLink => "NOTE_KIND_SLOW_LINK",
+            Self::Evaluation => "NOTE_KIND_EVALUATION",
+            Self::Store => "NOTE_KIND_STORE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2252,6 +2258,8 @@ impl NoteKind {
         match value {
             "NOTE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "NOTE_KIND_SLOW_LINK" => Some(Self::SlowLink),
+            "NOTE_KIND_EVALUATION" => Some(Self::Evaluation),
+            "NOTE_KIND_STORE" => Some(Self::Store),
             _ => None,
         }
     }

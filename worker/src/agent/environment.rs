@@ -8,12 +8,15 @@ use ringmaster_proto::v1::StartRank;
 use crate::rank::env;
 
 /// Variables of the agent's own environment that ranks get, and why nothing else: a rank must run
-/// the same from a terminal, a service manager and a batch system.
-const INHERITED: [&str; 19] = [
+/// the same from a terminal, a service manager and a batch system. Proxies are among them under every
+/// name: stores and the model hub are asked through the same one as from the command line.
+const INHERITED: [&str; 25] = [
+    "ALL_PROXY",
     "ATEN_CPU_CAPABILITY",
     "CUDA_VISIBLE_DEVICES",
     "HOME",
     "HTTPS_PROXY",
+    "HTTP_PROXY",
     "LD_LIBRARY_PATH",
     "NO_PROXY",
     "PATH",
@@ -24,6 +27,10 @@ const INHERITED: [&str; 19] = [
     "TMPDIR",
     "TZ",
     "XDG_CACHE_HOME",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
     env::DATA_TLS_CA,
     env::DATA_TLS_CERT,
     env::DATA_TLS_KEY,
@@ -150,6 +157,21 @@ mod tests {
     #[test]
     fn the_nodes_share_of_threads_is_the_default() {
         assert_eq!(environment(&start(), &[])[OsStr::new("OMP_NUM_THREADS")], "3");
+    }
+
+    /// Ranks had HTTPS_PROXY and NO_PROXY in capitals only: where stores are reached through a proxy,
+    /// commands found a checkpoint and the job's ranks did not.
+    #[test]
+    fn a_rank_asks_stores_through_the_same_proxy_as_the_command_line() {
+        let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+        for name in names.iter().flat_map(|name| [(*name).to_owned(), name.to_lowercase()]) {
+            let variables = environment(&start(), &[(&name, "http://proxy:3128")]);
+            assert_eq!(
+                variables.get(OsStr::new(&name)),
+                Some(&"http://proxy:3128".into()),
+                "{name}"
+            );
+        }
     }
 
     #[test]

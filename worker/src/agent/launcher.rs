@@ -98,6 +98,7 @@ impl Launcher {
             generation: launch.generation,
         });
         let (table, watched) = (Arc::clone(&self.table), key.clone());
+        let status = files.status.clone();
         let waiter = move || {
             wait_for_end(&table, &watched, child, &files);
             drop(ended);
@@ -106,7 +107,7 @@ impl Launcher {
         if let Err(error) = std::thread::Builder::new().name(name).spawn(waiter) {
             // A rank nobody waits for must not run. It stays a zombie until the agent ends.
             self.table.ending(&key);
-            group::kill_session(pid);
+            group::clear(pid, &status);
             let reason = format!("cannot start a thread that waits for it: {error}");
             self.table.ended(&key, Ending { reason, retryable: true, ..Ending::default() });
         }

@@ -4,8 +4,8 @@
 //! ranks: the agent's only shared state) and `entry` (one rank in it), `launcher` (exec and the wait
 //! for the end),
 //! `environment` (what a rank is told), `socket` and [`wire`] (the line to each rank), `exits`
-//! (kept until acknowledged), `logs`, `group` and `shm` (nothing a rank started survives it), `parent`
-//! (the agent of `ringmaster train` ends with it).
+//! (kept until acknowledged), `logs`, `group` over `proc` and `shm` (nothing a rank started survives it),
+//! `parent` (the agent of `ringmaster train` ends with it).
 //!
 //! An agent that dies takes its ranks along: they end when its socket closes. So a restarted agent
 //! starts with none and says so when it registers.
@@ -17,6 +17,7 @@ mod group;
 mod launcher;
 mod logs;
 mod parent;
+mod proc;
 mod ranks;
 mod session;
 mod shm;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::v1::Register;
 use tokio::sync::{mpsc, oneshot};
 use tonic::transport::Endpoint;
@@ -38,7 +40,6 @@ use self::exits::Exits;
 use self::launcher::{Launcher, LogFolder};
 use self::ranks::{Key, Table};
 use self::socket::Socket;
-use crate::rank::client;
 
 /// Version and build id of this binary: `0.1.0 (build 0123456789abcdef)`.
 pub const VERSION: &str = env!("RINGMASTER_VERSION");
@@ -133,15 +134,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The coordinator's address is no URL.
-    #[error("the coordinator's address {url:?} is no URL such as http://127.0.0.1:7071")]
-    Address {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// No coordinator can be where it was said to be.
+    #[error("the coordinator's address (--coordinator) cannot be used")]
+    Address(#[source] address::Error),
     /// A folder cannot be made.
     #[error("cannot make the folder {}", path.display())]
     Folder {
@@ -197,8 +192,8 @@ impl Agent {
     /// # Errors
     /// [`Error`]: an address, folder, socket or thread that cannot be had.
     pub fn build(mut options: Options) -> Result<Self, Error> {
-        let endpoint = client::endpoint(&options.coordinator)
-            .map_err(|source| Error::Address { url: options.coordinator.clone(), source })?;
+        let endpoint =
+            address::endpoint(&options.coordinator, Listener::Fleet).map_err(Error::Address)?;
         options.work_dir = folder(&options.work_dir)?;
         options.runs_dir = folder(&options.runs_dir)?;
         group::end_orphans(&options.work_dir);

@@ -7,11 +7,11 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ringmaster_proto::limits;
 use ringmaster_proto::v1::agent_message::Message as Report;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::fleet_client::FleetClient;
 use ringmaster_proto::v1::{AgentMessage, CoordinatorMessage, Register, Registered};
+use ringmaster_proto::{address, limits};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -36,8 +36,12 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(60);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("cannot connect to the coordinator")]
-    Connect(#[source] tonic::transport::Error),
+    #[error("cannot connect to the coordinator at {url}")]
+    Connect {
+        url: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
     #[error("the coordinator did not answer the registration within {} s", ANSWER_TIMEOUT.as_secs())]
     NoAnswer,
     #[error("the stream broke: {}", .0.message())]
@@ -48,6 +52,34 @@ pub(super) enum Error {
     Stalled,
     #[error("the coordinator refuses this agent: {}", .0.message())]
     Refused(#[source] Box<Status>),
+    #[error(
+        "what answers at {url} is no coordinator for agents: it does not speak gRPC without TLS ({why}); \
+         name the address that `ringmaster coordinator --fleet-listen` has (port 7071 unless it is told \
+         otherwise)"
+    )]
+    Foreign { url: String, why: String },
+    #[error(
+        "what answers at {url} has no service for agents, as a coordinator's listener for commands; name \
+         the address that `ringmaster coordinator --fleet-listen` has (port 7071 unless it is told \
+         otherwise)"
+    )]
+    NoFleet { url: String },
+}
+
+impl Error {
+    /// What became of a session's first call. Who never answered one may be no coordinator.
+    fn at_first(status: Status, url: String) -> Self {
+        let is_answer = status.source().is_none();
+        match status.code() {
+            Code::Unimplemented if is_answer && status.message().is_empty() => {
+                Self::NoFleet { url }
+            }
+            _ if address::is_foreign(&status) => {
+                Self::Foreign { url, why: address::innermost(&status) }
+            }
+            _ => Self::from(status),
+        }
+    }
 }
 
 impl From<Status> for Error {
@@ -98,7 +130,7 @@ impl Service {
                 pause = FIRST_PAUSE;
             }
             ever_registered |= registered;
-            if matches!(error, Error::Refused(_)) && !ever_registered {
+            if matches!(error, Error::Refused(_) | Error::NoFleet { .. }) && !ever_registered {
                 return error;
             }
             tracing::warn!(
@@ -120,7 +152,9 @@ impl Service {
         registered: &mut bool,
         lost_at: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, Error> {
-        let channel = self.endpoint.connect().await.map_err(Error::Connect)?;
+        let url = || self.endpoint.uri().to_string();
+        let connected = self.endpoint.connect().await;
+        let channel = connected.map_err(|source| Error::Connect { url: url(), source })?;
         let mut client = FleetClient::new(channel)
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
@@ -133,8 +167,8 @@ impl Service {
             ..self.identity.clone()
         }))?;
         let answer = client.session(ReceiverStream::new(receiver));
-        let mut orders =
-            timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Error::NoAnswer)??.into_inner();
+        let answered = timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Error::NoAnswer)?;
+        let mut orders = answered.map_err(|status| Error::at_first(status, url()))?.into_inner();
         let terms = self.terms(&mut orders).await?;
         *registered = true;
         *lost_at = None;

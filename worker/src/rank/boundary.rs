@@ -2,11 +2,12 @@
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::spec::TrainJob;
-use ringmaster_proto::v1::{FinishRequest, Generation, JoinReply, Phase, StateSource};
+use ringmaster_proto::v1::{FinishRequest, Generation, JoinReply, NoteKind, Phase, StateSource};
 use tch::Tensor;
 
 use super::Error;
 use super::faults::Place;
+use super::history;
 use super::train::{Rank, preprocess};
 use crate::collective::{Collective, ReduceOp};
 use crate::eval;
@@ -39,12 +40,17 @@ impl Due {
 
 impl Rank {
     /// Does what is due after the step applied last.
-    pub(super) fn follow_up(&mut self, due: Due, collective: &dyn Collective) -> Result<(), Error> {
+    pub(super) fn follow_up(
+        &mut self,
+        generation: Generation,
+        due: Due,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
         if due.checkpoint {
             self.save(collective)?;
         }
         if due.evaluation {
-            self.evaluate(collective)?;
+            self.evaluate(generation, collective)?;
         }
         Ok(())
     }
@@ -52,6 +58,7 @@ impl Rank {
     /// A fault may have struck between a step and what was due after it: does what is missing.
     pub(super) fn catch_up(
         &mut self,
+        generation: Generation,
         reply: &JoinReply,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
@@ -72,7 +79,7 @@ impl Rank {
             let step = self.replica.applied;
             tracing::info!(step, ?due, "doing what was due when the fault struck");
         }
-        self.follow_up(due, collective)
+        self.follow_up(generation, due, collective)
     }
 
     /// Returns what the step applied last lacks, as far as rank 0 knows; nothing elsewhere.
@@ -98,7 +105,11 @@ impl Rank {
         saving.save_last(&self.replica, collective)
     }
 
-    fn evaluate(&mut self, collective: &dyn Collective) -> Result<(), Error> {
+    fn evaluate(
+        &mut self,
+        generation: Generation,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Eval.into());
         self.faults.strike(self.replica.applied, Place::InEval);
         let preprocess = preprocess(&self.job);
@@ -106,7 +117,11 @@ impl Rank {
             let clip = &self.replica.clip;
             let scores = eval::evaluate(clip, &self.tokenizer, collective, set, &preprocess)?;
             if let Some(run) = &mut self.run {
-                run.eval(self.replica.applied, &scores)?;
+                let step = self.replica.applied;
+                run.eval(step, &scores)?;
+                let said = history::evaluation(step, &scores);
+                tracing::info!("{said}");
+                self.history.note(generation, NoteKind::Evaluation, said);
             }
         }
         Ok(())
@@ -121,7 +136,7 @@ impl Rank {
     ) -> Result<(), Error> {
         let checkpoint = self.save_last(collective)?;
         self.faults.strike(self.replica.applied, Place::BeforeLastEval);
-        self.evaluate(collective)?;
+        self.evaluate(generation, collective)?;
         self.control.status(|status| status.phase = Phase::Done.into());
         if let Some(summary) = self.write_report(checkpoint, true)? {
             self.client.finish(FinishRequest {
@@ -154,7 +169,7 @@ impl Rank {
         let summary = run.finish(&report::Ending {
             finished,
             steps: self.replica.applied,
-            samples: self.replica.applied * u64::from(self.job.batch.global),
+            samples: self.job.samples(self.replica.applied),
             resumed_samples: self.replica.resumed_samples,
             training_seconds: None,
             substituted: self.replica.substitutions.len() as u64,

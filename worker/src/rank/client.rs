@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::ranks_client::RanksClient as Stub;
 use ringmaster_proto::v1::{
@@ -42,15 +43,9 @@ pub enum Error {
         /// What it says.
         message: String,
     },
-    /// The URL is no URL.
-    #[error("the coordinator's address {url:?} is no URL such as http://127.0.0.1:7071")]
-    Address {
-        /// What was given.
-        url: String,
-        /// What is wrong with it.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// No coordinator can be where it was said to be.
+    #[error("the coordinator's address cannot be used")]
+    Address(#[source] address::Error),
     /// The thread or its runtime could not be started.
     #[error("cannot start the thread that calls the coordinator")]
     Thread {
@@ -91,8 +86,7 @@ impl RanksClient {
     /// # Errors
     /// [`Error::Address`] or [`Error::Thread`].
     pub fn start(url: &str) -> Result<Self, Error> {
-        let endpoint =
-            endpoint(url).map_err(|source| Error::Address { url: url.to_owned(), source })?;
+        let endpoint = address::endpoint(url, Listener::Fleet).map_err(Error::Address)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -188,16 +182,6 @@ impl RanksClient {
         self.calls.send(make(answer)).map_err(|_| Error::Closed)?;
         reply.blocking_recv().map_err(|_| Error::Closed)?
     }
-}
-
-/// Returns how the coordinator at `url` is reached, keep-alive and time-outs set.
-pub(crate) fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(limits::CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(limits::KEEP_ALIVE_INTERVAL)
-        .keep_alive_timeout(limits::KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .tcp_nodelay(true))
 }
 
 /// Serves calls, several at once, until the last client is dropped.
@@ -341,8 +325,10 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_no_url_is_refused_at_once() {
-        let error = RanksClient::start("127.0.0.1 7071").unwrap_err().to_string();
-        assert!(error.contains("127.0.0.1 7071"), "{error}");
+    fn an_address_that_can_never_work_is_refused_at_once() {
+        for url in ["127.0.0.1 7071", "127.0.0.1:7071", "https://127.0.0.1:7071"] {
+            let error = RanksClient::start(url).unwrap_err();
+            assert!(matches!(&error, Error::Address(cause) if cause.to_string().contains(url)));
+        }
     }
 }

@@ -155,6 +155,9 @@ impl Error {
         if let Self::Data(error) | Self::Eval(eval::Error::Open { source: error, .. }) = self {
             return error.retryable();
         }
+        if let Self::Store(error) = self {
+            return !error.is_mistake();
+        }
         if let Self::Weights { source, .. } = self {
             return source.may_pass();
         }
@@ -183,4 +186,40 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::store;
+
+    use super::*;
+
+    fn of_code(code: &str) -> store::Error {
+        let source = format!("<Error><Code>{code}</Code></Error>").into();
+        store::Error::from(object_store::Error::Generic { store: "S3", source })
+    }
+
+    /// Wrong credentials and missing buckets were tried four times, and the job's reason ended with its
+    /// restart budget.
+    #[test]
+    fn what_a_store_refuses_ends_the_job_at_once_and_what_may_pass_does_not() {
+        for (code, again) in [
+            ("SignatureDoesNotMatch", false),
+            ("InvalidAccessKeyId", false),
+            ("AccessDenied", false),
+            ("NoSuchBucket", false),
+            ("NotImplemented", false),
+            ("SlowDown", true),
+            ("InternalError", true),
+            ("QuotaExceeded", true),
+        ] {
+            let (url, source) = ("s3://data/a.tar".to_owned(), of_code(code));
+            let data = Error::Data(data::Error::Store { url, source });
+            let (object, source) = ("s3://runs".to_owned(), of_code(code));
+            let store = Error::Store(checkpoint::Error::Store { action: "list", object, source });
+            assert_eq!((data.retryable(), store.retryable()), (again, again), "{code}");
+        }
+        let (url, reason) = ("s3://runs".to_owned(), "there are no credentials".to_owned());
+        assert!(!Error::Store(checkpoint::Error::Place { url, reason }).retryable());
+    }
 }

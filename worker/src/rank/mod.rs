@@ -3,7 +3,7 @@
 //! Modules in reading order: [`mod@env`] (what the agent tells it at exec), [`train`] (its life and
 //! the training loop), `joining` (how it enters a generation), `pretrained` (weights it starts from), `neighbours` (how fast the ring's links are), `step` (a batch to reduced
 //! gradients), `counted` (how far it has come), `boundary` (what follows a step), `replica` (the state every rank holds), `saving`
-//! (checkpoints), [`control`] (the line to its agent), [`client`] (its calls to the coordinator),
+//! (checkpoints), `history` (what people are told), [`control`] (the line to its agent), [`client`] (its calls to the coordinator),
 //! `switch` (how orders reach a busy rank) and [`signals`], `plan` (what fixes the last bit), `faults` (faults on
 //! demand, for tests), [`exit`] and [`error`] (how it ends).
 
@@ -17,6 +17,7 @@ pub mod env;
 pub mod error;
 pub mod exit;
 mod faults;
+mod history;
 mod joining;
 mod neighbours;
 mod plan;

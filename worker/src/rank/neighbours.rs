@@ -1,6 +1,6 @@
 //! The links of a fresh ring, measured once and told to people.
 
-use ringmaster_proto::v1::{Generation, JoinReply, NoteKind, NoteRequest, StateSource};
+use ringmaster_proto::v1::{Generation, JoinReply, NoteKind, StateSource};
 use tch::Tensor;
 
 use super::Error;
@@ -51,12 +51,7 @@ impl Rank {
                 speed / 1e9
             );
             tracing::warn!("health: {message}");
-            self.client.note(NoteRequest {
-                job_id: self.env.job_id.clone(),
-                generation: Some(generation),
-                kind: NoteKind::SlowLink.into(),
-                message,
-            });
+            self.history.note(generation, NoteKind::SlowLink, message);
         }
     }
 }

@@ -207,10 +207,8 @@ mod tests {
 
     #[test]
     fn only_a_jpeg_decoder_with_other_pixels_departs_from_the_plan() {
-        let decoded_by = |decoder: &str| NumericPlan {
-            jpeg_decoder: decoder.to_owned(),
-            ..plan(1, None)
-        };
+        let decoded_by =
+            |decoder: &str| NumericPlan { jpeg_decoder: decoder.to_owned(), ..plan(1, None) };
         let now = decoded_by(jpeg::DECODER);
         for same in ["libjpeg-turbo", "libjpeg-turbo-rs 0.8.2", jpeg::DECODER] {
             assert!(now.departures(&decoded_by(same)).is_empty(), "{same}");

@@ -1,7 +1,7 @@
 //! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringmaster_checkpoint::{
     self as checkpoint, Blank, GrantError, Memory, Published, Saved, Snapshot, Writer,
@@ -42,6 +42,9 @@ pub(super) struct Saving {
     when_busy: WhenBusy,
     /// Rank 0 describes the run beside its tensors; empty elsewhere.
     state: Option<checkpoint::State>,
+    /// The step last saved and when that was. What is written again is written byte for byte: it may have
+    /// been published, and only the answer lost.
+    saved_at: Option<(u64, i64)>,
     /// Set when the generation is over.
     abort: AbortFlag,
     last: Option<Published>,
@@ -101,6 +104,7 @@ impl Saving {
             memory: start.memory.clone(),
             when_busy: job.checkpoint.when_busy,
             state,
+            saved_at: None,
             abort: start.abort.clone(),
             last: None,
         }
@@ -182,8 +186,10 @@ impl Saving {
     ) -> Result<(), Error> {
         let digest = replica.capture(&self.portion, &mut blank);
         compare_digests(digest, replica.applied, collective)?;
+        let saved_at_ms = self.saved_at_ms(replica.applied);
         let state = self.state.clone().map(|mut state| {
             state.advance_to(replica.applied);
+            state.saved_at_ms = saved_at_ms;
             state.resumed_samples = replica.resumed_samples;
             state.data.substitutions = replica.substitutions.clone();
             state
@@ -198,6 +204,19 @@ impl Saving {
         let saved = self.writer.save(snapshot);
         assert_eq!(saved, Saved::Started, "nothing is in flight here");
         Ok(())
+    }
+
+    /// Returns when this step was first saved; none where the clock stands before 1970.
+    fn saved_at_ms(&mut self, step: u64) -> Option<i64> {
+        if let Some((saved, at)) = self.saved_at
+            && saved == step
+        {
+            return Some(at);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let at = i64::try_from(now.as_millis()).ok()?;
+        self.saved_at = Some((step, at));
+        Some(at)
     }
 
     fn wait_for_writer(&mut self) -> Result<(), Error> {

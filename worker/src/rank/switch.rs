@@ -72,6 +72,11 @@ impl Switch {
         self.client.interrupt();
     }
 
+    /// Returns the newest generation this rank was told to join.
+    pub(super) fn newest_generation(&self) -> Generation {
+        self.lock().newest
+    }
+
     /// Whether the job should stop at the next step boundary.
     pub(super) fn stop_requested(&self) -> bool {
         self.stop.load(Ordering::SeqCst)

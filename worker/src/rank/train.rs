@@ -20,6 +20,7 @@ use super::control::Control;
 use super::counted::Counted;
 use super::env::RankEnv;
 use super::faults::{Faults, Place};
+use super::history::History;
 use super::plan::NumericPlan;
 use super::replica::{Applied, Replica};
 use super::saving::{Saving, Start};
@@ -71,6 +72,7 @@ pub(super) struct Rank {
     pub(super) control: Control,
     pub(super) switch: Arc<Switch>,
     pub(super) client: RanksClient,
+    pub(super) history: History,
     pub(super) faults: Faults,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) dataset: Arc<Dataset>,
@@ -105,6 +107,8 @@ impl Rank {
             .map_err(|what| Error::Environment { what })?;
         let client = RanksClient::start(&env.coordinator)?;
         let switch = Arc::new(Switch::new(env.generation, client.clone()));
+        let history = History::new(client.clone(), &env.job_id);
+        history.follow_stores(&switch);
         let obeying = Arc::clone(&switch);
         let (control, _commands) =
             Control::connect(&env.agent_socket, &env.job_id, env.rank, move |command| {
@@ -148,6 +152,7 @@ impl Rank {
             control,
             switch,
             client,
+            history,
             faults,
             tokenizer,
             dataset,
@@ -236,7 +241,7 @@ impl Rank {
             spared: rolled_back_to.into_iter().chain(self.loaded_from.clone()).collect(),
         };
         self.saving = Some(Saving::start(&start, collective));
-        self.catch_up(reply, collective)?;
+        self.catch_up(generation, reply, collective)?;
         match self.train(generation, collective, &counts)? {
             Ended::Complete => self.finish(generation, collective),
             Ended::Stopped => self.stop(collective),
@@ -319,7 +324,7 @@ impl Rank {
             if ready.stop {
                 return Ok(Ended::Stopped);
             }
-            self.follow_up(Due::after(&self.job, self.replica.applied), collective)?;
+            self.follow_up(generation, Due::after(&self.job, self.replica.applied), collective)?;
         }
         Ok(Ended::Complete)
     }
@@ -357,7 +362,7 @@ impl Rank {
         StepMetrics {
             step,
             total_steps: self.job.schedule.total_steps,
-            samples: step * u64::from(self.job.batch.global),
+            samples: self.job.samples(step),
             loss: known.0,
             logit_scale: self.replica.clip.logit_scale().exp(),
             logit_bias: self.replica.clip.logit_bias(),

@@ -85,7 +85,16 @@ fn tiles(page: &mut String, summary: &Summary) {
         tile("Retrieval R@1", percent(retrieval.image_to_text.r1, 1), note, "main");
     }
     let samples = thousands(summary.samples);
-    tile("Samples / s", speed(summary.samples_per_second), format!("{samples} samples"), "");
+    let note = match summary.resumed_samples {
+        0 => format!("{samples} samples"),
+        resumed => {
+            format!(
+                "{samples} samples, {} in this run",
+                thousands(summary.samples.saturating_sub(resumed))
+            )
+        }
+    };
+    tile("Samples / s", speed(summary.samples_per_second), note, "");
     let steps = format!("{} steps", thousands(summary.steps));
     tile("Training time", duration(summary.training_seconds), steps, "");
     let loss = summary.final_loss.map_or_else(|| "–".to_owned(), significant);

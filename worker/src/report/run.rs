@@ -42,9 +42,10 @@ pub struct Ending {
     pub steps: u64,
     /// Samples consumed, those before a resume included.
     pub samples: u64,
-    /// Samples an earlier job had consumed before this one resumed from it; zero otherwise.
+    /// Of these, the ones of steps that an earlier job had done before this one resumed from it.
     pub resumed_samples: u64,
-    /// Seconds trained; none to take the time from the folder's first opening until now.
+    /// Seconds trained; none to take the time from the folder's first opening until now, without the
+    /// time in which the job was stopped.
     pub training_seconds: Option<f64>,
     /// Corrupt samples replaced in all steps applied.
     pub substituted: u64,
@@ -82,12 +83,25 @@ pub struct JobRecord {
     pub job_id: String,
     /// Seconds since 1970 when the folder was first opened.
     pub started: f64,
+    /// Seconds since 1970 when the job was stopped before its end; absent while it trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<f64>,
+    /// Seconds for which it was stopped since it started.
+    #[serde(default)]
+    pub idle: f64,
     /// Generations that trained, oldest first.
     pub generations: Vec<String>,
     /// Versions of the process that opened it last.
     pub versions: BTreeMap<String, String>,
     /// The validated manifest.
     pub manifest: TrainJob,
+}
+
+impl JobRecord {
+    /// How long the job has been stopped, if it goes on now.
+    fn idle_until_now(&self) -> f64 {
+        self.idle + self.stopped.map_or(0.0, |stopped| (now() - stopped).max(0.0))
+    }
 }
 
 /// An open run folder.
@@ -130,6 +144,8 @@ impl Run {
         let record = JobRecord {
             job_id: options.job_id.to_owned(),
             started: earlier.as_ref().map_or_else(now, |record| record.started),
+            stopped: None,
+            idle: earlier.as_ref().map_or(0.0, JobRecord::idle_until_now),
             generations: earlier.map_or_else(Vec::new, |record| record.generations),
             versions,
             manifest: options.job.clone(),
@@ -165,12 +181,16 @@ impl Run {
         if !self.record.generations.contains(&generation) {
             self.record.generations.push(generation);
         }
+        self.write_record()?;
+        self.entered = self.record_on_disk();
+        Ok(())
+    }
+
+    fn write_record(&self) -> Result<(), Error> {
         let mut text = serde_json::to_string_pretty(&self.record)
             .expect("a job record has string keys and finite numbers");
         text.push('\n');
-        self.write("job.json", text.as_bytes())?;
-        self.entered = self.record_on_disk();
-        Ok(())
+        self.write("job.json", text.as_bytes())
     }
 
     /// Returns the newest step whose training metrics are in the folder, whoever wrote them.
@@ -210,7 +230,7 @@ impl Run {
     /// When a file cannot be written.
     pub fn eval(&mut self, step: u64, scores: &Scores) -> Result<(), Error> {
         let only_set = self.record.manifest.eval.zero_shot.len() <= 1;
-        let samples = step * u64::from(self.record.manifest.batch.global);
+        let samples = self.record.manifest.samples(step);
         self.append(step, samples, None, records::eval_metrics(scores, only_set))?;
         match self.scores.iter_mut().find(|known| known.name == scores.name) {
             Some(known) => *known = scores.clone(),
@@ -229,6 +249,10 @@ impl Run {
         self.metrics.flush().map_err(failed("write", &metrics_path))?;
         let records = Records::read(&metrics_path).map_err(failed("read", &metrics_path))?;
         let summary = self.summary(ending, &records);
+        if !ending.finished {
+            self.record.stopped = Some(now());
+            self.write_record()?;
+        }
         self.write("summary.json", summary.to_json().as_bytes())?;
         let page = page::render(&page::Content {
             summary: &summary,
@@ -243,7 +267,8 @@ impl Run {
 
     fn summary(&self, ending: &Ending, records: &Records) -> Summary {
         let job = &self.record.manifest;
-        let seconds = ending.training_seconds.unwrap_or_else(|| now() - self.record.started);
+        let trained = || now() - self.record.started - self.record.idle;
+        let seconds = ending.training_seconds.unwrap_or_else(trained);
         let own_samples = ending.samples.saturating_sub(ending.resumed_samples) as f64;
         let sets: Vec<SetScores> = self.scores.iter().map(SetScores::from).collect();
         let last_line = records.steps.last();
@@ -258,6 +283,7 @@ impl Run {
             finished: ending.finished,
             steps: ending.steps,
             samples: ending.samples,
+            resumed_samples: ending.resumed_samples,
             training_seconds: seconds,
             samples_per_second: if seconds > 0.0 { own_samples / seconds } else { 0.0 },
             world_size: self.world_size,

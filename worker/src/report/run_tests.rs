@@ -132,6 +132,32 @@ fn a_resumed_run_is_as_fast_as_its_own_samples_make_it() {
     run.step(&metrics(40, 1.0)).unwrap();
     let summary = run.finish(&Ending { resumed_samples: 30 * 64, ..ending() }).unwrap();
     assert_eq!((summary.samples, summary.samples_per_second), (40 * 64, 160.0));
+    let text = summary.to_text();
+    assert!(text.starts_with("40 steps, 2560 samples, 640 of them here in 4 s (160.0"), "{text}");
+    let page = fs::read_to_string(runs.path().join("latest/report.html")).unwrap();
+    assert!(page.contains("2,560 samples, 640 in this run"), "{page}");
+}
+
+/// A job that was paused over night seemed to have trained for as long.
+#[test]
+fn the_time_in_which_a_job_was_stopped_is_no_training_time() {
+    let runs = tempfile::tempdir().unwrap();
+    let job = job();
+    let mut run = open(runs.path(), &job, 1);
+    run.step(&metrics(20, 1.0)).unwrap();
+    let stopped = Ending { finished: false, steps: 20, training_seconds: None, ..ending() };
+    run.finish(&stopped).unwrap();
+
+    // Started 1,000 s ago, stopped 900 s ago.
+    let path = runs.path().join("tiny-abc234/job.json");
+    let mut record = read_record(&path).unwrap();
+    (record.started, record.stopped) = (now() - 1000.0, Some(now() - 900.0));
+    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+    let run = open(runs.path(), &job, 2);
+    let ending = Ending { training_seconds: None, samples: 1280, ..ending() };
+    let summary = run.finish(&ending).unwrap();
+    assert!((100.0..200.0).contains(&summary.training_seconds), "{}", summary.training_seconds);
+    assert!((6.4..=12.8).contains(&summary.samples_per_second), "{}", summary.samples_per_second);
 }
 
 #[test]

@@ -22,6 +22,10 @@ pub struct Summary {
     pub steps: u64,
     /// Samples consumed, those before a resume included.
     pub samples: u64,
+    /// Of these, the ones of steps that an earlier job had done before this one resumed from it: neither
+    /// the time nor the speed below is about them.
+    #[serde(default)]
+    pub resumed_samples: u64,
     /// Seconds this job trained, evaluations and recoveries included.
     pub training_seconds: f64,
     /// Samples this job consumed per second of `training_seconds`.
@@ -103,8 +107,12 @@ impl Summary {
 
     /// Returns the result in a few lines of plain text, for the log.
     pub fn to_text(&self) -> String {
+        let own = match self.resumed_samples {
+            0 => String::new(),
+            resumed => format!(", {} of them here", self.samples.saturating_sub(resumed)),
+        };
         let mut text = format!(
-            "{} steps, {} samples in {:.0} s ({:.1} samples/s, world size {})",
+            "{} steps, {} samples{own} in {:.0} s ({:.1} samples/s, world size {})",
             self.steps,
             self.samples,
             self.training_seconds,
