@@ -135,6 +135,18 @@ pub enum Error {
     WriterDied,
 }
 
+impl Error {
+    /// Whether it lies in what the job or its machines were told: every process that is told the same
+    /// fails in the same way.
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::Place { .. } => true,
+            Self::Store { source, .. } => source.kind.is_mistake(),
+            _ => false,
+        }
+    }
+}
+
 /// The coordinator's refusal, or its silence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]

@@ -286,7 +286,7 @@ fn one_changed_byte_in_any_object_is_found_on_every_store_and_the_object_is_name
     let mut worlds: Vec<(String, Place)> = Vec::new();
     let memory = World::new(Like::Conditions);
     worlds.push((memory.uri.clone(), memory.place()));
-    if let Some(server) = s3::server() {
+    if let Some(server) = s3::server_for_part() {
         let opened = store::testing::opened(&server.bucket(), "", &[]);
         register("one-changed-byte", opened);
         let uri = "memory://one-changed-byte/runs".to_owned();

@@ -119,7 +119,7 @@ impl Grant for Coordinator {
         };
         let (shards, timeout) = self
             .reported
-            .wait_timeout_while(self.shards.lock().unwrap(), Duration::from_secs(20), waiting)
+            .wait_timeout_while(self.shards.lock().unwrap(), Duration::from_secs(120), waiting)
             .unwrap();
         assert!(!timeout.timed_out(), "a rank never reported its shard");
         Ok(shards[&step].concat())

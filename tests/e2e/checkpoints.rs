@@ -1,16 +1,12 @@
 //! What people do with checkpoints of real runs: going back, moving them, starting from them.
 
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use ringmaster_tests::binaries::binaries;
 use ringmaster_tests::cluster::Cluster;
 use ringmaster_tests::job::Job;
-use ringmaster_tests::processes::eventually;
+use ringmaster_tests::processes::{LIMIT, eventually};
 use ringmaster_tests::s3;
-
-/// Only a broken build makes anybody wait so long.
-const LIMIT: Duration = Duration::from_secs(90);
 
 /// Runs `ringmaster checkpoints` in the job's folder.
 fn checkpoints(job: &Job, words: &[&str]) -> Output {

@@ -2,12 +2,11 @@
 //! learns shows it.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use ringmaster_tests::cluster::Cluster;
 use ringmaster_tests::job::{Job, Run};
-use ringmaster_tests::processes::{eventually, signal_process};
+use ringmaster_tests::processes::{LIMIT, eventually, signal_process};
 
 use super::world_size::assert_same_curve;
 
@@ -34,7 +33,7 @@ impl Pause {
     }
 
     fn wait(&self) {
-        let reached = eventually(Duration::from_secs(60), || self.reached.exists());
+        let reached = eventually(LIMIT, || self.reached.exists());
         assert!(reached, "step {} was never reached", self.step);
     }
 
@@ -69,7 +68,7 @@ fn disturbed(job: &mut Job) -> Run {
         let nodes = cluster.json(job, &["nodes", "--json"]);
         nodes.as_array().unwrap().iter().all(|node| node["connected"] == true)
     };
-    assert!(eventually(Duration::from_secs(30), connected));
+    assert!(eventually(LIMIT, connected));
     back.end();
     grown.wait();
     cluster.until_event(job, &id, |kind, _| kind == "growing");
@@ -124,7 +123,7 @@ fn training(job: &mut Job) -> (Cluster, String) {
     let cluster = Cluster::start(job, &[1, 1]);
     let id = cluster.submit(job);
     let reached = || cluster.describe(job, &id)["metrics"]["step"].as_u64() > Some(5);
-    assert!(eventually(Duration::from_secs(60), reached), "{:#?}", cluster.events(job, &id));
+    assert!(eventually(LIMIT, reached), "{:#?}", cluster.events(job, &id));
     (cluster, id)
 }
 
@@ -132,7 +131,7 @@ fn training(job: &mut Job) -> (Cluster, String) {
 fn goes_on_beyond(job: &Job, id: &str, step: u64) {
     let run = Run { folder: job.folder().join("runs").join(id) };
     let beyond = || run.curve().last().is_some_and(|(last, ..)| *last > step);
-    assert!(eventually(Duration::from_secs(60), beyond), "stuck after step {step}");
+    assert!(eventually(LIMIT, beyond), "stuck after step {step}");
     let steps: Vec<u64> = run.curve().iter().map(|(step, ..)| *step).collect();
     assert_eq!(steps, (1..=steps.len() as u64).collect::<Vec<u64>>());
 }

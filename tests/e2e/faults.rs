@@ -1,12 +1,12 @@
 //! Ranks and terminals that die at moments the test chooses.
 
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmaster_tests::job::{Job, Run};
-use ringmaster_tests::processes::{eventually, mentioning};
+use ringmaster_tests::processes::{LIMIT, eventually, mentioning, until_gone};
 use ringmaster_tests::tiny;
 
 fn job() -> Job {
@@ -227,13 +227,10 @@ fn a_rank_killed_after_the_summary_is_not_replaced_and_does_not_hold_up_the_end(
     let marker = job.folder().join("struck");
     let fault = format!("rank=0,step=12,at=after_finish,marker={}", marker.display());
     job.env.insert("RINGMASTER_FAULT".into(), fault);
-    // Builds the binaries, so that only the run is timed.
-    let mut command = job.train_command(&[]);
-    let began = Instant::now();
-    let output = command.output().unwrap();
-    let took = began.elapsed();
+    let output = job.train_command(&[]).output().unwrap();
     let said = job.transcript(&output);
     assert!(output.status.success() && marker.exists(), "{said}");
+    let took = marker.metadata().unwrap().modified().unwrap().elapsed().unwrap();
     assert_eq!(job.latest_run().summary()["steps"], 12);
     assert!(!said.contains("forming generation"), "nothing is redone: {said}");
     assert!(took < Duration::from_secs(20), "{took:?}: {said}");
@@ -256,7 +253,7 @@ fn killing_the_terminals_command_leaves_no_process_behind() {
     let mut command = job.train_command(&[]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let metrics = job.folder().join("runs/latest/metrics.jsonl");
-    let training = eventually(Duration::from_secs(60), || {
+    let training = eventually(LIMIT, || {
         std::fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 2)
     });
     let before = mentioning(job.folder());
@@ -264,10 +261,6 @@ fn killing_the_terminals_command_leaves_no_process_behind() {
     child.wait().unwrap();
     assert!(training, "the job never trained");
     assert!(before.len() >= 4, "command, agent and two ranks: {before:?}");
-    let mut left = Vec::new();
-    let gone = eventually(Duration::from_secs(10), || {
-        left = mentioning(job.folder());
-        left.is_empty()
-    });
-    assert!(gone, "still alive: {left:?}");
+    let left = until_gone(job.folder(), &before, |_| ());
+    assert!(left.is_empty(), "still alive: {left:?}");
 }

@@ -15,4 +15,5 @@ mod slow;
 mod standstill;
 mod stopping;
 mod stores;
+mod words;
 mod world_size;

@@ -1,15 +1,14 @@
 //! Jobs that people stop or lose, and what they find afterwards.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringmaster_tests::binaries::binaries;
 use ringmaster_tests::job::Job;
-use ringmaster_tests::processes::eventually;
+use ringmaster_tests::network::Nobody;
+use ringmaster_tests::processes::{LIMIT, eventually};
 use ringmaster_tests::tiny;
 
 /// Sends `signal` to `ringmaster train` once it has trained some steps, and returns what it said.
@@ -21,7 +20,7 @@ fn interrupted(job: &Job, signal: Signal) -> Output {
         .spawn()
         .expect("ringmaster starts");
     let metrics = job.folder().join("runs/latest/metrics.jsonl");
-    let training = eventually(Duration::from_secs(60), || {
+    let training = eventually(LIMIT, || {
         std::fs::read_to_string(&metrics).is_ok_and(|text| text.lines().count() > 5)
     });
     kill(Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -91,7 +90,7 @@ fn a_killed_terminal_leaves_the_ranks_words_in_the_run_folder_and_no_temporary_f
     job.env.insert("TMPDIR".into(), temporary.display().to_string());
     interrupted(&job, Signal::SIGKILL);
     let left = || std::fs::read_dir(&temporary).unwrap().count();
-    assert!(eventually(Duration::from_secs(10), || left() == 0), "{} left", left());
+    assert!(eventually(LIMIT, || left() == 0), "{} left", left());
     let logs = job.latest_run().folder.join("logs");
     for rank in [0, 1] {
         let log = std::fs::read_to_string(logs.join(format!("g1.1-rank{rank}.log"))).unwrap();
@@ -161,9 +160,8 @@ fn ringmaster(arguments: &[&str], folder: &Path) -> Output {
 #[test]
 fn a_coordinator_that_does_not_answer_is_named_once_with_what_to_do() {
     let job = Job::new();
-    // A port that was free a moment ago.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{address}");
+    let nobody = Nobody::there();
+    let url = format!("http://{}", nobody.address);
     for verb in ["ls", "nodes"] {
         let output = ringmaster(&[verb, "--coordinator", &url], job.folder());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

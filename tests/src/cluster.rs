@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -11,10 +10,7 @@ use serde_json::Value;
 use crate::binaries::{Binaries, binaries};
 use crate::job::Job;
 use crate::network::{Host, Network};
-use crate::processes::{Running, eventually};
-
-/// Only a broken build makes anybody wait so long.
-const LIMIT: Duration = Duration::from_secs(90);
+use crate::processes::{LIMIT, Running, eventually};
 
 /// Ends a process with whoever holds the other end of its stdin.
 const END_WITH_PARENT: &str = "--parent-pipe";

@@ -221,23 +221,27 @@ impl Run {
 
     /// Returns the lines of `metrics.jsonl` that carry training metrics, in order.
     pub fn metrics(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.folder.join("metrics.jsonl"))
-            .expect("metrics.jsonl exists");
-        text.lines()
-            .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"))
-            .filter(|line| line.get("train/loss").is_some())
-            .collect()
+        self.records().into_iter().filter(|line| line.get("train/loss").is_some()).collect()
     }
 
     /// Returns the steps at which the model was evaluated, in the order they were written.
     pub fn evaluations(&self) -> Vec<u64> {
-        let text = std::fs::read_to_string(self.folder.join("metrics.jsonl"))
-            .expect("metrics.jsonl exists");
-        text.lines()
-            .filter(|line| line.contains("\"val/"))
-            .map(|line| serde_json::from_str::<Value>(line).expect("a line is JSON"))
+        let is_evaluation = |line: &Value| {
+            line.as_object().is_some_and(|fields| fields.keys().any(|key| key.starts_with("val/")))
+        };
+        self.records()
+            .iter()
+            .filter(|line| is_evaluation(line))
             .map(|line| line["step"].as_u64().expect("a step is a number"))
             .collect()
+    }
+
+    /// Returns the whole lines of `metrics.jsonl`: of a run that trains, the last may be half-written.
+    fn records(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.join("metrics.jsonl"))
+            .expect("metrics.jsonl exists");
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
     }
 
     /// Returns what the ranks logged.
@@ -273,5 +277,24 @@ impl Run {
         }
         assert!(files.contains_key("model.safetensors"), "{folder:?} holds {:?}", files.keys());
         files
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_is_being_written_is_no_line_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = Run { folder: folder.path().to_owned() };
+        let text = "{\"step\":1,\"train/loss\":2.5,\"order_digest\":\"x\"}\n\
+                    {\"step\":1,\"val/top1\":0.5}\n{\"step\":2,\"train/lo";
+        std::fs::write(folder.path().join("metrics.jsonl"), text).unwrap();
+        assert_eq!(run.curve(), [(1, 2.5, "x".to_owned())]);
+        assert_eq!(run.evaluations(), [1]);
+        std::fs::write(folder.path().join("metrics.jsonl"), "{\"st").unwrap();
+        assert!(run.metrics().is_empty());
     }
 }

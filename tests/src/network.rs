@@ -1,7 +1,10 @@
 //! Several hosts on one machine: network namespaces on a bridge, or simply the loopback interface.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
+
+use tokio::net::TcpSocket;
 
 /// Where a process runs: beside the coordinator, or on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +22,30 @@ pub enum Network {
     Loopback,
     /// Each in a namespace of its own.
     Namespaces(Namespaces),
+}
+
+/// An address of the loopback interface at which nothing answers, as long as this lives: its port is
+/// taken, so that nobody else is given it, and nobody listens.
+#[derive(Debug)]
+pub struct Nobody {
+    /// Where connections are refused.
+    pub address: SocketAddr,
+    _socket: TcpSocket,
+}
+
+impl Nobody {
+    /// Returns such an address.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub fn there() -> Self {
+        let bound = TcpSocket::new_v4().and_then(|socket| {
+            socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            Ok((socket.local_addr()?, socket))
+        });
+        let (address, socket) = bound.expect("loopback has a free port");
+        Self { address, _socket: socket }
+    }
 }
 
 /// Namespaces that end with this value. Making them needs root and iproute2.
@@ -130,5 +157,22 @@ fn ip(args: &[&str]) -> Result<(), String> {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             Err(format!("ip {}: {said}", args.join(" ")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn nobody_answers_and_nobody_else_is_given_the_port() {
+        let nobody = Nobody::there();
+        let refused = TcpStream::connect(nobody.address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        let taken = TcpListener::bind(nobody.address).expect_err("it is taken");
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
     }
 }

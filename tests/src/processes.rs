@@ -1,5 +1,6 @@
 //! Processes that end with this one, and which of a test are still alive.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -9,8 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// Only a broken build makes anybody wait so long.
+pub const LIMIT: Duration = Duration::from_secs(120);
 /// How long a process may take to end once its pipe has closed.
-const END: Duration = Duration::from_secs(10);
+const END: Duration = Duration::from_secs(60);
 
 /// A child process that ends with this one.
 #[derive(Debug)]
@@ -76,8 +79,9 @@ pub fn signal_process(process: u32, signal: Signal) {
     kill(pid, signal).expect("the process is there");
 }
 
-/// Returns the ids of processes whose environment or command line mentions `folder`: everything
-/// started for a job in that folder, however deep.
+/// Returns the ids of running processes whose environment or command line mentions `folder`: everything
+/// started for a job in that folder, however deep, but what begins or ends just now: a process can be
+/// read neither in the middle of an exec nor once it has begun to end.
 pub fn mentioning(folder: &Path) -> Vec<u32> {
     let needle = folder.display().to_string().into_bytes();
     let mentions = |path: String| {
@@ -90,13 +94,38 @@ pub fn mentioning(folder: &Path) -> Vec<u32> {
         .filter(|pid| {
             mentions(format!("/proc/{pid}/cmdline")) || mentions(format!("/proc/{pid}/environ"))
         })
-        .filter(|pid| !is_zombie(*pid))
+        .filter(|pid| runs(*pid))
         .collect()
 }
 
-fn is_zombie(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+/// Waits until nothing runs that mentions `folder`, and nothing of `known`; what does is given to `meet`
+/// at each look. Returns what is left after [`LIMIT`].
+pub fn until_gone(folder: &Path, known: &[u32], mut meet: impl FnMut(u32)) -> Vec<u32> {
+    let mut known: BTreeSet<u32> = known.iter().copied().collect();
+    let mut empty_looks = 0;
+    eventually(LIMIT, || {
+        known.retain(|pid| runs(*pid));
+        known.extend(mentioning(folder));
+        known.iter().for_each(|pid| meet(*pid));
+        // The second look finds what was in the middle of an exec at the first.
+        empty_looks = if known.is_empty() { empty_looks + 1 } else { 0 };
+        empty_looks == 2
+    });
+    known.into_iter().collect()
+}
+
+/// Whether any thread of a process is left. A zombie, which only waits for its parent, does not run.
+pub fn runs(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { return false };
+    let stat = String::from_utf8_lossy(&stat);
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    // The state is the third field of all, the number of threads the twentieth.
+    let mut fields = rest.split_whitespace();
+    match (fields.next(), fields.nth(16).and_then(|threads| threads.parse::<u32>().ok())) {
+        (Some("X"), _) | (None, _) => false,
+        (Some("Z"), threads) => threads.is_some_and(|threads| threads > 1),
+        _ => true,
+    }
 }
 
 /// Waits until `condition` holds and returns whether it did within `limit`.
@@ -135,4 +164,22 @@ pub struct Interrupted;
 /// Ends every wait of this process, present and future.
 pub fn interrupt() {
     INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_zombie_does_not_run_and_what_mentions_a_folder_is_found_until_it_has_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new("sleep").arg("600").env("X", folder.path()).spawn().unwrap();
+        let id = child.id();
+        assert!(eventually(LIMIT, || mentioning(folder.path()) == [id]) && runs(id));
+        let left = until_gone(folder.path(), &[], |pid| signal_process(pid, Signal::SIGKILL));
+        assert!(left.is_empty() && !runs(id), "{left:?}");
+        assert!(Path::new(&format!("/proc/{id}")).exists(), "it waits for its parent");
+        child.wait().unwrap();
+    }
 }

@@ -164,8 +164,17 @@ fn go_away(server: &WebServer, time: Duration, metrics: PathBuf) {
     server.set(Health::Serves);
 }
 
-/// Events of a job that was left alone.
-const CALM: [&str; 6] = ["submitted", "placed", "running", "checkpoint", "finished", "succeeded"];
+/// Events of a job that was left alone, news of its evaluations and of its store among them.
+const CALM: [&str; 8] = [
+    "submitted",
+    "placed",
+    "running",
+    "evaluation",
+    "store",
+    "checkpoint",
+    "finished",
+    "succeeded",
+];
 
 fn alarms(events: &[(String, String, i64)]) -> Vec<String> {
     let rings = events.iter().filter(|(kind, ..)| kind == "running").count();

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::digest;
 use crate::fetch::{self, Artifact, Registry};
 use crate::tools::Tools;
 use crate::workspace::Workspace;
-use crate::digest;
 
 const GOOGLE: Artifact = Artifact {
     package: "emoji-datasource-google",

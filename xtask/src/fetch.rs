@@ -118,7 +118,7 @@ fn npm(artifact: &Artifact, staging: &Path, program: &[String]) -> Command {
 }
 
 /// Waits for a child while calling `tick` a few times a second; returns what it printed.
-fn watch(mut child: Child, tick: impl Fn()) -> Result<(bool, String)> {
+pub(crate) fn watch(mut child: Child, tick: impl Fn()) -> Result<(bool, String)> {
     let stdout = child.stdout.take().context("standard output was not captured")?;
     let stderr = child.stderr.take().context("standard error was not captured")?;
     thread::scope(|scope| {
@@ -186,7 +186,7 @@ pub(crate) fn replace_folder(new: &Path, target: &Path) -> Result<()> {
 }
 
 /// Bytes of all files below `folder`; files that vanish meanwhile count as nothing.
-fn bytes_below(folder: &Path) -> u64 {
+pub(crate) fn bytes_below(folder: &Path) -> u64 {
     WalkDir::new(folder)
         .into_iter()
         .flatten()
@@ -196,7 +196,8 @@ fn bytes_below(folder: &Path) -> u64 {
         .sum()
 }
 
-fn indent(text: &str) -> String {
+/// Sets a text off from what is said around it.
+pub(crate) fn indent(text: &str) -> String {
     text.trim().lines().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 

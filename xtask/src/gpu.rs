@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::gpu_machine::{Probe, library_path};
 use crate::gpu_report::{Claim, Outcome, Report};
+use crate::skips::REQUIRE;
 use crate::workspace::Workspace;
 use crate::{console, gpu_bundle};
 
@@ -227,7 +228,7 @@ impl Place<'_> {
     fn test(&self, name: &str) -> Result<Verdict> {
         let mut command = self.command(&self.programs.tests);
         command.args(["--exact", name, "--nocapture", "--test-threads=1"]);
-        command.env("RINGMASTER_REQUIRE", "gpu");
+        command.env(REQUIRE, "gpu");
         let ran = run_within(&mut command, self.limit)?;
         let numbers = measured(&ran.output);
         if !ran.output.contains("1 passed") || !ran.success {

@@ -6,14 +6,17 @@
 //!
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
-//! [`setup`] (all of these), [`system`] (servers for tests), [`claims`] (what the main job must reach), [`stages`] (the test run),
-//! [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's), [`simulate`] (many seeds), [`soak`] (long checks), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
+//! [`setup`] (all of these), [`system`] (servers for tests), [`deny`] (cargo-deny), [`claims`] (what the main job must reach), [`stages`] (the test run)
+//! with [`skips`] and [`summary`] (what it skipped, what it tells),
+//! [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's), [`simulate`] (many seeds), [`soak`] (long checks), [`fuzz`] (inputs that nobody thought of), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
 //! [`console`] (what is printed) and [`digest`] are in the library, which `xtask/emoji` uses too.
 
 mod bench;
 mod claims;
+mod deny;
 mod emoji;
 mod fetch;
+mod fuzz;
 mod gpu;
 mod gpu_bundle;
 mod gpu_machine;
@@ -22,8 +25,12 @@ mod libtorch;
 mod parity;
 mod setup;
 mod simulate;
+#[path = "../../tests/src/skips/record.rs"]
+#[expect(unreachable_pub, reason = "the tests' crate exports it")]
+mod skips;
 mod soak;
 mod stages;
+mod summary;
 mod system;
 mod tools;
 mod workspace;
@@ -60,7 +67,8 @@ enum Command {
         /// Read every installed file again and compare its checksum.
         #[arg(long)]
         verify: bool,
-        /// Install the servers that tests talk to, with the system's package manager, and nothing else.
+        /// Install the servers and libraries that tests use, with the system's package manager where that
+        /// may be, and cargo-deny; nothing else.
         #[arg(long, conflicts_with = "verify")]
         system: bool,
     },
@@ -78,7 +86,8 @@ enum Command {
         #[arg(last = true)]
         arguments: Vec<OsString>,
     },
-    /// Set up, then check format, lints, tests, documentation and dependencies.
+    /// Set up, then check format, lints, tests, documentation and dependencies; says at the end what was
+    /// skipped, and why.
     Test(stages::Options),
     /// Compare with OpenCLIP and gloo in one run: parity, loss, collective; load the control plane.
     Bench(bench::Options),
@@ -89,6 +98,8 @@ enum Command {
     Simulate(simulate::Options),
     /// Run checks that take too long for every change: many interrupted runs, a store that is away.
     Soak(soak::Options),
+    /// Let a fuzzer make manifests, and look for one that panics, takes long or takes much memory.
+    Fuzz(fuzz::Options),
     /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
     GpuCheck(gpu::Options),
     /// Pack what gpu-check needs on a machine with PyTorch 2.11 and a GPU but no Rust.
@@ -152,6 +163,7 @@ fn run(command: Command) -> Result<ExitCode> {
             setup::run(&workspace, false)?;
             Ok(exit_code(soak::run(&workspace, &options)?))
         }
+        Command::Fuzz(options) => Ok(exit_code(fuzz::run(&Workspace::locate()?, &options)?)),
         // Runs outside the repository too, out of a bundle.
         Command::GpuCheck(options) => gpu::run(Workspace::locate, &options),
         Command::GpuBundle(options) => {

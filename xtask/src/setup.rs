@@ -92,7 +92,7 @@ pub(crate) fn finish(workspace: &Workspace, downloaded: Downloaded) -> Result<()
 }
 
 /// Two set-ups at once would unpack into the same folders: the second waits and finds it all done.
-fn lock(workspace: &Workspace) -> Result<File> {
+pub(crate) fn lock(workspace: &Workspace) -> Result<File> {
     let path = workspace.cache().join("setup.lock");
     let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
     match file.try_lock() {

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::console;
+use crate::skips::REQUIRE;
 use crate::workspace::Workspace;
 
 /// `cargo xtask soak`.
@@ -49,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         let mut cargo = workspace.cargo();
         cargo.args(["test", "--workspace", "--test", "e2e", "--", "--nocapture", test]);
         // A soak that skips has shown nothing.
-        cargo.env(variable, value).env("RINGMASTER_REQUIRE", "s3");
+        cargo.env(variable, value).env(REQUIRE, "s3");
         held &= cargo.status().context("cannot start cargo")?.success();
     }
     Ok(held)

@@ -1,16 +1,19 @@
 //! `cargo xtask test`: everything a change must pass, stage by stage, with a summary at the end.
 
-use std::env;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use std::{env, fs, thread};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::console;
+use crate::skips::{REQUIRE, is_required};
+use crate::summary::{self, Outcome, Report, Tally};
 use crate::workspace::Workspace;
+use crate::{console, deny, skips, system};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -50,21 +53,6 @@ enum Stage {
     Advisories,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Outcome {
-    Passed,
-    Failed,
-    Skipped(String),
-}
-
-/// What a stage left behind.
-struct Report {
-    stage: Stage,
-    outcome: Outcome,
-    time: Duration,
-    tests: Tally,
-}
-
 /// Runs the chosen stages. The exit code is 0 when none failed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
     let chosen = Stage::value_variants().iter().copied().filter(|stage| {
@@ -74,9 +62,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let mut reports: Vec<Report> = Vec::new();
     for stage in chosen {
         let broken =
-            reports.iter().any(|r| r.stage == Stage::Build && r.outcome == Outcome::Failed);
+            reports.iter().any(|r| r.stage == Stage::Build.name() && r.outcome == Outcome::Failed);
         let report = if broken && stage.runs_binaries() {
-            Report::skipped(stage, "the build failed")
+            stage.skipped("the build failed".to_owned())
         } else {
             stage.run(workspace, &options.arguments)?
         };
@@ -86,7 +74,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
             break;
         }
     }
-    Ok(summarise(&reports, started.elapsed()))
+    Ok(summary::print(&reports, started.elapsed()))
 }
 
 impl Stage {
@@ -98,34 +86,63 @@ impl Stage {
         matches!(self, Self::Tests | Self::Doctests)
     }
 
-    fn run(self, workspace: &Workspace, arguments: &[OsString]) -> Result<Report> {
-        if matches!(self, Self::Deny | Self::Advisories) && !has_cargo_deny(workspace) {
-            if required("deny") {
-                console::note("RINGMASTER_REQUIRE names deny, and cargo-deny is not installed");
-                return Ok(Report { outcome: Outcome::Failed, ..Report::skipped(self, "") });
-            }
-            let how = "cargo-deny is not installed; cargo install cargo-deny --locked";
-            return Ok(Report::skipped(self, how));
+    /// What the absence of counts as in `RINGMASTER_REQUIRE`, for stages that may lack something.
+    fn kind(self) -> &'static str {
+        if self == Self::Advisories { "advisories" } else { "deny" }
+    }
+
+    fn skipped(self, why: String) -> Report {
+        console::step(&format!("{}: skipped: {why}", self.name()));
+        Report::skipped(self.name(), why)
+    }
+
+    /// The same, unless it must not be: then it has failed.
+    fn lacks(self, why: String) -> Report {
+        if is_required(self.kind()) {
+            console::note(&format!("{REQUIRE} names {}: {why}", self.kind()));
+            return Report { outcome: Outcome::Failed, ..Report::skipped(self.name(), why) };
         }
-        let mut command = self.command(workspace, arguments);
+        self.skipped(why)
+    }
+
+    fn run(self, workspace: &Workspace, arguments: &[OsString]) -> Result<Report> {
+        let mut command = match self.command(workspace, arguments) {
+            Ok(command) => command,
+            Err(error) => return Ok(self.lacks(format!("there is no cargo-deny: {error:#}"))),
+        };
+        if self == Self::Tests {
+            system::ensure_s3_server(workspace);
+        }
+        let skips = workspace.cache().join(format!("skips-{}", std::process::id()));
+        forget(&skips);
+        command.env(skips::FILE, &skips);
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy()).collect();
-        console::step(&format!("{}: cargo {}", self.name(), words.join(" ")));
+        let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+        let line = format!("{} {}", program.to_string_lossy(), words.join(" "));
+        console::step(&format!("{}: {line}", self.name()));
         let started = Instant::now();
         let (success, output) = run_and_read(&mut command)?;
-        let outcome = match success {
-            true => Outcome::Passed,
-            false if self == Self::Advisories && is_offline(&output) && !required("deny") => {
-                Outcome::Skipped("the advisory database cannot be reached".to_owned())
-            }
-            false => Outcome::Failed,
-        };
-        Ok(Report { stage: self, outcome, time: started.elapsed(), tests: Tally::read(&output) })
+        let time = started.elapsed();
+        if !success && self == Self::Advisories && is_offline(&output) {
+            let why = "the advisory database cannot be reached".to_owned();
+            return Ok(Report { time, ..self.lacks(why) });
+        }
+        let outcome = if success { Outcome::Passed } else { Outcome::Failed };
+        let (tests, skipped) = (Tally::read(&output), summary::read_skips(&skips)?);
+        forget(&skips);
+        Ok(Report { stage: self.name(), outcome, time, tests, skips: skipped })
     }
 
     /// The command of a stage. All select the whole workspace, so that cargo chooses one set of
     /// features and compiles each dependency once.
-    fn command(self, workspace: &Workspace, arguments: &[OsString]) -> Command {
-        let mut cargo = workspace.cargo();
+    ///
+    /// # Errors
+    /// There is no cargo-deny.
+    fn command(self, workspace: &Workspace, arguments: &[OsString]) -> Result<Command> {
+        let mut cargo = match self {
+            Self::Deny | Self::Advisories => deny::command(workspace)?,
+            _ => workspace.cargo(),
+        };
         match self {
             Self::Fmt => cargo.args(["fmt", "--all", "--check"]),
             Self::Clippy => cargo.args(["clippy", "--workspace", "--all-targets", "--"]),
@@ -135,8 +152,8 @@ impl Stage {
             }
             Self::Doctests => cargo.args(["test", "--workspace", "--doc", "--no-fail-fast"]),
             Self::Doc => cargo.args(["doc", "--workspace", "--no-deps"]),
-            Self::Deny => cargo.args(["deny", "check", "bans", "licenses", "sources"]),
-            Self::Advisories => cargo.args(["deny", "check", "advisories"]),
+            Self::Deny => cargo.args(["check", "bans", "licenses", "sources"]),
+            Self::Advisories => cargo.args(["check", "advisories"]),
         };
         match self {
             Self::Clippy => {
@@ -150,31 +167,13 @@ impl Stage {
             }
             _ => {}
         }
-        cargo
+        Ok(cargo)
     }
 }
 
-impl Report {
-    fn skipped(stage: Stage, why: &str) -> Self {
-        console::step(&format!("{}: skipped: {why}", stage.name()));
-        Self {
-            stage,
-            outcome: Outcome::Skipped(why.to_owned()),
-            time: Duration::ZERO,
-            tests: Tally::default(),
-        }
-    }
-}
-
-/// Whether `RINGMASTER_REQUIRE`, a list separated by commas, names `what`.
-fn required(what: &str) -> bool {
-    env::var("RINGMASTER_REQUIRE").is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
-}
-
-fn has_cargo_deny(workspace: &Workspace) -> bool {
-    let mut command = workspace.cargo();
-    command.args(["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+/// Removes what tests wrote down; there is nothing where none skipped anything.
+fn forget(skips: &Path) {
+    let _ = fs::remove_file(skips);
 }
 
 fn is_offline(output: &str) -> bool {
@@ -196,10 +195,13 @@ fn run_and_read(command: &mut Command) -> Result<(bool, String)> {
         .context("cannot start cargo")?;
     let stdout = child.stdout.take().context("standard output was not captured")?;
     let stderr = child.stderr.take();
-    let mut text = forward(stdout, io::stdout());
-    if let Some(stderr) = stderr {
-        text.push_str(&forward(stderr, io::stderr()));
-    }
+    // Side by side: a command that fills the one would wait for ever for somebody to read it.
+    let text = thread::scope(|scope| {
+        let errors = stderr.map(|stderr| scope.spawn(|| forward(stderr, io::stderr())));
+        let text = forward(stdout, io::stdout());
+        let errors = errors.and_then(|errors| errors.join().ok());
+        [text, errors.unwrap_or_default()].concat()
+    });
     let status = child.wait().context("cannot wait for cargo")?;
     Ok((status.success(), text))
 }
@@ -213,93 +215,4 @@ fn forward(mut source: impl Read, mut target: impl Write) -> String {
         all.extend_from_slice(&buffer[..read]);
     }
     String::from_utf8_lossy(&all).into_owned()
-}
-
-/// Sums over the `test result:` lines of all test programs.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    ignored: u64,
-}
-
-impl Tally {
-    fn read(output: &str) -> Self {
-        let mut tally = Self::default();
-        for line in output.lines().filter(|line| line.starts_with("test result:")) {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            for pair in words.windows(2) {
-                let Ok(count) = pair[0].parse::<u64>() else { continue };
-                match pair[1].trim_end_matches(';') {
-                    "passed" => tally.passed += count,
-                    "failed" => tally.failed += count,
-                    "ignored" => tally.ignored += count,
-                    _ => {}
-                }
-            }
-        }
-        tally
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-            ignored: self.ignored + other.ignored,
-        }
-    }
-}
-
-fn summarise(reports: &[Report], time: Duration) -> ExitCode {
-    let mut rows = vec![["stage", "result", "time", "tests"].map(str::to_owned).to_vec()];
-    for report in reports {
-        let (result, remark) = match &report.outcome {
-            Outcome::Passed => ("ok", ""),
-            Outcome::Failed => ("FAILED", ""),
-            Outcome::Skipped(why) => ("skipped", why.as_str()),
-        };
-        let Tally { passed, failed, .. } = report.tests;
-        let tests = match passed + failed {
-            0 => remark.to_owned(),
-            _ => format!("{passed} passed, {failed} failed"),
-        };
-        let time = format!("{:.1} s", report.time.as_secs_f64());
-        rows.push(vec![report.stage.name(), result.to_owned(), time, tests]);
-    }
-    console::out("");
-    console::out(console::table(&rows).trim_end());
-    let failed: Vec<_> = reports
-        .iter()
-        .filter(|report| report.outcome == Outcome::Failed)
-        .map(|report| report.stage.name())
-        .collect();
-    let tests = reports.iter().fold(Tally::default(), |sum, report| sum.plus(report.tests));
-    let verdict = if failed.is_empty() {
-        "all stages passed".to_owned()
-    } else {
-        format!("failed: {}", failed.join(", "))
-    };
-    console::out(&format!(
-        "cargo xtask test: {verdict}; {} tests passed, {} failed, {} ignored; {:.0} s",
-        tests.passed,
-        tests.failed,
-        tests.ignored,
-        time.as_secs_f64()
-    ));
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn results_of_all_test_programs_are_added_up() {
-        let output = "\
-running 2 tests
-test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
-test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 5 filtered out; finished in 1s
-";
-        assert_eq!(Tally::read(output), Tally { passed: 5, failed: 1, ignored: 1 });
-    }
 }

@@ -67,6 +67,14 @@ pub(crate) fn find(needs: Needs) -> Result<Tools> {
     if missing.is_empty() { Ok(tools) } else { bail!(describe(&missing, package_manager())) }
 }
 
+/// Finds pip alone, for what is neither built nor linked.
+pub(crate) fn find_pip() -> Result<Tools> {
+    match first_that_works(&pip()) {
+        Some(pip) => Ok(Tools { pip, ..Tools::default() }),
+        None => bail!(describe(&[pip()], package_manager())),
+    }
+}
+
 fn c_compiler() -> Requirement {
     Requirement {
         what: "a C compiler",
@@ -90,7 +98,7 @@ fn cxx_compiler() -> Requirement {
 fn pip() -> Requirement {
     Requirement {
         what: "Python 3 with pip",
-        why: "libtorch is downloaded from the Python package index",
+        why: "libtorch and tools for tests are downloaded from the Python package index",
         candidates: [&["python3", "-m", "pip"][..], &["python", "-m", "pip"], &["pip3"], &["pip"]]
             .iter()
             .map(|words| words.iter().map(ToString::to_string).collect())

@@ -90,7 +90,7 @@ impl Workspace {
     }
 
     /// The folder cargo builds into.
-    fn target_directory(&self) -> Result<PathBuf> {
+    pub(crate) fn target_directory(&self) -> Result<PathBuf> {
         #[derive(Deserialize)]
         struct Metadata {
             target_directory: PathBuf,

@@ -15,7 +15,7 @@ const PROGRAMS: [&str; 6] =
 /// Only a broken installation takes so long.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Ports are chosen, then given away, then taken by the programs: others may be faster.
-const ATTEMPTS: usize = 3;
+pub(super) const ATTEMPTS: usize = 3;
 
 pub(super) fn is_installed() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,8 +1,9 @@
 //! A real S3 server for tests, on loopback, in a folder of its own.
 //!
-//! Ceph's gateway where it is installed (`cargo xtask setup --system`), else moto, else none: then
-//! tests say that they were skipped, or fail where `RINGMASTER_REQUIRE` names `s3`. One server per
-//! test process; each test gets a bucket of its own. The server ends with the test process, however
+//! Ceph's gateway where it is installed (`cargo xtask setup --system`), else moto (`cargo xtask test`
+//! puts it into the cache folder), else none: then tests are skipped, or fail where `RINGMASTER_REQUIRE`
+//! names `s3`; what moto does not check is skipped with it, or fails where `ceph` is named. One server
+//! per test process; each test gets a bucket of its own. The server ends with the test process, however
 //! that ends.
 
 mod ceph;
@@ -23,6 +24,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use self::daemons::Daemons;
+use crate::skips::{skip, skip_part};
 
 /// Who may do everything.
 const ACCESS_KEY: &str = "RINGMASTERTESTS";
@@ -31,7 +33,7 @@ const SECRET_KEY: &str = "q7Zr1Xw9Kd3Vn5Tb8Lm2Pc4Hs6Jf0Gy";
 /// Region of every bucket.
 const REGION: &str = "us-east-1";
 /// Only a broken machine makes anybody wait so long for an answer.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// A running server.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ pub struct S3Server {
 
 /// What serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
     /// Ceph's gateway.
     Ceph,
     /// moto, which accepts any secret.
@@ -61,31 +63,55 @@ pub struct Bucket {
     pub address: SocketAddr,
 }
 
-/// Returns the server of this process, started at the first call; none where none is installed,
-/// after saying so.
+/// Returns the server of this process, started at the first call; none where none is installed: then
+/// the running test is noted as skipped, and has to return.
 ///
 /// # Panics
 /// When there is none and `RINGMASTER_REQUIRE` names `s3`, or when one does not start.
 pub fn server() -> Option<&'static S3Server> {
+    any_server(skip)
+}
+
+/// The same for a part of a test: the rest of it goes on.
+///
+/// # Panics
+/// As [`server`].
+pub fn server_for_part() -> Option<&'static S3Server> {
+    any_server(skip_part)
+}
+
+/// Returns the server where it is one that checks all that S3 does; else the running test is noted as
+/// skipped, and has to return.
+///
+/// # Panics
+/// As [`server`]; also where `RINGMASTER_REQUIRE` names `ceph` and moto serves.
+pub fn strict_server() -> Option<&'static S3Server> {
+    strict(skip)
+}
+
+/// The same for a part of a test: the rest of it goes on.
+///
+/// # Panics
+/// As [`strict_server`].
+pub fn strict_server_for_part() -> Option<&'static S3Server> {
+    strict(skip_part)
+}
+
+fn any_server(skip: fn(&str, &str)) -> Option<&'static S3Server> {
     static SERVER: OnceLock<Option<S3Server>> = OnceLock::new();
     let server = SERVER.get_or_init(S3Server::start).as_ref();
     if server.is_none() {
-        let remedy = "no S3 server is installed; `cargo xtask setup --system` installs one";
-        assert!(!is_required("s3"), "RINGMASTER_REQUIRE names s3: {remedy}");
-        say(&format!("skipped: {remedy}"));
+        skip("s3", "no S3 server is installed (cargo xtask setup --system)");
     }
     server
 }
 
-/// Whether `RINGMASTER_REQUIRE`, a list separated by commas, names `what`.
-pub fn is_required(what: &str) -> bool {
-    std::env::var("RINGMASTER_REQUIRE")
-        .is_ok_and(|list| list.split(',').any(|item| item.trim() == what))
-}
-
-fn say(text: &str) {
-    // Straight to the terminal: what a test prints is shown only when it fails.
-    let _ = writeln!(std::io::stderr(), "{text}");
+fn strict(skip: fn(&str, &str)) -> Option<&'static S3Server> {
+    let server = any_server(skip)?;
+    if server.kind == Kind::Moto {
+        skip("ceph", "S3 server: moto, which checks less than Ceph (cargo xtask setup --system)");
+    }
+    (server.kind == Kind::Ceph).then_some(server)
 }
 
 impl S3Server {
@@ -97,11 +123,6 @@ impl S3Server {
         let program = moto::program()?;
         let (daemons, address) = moto::start(&program);
         Some(Self { address, kind: Kind::Moto, _daemons: daemons })
-    }
-
-    /// Returns what serves.
-    pub fn kind(&self) -> Kind {
-        self.kind
     }
 
     /// Creates a bucket that nobody else uses.

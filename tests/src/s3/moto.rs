@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use super::ceph::free_port;
+use super::ceph::{ATTEMPTS, free_port};
 use super::daemons::Daemons;
 use super::request;
 use crate::processes::eventually;
@@ -13,24 +13,36 @@ use crate::processes::eventually;
 /// Only a broken installation takes so long.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Returns the program that `cargo xtask setup --system` puts into the cache folder where it cannot
-/// install Ceph.
+/// Returns the program that `cargo xtask test` puts into the cache folder where there is no Ceph.
 pub(super) fn program() -> Option<PathBuf> {
     let cache = match std::env::var_os("RINGMASTER_CACHE") {
         Some(cache) => PathBuf::from(cache),
         None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/ringmaster"),
     };
-    Some(cache.join("moto/bin/moto_server")).filter(|program| program.is_file())
+    // Written last: without it the installation was interrupted.
+    let is_complete = cache.join("moto/complete").is_file();
+    is_complete.then(|| cache.join("moto/bin/moto_server"))
 }
 
 /// Starts it; answers when it serves.
 pub(super) fn start(program: &std::path::Path) -> (Daemons, SocketAddr) {
-    let mut daemons = Daemons::new();
-    let address = free_port();
-    let mut command = Command::new(program);
-    command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
-    daemons.start("moto", &mut command);
-    let serves = eventually(LIMIT, || request(address, "GET", "/", &[]).is_ok());
-    assert!(serves, "moto does not start: {}", daemons.last_words());
-    (daemons, address)
+    let mut trouble = String::new();
+    for _ in 0..ATTEMPTS {
+        let mut daemons = Daemons::new();
+        let address = free_port();
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
+        daemons.start("moto", &mut command);
+        let mut ended = None;
+        let serves = eventually(LIMIT, || {
+            let answers = request(address, "GET", "/", &[]).is_ok();
+            ended = daemons.ended();
+            ended.is_some() || answers
+        });
+        if serves && ended.is_none() {
+            return (daemons, address);
+        }
+        trouble = format!("ended: {ended:?}\n{}", daemons.last_words());
+    }
+    panic!("moto does not start: {trouble}");
 }

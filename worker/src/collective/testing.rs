@@ -9,6 +9,9 @@ use ringmaster_proto::v1::Generation;
 use super::Collective;
 use super::tcp::{AbortFlag, Options, Tcp};
 
+/// Longer than anything here takes on a busy machine: what only this ends has hung.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Runs `body` on `world_size` threads, each with its own connected [`Tcp`], and returns what
 /// they returned, by rank.
 pub fn with_ring<T: Send>(world_size: usize, body: impl Fn(&dyn Collective) -> T + Sync) -> Vec<T> {
@@ -56,8 +59,8 @@ pub fn ring_options(world_size: usize) -> (Vec<TcpListener>, Vec<Options>) {
             rank,
             peers: peers.clone(),
             token: vec![7; 32],
-            connect_timeout: Duration::from_secs(20),
-            deadline: Some(Duration::from_secs(60)),
+            connect_timeout: PATIENCE,
+            deadline: Some(PATIENCE),
             tls: None,
         })
         .collect();

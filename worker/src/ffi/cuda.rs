@@ -47,20 +47,17 @@ fn open_libtorch_cuda() -> Result<(), String> {
     }
 }
 
-/// Returns the GPU that tests run on; none, after saying why, on a machine without one. Fails
-/// instead where `RINGMASTER_REQUIRE` names `gpu`.
+/// Returns the GPU that tests run on. On a machine without one the running test is noted as skipped,
+/// and has to return; it fails instead where `RINGMASTER_REQUIRE` names `gpu`.
 ///
 /// libtorch notices its CUDA half only before its first use, so tests of the GPU begin with this
 /// and run in a process without others: their names begin with `gpu_`, to be selected.
 #[cfg(test)]
-#[allow(clippy::print_stdout)] // tests say what they skip
 pub(crate) fn test_device() -> Option<Device> {
     match device(Accelerator::Cuda, 0) {
         Ok(device) => Some(device),
         Err(why) => {
-            let required = std::env::var("RINGMASTER_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|what| what.trim() == "gpu"), "no GPU: {why}");
-            println!("skipped: {why}");
+            ringmaster_tests::skips::skip("gpu", &format!("no GPU: {why}"));
             None
         }
     }

@@ -18,8 +18,10 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Nothing here takes longer; only a failing test waits so long.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) const HEARTBEAT_MS: u32 = 50;
+/// A rank that no agent has.
+const NOBODY: u32 = 99;
 
 /// What happened, in order.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,8 @@ pub(crate) struct Seen {
     pub(crate) reports: Vec<Report>,
     pub(crate) lines: Vec<AgentLogLine>,
     pub(crate) joins: Vec<JoinRequest>,
+    /// Exits acknowledged.
+    pub(crate) acks: usize,
 }
 
 impl Seen {
@@ -202,6 +206,19 @@ impl Coordinator {
         self.wait_for("a status", find).await
     }
 
+    /// Waits until the agent has taken in an acknowledgement and all it was told before.
+    pub(crate) async fn wait_for_ack(&self) {
+        self.wait_for("an acknowledgement", |seen| (seen.acks > 0).then_some(())).await;
+        // Orders are obeyed in turn, and this one is answered.
+        let nobody = Regenerate {
+            job_id: "nobody's".into(),
+            rank: NOBODY,
+            generation: Some(Generation::new(1, 1)),
+        };
+        self.order(Order::Regenerate(nobody)).await;
+        self.wait_for_exit(NOBODY).await;
+    }
+
     /// Waits for `count` more heartbeats: so long nothing else need have happened.
     pub(crate) async fn wait_for_heartbeats(&self, count: usize) {
         let before = self.seen().heartbeats();
@@ -261,12 +278,15 @@ impl Fleet for Service {
                     }
                     _ => None,
                 };
+                // Before the answer: an agent whose last exit is acknowledged may be gone at once.
+                shared.seen.send_modify(|seen| seen.reports.push(report));
                 // Hung up: this session ends.
                 let Some(sender) = weak.upgrade() else { return };
                 if let Some(order) = answer {
+                    let acks = usize::from(matches!(order, Order::ExitAck(_)));
                     drop(sender.send(Ok(CoordinatorMessage { message: Some(order) })).await);
+                    shared.seen.send_modify(|seen| seen.acks += acks);
                 }
-                shared.seen.send_modify(|seen| seen.reports.push(report));
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))

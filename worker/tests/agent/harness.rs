@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::{Generation, StartRank};
+pub(crate) use ringmaster_tests::processes::runs as is_alive;
 use ringmaster_worker::agent::{Agent, Error, Options};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -88,13 +89,6 @@ pub(crate) fn start_rank(rank: u32, generation: Generation, script: &str) -> Sta
         threads: 1,
         ..StartRank::default()
     }
-}
-
-/// True unless the process is gone or only waits to be reaped.
-pub(crate) fn is_alive(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
-    !matches!(state, None | Some("Z" | "X"))
 }
 
 /// Waits until no process of `pids` is left.

@@ -189,3 +189,22 @@ fn the_version_names_the_build_and_a_rank_without_its_environment_says_what_is_m
     let text = String::from_utf8(rank.stderr).unwrap();
     assert!(text.contains("WORLD_SIZE is not set"), "{text}");
 }
+
+/// An address without a scheme was tried for ever, and one with https:// in plain text.
+#[test]
+fn an_agent_whose_coordinators_address_can_never_work_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for (url, said) in [
+        ("127.0.0.1:7071", "write http://127.0.0.1:7071"),
+        ("https://127.0.0.1:7071", "asks for TLS"),
+        ("http://head", "names no port; write http://head:7071"),
+    ] {
+        let mut command = Command::new(WORKER);
+        command.args(["agent", "--coordinator", url, "--work-dir"]).arg(folder.path());
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{url}: {text}");
+        assert!(text.contains(said) && text.contains("--coordinator"), "{url}: {text}");
+        assert!(!text.contains('\u{1b}'), "colours in a pipe: {text:?}");
+    }
+}

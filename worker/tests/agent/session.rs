@@ -1,7 +1,7 @@
 //! The session survives what happens to it, and logs do not disturb it.
 
 use ringmaster_proto::v1::Generation;
-use ringmaster_worker::agent::{Agent, Error};
+use ringmaster_worker::agent::{Agent, Error, Options};
 
 use super::coordinator::{Coordinator, Seen};
 use super::harness::{Cluster, JOB, options};
@@ -53,6 +53,23 @@ async fn an_agent_that_is_refused_at_first_ends_with_the_coordinators_words() {
     let error = agent.run(std::future::pending(), std::future::pending()).await.unwrap_err();
     assert!(matches!(error, Error::Refused { .. }));
     assert!(error.to_string().contains("this is build 1, not 2"), "{error}");
+}
+
+/// `--coordinator` named the listener for commands: the agent tried for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_ends_when_what_answers_has_no_service_for_agents() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let nothing = tonic::service::Routes::default();
+    let server = tonic::transport::Server::builder().add_routes(nothing);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options::new(&url, "node-a", 1, folder.path().join("work")).unwrap();
+    let agent = Agent::build(options).unwrap();
+    let error = agent.run(std::future::pending(), std::future::pending()).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains(&url) && text.contains("has no service for agents"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -290,7 +290,7 @@ fn gpu_death_of_a_peer_is_noticed() {
 #[test]
 fn without_a_gpu_joining_says_what_is_missing() {
     if Context::primary(0).is_ok() && version().is_ok() {
-        println!("skipped: this machine has a GPU and NCCL");
+        ringmaster_tests::skips::skip("no-gpu", "this machine has a GPU and NCCL");
         return;
     }
     let options = Options {

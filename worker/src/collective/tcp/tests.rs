@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use ringmaster_proto::v1::Generation;
+use ringmaster_tests::timing::fastest_of;
 use tch::{Device, Kind, Tensor};
 
 use super::super::contract::{Backend, contract};
@@ -188,16 +189,21 @@ fn a_rank_that_dials_somebody_elses_certificate_refuses_to_speak() {
 
 #[test]
 fn connections_that_say_nothing_do_not_keep_the_ring_from_forming() {
-    for (listeners, options) in [ring_options(2), tls_options(2)] {
-        // They are first in the queue and never speak; alone, each would cost its hello timeout.
-        let mut silent: Vec<TcpStream> = (0..20)
-            .map(|_| TcpStream::connect(listeners[0].local_addr().unwrap()).unwrap())
-            .collect();
-        let began = Instant::now();
-        run_ring(listeners, options, |ring| ring.barrier().unwrap());
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    let limit = Duration::from_secs(3);
+    for new_ring in [ring_options, tls_options] {
+        let mut silent = Vec::new();
+        let took = fastest_of(limit, || {
+            let (listeners, options) = new_ring(2);
+            let address = listeners[0].local_addr().unwrap();
+            // They are first in the queue and never speak; alone, each would cost its hello timeout.
+            silent = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
+            let began = Instant::now();
+            run_ring(listeners, options, |ring| ring.barrier().unwrap());
+            began.elapsed()
+        });
+        assert!(took < limit, "{took:?}");
         // After the challenge, the end.
-        silent[0].set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        silent[0].set_read_timeout(Some(Duration::from_secs(120))).unwrap();
         let end = silent[0].read_to_end(&mut Vec::new());
         let let_go = match &end {
             Ok(_) => true,

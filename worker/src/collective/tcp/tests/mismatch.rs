@@ -9,7 +9,7 @@ const ELEMENTS: [i64; 3] = [4, 5000, 4 << 20];
 fn outcomes(run: impl Fn(&dyn Collective) -> Result<(), Error> + Sync) -> Vec<Result<(), Error>> {
     let (listeners, mut options) = ring_options(2);
     // What only this ends has hung.
-    options.iter_mut().for_each(|options| options.deadline = Some(Duration::from_secs(20)));
+    options.iter_mut().for_each(|options| options.deadline = Some(Duration::from_secs(120)));
     run_ring(listeners, options, run)
 }
 
