@@ -84,7 +84,7 @@ impl Builder<'_> {
             name,
             config,
             preprocess: Some(preprocess),
-            tokenizer: model.tokenizer.map(|tokenizer| self.tokenizer(tokenizer)),
+            tokenizer: self.place("spec.model.tokenizer", model.tokenizer, crate::urls::tokenizer),
             precision: model.precision.unwrap_or(spec::Precision::Fp32),
             force_patch_dropout: model.force_patch_dropout,
             pretrained: self.weights("pretrained", model.pretrained),
@@ -107,14 +107,6 @@ impl Builder<'_> {
             nearest: Vec::new(),
         };
         self.findings.push((field, problem));
-    }
-
-    /// Returns a path that begins with a dot from the manifest's folder on; other names as they are.
-    fn tokenizer(&self, given: String) -> String {
-        match given.starts_with('.') {
-            true => self.base_dir.join(given).display().to_string(),
-            false => given,
-        }
     }
 
     /// Returns where weights come from, if that is given and can be a place.

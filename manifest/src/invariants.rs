@@ -47,6 +47,7 @@ pub(crate) fn out_of_range(job: &TrainJob) -> Option<(&'static str, String)> {
     let places = [("spec.checkpoint.uri", &job.checkpoint.uri)]
         .into_iter()
         .chain(weights.into_iter().flatten().map(|url| ("spec.model.pretrained", url)))
+        .chain(model.tokenizer.iter().map(|url| ("spec.model.tokenizer", url)))
         .chain(job.data.train.iter().map(|url| ("spec.data.train", url)))
         .chain(sets.map(|url| ("spec.eval.zero_shot", url)));
     let secret = places.into_iter().find(|(_, url)| words::has_secrets(url))?;

@@ -5,8 +5,14 @@ use std::borrow::Cow;
 /// Longest text that a message repeats, in characters.
 const LONGEST: usize = 60;
 
-/// What stands between the scheme of a URL and its server.
-const SCHEME_ENDS: &str = "://";
+/// How a text is searched for URLs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slashes {
+    /// Two stand behind the scheme.
+    Two,
+    /// Any number does: one was forgotten, or one too many was written.
+    Any,
+}
 
 /// What stands for a text that is left out.
 const LEFT_OUT: &str = "…";
@@ -34,7 +40,7 @@ fn cut(text: Cow<'_, str>) -> Cow<'_, str> {
 /// Returns whether a text holds a URL with a name or password, or with a query, which is where web servers
 /// and stores want their keys and signatures.
 pub(crate) fn has_secrets(text: &str) -> bool {
-    matches!(without_secrets(text), Cow::Owned(_))
+    matches!(left_out(text, Slashes::Two), Cow::Owned(_))
 }
 
 /// Returns `text` without what may be secret in its URLs: all before an `@` that ends a name or password,
@@ -43,16 +49,21 @@ pub(crate) fn has_secrets(text: &str) -> bool {
 /// What looks like a password that breaks the URL off (`s3://key:sec/ret@bucket`) is left out, too: rather
 /// too much than a part of it.
 pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
+    left_out(text, Slashes::Any)
+}
+
+fn left_out(text: &str, slashes: Slashes) -> Cow<'_, str> {
     let (mut shown, mut rest, mut safe) = (String::new(), text, true);
-    while let Some((before, after)) = rest.split_once(SCHEME_ENDS) {
-        shown.extend([before, SCHEME_ENDS]);
-        rest = after;
+    let scheme_ends = if slashes == Slashes::Two { "://" } else { ":/" };
+    while let Some((before, after)) = rest.split_once(scheme_ends) {
+        rest = if slashes == Slashes::Two { after } else { after.trim_start_matches('/') };
+        shown.extend([before, scheme_ends, &after[..after.len() - rest.len()]]);
         if let Some(at) = rest.rfind('@').filter(|_| names_somebody(rest)) {
             shown.extend([LEFT_OUT, "@"]);
             rest = &rest[at + 1..];
             safe = false;
         }
-        let next = rest.find(SCHEME_ENDS).unwrap_or(rest.len());
+        let next = rest.find(scheme_ends).unwrap_or(rest.len());
         if let Some((path, _)) = rest[..next].split_once('?') {
             shown.extend([path, "?", LEFT_OUT]);
             return Cow::Owned(shown);
@@ -67,7 +78,10 @@ pub(crate) fn without_secrets(text: &str) -> Cow<'_, str> {
 /// Returns whether a URL's server, or what stands in its place, has a name before it.
 fn names_somebody(behind_scheme: &str) -> bool {
     let authority = behind_scheme.split(['/', '?', '#']).next().unwrap_or_default();
-    let port = authority.split_once(':').map_or("", |(_, port)| port);
+    // An IPv6 address has colons of its own, in brackets.
+    let address = authority.strip_prefix('[').and_then(|inside| inside.split_once(']'));
+    let behind = address.map_or(authority, |(_, behind)| behind);
+    let port = behind.split_once(':').map_or("", |(_, port)| port);
     authority.contains('@') || !port.chars().all(|c| c.is_ascii_digit())
 }
 
@@ -93,12 +107,15 @@ mod tests {
             assert_eq!(without_secrets(text), safe);
             assert!(has_secrets(text), "{text}");
         }
+        assert_eq!(without_secrets("https:/user:pass@host/a"), "https:/…@host/a");
+        assert_eq!(without_secrets("s3:///user:pass@bucket"), "s3:///…@bucket");
     }
 
     #[test]
     fn what_holds_no_secret_stays_as_it_is() {
         for text in [
             "https://host:8080/a@b.tar",
+            "http://[::1]:9000/a@b.tar",
             "s3://bucket/a{0..3}.tar",
             "/data/what?.tar",
             "a://",
@@ -108,6 +125,8 @@ mod tests {
             assert_eq!(without_secrets(text), text);
             assert!(!has_secrets(text), "{text}");
         }
+        // A file below the root, whose name is left out of messages all the same.
+        assert!(!has_secrets("file:///@runs"));
     }
 
     #[test]

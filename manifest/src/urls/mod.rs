@@ -119,6 +119,23 @@ pub(crate) fn weights(text: &str, base_dir: &Path) -> Result<String, String> {
     }
 }
 
+/// Returns a path that begins with a dot from the manifest's folder on; other paths, and names of
+/// repositories, as they are.
+///
+/// # Errors
+/// As [`expand`].
+pub(crate) fn tokenizer(text: &str, base_dir: &Path) -> Result<String, String> {
+    if text.contains("://") || lacks_a_slash(text) {
+        return Err(
+            "a path or the name of a repository: no tokenizer is read from a URL".to_owned()
+        );
+    }
+    Ok(match text.starts_with('.') {
+        true => base_dir.join(text).display().to_string(),
+        false => text.to_owned(),
+    })
+}
+
 /// Returns the URL of a file on a web server, as it is written.
 fn web_url(text: &str, example: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|error| format!("a URL ({error})"))?;
@@ -193,6 +210,9 @@ fn local_path(text: &str, base_dir: &Path) -> Result<String, String> {
         None if text.starts_with('~') => {
             return Err("a path without ~, which only a shell expands".to_owned());
         }
+        None if lacks_a_slash(text) => {
+            return Err("a URL with :// behind its scheme, or a path".to_owned());
+        }
         None => base_dir.join(text),
     };
     let path = std::path::absolute(&path).map_err(|error| format!("a usable path ({error})"))?;
@@ -202,6 +222,12 @@ fn local_path(text: &str, base_dir: &Path) -> Result<String, String> {
         true => Err("a path without control characters".to_owned()),
         false => Ok(path),
     }
+}
+
+/// Returns whether a text begins as a URL does, but for a slash.
+fn lacks_a_slash(text: &str) -> bool {
+    let scheme = text.split_once(":/").map_or("", |(scheme, _)| scheme);
+    matches!(scheme, "http" | "https" | "file") || STORE_SCHEMES.contains(&scheme)
 }
 
 fn file_url(text: &str) -> Result<PathBuf, String> {
@@ -291,6 +317,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tokenizer_is_a_path_or_a_repository() {
+        let read = |text| tokenizer(text, Path::new("/base"));
+        assert_eq!(read("./t.json").unwrap(), "/base/./t.json");
+        assert_eq!(read("org/name").unwrap(), "org/name");
+        for url in ["https://u:p@host/t.json", "https:/u:p@host/t.json", "s3://bucket/t.json"] {
+            assert!(read(url).unwrap_err().starts_with("a path or the name of"), "{url}");
+        }
+    }
+
+    #[test]
     fn checkpoints_may_lie_in_object_stores_but_credentials_not_in_the_manifest() {
         let url = |text| folder_url(text, Path::new("/base"));
         for text in ["s3://bucket/runs", "gs://bucket/runs", "az://container/a%20b", "s3://bucket"]
@@ -345,6 +381,7 @@ mod tests {
         );
         assert_eq!(refused("a::"), "a path or URL on each side of ::");
         assert_eq!(refused("a\0b"), "a path without control characters");
+        assert_eq!(refused("s3:/bucket/a"), "a URL with :// behind its scheme, or a path");
         assert_eq!(
             refused("file:///a.tar?sig=x"),
             "a file URL without ? and #; in a file's name, write %3F and %23"

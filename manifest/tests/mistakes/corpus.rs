@@ -27,6 +27,12 @@ fn every_seed_of_the_fuzzer_is_taken_or_refused_in_order() {
     assert!(replay("configs/jobs", exercise::manifest) >= 3);
 }
 
+#[test]
+fn what_the_fuzzer_found_is_taken_or_refused_in_order() {
+    assert!(replay("manifest/fuzz/corpus/manifest", exercise::manifest) > 20);
+    assert!(replay("manifest/fuzz/corpus/braces", exercise::braces) > 20);
+}
+
 /// The dictionary lets the fuzzer write keys and words that it would not find by itself.
 #[test]
 fn the_fuzzers_dictionary_has_every_key_and_word_of_the_format() {

@@ -178,6 +178,7 @@ fn passwords_and_signatures_in_urls_are_refused_and_not_repeated() {
             with(set, &quoted),
             with("name: ViT-B-16,", &format!("name: ViT-B-16, pretrained: {quoted},")),
             with("name: ViT-B-16,", &format!("name: ViT-B-16, pretrained_image: {quoted},")),
+            with("name: ViT-B-16,", &format!("name: ViT-B-16, tokenizer: {quoted},")),
             // Where no URL belongs, it is not repeated, either.
             with(name, &format!("name: {quoted}")),
             with(name, &format!("{quoted}: 1")),
