@@ -17,7 +17,6 @@ const CHARACTERS: [char; 40] = [
 
 fn name() -> impl Strategy<Value = String> {
     let characters = prop::collection::vec(prop::sample::select(CHARACTERS.to_vec()), 1..12);
-    // A name that ends in # and digits is the library's own for files that are being written.
     characters
         .prop_map(String::from_iter)
         .prop_filter("a step of a path", |name| !matches!(name.as_str(), "." | ".."))

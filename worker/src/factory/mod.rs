@@ -157,6 +157,8 @@ impl Error {
             Self::Checkpoint(error) => is_of_a_store(error),
             Self::Place(place::Error::Checkpoint(error)) => is_of_a_store(error),
             Self::Place(place::Error::Hub(error)) => error.may_pass(),
+            // A full disk may have room again.
+            Self::Place(place::Error::Cache { .. }) => true,
             _ => false,
         }
     }

@@ -300,3 +300,11 @@ fn every_tag_fits_the_gelu_of_a_model_of_its_name() {
     }
     assert!(compared > 60, "{compared}");
 }
+
+/// A full disk while parts of weights were linked ended the job, whatever its restart budget.
+#[test]
+fn a_cache_that_cannot_be_written_may_be_written_later() {
+    let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+    let error = Error::Place(place::Error::Cache { path: "/cache/part".into(), source });
+    assert!(error.may_pass());
+}
