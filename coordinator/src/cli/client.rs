@@ -11,6 +11,9 @@ use tonic::transport::Channel;
 
 use super::error::Error;
 
+/// How often a question is put to whoever ends the connection before it is sent.
+const ATTEMPTS: u32 = 5;
+
 /// A client of the `Jobs` service. Connects on first use; clones share one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -41,15 +44,13 @@ impl Client {
     /// Returns one job.
     pub(crate) async fn get(&self, job_id: &str) -> Result<Job, Error> {
         let request = GetRequest { job_id: job_id.to_owned() };
-        let reply = self.jobs.clone().get(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner())
+        self.ask(request, async |mut jobs, request| jobs.get(request).await).await
     }
 
     /// Returns all live jobs, and the ended ones if asked for.
     pub(crate) async fn list(&self, include_ended: bool) -> Result<Vec<Job>, Error> {
         let request = ListRequest { include_ended };
-        let reply = self.jobs.clone().list(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner().jobs)
+        Ok(self.ask(request, async |mut jobs, request| jobs.list(request).await).await?.jobs)
     }
 
     /// Opens the stream of a job's changes.
@@ -87,21 +88,19 @@ impl Client {
         &self,
         request: LogsRequest,
     ) -> Result<tonic::Streaming<v1::LogLine>, Error> {
-        let reply = self.jobs.clone().logs(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner())
+        self.ask(request, async |mut jobs, request| jobs.logs(request).await).await
     }
 
     /// Returns a job's history.
     pub(crate) async fn events(&self, job_id: &str) -> Result<Vec<v1::Event>, Error> {
         let request = EventsRequest { job_id: job_id.to_owned() };
-        let reply = self.jobs.clone().events(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner().events)
+        Ok(self.ask(request, async |mut jobs, request| jobs.events(request).await).await?.events)
     }
 
     /// Returns the nodes of the cluster.
     pub(crate) async fn nodes(&self) -> Result<Vec<v1::Node>, Error> {
-        let reply = self.jobs.clone().nodes(NodesRequest {}).await;
-        Ok(reply.map_err(|status| self.error(status))?.into_inner().nodes)
+        let request = NodesRequest {};
+        Ok(self.ask(request, async |mut jobs, request| jobs.nodes(request).await).await?.nodes)
     }
 
     /// Lets a node take ranks, or no more.
@@ -115,6 +114,26 @@ impl Client {
         let request = SetNodeRequest { node, usable, reason };
         let reply = self.jobs.clone().set_node(request).await;
         Ok(reply.map_err(|status| self.error(status))?.into_inner())
+    }
+
+    /// Puts a question that changes nothing.
+    ///
+    /// Where no coordinator listens, what it sends instead of HTTP/2 and the end of its connection arrive
+    /// together; whichever is noticed first decides whether the reason is known. So the question is put again
+    /// while only the end is.
+    async fn ask<Q: Clone, A>(
+        &self,
+        request: Q,
+        call: impl AsyncFn(JobsClient<Channel>, Q) -> Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<A, Error> {
+        let mut attempt = 1;
+        loop {
+            match call(self.jobs.clone(), request.clone()).await {
+                Ok(reply) => return Ok(reply.into_inner()),
+                Err(status) if address::was_not_sent(&status) && attempt < ATTEMPTS => attempt += 1,
+                Err(status) => return Err(self.error(status)),
+            }
+        }
     }
 
     /// Maps the coordinator's answer to the error a person reads.

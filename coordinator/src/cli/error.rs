@@ -152,6 +152,10 @@ impl Error {
             tonic::Code::Unavailable if !address::is_foreign(status) => {
                 Self::Unreachable { url, why: address::innermost(status) }
             }
+            _ if address::was_not_sent(status) => {
+                let why = "whoever listens there ended the connection before the request was sent";
+                Self::Unreachable { url, why: why.to_owned() }
+            }
             tonic::Code::Unimplemented if is_answer && message.is_empty() => {
                 let why = "it has no service for commands, as its listener for agents".to_owned();
                 Self::NoCoordinator { url, why }
