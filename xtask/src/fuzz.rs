@@ -132,7 +132,7 @@ impl Fuzzer<'_> {
         console::step(&format!("{name} for {minutes} min; its words go to {place}"));
         let log = fs::File::create(&path).with_context(|| format!("cannot write {place}"))?;
         let mut cargo = self.cargo("run");
-        cargo.arg(target.name()).arg(&found).arg(self.kept(target));
+        cargo.arg(target.name()).arg(&found).arg(self.kept(target)?);
         cargo.args(target.seeds().iter().map(|seeds| self.workspace.root().join(seeds)));
         cargo.arg("--").args([
             format!("-max_total_time={}", minutes * 60),
@@ -175,13 +175,13 @@ impl Fuzzer<'_> {
         let _ = fs::remove_dir_all(&least);
         fs::create_dir_all(&least).context("cannot create a folder")?;
         let mut cargo = self.cargo("run");
-        cargo.arg(target.name()).arg(&least).arg(self.kept(target)).arg(self.corpus(target)?);
+        cargo.arg(target.name()).arg(&least).arg(self.kept(target)?).arg(self.corpus(target)?);
         cargo.args(["--", "-merge=1", &format!("-max_len={LONGEST}")]);
         cargo.stdout(Stdio::null()).stderr(Stdio::null());
         if !cargo.status().context("cannot start cargo")?.success() {
             bail!("the corpus of {} cannot be merged", target.name());
         }
-        let kept = self.kept(target);
+        let kept = self.kept(target)?;
         fs::remove_dir_all(&kept).context("cannot replace the corpus")?;
         fs::create_dir_all(&kept).context("cannot replace the corpus")?;
         let (files, bytes) = copy_smallest(&least, &kept, KEPT_BYTES)?;
@@ -190,21 +190,24 @@ impl Fuzzer<'_> {
     }
 
     /// The inputs that the repository keeps.
-    fn kept(&self, target: Target) -> PathBuf {
-        self.workspace.root().join(CRATE).join("corpus").join(target.name())
+    fn kept(&self, target: Target) -> Result<PathBuf> {
+        existing(self.workspace.root().join(CRATE).join("corpus").join(target.name()))
     }
 
     /// All that was found on this machine.
     fn corpus(&self, target: Target) -> Result<PathBuf> {
-        let folder = self.folder.join("corpus").join(target.name());
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(folder)
+        existing(self.folder.join("corpus").join(target.name()))
     }
 
     fn log(&self, target: Target) -> PathBuf {
         self.folder.join(format!("{}.log", target.name()))
     }
+}
+
+/// A folder that is created where it is missing.
+fn existing(folder: PathBuf) -> Result<PathBuf> {
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// Copies files, the smallest first, as long as they have no more than `most` bytes together. Returns
