@@ -309,7 +309,7 @@ fn tls_server(is_ca: rcgen::IsCa, name: &str) -> (u16, String) {
     let made = wanted.self_signed(&pair).unwrap();
     let certificate = made.pem();
     let key = rustls::pki_types::PrivatePkcs8KeyDer::from(pair.serialize_der());
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()

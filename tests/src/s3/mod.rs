@@ -216,6 +216,7 @@ impl Bucket {
     /// # Panics
     /// When the library refuses settings that are right.
     pub fn store(&self) -> AmazonS3 {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         AmazonS3Builder::new()
             .with_endpoint(format!("http://{}", self.address))
             .with_allow_http(true)

@@ -32,6 +32,8 @@ pub(super) struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub(super) fn new(settings: &'a Settings) -> Result<Self, Error> {
+        // Whoever was first has installed the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let build = |policy| {
             reqwest::Client::builder()
                 .connect_timeout(settings.timeout)

@@ -85,11 +85,7 @@ impl Scratch {
             return Err(shape());
         }
         let source =
-            TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())
-                .map_err(|_| shape())?;
-        let source =
-            TypedCroppedImage::from_ref(&source, crop.left, crop.top, crop.width, crop.height)
-                .map_err(|_| shape())?;
+            view(image.as_raw(), (image.width(), image.height()), crop).ok_or_else(shape)?;
         let window = Rect { left: 0, top: 0, width, height };
         self.two_passes(&source, (width, height), window, filter).ok_or_else(shape)
     }
@@ -119,9 +115,9 @@ impl Scratch {
         {
             return Err(shape());
         }
+        let whole = Rect::of(image);
         let source =
-            TypedImageRef::<U8x3>::from_buffer(image.width(), image.height(), image.as_raw())
-                .map_err(|_| shape())?;
+            view(image.as_raw(), (image.width(), image.height()), whole).ok_or_else(shape)?;
         self.two_passes(&source, size, window, filter).ok_or_else(shape)
     }
 
@@ -135,7 +131,7 @@ impl Scratch {
     /// that the window needs are read, so memory is bounded by the window, however long the image.
     fn two_passes(
         &mut self,
-        source: &impl ImageView<Pixel = U8x3>,
+        source: &View<'_>,
         (width, height): (u32, u32),
         window: Rect,
         filter: Filter,
@@ -155,6 +151,8 @@ impl Scratch {
         let along_rows = options(across.start, first, across.length, count);
         self.resizer.resize_typed(source, &mut half, &along_rows).ok()?;
 
+        let half = (window.width, rows.end - rows.start);
+        let half = view(&self.rows, half, Rect { left: 0, top: 0, width: half.0, height: half.1 })?;
         let mut pixels = target(&mut self.pixels, window.width, window.height)?;
         let columns = f64::from(window.width);
         let along_columns = options(0.0, down.start - first, columns, down.length);
@@ -195,6 +193,15 @@ impl Span {
         let end = (self.start + self.length + reach).ceil().min(f64::from(count));
         first as u32..end as u32
     }
+}
+
+/// A part of an image. Whatever is resized has this one type: the resizer compiles sixty kernels for each.
+type View<'p> = TypedCroppedImage<'p, TypedImageRef<'p, U8x3>>;
+
+/// Returns the `crop` of interleaved RGB rows of this size.
+fn view(pixels: &[u8], (width, height): (u32, u32), crop: Rect) -> Option<View<'_>> {
+    let image = TypedImageRef::from_buffer(width, height, pixels).ok()?;
+    TypedCroppedImage::new(image, crop.left, crop.top, crop.width, crop.height).ok()
 }
 
 /// Returns `buffer` as an image of this size.

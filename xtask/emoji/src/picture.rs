@@ -3,12 +3,11 @@
 use std::io::Cursor;
 
 use anyhow::{Context, Result, bail};
-use fast_image_resize::images::{TypedImage, TypedImageRef};
-use fast_image_resize::pixels::U8x3;
-use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image_webp::WebPDecoder;
+use resize::Pixel;
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
+use rgb::FromSlice;
 
 use super::source::Format;
 
@@ -123,14 +122,11 @@ fn shrink(picture: Picture) -> Result<Vec<u8>> {
     if picture.width == SIDE as usize {
         return Ok(picture.pixels);
     }
-    let (width, height) = (u32::try_from(picture.width)?, u32::try_from(picture.height)?);
-    let source = TypedImageRef::<U8x3>::from_buffer(width, height, &picture.pixels)?;
-    let mut small = vec![0; (SIDE * SIDE * 3) as usize];
-    let mut target = TypedImage::<U8x3>::from_buffer(SIDE, SIDE, &mut small)?;
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::Lanczos3))
-        .use_alpha(false);
-    Resizer::new().resize_typed(&source, &mut target, &options)?;
+    let side = SIDE as usize;
+    let mut small = vec![0; side * side * 3];
+    let filter = resize::Type::Lanczos3;
+    let mut resizer = resize::new(picture.width, picture.height, side, side, Pixel::RGB8, filter)?;
+    resizer.resize(picture.pixels.as_rgb(), small.as_rgb_mut())?;
     Ok(small)
 }
 
