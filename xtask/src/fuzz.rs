@@ -27,8 +27,8 @@ const TIMEOUT: u32 = 10;
 /// Longest input, in bytes.
 const LONGEST: u32 = 8192;
 
-/// What the corpus of a target in the repository may take, in bytes.
-const KEPT_BYTES: u64 = 150 << 10;
+/// How many inputs of a target the repository keeps.
+const KEPT: usize = 300;
 
 /// `cargo xtask fuzz`.
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub(crate) struct Options {
     /// How long each of them runs, side by side.
     #[arg(long, default_value_t = 5)]
     minutes: u64,
-    /// Afterwards, keep the inputs that reach new code in the repository, as few and short ones as do.
+    /// Afterwards, keep 300 of the inputs that reach all code that was reached in the repository.
     #[arg(long)]
     keep: bool,
 }
@@ -169,14 +169,14 @@ impl Fuzzer<'_> {
         Ok(())
     }
 
-    /// Replaces the corpus in the repository by the least that reaches as much code.
+    /// Replaces the corpus in the repository by some of the least that reaches as much code.
     fn keep(&self, target: Target) -> Result<()> {
         let least = self.folder.join("least").join(target.name());
         let _ = fs::remove_dir_all(&least);
         fs::create_dir_all(&least).context("cannot create a folder")?;
         let mut cargo = self.cargo("run");
         cargo.arg(target.name()).arg(&least).arg(self.kept(target)?).arg(self.corpus(target)?);
-        cargo.args(["--", "-merge=1", &format!("-max_len={LONGEST}")]);
+        cargo.args(["--", "-set_cover_merge=1", &format!("-max_len={LONGEST}")]);
         cargo.stdout(Stdio::null()).stderr(Stdio::null());
         if !cargo.status().context("cannot start cargo")?.success() {
             bail!("the corpus of {} cannot be merged", target.name());
@@ -184,7 +184,7 @@ impl Fuzzer<'_> {
         let kept = self.kept(target)?;
         fs::remove_dir_all(&kept).context("cannot replace the corpus")?;
         fs::create_dir_all(&kept).context("cannot replace the corpus")?;
-        let (files, bytes) = copy_smallest(&least, &kept, KEPT_BYTES)?;
+        let (files, bytes) = copy_spread(&least, &kept, KEPT)?;
         console::note(&format!("{}: {files} inputs kept, {bytes} bytes", target.name()));
         Ok(())
     }
@@ -210,24 +210,22 @@ fn existing(folder: PathBuf) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Copies files, the smallest first, as long as they have no more than `most` bytes together. Returns
-/// how many files and bytes these are.
-fn copy_smallest(from: &Path, to: &Path, most: u64) -> Result<(usize, u64)> {
+/// Copies `most` files, or all where there are fewer, of sizes as different as there are. Returns how many
+/// files and bytes these are.
+fn copy_spread(from: &Path, to: &Path, most: usize) -> Result<(usize, u64)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
         let entry = entry.context("cannot read a folder")?;
         files.push((entry.metadata().context("cannot read a file")?.len(), entry.path()));
     }
     files.sort();
-    let (mut count, mut bytes) = (0, 0);
-    for (length, path) in files {
-        if bytes + length > most {
-            break;
-        }
+    let count = most.min(files.len());
+    let mut bytes = 0;
+    for place in 0..count {
+        let (length, path) = &files[place * files.len() / count];
         let name = path.file_name().context("a listed file has a name")?;
-        fs::copy(&path, to.join(name))
-            .with_context(|| format!("cannot copy {}", path.display()))?;
-        (count, bytes) = (count + 1, bytes + length);
+        fs::copy(path, to.join(name)).with_context(|| format!("cannot copy {}", path.display()))?;
+        bytes += length;
     }
     Ok((count, bytes))
 }
@@ -238,15 +236,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_smallest_inputs_are_kept_up_to_a_limit() {
+    fn inputs_of_all_sizes_are_kept_up_to_a_number() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
         fs::create_dir_all(&from).unwrap();
         fs::create_dir_all(&to).unwrap();
-        for (name, length) in [("a", 5), ("b", 1), ("c", 3)] {
+        for (name, length) in [("a", 5), ("b", 1), ("c", 3), ("d", 4)] {
             fs::write(from.join(name), vec![0; length]).unwrap();
         }
-        assert_eq!(copy_smallest(&from, &to, 5).unwrap(), (2, 4));
-        assert!(!to.join("a").exists());
+        assert_eq!(copy_spread(&from, &to, 2).unwrap(), (2, 5));
+        assert!(to.join("b").exists() && to.join("d").exists());
+        assert_eq!(copy_spread(&from, &to, 9).unwrap(), (4, 13));
     }
 }
