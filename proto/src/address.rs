@@ -197,8 +197,9 @@ pub fn is_foreign(status: &Status) -> bool {
         || status.message().starts_with("grpc-status header missing")
 }
 
-/// Whether a call was given up on this side because its connection ended first.
-pub fn was_not_sent(status: &Status) -> bool {
+/// Whether a call was given up on this side because its connection ended before an answer came, for a reason
+/// that nobody knows.
+pub fn was_cut_off(status: &Status) -> bool {
     // A status from the other side has a code and a message, and no source.
     status.code() == Code::Cancelled && status.source().is_some()
 }

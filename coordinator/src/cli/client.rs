@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use super::error::Error;
 
-/// How often a question is put to whoever ends the connection before it is sent.
+/// How often a question is put to whoever ends the connection without a word.
 const ATTEMPTS: u32 = 5;
 
 /// A client of the `Jobs` service. Connects on first use; clones share one connection.
@@ -130,7 +130,7 @@ impl Client {
         loop {
             match call(self.jobs.clone(), request.clone()).await {
                 Ok(reply) => return Ok(reply.into_inner()),
-                Err(status) if address::was_not_sent(&status) && attempt < ATTEMPTS => attempt += 1,
+                Err(status) if address::was_cut_off(&status) && attempt < ATTEMPTS => attempt += 1,
                 Err(status) => return Err(self.error(status)),
             }
         }

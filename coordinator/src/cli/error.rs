@@ -152,8 +152,8 @@ impl Error {
             tonic::Code::Unavailable if !address::is_foreign(status) => {
                 Self::Unreachable { url, why: address::innermost(status) }
             }
-            _ if address::was_not_sent(status) => {
-                let why = "whoever listens there ended the connection before the request was sent";
+            _ if address::was_cut_off(status) => {
+                let why = "whoever listens there ended the connection before an answer came";
                 Self::Unreachable { url, why: why.to_owned() }
             }
             tonic::Code::Unimplemented if is_answer && message.is_empty() => {
