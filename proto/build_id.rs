@@ -1,5 +1,5 @@
 // The build id: which sources a binary was made from. Included (`#[path]`) by the build scripts of
-// the coordinator and of the worker, which embed it, and by the tests, which compute it again so
+// the command line and of the worker, which embed it, and by the tests, which compute it again so
 // that none of them runs on a stale binary. It sits in `proto` because both binaries build on it.
 
 use std::fmt::Write as _;
@@ -15,16 +15,22 @@ const CRATE_PARTS: [&str; 5] = ["Cargo.toml", "build.rs", "build_id.rs", "proto"
 /// Folders outside the crates whose files are compiled in.
 const EMBEDDED: [&str; 1] = ["configs/models"];
 
-/// Folders whose crates the binaries are made of, beside the binary's own.
-const SHARED: [&str; 4] = ["proto", "manifest", "checkpoint", "weights"];
+/// Folders whose crates both binaries are made of.
+const SHARED: [&str; 5] = ["proto", "manifest", "checkpoint", "crates/agent", "crates/kernels"];
+/// Folders whose crates `ringmaster` is made of, beside those.
+#[allow(dead_code)] // each build script uses one of the two
+pub(crate) const RINGMASTER: [&str; 2] = ["cli", "coordinator"];
+/// Folders whose crates `ringmaster-worker` is made of, beside those.
+#[allow(dead_code)] // each build script uses one of the two
+pub(crate) const WORKER: [&str; 3] = ["worker", "crates/inputs", "weights"];
 
 /// Returns the first 16 hexadecimal digits of the SHA-256 over the sources of the binary whose crate
-/// lies in folder `own` below `root`: its crate and those it builds on, what they embed and the lock
+/// lies in the folders `own` below `root`: its crate and those it builds on, what they embed and the lock
 /// file, names and contents, in the order of names.
 ///
 /// # Errors
 /// Whatever reading a folder or a file gives.
-pub(crate) fn compute(root: &Path, own: &str) -> io::Result<String> {
+pub(crate) fn compute(root: &Path, own: &[&str]) -> io::Result<String> {
     let mut files = Vec::new();
     for input in inputs(root, own) {
         collect(&input, &mut files)?;
@@ -47,8 +53,8 @@ pub(crate) fn compute(root: &Path, own: &str) -> io::Result<String> {
 }
 
 /// Returns the files and folders that [`compute`] reads, for `cargo:rerun-if-changed`.
-pub(crate) fn inputs(root: &Path, own: &str) -> Vec<PathBuf> {
-    let crates = SHARED.into_iter().chain([own]);
+pub(crate) fn inputs(root: &Path, own: &[&str]) -> Vec<PathBuf> {
+    let crates = SHARED.iter().chain(own);
     let of_crates = crates.flat_map(|name| CRATE_PARTS.map(|part| root.join(name).join(part)));
     let of_root = ROOT_FILES.iter().chain(&EMBEDDED).map(|name| root.join(name));
     of_crates.chain(of_root).filter(|path| path.exists()).collect()

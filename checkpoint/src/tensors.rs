@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use ringmaster_kernels::convert::{self, Element};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -199,16 +200,11 @@ impl<'a> Values<'a> {
     pub fn to_f32(&self) -> Vec<f32> {
         let mut bytes = vec![0; self.info.data_offsets.1 - self.info.data_offsets.0];
         self.copy_bytes(0, &mut bytes);
-        match self.info.dtype {
-            Dtype::F64 => {
-                let (words, _) = bytes.as_chunks::<8>();
-                words.iter().map(|&word| f64::from_le_bytes(word) as f32).collect()
-            }
-            _ => {
-                let (words, _) = bytes.as_chunks::<4>();
-                words.iter().map(|&word| f32::from_le_bytes(word)).collect()
-            }
-        }
+        let element = match self.info.dtype {
+            Dtype::F64 => Element::F64,
+            _ => Element::F32,
+        };
+        convert::to_f32(element, &bytes)
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::Stream;
+use futures::future::BoxFuture;
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::fleet_server::FleetServer;
 use ringmaster_proto::v1::jobs_server::JobsServer;
@@ -165,7 +166,12 @@ impl Server {
     /// # Errors
     /// When the state directory is in use or unusable, an address is taken, or would be open to
     /// others without `insecure`.
-    pub async fn start(options: ServerOptions) -> Result<Self, Error> {
+    pub fn start(options: ServerOptions) -> BoxFuture<'static, Result<Self, Error>> {
+        // Boxed here so that all of it is compiled here, and not at its caller's optimisation level.
+        Box::pin(Self::start_all(options))
+    }
+
+    async fn start_all(options: ServerOptions) -> Result<Self, Error> {
         check_loopback(&options)?;
 
         // ---- State directory

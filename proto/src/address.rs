@@ -8,8 +8,8 @@
 use std::error::Error as _;
 use std::net::Ipv6Addr;
 
+use tonic::Status;
 use tonic::transport::Endpoint;
-use tonic::{Code, Status};
 
 use crate::limits;
 
@@ -195,13 +195,6 @@ pub fn is_foreign(status: &Status) -> bool {
     causes.map(ToString::to_string).any(|text| WORDS.iter().any(|words| text.contains(words)))
         // Of a server of HTTP/2 that is no gRPC server.
         || status.message().starts_with("grpc-status header missing")
-}
-
-/// Whether a call was given up on this side because its connection ended before an answer came, for a reason
-/// that nobody knows.
-pub fn was_cut_off(status: &Status) -> bool {
-    // A status from the other side has a code and a message, and no source.
-    status.code() == Code::Cancelled && status.source().is_some()
 }
 
 /// Returns what lies at the bottom of a failed call: the layers above it only repeat that it failed.

@@ -2,11 +2,12 @@
 //!
 //! Modules in reading order: [`v1`] (messages and services), [`generation`] (order and text of
 //! generations), [`limits`] (message sizes and keep-alive both ends agree on), [`address`] (where a
-//! coordinator is).
+//! coordinator is), [`status`] (whether a call may be made again).
 
 pub mod address;
 pub mod generation;
 pub mod limits;
+pub mod status;
 
 /// Messages, clients and servers of package `ringmaster.v1`, as generated; `tests/generated.rs` says
 /// how to generate them anew.

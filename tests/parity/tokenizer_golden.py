@@ -4,7 +4,7 @@ Needs open-clip-torch==3.3.0's `open_clip/tokenizer.py` and its BPE file, `ftfy`
 and `torch` importable:
 
     python tests/parity/tokenizer_golden.py path/to/open_clip/tokenizer.py \
-        > worker/src/text/golden.json
+        > crates/inputs/src/text/golden.json
 
 The strings are this project's own. Each entry is {"text": ..., "ids": [...]}, ids for a context of
 24 tokens without the zeros that fill it up.

@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 /// Paths of the two binaries.
 #[derive(Debug, Clone)]
 pub struct Binaries {
-    /// `ringmaster`: command line and coordinator.
+    /// `ringmaster`: command line, coordinator and agent.
     pub ringmaster: PathBuf,
-    /// `ringmaster-worker`: agent and rank.
+    /// `ringmaster-worker`: rank.
     pub worker: PathBuf,
 }
 
@@ -49,8 +49,8 @@ pub fn binaries() -> &'static Binaries {
             ringmaster: folder.join("ringmaster"),
             worker: folder.join("ringmaster-worker"),
         };
-        check(&root, &binaries.ringmaster, "coordinator");
-        check(&root, &binaries.worker, "worker");
+        check(&root, &binaries.ringmaster, &build_id::RINGMASTER);
+        check(&root, &binaries.worker, &build_id::WORKER);
         binaries
     })
 }
@@ -60,10 +60,10 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the workspace").to_owned()
 }
 
-fn check(root: &Path, binary: &Path, crate_name: &str) {
+fn check(root: &Path, binary: &Path, crates: &[&str]) {
     let output = Command::new(binary).arg("--version").output().expect("the binary starts");
     let version = String::from_utf8_lossy(&output.stdout).into_owned();
-    let id = build_id::compute(root, crate_name).expect("sources are read");
+    let id = build_id::compute(root, crates).expect("sources are read");
     assert!(
         version.contains(&id),
         "{} is stale: it says {version:?}, the sources have build id {id}",

@@ -258,7 +258,7 @@ impl Setup {
 
     fn start_agent(&self, job: &Job, fleet: &str, node: usize) -> Running {
         let host = Host::Node(node);
-        let mut command = self.network.command(host, &self.binaries.worker);
+        let mut command = self.network.command(host, &self.binaries.ringmaster);
         command
             .args(["agent", END_WITH_PARENT, "--coordinator", &format!("http://{fleet}")])
             .args(["--slots", &self.slots[node].to_string()])

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use half::{bf16, f16};
+use ringmaster_kernels::convert::{self, Element, View};
 
 use crate::map::Bytes;
 
@@ -51,23 +51,18 @@ impl DType {
         }
     }
 
-    /// Reads one element, little-endian, as f32; `bytes` holds exactly one.
-    fn to_f32(self, bytes: &[u8]) -> f32 {
-        fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
-            let mut array = [0; N];
-            array.copy_from_slice(bytes);
-            array
-        }
+    /// Returns what its elements are to be read as; a truth value is 0 or 1.
+    fn element(self) -> Element {
         match self {
-            Self::F64 => f64::from_le_bytes(array(bytes)) as f32,
-            Self::F32 => f32::from_le_bytes(array(bytes)),
-            Self::F16 => f16::from_le_bytes(array(bytes)).to_f32(),
-            Self::BF16 => bf16::from_le_bytes(array(bytes)).to_f32(),
-            Self::I64 => i64::from_le_bytes(array(bytes)) as f32,
-            Self::I32 => i32::from_le_bytes(array(bytes)) as f32,
-            Self::I16 => f32::from(i16::from_le_bytes(array(bytes))),
-            Self::I8 => f32::from(i8::from_le_bytes(array(bytes))),
-            Self::U8 | Self::Bool => f32::from(bytes[0]),
+            Self::F64 => Element::F64,
+            Self::F32 => Element::F32,
+            Self::F16 => Element::F16,
+            Self::BF16 => Element::Bf16,
+            Self::I64 => Element::I64,
+            Self::I32 => Element::I32,
+            Self::I16 => Element::I16,
+            Self::I8 => Element::I8,
+            Self::U8 | Self::Bool => Element::U8,
         }
     }
 }
@@ -151,7 +146,7 @@ impl Tensor {
         if shape.iter().product::<usize>() != values.len() {
             return Err(format!("{} values for a shape {shape:?}", values.len()));
         }
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = convert::to_bytes(values);
         Self::contiguous(DType::F32, shape, Bytes::Own(std::sync::Arc::new(bytes)))
     }
 
@@ -183,12 +178,10 @@ impl Tensor {
         let size = self.dtype.size();
         if strides(&self.shape).as_ref() == Some(&self.strides) {
             let bytes = &self.storage[self.offset * size..(self.offset + self.len()) * size];
-            return bytes.chunks_exact(size).map(|bytes| self.dtype.to_f32(bytes)).collect();
+            return convert::to_f32(self.dtype.element(), bytes);
         }
-        let element = |index: usize| self.dtype.to_f32(&self.storage[index * size..][..size]);
-        let mut values = Vec::with_capacity(self.len());
-        self.visit(0, self.offset, &mut |index| values.push(element(index)));
-        values
+        let view = View { shape: &self.shape, strides: &self.strides, offset: self.offset };
+        convert::view_to_f32(self.dtype.element(), &self.storage, view)
     }
 
     /// Returns the only element.
@@ -211,13 +204,6 @@ impl Tensor {
             offset: self.offset + index * stride,
             ..self.clone()
         })
-    }
-
-    fn visit(&self, dimension: usize, at: usize, see: &mut impl FnMut(usize)) {
-        let Some(size) = self.shape.get(dimension) else { return see(at) };
-        for index in 0..*size {
-            self.visit(dimension + 1, at + index * self.strides[dimension], see);
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ringmaster-worker`: the agent of a node and the ranks it runs.
+//! `ringmaster-worker`: a rank of a job.
 
 mod cli;
 

@@ -66,8 +66,12 @@ pub(crate) struct Options {
 /// Builds the worker, finds the peers and runs the comparison. Returns whether it passed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
-    // The drill starts the programs it finds beside itself.
-    let more: &[&str] = if options.what == What::Recovery { &["ringmaster-tests"] } else { &[] };
+    // The drill and the load generator start the programs that they find beside themselves.
+    let more: &[&str] = match options.what {
+        What::Recovery => &["ringmaster-tests"],
+        What::ControlPlane => &["ringmaster-bench"],
+        _ => &[],
+    };
     if !build(workspace, more)? {
         return Ok(false);
     }
@@ -134,10 +138,10 @@ fn run_with_pipe(command: &mut Command) -> Result<bool> {
 }
 
 fn control_plane(workspace: &Workspace, arguments: &[String]) -> Result<bool> {
-    let program = workspace.program("ringmaster")?;
-    console::step("ringmaster bench control-plane --check");
+    let program = workspace.program("ringmaster-bench")?;
+    console::step("ringmaster-bench control-plane --check");
     let status = Command::new(&program)
-        .args(["bench", "control-plane", "--check"])
+        .args(["control-plane", "--check"])
         .args(arguments)
         .status()
         .with_context(|| format!("cannot start {}", program.display()))?;

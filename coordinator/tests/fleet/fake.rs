@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ringmaster::fleet::Config;
-use ringmaster::server::{Server, ServerOptions};
+use ringmaster_coordinator::fleet::Config;
+use ringmaster_coordinator::server::{Server, ServerOptions};
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::agent_message::Message as FromAgent;
 use ringmaster_proto::v1::coordinator_message::Message as ToAgent;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ringmaster::fleet::Config;
+use ringmaster_coordinator::fleet::Config;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 

@@ -1,6 +1,6 @@
 //! Nodes that are drained, and nodes that are excluded for their faults.
 
-use ringmaster::fleet::Config;
+use ringmaster_coordinator::fleet::Config;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 

@@ -1,7 +1,7 @@
 //! What people and probes see, and what is refused.
 
-use ringmaster::fleet::Config;
-use ringmaster::server::{ADDRESSES_FILE, Addresses, Error, Server, ServerOptions};
+use ringmaster_coordinator::fleet::Config;
+use ringmaster_coordinator::server::{ADDRESSES_FILE, Addresses, Error, Server, ServerOptions};
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::fleet_client::FleetClient;
 use tonic::transport::Endpoint;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ringmaster::fleet::Config;
+use ringmaster_coordinator::fleet::Config;
 use ringmaster_proto::v1::{self, JobState, Phase};
 
 use crate::fake::{

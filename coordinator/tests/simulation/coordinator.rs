@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use ringmaster::fleet::{self, Config};
-use ringmaster::logs::Book;
-use ringmaster::server;
-use ringmaster::service::{FleetService, JobsService, RanksService};
-use ringmaster::state::{Change, Hooks, Store};
+use ringmaster_coordinator::fleet::{self, Config};
+use ringmaster_coordinator::logs::Book;
+use ringmaster_coordinator::server;
+use ringmaster_coordinator::service::{FleetService, JobsService, RanksService};
+use ringmaster_coordinator::state::{Change, Hooks, Store};
 use tokio::sync::watch;
 
 use super::net::{self, FLEET, PEOPLE};

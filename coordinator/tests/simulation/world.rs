@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use ringmaster::state::{Change, CheckpointGrant, HaltKind, JobRecord, State as JobState};
+use ringmaster_coordinator::state::{
+    Change, CheckpointGrant, HaltKind, JobRecord, State as JobState,
+};
 use ringmaster_proto::v1::{self, Generation};
 
 use super::ring::{Ring, RingKey};

@@ -1455,7 +1455,7 @@ pub struct Register {
     /// Compute threads the node has for ranks.
     #[prost(uint32, tag = "8")]
     pub cpus: u32,
-    /// Build id of the worker binary; a coordinator of another build refuses it.
+    /// Build id of the agent's binary; a coordinator of another build refuses it.
     #[prost(string, tag = "9")]
     pub build_id: ::prost::alloc::string::String,
 }

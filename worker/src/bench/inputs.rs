@@ -10,9 +10,9 @@ use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
 use serde_json::{Value, json};
 
 use super::median;
-use crate::image::{Preprocess, RgbImage, Scratch, decode, jpeg};
-use crate::rng::{Site, Stream};
-use crate::text::Tokenizer;
+use ringmaster_inputs::image::{Preprocess, RgbImage, Scratch, decode, jpeg};
+use ringmaster_inputs::rng::{Site, Stream};
+use ringmaster_inputs::text::Tokenizer;
 
 /// The command line of `bench tokenizer`.
 #[derive(Debug, Clone, clap::Args)]

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context as _, bail};
 
 use crate::ffi::driver::Context;
-use crate::ffi::process::trim_heap;
+use crate::ffi::heap::trim_heap;
 
 /// Runs `work` and returns, beside its result, how far this process's resident memory rose above
 /// where it stood before, in bytes: the kernel's own high-water mark, reset first.

@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use crate::collective::tcp::{AbortFlag, Options, Tcp};
 use crate::collective::{Collective, Solo};
-use crate::ffi::process::exit_now;
+use ringmaster_agent::ffi::exit_now;
 
 /// Set in the environment of a rank process.
 const CHILD: &str = "RINGMASTER_BENCH_CHILD";

@@ -24,17 +24,8 @@ use tch::Tensor;
 
 pub use by_device::ByDevice;
 pub use pending::{Pending, take_waited, waited};
+pub use ringmaster_kernels::reduce::ReduceOp;
 pub use solo::Solo;
-
-/// How an all-reduce combines elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReduceOp {
-    /// Sum; integers wrap. Over tcp in rank order, bf16 accumulating in f32; NCCL sums in the order
-    /// of its algorithm and rounds each partial sum.
-    Sum,
-    /// Maximum; a NaN anywhere makes the result NaN.
-    Max,
-}
 
 /// Why a collective failed. After any of these the ring is broken: form a new generation.
 #[derive(Debug, Clone, thiserror::Error)]

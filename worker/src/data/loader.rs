@@ -15,10 +15,10 @@ use super::store::Cancel;
 use super::{
     Dataset, Error, LISTED, Order, SampleError, Substitution, corrupt_limit, too_many_corrupt,
 };
-use crate::image::{Augment, Preprocess, Scratch, decode};
 use crate::progress::{self, Work};
-use crate::rng::{Site, Stream};
-use crate::text::Tokenizer;
+use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode};
+use ringmaster_inputs::rng::{Site, Stream};
+use ringmaster_inputs::text::Tokenizer;
 
 /// Rows per unit of work.
 const UNIT_ROWS: u64 = 16;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ringmaster_manifest::spec::TrainJob;
 
 use super::Error;
-use crate::rng::{Site, Stream, key};
+use ringmaster_inputs::rng::{Site, Stream, key};
 
 /// Samples of a lane's reserve tried in place of one corrupt sample.
 const RESERVE_VISITS: u64 = 32;

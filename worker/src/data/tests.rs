@@ -9,8 +9,8 @@ use ::image::{ImageFormat, Rgb, RgbImage};
 use ringmaster_manifest::spec::AugCfg;
 
 use super::*;
-use crate::image::Preprocess;
-use crate::text::Tokenizer;
+use ringmaster_inputs::image::Preprocess;
+use ringmaster_inputs::text::Tokenizer;
 
 const SIDE: u32 = 8;
 

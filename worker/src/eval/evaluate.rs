@@ -12,10 +12,10 @@ use super::shard::{self, Part};
 use super::{Error, pictures};
 use crate::collective::{Collective, even_counts};
 use crate::data::{self, Dataset, SampleError};
-use crate::image::Preprocess;
 use crate::model::{Clip, Mode, normalize};
 use crate::progress::{self, Work};
-use crate::text::Tokenizer;
+use ringmaster_inputs::image::Preprocess;
+use ringmaster_inputs::text::Tokenizer;
 
 /// Images or captions that go through a tower at a time.
 const BATCH: usize = 64;
@@ -133,7 +133,7 @@ fn read(
         progress::advance(Work::Data);
         match set.dataset.read(index) {
             Ok(sample) => {
-                let image = crate::image::decode(&sample.image);
+                let image = ringmaster_inputs::image::decode(&sample.image);
                 let values = image.and_then(|image| preprocess.eval(&image));
                 match (values, sample.captions.into_iter().next()) {
                     (Ok(values), Some(caption)) => {

@@ -1,9 +1,9 @@
 //! Small pictures of evaluation samples for the report.
 
 use super::scores::Picture;
-use crate::image::formats::Format;
-use crate::image::resize::Rect;
-use crate::image::{Filter, Scratch};
+use ringmaster_inputs::image::formats::Format;
+use ringmaster_inputs::image::resize::Rect;
+use ringmaster_inputs::image::{Filter, Scratch};
 
 /// Files up to this many bytes are taken as they are.
 const SMALL_FILE: usize = 12 << 10;
@@ -17,7 +17,7 @@ pub(super) fn picture(bytes: &[u8]) -> Option<Picture> {
     {
         return Some(Picture { media_type, bytes: bytes.to_vec() });
     }
-    let image = crate::image::decode(bytes).ok()?;
+    let image = ringmaster_inputs::image::decode(bytes).ok()?;
     let longest = image.width().max(image.height()).max(1);
     let side = |length: u32| match longest > SIDE {
         true => (length * SIDE / longest).max(1),
@@ -56,11 +56,11 @@ mod tests {
 
     #[test]
     fn large_images_are_reduced_and_keep_their_shape() {
-        let noise = crate::image::RgbImage::from_fn(600, 300, |x, y| {
+        let noise = ringmaster_inputs::image::RgbImage::from_fn(600, 300, |x, y| {
             [(x * 7 % 251) as u8, (y * 13 % 241) as u8, (x * y % 239) as u8]
         });
         let small = picture(&png(noise.as_raw(), 600, 300).unwrap()).unwrap();
-        let decoded = crate::image::decode(&small.bytes).unwrap();
+        let decoded = ringmaster_inputs::image::decode(&small.bytes).unwrap();
         assert_eq!((decoded.width(), decoded.height()), (144, 72));
         assert_eq!(picture(b"no image"), None);
     }

@@ -6,7 +6,7 @@ use super::super::scoring::rank_of;
 use super::*;
 use crate::collective::Solo;
 use crate::collective::testing::with_ring;
-use crate::rng::{Site, Stream};
+use ringmaster_inputs::rng::{Site, Stream};
 
 const DIM: usize = 6;
 
@@ -31,7 +31,7 @@ fn part(pairs: std::ops::Range<usize>) -> Part {
 }
 
 fn text_embedding(caption: &str) -> Vec<f32> {
-    embedding(2, crate::rng::key_of_name(caption))
+    embedding(2, ringmaster_inputs::rng::key_of_name(caption))
 }
 
 fn embed(names: &[String]) -> Result<Tensor, Error> {

@@ -15,9 +15,9 @@ use tch::{Device, Kind, Tensor};
 use super::export::{self, Layout, Stored};
 use super::{Created, Options, create_model_and_transforms, place};
 use crate::bench::loss::DeviceKind;
-use crate::image::{Preprocess, Scratch, decode};
 use crate::model::{Mode, normalize};
-use crate::text::{Clean, Tokenizer};
+use ringmaster_inputs::image::{Preprocess, Scratch, decode};
+use ringmaster_inputs::text::{Clean, Tokenizer};
 
 /// What to do with a model.
 #[derive(Debug, Subcommand)]

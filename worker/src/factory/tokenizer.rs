@@ -6,7 +6,7 @@ use ringmaster_manifest::model_config::TextConfig;
 use ringmaster_weights::hub;
 
 use super::place;
-use crate::text::{self, Tokenizer};
+use ringmaster_inputs::text::{self, Tokenizer};
 
 /// Why a model has no tokenizer here.
 #[derive(Debug, thiserror::Error)]

@@ -4,12 +4,11 @@
 pub mod cuda;
 pub mod device_memory;
 pub mod driver;
+pub mod heap;
 pub mod library;
 pub mod memory;
 pub mod nccl;
 pub mod nvml;
 pub mod nvrtc;
-pub mod process;
 pub mod slices;
 pub mod socket;
-pub mod vector;

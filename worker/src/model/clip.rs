@@ -11,7 +11,7 @@ use super::text::TextTower;
 use super::vars::{self, Vars};
 use super::vision::ImageTower;
 use super::{Error, Tower};
-use crate::rng::{Site, Stream};
+use ringmaster_inputs::rng::{Site, Stream};
 
 /// Initial values of the two parameters that no tower has.
 #[derive(Debug, Clone, Copy, PartialEq)]

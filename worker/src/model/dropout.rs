@@ -8,7 +8,7 @@
 use tch::Tensor;
 
 use super::clip::Mode;
-use crate::rng::{self, Site};
+use ringmaster_inputs::rng::{self, Site};
 
 /// Random bits of a hash that decide.
 const BITS: u32 = 53;

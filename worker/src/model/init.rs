@@ -3,7 +3,7 @@
 //! Draws are counter-based: a parameter's values are a function of the seed and its name, so every
 //! rank computes the same model without a broadcast, whatever the order of construction.
 
-use crate::rng::{Site, Stream, key_of_name};
+use ringmaster_inputs::rng::{Site, Stream, key_of_name};
 
 /// How a parameter starts.
 #[derive(Debug, Clone, Copy, PartialEq)]

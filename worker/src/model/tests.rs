@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::reference::Reference;
 use super::*;
-use crate::rng::{Site, Stream};
+use ringmaster_inputs::rng::{Site, Stream};
 
 pub(super) const LOGITS: LogitInit = LogitInit { scale: 2.3, bias: Some(-10.0) };
 

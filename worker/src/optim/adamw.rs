@@ -5,30 +5,13 @@
 //! the decay ranges. On the CPU the four buffers are read once and written once, which is the
 //! floor of a memory-bound update; on a GPU the same formula runs as libtorch operations.
 
-use std::ops::{Add, Div, Mul, Range, Sub};
+use std::ops::Range;
 
+pub use ringmaster_kernels::adamw::Update;
+use ringmaster_kernels::adamw::{self, Factors};
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::ffi::memory::HostBytes;
-
-/// The constants of one update.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Update {
-    /// Learning rate of this step.
-    pub lr: f64,
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment; 0.95 keeps large batches stable (arXiv:2303.15343, §4.7).
-    pub beta2: f64,
-    /// Added to √v̂.
-    pub eps: f64,
-    /// λ of the decay ranges.
-    pub weight_decay: f64,
-    /// Multiplies the gradient first: the clipping factor.
-    pub grad_factor: f64,
-    /// t, counting from 1.
-    pub step: u64,
-}
 
 /// The moments of every parameter, flat like the parameters.
 #[derive(Debug)]
@@ -65,8 +48,8 @@ impl AdamW {
                 let buffers =
                     [params, grad, &self.exp_avg, &self.exp_avg_sq].map(|t| host(&part(t)));
                 match params.kind() {
-                    Kind::Double => update_host(&buffers, factors),
-                    _ => update_host(&buffers, factors.rounded()),
+                    Kind::Double => update_f64(&buffers, factors),
+                    _ => update_f32(&buffers, factors.rounded()),
                 }
             } else {
                 self.update_device(params, grad, range, factors.rounded())?;
@@ -99,93 +82,25 @@ impl AdamW {
     }
 }
 
-/// The update's constants as the inner loop uses them.
-#[derive(Debug, Clone, Copy)]
-struct Factors<T> {
-    grad_factor: T,
-    beta1: T,
-    one_minus_beta1: T,
-    beta2: T,
-    one_minus_beta2: T,
-    /// 1 / √(1 − β2ᵗ)
-    inverse_root_correction2: T,
-    eps: T,
-    /// lr / (1 − β1ᵗ)
-    step_size: T,
-    /// 1 − lr λ
-    keep: T,
-}
-
-impl Factors<f64> {
-    fn new(u: Update) -> Self {
-        let t = i32::try_from(u.step).unwrap_or(i32::MAX);
-        let correction1 = 1.0 - u.beta1.powi(t);
-        let correction2 = 1.0 - u.beta2.powi(t);
-        Self {
-            grad_factor: u.grad_factor,
-            beta1: u.beta1,
-            one_minus_beta1: 1.0 - u.beta1,
-            beta2: u.beta2,
-            one_minus_beta2: 1.0 - u.beta2,
-            inverse_root_correction2: 1.0 / correction2.sqrt(),
-            eps: u.eps,
-            step_size: u.lr / correction1,
-            keep: 1.0 - u.lr * u.weight_decay,
-        }
-    }
-}
-
-impl Factors<f64> {
-    fn rounded(self) -> Factors<f32> {
-        Factors {
-            grad_factor: self.grad_factor as f32,
-            beta1: self.beta1 as f32,
-            one_minus_beta1: self.one_minus_beta1 as f32,
-            beta2: self.beta2 as f32,
-            one_minus_beta2: self.one_minus_beta2 as f32,
-            inverse_root_correction2: self.inverse_root_correction2 as f32,
-            eps: self.eps as f32,
-            step_size: self.step_size as f32,
-            keep: self.keep as f32,
-        }
-    }
-}
-
-/// The dtypes parameters may have on the host.
-trait Number:
-    bytemuck::Pod + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
-{
-    fn sqrt(self) -> Self;
-}
-
-impl Number for f32 {
-    fn sqrt(self) -> Self {
-        self.sqrt()
-    }
-}
-
-impl Number for f64 {
-    fn sqrt(self) -> Self {
-        self.sqrt()
-    }
-}
-
 fn host(t: &Tensor) -> HostBytes {
     HostBytes::of(t).expect("flat buffers are contiguous and on the CPU here")
 }
 
-fn update_host<T: Number>([params, grad, m, v]: &[HostBytes; 4], f: Factors<T>) {
-    let params: &mut [T] = bytemuck::cast_slice_mut(params.write(0..params.len()));
-    let grad: &[T] = bytemuck::cast_slice(grad.read(0..grad.len()));
-    let m: &mut [T] = bytemuck::cast_slice_mut(m.write(0..m.len()));
-    let v: &mut [T] = bytemuck::cast_slice_mut(v.write(0..v.len()));
-    for (((param, grad), m), v) in params.iter_mut().zip(grad).zip(m).zip(v) {
-        let grad = *grad * f.grad_factor;
-        *m = f.beta1 * *m + f.one_minus_beta1 * grad;
-        *v = f.beta2 * *v + f.one_minus_beta2 * grad * grad;
-        let denominator = v.sqrt() * f.inverse_root_correction2 + f.eps;
-        *param = *param * f.keep - f.step_size * (*m / denominator);
-    }
+fn update_f32([params, grad, m, v]: &[HostBytes; 4], factors: Factors<f32>) {
+    adamw::update_f32(numbers_mut(params), numbers(grad), numbers_mut(m), numbers_mut(v), factors);
+}
+
+fn update_f64([params, grad, m, v]: &[HostBytes; 4], factors: Factors<f64>) {
+    adamw::update_f64(numbers_mut(params), numbers(grad), numbers_mut(m), numbers_mut(v), factors);
+}
+
+fn numbers<T: bytemuck::Pod>(bytes: &HostBytes) -> &[T] {
+    bytemuck::cast_slice(bytes.read(0..bytes.len()))
+}
+
+#[allow(clippy::mut_from_ref)] // as `HostBytes::write`
+fn numbers_mut<T: bytemuck::Pod>(bytes: &HostBytes) -> &mut [T] {
+    bytemuck::cast_slice_mut(bytes.write(0..bytes.len()))
 }
 
 /// Returns the factor that brings a gradient of norm `norm` down to `max_norm`; 1 when it is

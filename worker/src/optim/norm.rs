@@ -1,10 +1,9 @@
 //! The squared L2 norm of a flat gradient buffer.
 
+use ringmaster_kernels::norm::{sum_of_squares_f32, sum_of_squares_f64};
 use tch::{Device, Kind, Tensor};
 
 use crate::ffi::memory::HostBytes;
-
-const LANES: usize = 16;
 
 /// Returns Σ g² in f64, always added in the same order; NaN or infinite when an element is.
 ///
@@ -16,25 +15,9 @@ pub fn squared_norm(grad: &Tensor) -> f64 {
     let bytes = HostBytes::of(grad).expect("the flat gradient is contiguous");
     let bytes = bytes.read(0..bytes.len());
     match grad.kind() {
-        Kind::Double => sum_of_squares(bytemuck::cast_slice::<u8, f64>(bytes)),
-        _ => sum_of_squares(bytemuck::cast_slice::<u8, f32>(bytes)),
+        Kind::Double => sum_of_squares_f64(bytemuck::cast_slice(bytes)),
+        _ => sum_of_squares_f32(bytemuck::cast_slice(bytes)),
     }
-}
-
-fn sum_of_squares<T: Copy + Into<f64>>(values: &[T]) -> f64 {
-    let square = |value: T| {
-        let value: f64 = value.into();
-        value * value
-    };
-    let mut sums = [0.0_f64; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let tail: f64 = chunks.remainder().iter().map(|&v| square(v)).sum();
-    for chunk in chunks {
-        for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += square(value);
-        }
-    }
-    sums.iter().sum::<f64>() + tail
 }
 
 #[cfg(test)]

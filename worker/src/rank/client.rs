@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::limits;
+use ringmaster_proto::status::is_transient;
 use ringmaster_proto::v1::ranks_client::RanksClient as Stub;
 use ringmaster_proto::v1::{
     CheckpointPublishedReply, CheckpointPublishedRequest, CommitCheckpointReply,
@@ -280,13 +281,6 @@ where
     }
 }
 
-/// True when the network, not the coordinator's judgement, ended a call.
-pub(crate) fn is_transient(status: &Status) -> bool {
-    // Only a status made on this side has a source; one the coordinator sent has a code alone.
-    std::error::Error::source(status).is_some()
-        || matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
-}
-
 fn refusal(call: &'static str, status: &Status) -> Error {
     let message = status.message().to_owned();
     match status.code() {
@@ -301,9 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_say_whether_to_try_again() {
-        assert!(is_transient(&Status::unavailable("restarting")));
-        assert!(!is_transient(&Status::aborted("g1.9 is current")));
+    fn codes_say_whether_the_rank_is_out_of_date() {
         assert!(matches!(
             refusal("Join", &Status::aborted("g1.9 is current")),
             Error::Superseded(message) if message == "g1.9 is current"

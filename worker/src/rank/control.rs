@@ -15,10 +15,9 @@ use ringmaster_proto::v1::agent_command::Command as Wire;
 use ringmaster_proto::v1::rank_message::Message as Report;
 use ringmaster_proto::v1::{AgentCommand, Generation, Phase, RankHello, RankMessage, RankStatus};
 
-use super::exit;
-use crate::agent::wire;
-use crate::ffi::process::exit_now;
 use crate::progress;
+use ringmaster_agent::ffi::exit_now;
+use ringmaster_agent::{exit, wire};
 
 /// How long a changed step or metric may wait to be sent with others.
 const TICK: Duration = Duration::from_millis(250);

@@ -8,10 +8,10 @@ use ringmaster_manifest::spec::TrainJob;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use super::RankEnv;
 use super::step::row_counts;
-use crate::image::jpeg;
 use crate::loss::Tiling;
+use ringmaster_agent::env::RankEnv;
+use ringmaster_inputs::image::jpeg;
 
 /// The plan of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

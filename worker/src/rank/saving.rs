@@ -16,7 +16,6 @@ use tch::Tensor;
 
 use super::Error;
 use super::client::RanksClient;
-use super::env::RankEnv;
 use super::plan::NumericPlan;
 use super::replica::Replica;
 use super::snapshot::Portion;
@@ -24,6 +23,7 @@ use crate::collective::tcp::AbortFlag;
 use crate::collective::{Collective, ReduceOp};
 use crate::data::Dataset;
 use crate::model::Params;
+use ringmaster_agent::env::RankEnv;
 
 /// Longest silence while something is waited for: after it the ring is looked at.
 const GLANCE: Duration = Duration::from_millis(100);

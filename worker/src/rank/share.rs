@@ -123,7 +123,7 @@ mod tests {
     use crate::collective::Solo;
     use crate::loss::{Inputs, Tiling, siglip};
     use crate::model::LogitInit;
-    use crate::rng::{Site, Stream};
+    use ringmaster_inputs::rng::{Site, Stream};
 
     const ROWS: [u64; 7] = [40, 41, 42, 43, 44, 45, 46];
     const DRAW: Draw = Draw { seed: 3, step: 12 };

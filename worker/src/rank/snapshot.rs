@@ -8,8 +8,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crc_fast::CrcAlgorithm;
 use ringmaster_checkpoint::{Dtype, Layout, Moment, Part};
+use ringmaster_kernels::digest;
 use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -168,8 +168,7 @@ fn cut<'b, 'm>(
 fn copy_and_hash(pieces: &mut [Piece<'_, '_>], threads: usize) {
     let work = |pieces: &mut [Piece<'_, '_>]| {
         for piece in pieces {
-            piece.to.copy_from_slice(&piece.bytes[piece.kept.clone()]);
-            piece.digest = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, piece.bytes);
+            piece.digest = digest::copy_and_hash(piece.bytes, piece.kept.clone(), piece.to);
         }
     };
     let share = pieces.len().div_ceil(threads.max(1)).max(1);

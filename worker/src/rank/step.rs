@@ -17,7 +17,7 @@ use crate::collective::{self, Collective, ReduceOp};
 use crate::data::{self, Batch, Substitution};
 
 use crate::model::Tower;
-use crate::rng::{Site, key};
+use ringmaster_inputs::rng::{Site, key};
 
 /// What every step of a generation shares.
 pub(super) struct Context<'a> {

@@ -47,7 +47,7 @@ impl Switch {
             Command::Stop { graceful: true, .. } => self.request_stop(),
             Command::Stop { graceful: false, reason } => {
                 tracing::info!(%reason, "told to end now");
-                crate::ffi::process::exit_now(super::exit::SUCCESS);
+                ringmaster_agent::ffi::exit_now(ringmaster_agent::exit::SUCCESS);
             }
         }
     }

@@ -18,7 +18,6 @@ use super::boundary::Due;
 use super::client::{self, RanksClient};
 use super::control::Control;
 use super::counted::Counted;
-use super::env::RankEnv;
 use super::faults::{Faults, Place};
 use super::history::History;
 use super::plan::NumericPlan;
@@ -31,10 +30,11 @@ use crate::collective::Collective;
 use crate::collective::tcp::AbortFlag;
 use crate::data::{self, Dataset, Loader, LoaderOptions, Order, OrderOptions};
 use crate::factory::tokenizer::get_tokenizer;
-use crate::image::Preprocess;
 use crate::report::{self, Run};
-use crate::text::Tokenizer;
 use crate::{eval, ffi, health};
+use ringmaster_agent::env::RankEnv;
+use ringmaster_inputs::image::Preprocess;
+use ringmaster_inputs::text::Tokenizer;
 
 /// Time a rank whose ring broke waits for the coordinator's next generation before it asks for one.
 const REGROUP_PATIENCE: Duration = Duration::from_secs(5);

@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ringmaster_agent::{Agent, Error, Options};
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::{Generation, StartRank};
 pub(crate) use ringmaster_tests::processes::runs as is_alive;
-use ringmaster_worker::agent::{Agent, Error, Options};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -64,11 +64,14 @@ impl Cluster {
     }
 }
 
+/// What agents say of their build.
+pub(crate) const BUILD_ID: &str = "0123456789abcdef";
+
 pub(crate) fn options(coordinator: &Coordinator, folder: &TempDir) -> Options {
     let work_dir = folder.path().join("work");
-    let mut options = Options::new(&coordinator.url(), "node-a", 2, work_dir).unwrap();
+    let mut options = Options::new(&coordinator.url(), "node-a", 2, work_dir, probe_program());
     options.runs_dir = folder.path().join("runs");
-    options.rank_program = probe_program();
+    options.build_id = BUILD_ID.to_owned();
     options
 }
 

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::process::Command as Process;
 use std::sync::mpsc::Receiver;
 
+use ringmaster_agent::env::{self, RankEnv};
+use ringmaster_agent::exit::{self, ExitStatus};
+use ringmaster_inputs::panics;
 use ringmaster_proto::v1::{JoinRequest, Phase};
-use ringmaster_worker::panics;
 use ringmaster_worker::rank::client::{Error as JoinError, RanksClient};
 use ringmaster_worker::rank::control::{Command, Control};
-use ringmaster_worker::rank::exit::{self, ExitStatus};
-use ringmaster_worker::rank::{RankEnv, env};
+use ringmaster_worker::rank::panic_hook;
 
 /// What selects the probe.
 pub(crate) const ARGUMENTS: [&str; 4] =
@@ -32,13 +33,13 @@ fn acts_as_a_rank_when_an_agent_starts_it() {
             exit::HOPELESS
         }
         "panic" => {
-            exit::install_panic_hook(env.status_file.clone());
+            panic_hook::install(env.status_file.clone());
             let thread = std::thread::Builder::new().name("loader".into());
             drop(thread.spawn(|| panic!("the flywheel came off")).unwrap().join());
             unreachable!("the hook ends the process")
         }
         "catch" => {
-            exit::install_panic_hook(env.status_file.clone());
+            panic_hook::install(env.status_file.clone());
             match panics::caught(|| panic!("the decoder meets a file")) {
                 Ok(()) => exit::FAILED,
                 Err(message) => {

@@ -1,10 +1,11 @@
-//! The worker's binary as a process of its own: nothing of it is left behind.
+//! The agent and the worker as processes of their own: nothing of them is left behind.
 
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::{Generation, StopRank};
+use ringmaster_tests::binaries::binaries;
 use tempfile::TempDir;
 
 use super::coordinator::Coordinator;
@@ -44,7 +45,7 @@ impl Process {
 
     fn spawn(coordinator: &Coordinator, folder: &TempDir, arguments: &[&str]) -> Child {
         let mut program = probe_program().into_iter();
-        let mut command = Command::new(WORKER);
+        let mut command = Command::new(&binaries().ringmaster);
         command
             .args(["agent", "--coordinator", &coordinator.url(), "--node", "node-a"])
             .args(["--slots", "2"])
@@ -64,6 +65,13 @@ impl Process {
         // Nobody reads its log, as when the terminal or parent it wrote to is gone.
         drop(child.stderr.take());
         child
+    }
+
+    /// What lies in its folder for temporary files.
+    fn left(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name != "work" && name != "runs").collect()
     }
 
     /// Starts two ranks with a child each and returns the pids of all four.
@@ -100,12 +108,7 @@ async fn an_agent_whose_parent_pipe_closes_leaves_no_process_and_no_socket_behin
     drop(agent.child.stdin.take());
     wait_until_gone(&pids).await;
     assert_eq!(agent.child.wait().unwrap().code(), Some(0));
-    let left: Vec<_> = std::fs::read_dir(agent.folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name())
-        .filter(|name| name != "work" && name != "runs")
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(agent.left(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,6 +120,7 @@ async fn sigterm_ends_an_agent_once_its_ranks_have_stopped_with_all_they_started
     assert_eq!(agent.child.wait().unwrap().code(), Some(0));
     let codes: Vec<_> = agent.coordinator.seen().exits().iter().map(|exit| exit.code).collect();
     assert_eq!(codes, [Some(0), Some(0)]);
+    assert_eq!(agent.left(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,14 +184,51 @@ async fn an_agent_process_serves_orders_like_any_other() {
 fn the_version_names_the_build_and_a_rank_without_its_environment_says_what_is_missing() {
     let version = Command::new(WORKER).arg("--version").output().unwrap();
     let text = String::from_utf8(version.stdout).unwrap();
-    let expected =
-        format!("ringmaster-worker 0.1.0 (build {})\n", ringmaster_worker::agent::BUILD_ID);
-    assert_eq!(text, expected);
+    assert_eq!(text, format!("ringmaster-worker {}\n", env!("RINGMASTER_VERSION")));
 
     let rank = Command::new(WORKER).arg("rank").env_remove("WORLD_SIZE").output().unwrap();
     assert_eq!(rank.status.code(), Some(2));
     let text = String::from_utf8(rank.stderr).unwrap();
     assert!(text.contains("WORLD_SIZE is not set"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_process_says_which_build_it_is_and_ends_for_good_when_it_is_refused() {
+    let version = Command::new(&binaries().ringmaster).arg("--version").output().unwrap();
+    let version = String::from_utf8(version.stdout).unwrap();
+    let agent = Process::start(&[]).await;
+    let build = agent.coordinator.seen().registrations()[0].build_id.clone();
+    assert!(version.contains(&format!("(build {build})")), "{version:?} {build:?}");
+
+    let coordinator = Coordinator::start().await;
+    coordinator.behave(|manners| manners.refuses_agents = Some("this is build 1, not 2".into()));
+    let folder = tempfile::tempdir().unwrap();
+    let mut refused = tokio::process::Command::from({
+        let mut command = Command::new(&binaries().ringmaster);
+        command.args(["agent", "--coordinator", &coordinator.url(), "--log-format", "json"]);
+        command.arg("--work-dir").arg(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    });
+    let output = refused.kill_on_drop(true).output().await.unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["level"], "ERROR");
+    assert!(text.contains("this is build 1, not 2"), "{text}");
+}
+
+#[test]
+fn an_agent_without_a_worker_beside_it_ends_at_once_and_says_where_one_is_looked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let alone = folder.path().join("ringmaster");
+    std::fs::copy(&binaries().ringmaster, &alone).unwrap();
+    let mut command = Command::new(&alone);
+    command.args(["agent", "--coordinator", "http://127.0.0.1:9", "--work-dir"]).arg(folder.path());
+    let output = command.env_remove("RINGMASTER_WORKER").output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let beside = format!("cannot find ringmaster-worker beside {}", alone.display());
+    assert!(text.contains(&beside) && text.contains("RINGMASTER_WORKER"), "{text}");
 }
 
 /// An address without a scheme was tried for ever, and one with https:// in plain text.
@@ -199,7 +240,7 @@ fn an_agent_whose_coordinators_address_can_never_work_ends_at_once() {
         ("https://127.0.0.1:7071", "asks for TLS"),
         ("http://head", "names no port; write http://head:7071"),
     ] {
-        let mut command = Command::new(WORKER);
+        let mut command = Command::new(&binaries().ringmaster);
         command.args(["agent", "--coordinator", url, "--work-dir"]).arg(folder.path());
         let output = command.output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();

@@ -1,10 +1,10 @@
 //! The session survives what happens to it, and logs do not disturb it.
 
+use ringmaster_agent::{Agent, Error, Options};
 use ringmaster_proto::v1::Generation;
-use ringmaster_worker::agent::{Agent, Error, Options};
 
 use super::coordinator::{Coordinator, Seen};
-use super::harness::{Cluster, JOB, options};
+use super::harness::{BUILD_ID, Cluster, JOB, options, probe_program};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_registers_what_it_is() {
@@ -15,7 +15,7 @@ async fn an_agent_registers_what_it_is() {
     assert_eq!((register.accelerator.as_str(), register.address.as_str()), ("cpu", "127.0.0.1"));
     assert_eq!(register.pid, std::process::id());
     assert!(register.running.is_empty() && register.cpus >= 1);
-    assert_eq!(register.build_id.len(), 16);
+    assert_eq!(register.build_id, BUILD_ID);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,7 +65,8 @@ async fn an_agent_ends_when_what_answers_has_no_service_for_agents() {
     let server = tonic::transport::Server::builder().add_routes(nothing);
     tokio::spawn(server.serve_with_incoming(incoming));
     let folder = tempfile::tempdir().unwrap();
-    let options = Options::new(&url, "node-a", 1, folder.path().join("work")).unwrap();
+    let work_dir = folder.path().join("work");
+    let options = Options::new(&url, "node-a", 1, work_dir, probe_program());
     let agent = Agent::build(options).unwrap();
     let error = agent.run(std::future::pending(), std::future::pending()).await.unwrap_err();
     let text = error.to_string();

@@ -11,7 +11,7 @@ use super::ops::{self, Call};
 use super::{Options, Queued, device_failed};
 use crate::ffi::driver::{Context, Event, Stream};
 use crate::ffi::nccl::{self, Communicator};
-use crate::ffi::process::exit_now;
+use ringmaster_agent::ffi::exit_now;
 
 /// Between looks at the communicator while operations are in flight.
 const POLL: Duration = Duration::from_micros(50);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::super::ReduceOp;
-use super::reduce::Dtype;
+use ringmaster_kernels::reduce::Dtype;
 
 /// The header of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

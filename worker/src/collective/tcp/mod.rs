@@ -3,7 +3,7 @@
 //! Every pair of ranks shares one full-duplex connection (`connect`, `accept`, `hello`, `channel`,
 //! `tls`).
 //! One thread per rank runs the operations in the order they were started (`ops`) and drives all
-//! its connections both ways without ever blocking on one of them (`links`). Reductions (`reduce`)
+//! its connections both ways without ever blocking on one of them (`links`). Reductions ([`ringmaster_kernels::reduce`])
 //! add in rank order. A peer's death shows as a closed connection and ends the whole ring at once:
 //! each rank that notices closes its own connections, so the news needs no timeout.
 
@@ -15,7 +15,6 @@ mod frame;
 mod hello;
 mod links;
 mod ops;
-mod reduce;
 #[cfg(test)]
 mod tests;
 pub mod tls;
@@ -26,6 +25,7 @@ use std::sync::mpsc::{Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ringmaster_kernels::reduce::Dtype;
 use ringmaster_proto::v1::Generation;
 use tch::{Kind, Tensor};
 
@@ -36,6 +36,16 @@ use self::ops::Job;
 pub use self::tls::Tls;
 use super::{Aborter, Collective, Error, Pending, ReduceOp};
 use crate::ffi::memory::HostBytes;
+
+/// The dtype of a tensor that [`HostBytes::of`] accepted.
+fn dtype_of(kind: Kind) -> Dtype {
+    match kind {
+        Kind::Double => Dtype::F64,
+        Kind::BFloat16 => Dtype::Bf16,
+        Kind::Int64 => Dtype::I64,
+        _ => Dtype::F32,
+    }
+}
 
 /// What a rank needs to know to join its generation's ring.
 #[derive(Debug, Clone)]
@@ -187,7 +197,7 @@ impl Collective for Tcp {
 
     fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<Pending, Error> {
         let data = bytes("all_reduce", tensor)?;
-        let dtype = reduce::Dtype::of(tensor.kind());
+        let dtype = dtype_of(tensor.kind());
         self.start(ops::Kind::AllReduce { data, dtype, op }, &[tensor])
     }
 
@@ -199,7 +209,7 @@ impl Collective for Tcp {
     ) -> Result<Pending, Error> {
         const NAME: &str = "all_gather";
         check_counts(NAME, counts, self.world_size)?;
-        let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
+        let dtype = dtype_of(check_same_kind(NAME, input, output)?);
         let (own, all) = (counts[self.rank], counts.iter().sum());
         let row = row_bytes_of_both(NAME, (input, own), (output, all))?;
         let shares = counts.iter().map(|count| count * row).collect();
@@ -215,7 +225,7 @@ impl Collective for Tcp {
     ) -> Result<Pending, Error> {
         const NAME: &str = "reduce_scatter";
         check_counts(NAME, counts, self.world_size)?;
-        let dtype = reduce::Dtype::of(check_same_kind(NAME, input, output)?);
+        let dtype = dtype_of(check_same_kind(NAME, input, output)?);
         let (own, all) = (counts[self.rank], counts.iter().sum());
         let row = row_bytes_of_both(NAME, (output, own), (input, all))?;
         let shares = counts.iter().map(|count| count * row).collect();
@@ -226,7 +236,7 @@ impl Collective for Tcp {
     fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, Error> {
         self.check_rank("broadcast", "root", root)?;
         let data = bytes("broadcast", tensor)?;
-        let dtype = reduce::Dtype::of(tensor.kind());
+        let dtype = dtype_of(tensor.kind());
         self.start(ops::Kind::Broadcast { data, root, dtype }, &[tensor])
     }
 
@@ -253,7 +263,7 @@ impl Collective for Tcp {
         }
         let parcel = |data, tensor: &Tensor, peer| ops::Parcel {
             data,
-            dtype: reduce::Dtype::of(tensor.kind()),
+            dtype: dtype_of(tensor.kind()),
             peer,
         };
         let kind = ops::Kind::Exchange {

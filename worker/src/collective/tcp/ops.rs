@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use super::super::{Error, ReduceOp, even_counts};
 use super::frame::{Frame, Operation, Terms};
 use super::links::Links;
-use super::reduce::{Dtype, Reduction};
 use crate::ffi::memory::HostBytes;
+use ringmaster_kernels::reduce::{Dtype, Reduction};
 
 /// Bytes reduced at a time. Where ranks share cores, wake-ups cost more than caches save: over four
 /// ranks on two cores blocks of 4 MiB moved 0.70 GB/s, of 512 KiB 0.54, of 64 KiB 0.35. Smaller in

@@ -18,9 +18,9 @@ use super::super::contract::{Backend, contract};
 use super::super::testing::{ring_options, run_ring, with_ring};
 use super::super::{Collective, Error, Pending, ReduceOp};
 use super::frame::{Frame, Operation, Terms};
-use super::reduce::Dtype;
 use super::tls::rank_name;
 use super::{AbortFlag, Options, Tcp, Tls};
+use ringmaster_kernels::reduce::Dtype;
 
 const JOB: &str = "emoji-abc";
 

@@ -1,54 +1,13 @@
 //! The passes over a tile in host memory.
 //!
-//! `simd` does them for f32 with vectors of fixed length, so that every instruction set adds in the
-//! same order; `plain` does them for f64, one number at a time, and is what `simd` is tested against.
+//! [`simd`] does them for f32 with vectors of fixed length, so that every instruction set adds in the
+//! same order; [`plain`] does them for f64, one number at a time, and is what [`simd`] is tested against.
 
+use ringmaster_kernels::tile::{Marks, math, plain, simd};
 use tch::{Kind, Tensor};
 
-use super::{Stats, math, plain, simd};
+use super::Stats;
 use crate::ffi::slices;
-
-/// Which entries of a tile are positives.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Marks<'a> {
-    /// None of them.
-    Nowhere,
-    /// Entries (row + k, column + k) for k < length: the diagonal of the global batch.
-    Diagonal { row: usize, column: usize, length: usize },
-    /// Entries whose labels are equal.
-    Labels { rows: &'a [i64], columns: &'a [i64] },
-}
-
-/// The positives of one row of a tile.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum RowMarks<'a> {
-    Nowhere,
-    Column(usize),
-    Labels { own: i64, columns: &'a [i64] },
-}
-
-impl<'a> Marks<'a> {
-    #[inline(always)]
-    pub(super) fn row(&self, index: usize) -> RowMarks<'a> {
-        match *self {
-            Marks::Diagonal { row, column, length } if (row..row + length).contains(&index) => {
-                RowMarks::Column(column + index - row)
-            }
-            Marks::Nowhere | Marks::Diagonal { .. } => RowMarks::Nowhere,
-            Marks::Labels { rows, columns } => RowMarks::Labels { own: rows[index], columns },
-        }
-    }
-}
-
-impl RowMarks<'_> {
-    pub(super) fn positive(&self, column: usize) -> bool {
-        match *self {
-            RowMarks::Nowhere => false,
-            RowMarks::Column(positive) => column == positive,
-            RowMarks::Labels { own, columns } => columns[column] == own,
-        }
-    }
-}
 
 /// The sigmoid loss of a tile. With s = scale·a + bias and z = ±1 it replaces a, in place, by
 /// w = −z σ(−z s), and returns Σ log σ(z s), Σ w a and Σ w.

@@ -6,14 +6,12 @@
 
 mod device;
 mod host;
-mod math;
-mod plain;
-mod simd;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+use ringmaster_kernels::tile;
 use tch::{Device, Kind, Tensor};
 
 use super::Error;
@@ -33,15 +31,15 @@ pub(super) enum Marks<'a> {
 
 impl Marks<'_> {
     /// Runs `body` with the marks in a form that loops over host memory read.
-    fn on_host<T>(&self, body: impl FnOnce(host::Marks<'_>) -> T) -> T {
+    fn on_host<T>(&self, body: impl FnOnce(tile::Marks<'_>) -> T) -> T {
         match *self {
-            Marks::Nowhere => body(host::Marks::Nowhere),
+            Marks::Nowhere => body(tile::Marks::Nowhere),
             Marks::Diagonal { row, column, length } => {
-                body(host::Marks::Diagonal { row, column, length })
+                body(tile::Marks::Diagonal { row, column, length })
             }
             Marks::Labels { rows, columns } => {
                 let (rows, columns) = (slices::to_i64(rows), slices::to_i64(columns));
-                body(host::Marks::Labels { rows: &rows, columns: &columns })
+                body(tile::Marks::Labels { rows: &rows, columns: &columns })
             }
         }
     }

@@ -1,9 +1,10 @@
 //! The vector passes against the plain ones, odd sizes and extreme logits included.
 #![allow(clippy::unwrap_used)]
 
+use ringmaster_kernels::tile::Marks;
 use tch::{Device, Kind, Tensor};
 
-use super::host::{self, Marks};
+use super::host;
 use super::*;
 
 const SHAPES: [(i64, i64); 6] = [(1, 1), (3, 5), (7, 16), (4, 129), (33, 131), (2, 300)];

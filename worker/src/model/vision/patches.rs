@@ -3,7 +3,7 @@
 use tch::Tensor;
 
 use super::super::clip::Mode;
-use crate::rng::{Site, Stream};
+use ringmaster_inputs::rng::{Site, Stream};
 
 /// Returns every patch as a row, patches of an image one after another, row by row of the grid.
 ///

@@ -1,0 +1,376 @@
+//! An agent from its start to its end.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringmaster_proto::address::{self, Listener};
+use ringmaster_proto::v1::Register;
+use tokio::sync::{mpsc, oneshot};
+use tonic::transport::Endpoint;
+
+use crate::exits::Exits;
+use crate::launcher::{Launcher, LogFolder};
+use crate::ranks::{Key, Table};
+use crate::socket::Socket;
+use crate::{environment, group, logs, parent, session};
+
+/// How often overdue and silent ranks are looked for.
+const ENFORCE_INTERVAL: Duration = Duration::from_millis(100);
+/// Silence after which a rank is killed until a coordinator has said how long its leases are.
+const SILENCE_BEFORE_TERMS: Duration = Duration::from_secs(5);
+/// How long an ending agent waits for its ranks to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ending agent tries to deliver exits and log lines.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an agent needs to know.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// URL of the coordinator's fleet listener.
+    pub coordinator: String,
+    /// Name of this node; stable over restarts.
+    pub node: String,
+    /// Ranks this node can run at once.
+    pub slots: u32,
+    /// What the coordinator is told of this agent's build; empty where nobody cares.
+    pub build_id: String,
+    /// "cpu" or "cuda".
+    pub accelerator: String,
+    /// Address at which other nodes' ranks reach this node's (no port).
+    pub address: String,
+    /// Cores of this node that its ranks may use, shared evenly over the slots.
+    pub cpus: u32,
+    /// Folder for manifests, status files and, unless `logs_in_runs`, logs of ranks.
+    pub work_dir: PathBuf,
+    /// Folder of run folders, told to ranks.
+    pub runs_dir: PathBuf,
+    /// Write the ranks' logs to `logs/` in each job's run folder.
+    pub logs_in_runs: bool,
+    /// Folder that a parent which was killed leaves behind: removed once it and all ranks are gone.
+    pub parent_folder: Option<PathBuf>,
+    /// Kill all ranks and end the process when stdin reaches its end.
+    pub parent_pipe: bool,
+    /// Program and first arguments of a rank.
+    pub rank_program: Vec<OsString>,
+    /// A connected rank that says nothing for this long is killed; none: for the coordinator's lease.
+    /// Ranks speak every second.
+    pub silence: Option<Duration>,
+    /// Notice that ranks get to checkpoint and stop when the agent is told to end.
+    pub grace: Duration,
+    /// After this long without a coordinator, ranks are asked to checkpoint and stop.
+    pub orphan_timeout: Duration,
+}
+
+impl Options {
+    /// Returns options with the defaults: CPU, all cores this process may use, loopback, silence for as long as
+    /// the coordinator's lease, 25 s of grace, an hour without coordinator.
+    ///
+    /// `rank_program` is the program of a rank and its first arguments.
+    pub fn new(
+        coordinator: &str,
+        node: &str,
+        slots: u32,
+        work_dir: PathBuf,
+        rank_program: Vec<OsString>,
+    ) -> Self {
+        Self {
+            coordinator: coordinator.to_owned(),
+            node: node.to_owned(),
+            slots,
+            build_id: String::new(),
+            accelerator: "cpu".to_owned(),
+            address: "127.0.0.1".to_owned(),
+            cpus: available_cpus(),
+            work_dir,
+            runs_dir: PathBuf::from("runs"),
+            logs_in_runs: false,
+            parent_folder: None,
+            parent_pipe: false,
+            rank_program,
+            silence: None,
+            grace: Duration::from_secs(25),
+            orphan_timeout: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Why an agent cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No coordinator can be where it was said to be.
+    #[error("the coordinator's address (--coordinator) cannot be used")]
+    Address(#[source] address::Error),
+    /// A folder cannot be made.
+    #[error("cannot make the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket for ranks cannot be bound, or broke.
+    #[error("cannot serve the Unix socket for ranks")]
+    Socket {
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    #[error("cannot start thread {name}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The coordinator does not take this agent, for instance because it is of another build.
+    #[error("{message}")]
+    Refused {
+        /// What the coordinator says.
+        message: String,
+    },
+    /// A part of the agent ended that never should.
+    #[error("the agent's {part} ended unexpectedly")]
+    Ended {
+        /// Which.
+        part: &'static str,
+    },
+}
+
+/// An agent, ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    options: Options,
+    endpoint: Endpoint,
+    socket: Socket,
+    table: Arc<Table>,
+    launches: std::sync::mpsc::Receiver<Key>,
+}
+
+impl Agent {
+    /// Makes the folders and binds the socket. With `parent_pipe`, stdin is watched from here on.
+    ///
+    /// # Errors
+    /// [`Error`]: an address, folder, socket or thread that cannot be had.
+    pub fn build(mut options: Options) -> Result<Self, Error> {
+        let endpoint =
+            address::endpoint(&options.coordinator, Listener::Fleet).map_err(Error::Address)?;
+        options.work_dir = folder(&options.work_dir)?;
+        options.runs_dir = folder(&options.runs_dir)?;
+        group::end_orphans(&options.work_dir);
+        let socket = Socket::bind().map_err(|source| Error::Socket { source })?;
+        let (sender, launches) = std::sync::mpsc::channel();
+        let slots = usize::try_from(options.slots).unwrap_or(usize::MAX);
+        let exits = Exits::new(life(&options.node));
+        let silence = options.silence.unwrap_or(SILENCE_BEFORE_TERMS);
+        let table = Arc::new(Table::new(slots, silence, exits, sender));
+        if options.parent_pipe {
+            let folders = std::iter::once(socket.folder()).chain(options.parent_folder.clone());
+            parent::watch(Arc::clone(&table), folders.collect(), KILL_TIMEOUT)?;
+        }
+        Ok(Self { options, endpoint, socket, table, launches })
+    }
+
+    /// Runs until `shutdown` completes, then lets all ranks checkpoint and stop; those that have not
+    /// when the grace is over, or `hurry` completes, are killed. Delivers what is left to say.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the coordinator refuses the first registration, [`Error::Socket`],
+    /// [`Error::Thread`], [`Error::Ended`]; all ranks are dead then as well.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<(), Error> {
+        let Self { options, endpoint, socket, table, launches } = self;
+        let (line_sender, lines) = mpsc::channel(logs::QUEUE_LINES);
+        let tails = logs::Tails {
+            runtime: tokio::runtime::Handle::current(),
+            lines: line_sender.downgrade(),
+        };
+        let agent_socket = socket.path();
+        let launcher = launcher(&options, &table, agent_socket, tails);
+        let mut launcher = watched_thread("rank-launcher", move || launcher.run(&launches))?;
+
+        // A separate connection: logs must not take the heartbeats' window.
+        let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
+        let service = session::Service {
+            endpoint,
+            table: Arc::clone(&table),
+            identity: identity(&options),
+            orphan_timeout: options.orphan_timeout,
+            silence: options.silence,
+        };
+        let mut session = tokio::spawn(service.run());
+        let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
+        let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
+
+        let outcome = tokio::select! {
+            () = shutdown => {
+                wind_down(&table, options.grace, hurry).await;
+                Ok(())
+            }
+            ended = &mut session => Err(match ended {
+                Ok(error) => Error::Refused { message: error.to_string() },
+                Err(_) => Error::Ended { part: "session" },
+            }),
+            ended = &mut ranks => Err(match ended {
+                Ok(Err(source)) => Error::Socket { source },
+                Ok(Ok(())) | Err(_) => Error::Ended { part: "socket" },
+            }),
+            // Without it no rank starts any more; it runs as long as the table is there.
+            _ = &mut launcher => Err(Error::Ended { part: "rank launcher" }),
+        };
+        farewell(&table, line_sender, shipper, &session).await;
+        for task in [session.abort_handle(), watchdog.abort_handle()] {
+            task.abort();
+        }
+        // The socket's folder goes with its task, and the process may end as soon as this returns.
+        if !ranks.is_finished() {
+            ranks.abort();
+            let _ = ranks.await;
+        }
+        outcome
+    }
+}
+
+/// Starts a thread; the returned channel closes when it ends, by a panic too.
+fn watched_thread(
+    name: &'static str,
+    body: impl FnOnce() + Send + 'static,
+) -> Result<oneshot::Receiver<Infallible>, Error> {
+    let (alive, gone) = oneshot::channel();
+    let body = move || {
+        let _alive = alive;
+        body();
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+    thread.map(|_| gone).map_err(|source| Error::Thread { name, source })
+}
+
+/// Asks all ranks to checkpoint and stop, and waits for them within the grace.
+async fn wind_down(table: &Arc<Table>, grace: Duration, hurry: impl Future<Output = ()>) {
+    tracing::info!(?grace, "told to end: the ranks checkpoint and stop first");
+    table.leave(grace, "the agent was told to end");
+    let waiting = Arc::clone(table);
+    let empty = tokio::task::spawn_blocking(move || waiting.wait_until_empty(grace));
+    tokio::select! {
+        _ = empty => {}
+        () = hurry => tracing::warn!("told again to end: the ranks are killed"),
+    }
+}
+
+/// Kills all ranks, then gives exits and log lines a moment to reach the coordinator.
+async fn farewell<T>(
+    table: &Arc<Table>,
+    lines: mpsc::Sender<ringmaster_proto::v1::AgentLogLine>,
+    shipper: tokio::task::JoinHandle<()>,
+    session: &tokio::task::JoinHandle<T>,
+) {
+    table.kill_all("the agent ends");
+    let waiting = Arc::clone(table);
+    let empty = tokio::task::spawn_blocking(move || waiting.wait_until_empty(KILL_TIMEOUT));
+    if !empty.await.unwrap_or(false) {
+        tracing::error!(timeout = ?KILL_TIMEOUT, "some ranks are still there");
+    }
+    drop(lines);
+    let delivered = async {
+        drop(shipper.await);
+        while !session.is_finished() && !table.exits.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if tokio::time::timeout(FAREWELL_TIMEOUT, delivered).await.is_err() {
+        tracing::warn!("the coordinator did not take the last exits and log lines");
+    }
+}
+
+async fn enforce(table: Arc<Table>) {
+    let mut ticks = tokio::time::interval(ENFORCE_INTERVAL);
+    loop {
+        ticks.tick().await;
+        table.enforce(Instant::now());
+    }
+}
+
+fn launcher(
+    options: &Options,
+    table: &Arc<Table>,
+    agent_socket: PathBuf,
+    tails: logs::Tails,
+) -> Launcher {
+    Launcher {
+        table: Arc::clone(table),
+        program: options.rank_program.clone(),
+        work_dir: options.work_dir.clone(),
+        logs: match options.logs_in_runs {
+            true => LogFolder::Runs(options.runs_dir.clone()),
+            false => LogFolder::Work,
+        },
+        node: environment::Node {
+            coordinator: options.coordinator.clone(),
+            agent_socket,
+            runs_dir: options.runs_dir.clone(),
+            address: options.address.clone(),
+            threads: (options.cpus / options.slots.max(1)).max(1),
+        },
+        tails,
+    }
+}
+
+fn identity(options: &Options) -> Register {
+    Register {
+        node: options.node.clone(),
+        slots: options.slots,
+        accelerator: options.accelerator.clone(),
+        address: options.address.clone(),
+        pid: std::process::id(),
+        cpus: options.cpus,
+        build_id: options.build_id.clone(),
+        ..Register::default()
+    }
+}
+
+/// Cores this process may use: affinity and cgroup quota are taken into account.
+fn available_cpus() -> u32 {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cpus).unwrap_or(u32::MAX)
+}
+
+/// Returns a name for this life of the agent, part of every exit's id.
+fn life(node: &str) -> String {
+    format!("{node}-{:016x}", rand::random::<u64>())
+}
+
+fn folder(path: &PathBuf) -> Result<PathBuf, Error> {
+    let failed = |source| Error::Folder { path: path.clone(), source };
+    let path = std::path::absolute(path).map_err(failed)?;
+    std::fs::create_dir_all(&path).map_err(failed)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_ends_or_panics_is_noticed_and_one_that_runs_is_not() {
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let mut gone = watched_thread("waits", move || {
+            let _ = wait.recv();
+        })
+        .unwrap();
+        assert!(gone.try_recv().is_err_and(|e| e == oneshot::error::TryRecvError::Empty));
+        drop(release);
+        assert!(gone.await.is_err());
+        let gone = watched_thread("panics", || panic!("on purpose")).unwrap();
+        assert!(gone.await.is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! The agent of a node: starts and stops ranks, heartbeats for them, ships their logs.
+//!
+//! Modules in reading order: `agent` (its start and end), `session` (the stream to the coordinator), `ranks` (the table of
+//! ranks: the agent's only shared state) and `entry` (one rank in it), `launcher` (exec and the wait
+//! for the end),
+//! `environment` (what a rank is told) and [`mod@env`] (what it reads of that), `socket` and [`wire`] (the line to each rank), `exits`
+//! (kept until acknowledged), `logs`, `group` over `proc` and `shm` (nothing a rank started survives it),
+//! `parent` (the agent of `ringmaster train` ends with it), [`exit`] (how a rank ends), [`ffi`] (the only unsafe
+//! code).
+//!
+//! Nothing here links libtorch. A rank shares [`mod@env`], [`wire`], [`exit`] and [`ffi`] with its agent.
+//!
+//! An agent that dies takes its ranks along: they end when its socket closes. So a restarted agent
+//! starts with none and says so when it registers.
+
+mod agent;
+mod entry;
+pub mod env;
+pub mod environment;
+pub mod exit;
+mod exits;
+pub mod ffi;
+mod group;
+mod launcher;
+mod logs;
+mod parent;
+mod proc;
+mod ranks;
+mod session;
+mod shm;
+mod socket;
+pub mod wire;
+
+pub use agent::{Agent, Error, Options};
