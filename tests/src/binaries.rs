@@ -2,6 +2,8 @@
 
 #[path = "../../proto/build_id.rs"]
 mod build_id;
+#[path = "cargo_env.rs"]
+mod cargo_env;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -36,11 +38,9 @@ pub fn binaries() -> &'static Binaries {
     static BUILT: OnceLock<Binaries> = OnceLock::new();
     BUILT.get_or_init(|| {
         let root = root();
-        let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--workspace", "--bins"])
-            .current_dir(&root)
-            .status()
-            .expect("cargo starts");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(&root);
+        let status = cargo_env::forget_package(&mut cargo).status().expect("cargo starts");
         assert!(status.success(), "cargo build failed: {status}");
         // This test runs from <target>/<profile>/deps.
         let test = std::env::current_exe().expect("a running test has a path");

@@ -12,6 +12,8 @@
 //! [`console`] (what is printed) and [`digest`] are in the library, which `xtask/emoji` uses too.
 
 mod bench;
+#[path = "../../tests/src/cargo_env.rs"]
+mod cargo_env;
 mod claims;
 mod deny;
 mod emoji;

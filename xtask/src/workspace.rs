@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::libtorch;
+use crate::{cargo_env, libtorch};
 
 /// The repository and the cache folder of this machine.
 pub(crate) struct Workspace {
@@ -57,9 +57,7 @@ impl Workspace {
     /// A program with libtorch in its environment and without what cargo set for xtask itself.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        for (name, _) in env::vars_os().filter(|(name, _)| is_xtasks_own(name)) {
-            command.env_remove(name);
-        }
+        cargo_env::forget_package(&mut command);
         let libtorch = self.libtorch();
         command.env("LD_LIBRARY_PATH", library_path(&libtorch.join("lib")));
         command.env("LIBTORCH", libtorch);
@@ -83,10 +81,15 @@ impl Workspace {
     /// compiled in the dev profile, by cargo's own defaults. Returns whether it succeeded; cargo has
     /// said why not.
     pub(crate) fn build(&self, packages: &[&str]) -> Result<bool> {
+        Ok(self.build_command(packages).status().context("cannot start cargo")?.success())
+    }
+
+    /// The command of [`Workspace::build`].
+    pub(crate) fn build_command(&self, packages: &[&str]) -> Command {
         let mut cargo = self.cargo();
         cargo.args(["build", "--release", "--bins"]);
         cargo.args(packages.iter().flat_map(|package| ["--package", package]));
-        Ok(cargo.status().context("cannot start cargo")?.success())
+        cargo
     }
 
     /// The folder cargo builds into.
@@ -119,14 +122,6 @@ impl Workspace {
     }
 }
 
-/// Whether cargo set this variable to describe the xtask package. Build scripts that watch such a
-/// variable would run again each time cargo is started from here rather than from a shell.
-fn is_xtasks_own(name: &OsStr) -> bool {
-    let Some(name) = name.to_str() else { return false };
-    ["CARGO_PKG_", "CARGO_BIN_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
-        || matches!(name, "CARGO_CRATE_NAME" | "CARGO_PRIMARY_PACKAGE")
-}
-
 /// `folder`, then the folders of the caller's `LD_LIBRARY_PATH` without it.
 fn library_path(folder: &Path) -> OsString {
     let inherited = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
@@ -148,18 +143,11 @@ fn quote(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_xtasks_own, quote};
+    use super::quote;
 
     #[test]
     fn a_path_with_spaces_and_quotes_survives_the_shell() {
         assert_eq!(quote("/a/b-1.0"), "/a/b-1.0");
         assert_eq!(quote("/my files/it's"), r"'/my files/it'\''s'");
-    }
-
-    #[test]
-    fn the_callers_cargo_settings_are_passed_on() {
-        assert!(is_xtasks_own("CARGO_PKG_NAME".as_ref()));
-        assert!(!is_xtasks_own("CARGO_TARGET_DIR".as_ref()));
-        assert!(!is_xtasks_own("CARGO_HOME".as_ref()));
     }
 }
