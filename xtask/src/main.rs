@@ -16,6 +16,7 @@ mod bench;
 mod cargo_env;
 mod claims;
 mod deny;
+mod early_build;
 mod emoji;
 mod fetch;
 mod fuzz;
@@ -46,10 +47,15 @@ use clap::{Parser, Subcommand};
 
 use xtask::{console, digest};
 
+use crate::early_build::EarlyBuild;
 use crate::workspace::Workspace;
 
 /// The packages, and programs, that people run.
 const PRODUCT: [&str; 2] = ["ringmaster", "ringmaster-worker"];
+
+/// What is said when the product is built.
+const BUILDING: &str =
+    "building the coordinator and the worker (a first build takes a few minutes)";
 
 /// The job that `cargo xtask quickstart` runs, relative to the root of the workspace.
 const QUICKSTART_JOB: &str = "configs/jobs/emoji-siglip.yaml";
@@ -177,17 +183,23 @@ fn run(command: Command) -> Result<ExitCode> {
 
 /// Sets up, and builds the product in one call of cargo with what set-up itself needs built.
 fn set_up_and_build(workspace: &Workspace) -> Result<bool> {
-    let downloaded = setup::download(workspace)?;
-    if !build(workspace, downloaded.packages())? {
+    let ready = setup::Ready::find(workspace);
+    let packages = [&PRODUCT, ready.packages()].concat();
+    let early =
+        ready.lacks_something().then(|| EarlyBuild::start(workspace, &packages)).transpose()?;
+    setup::download(workspace)?;
+    console::step(BUILDING);
+    let is_built = early.map_or(Ok(false), EarlyBuild::finish)?;
+    if !is_built && !workspace.build(&packages)? {
         return Ok(false);
     }
-    setup::finish(workspace, downloaded)?;
+    setup::finish(workspace, ready)?;
     Ok(true)
 }
 
 /// Builds the product, and `more` packages with it, as people run it.
 fn build(workspace: &Workspace, more: &[&str]) -> Result<bool> {
-    console::step("building the coordinator and the worker (a first build takes a few minutes)");
+    console::step(BUILDING);
     workspace.build(&[&PRODUCT, more].concat())
 }
 

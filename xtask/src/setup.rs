@@ -11,16 +11,30 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::Workspace;
 use crate::{console, emoji, libtorch, tools};
 
-/// What set-up leaves to be done once programs are built.
+/// What is there of what set-up downloads and makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Downloaded {
-    data_is_ready: bool,
+pub(crate) struct Ready {
+    libtorch: bool,
+    data: bool,
 }
 
-impl Downloaded {
+impl Ready {
+    /// Looks, which takes milliseconds.
+    pub(crate) fn find(workspace: &Workspace) -> Self {
+        Self {
+            libtorch: libtorch::is_ready(&workspace.libtorch()),
+            data: emoji::is_ready(&workspace.cache().join(emoji::FOLDER)),
+        }
+    }
+
+    /// Whether something is to be downloaded.
+    pub(crate) fn lacks_something(self) -> bool {
+        !(self.libtorch && self.data)
+    }
+
     /// The packages to build before [`finish`].
     pub(crate) fn packages(self) -> &'static [&'static str] {
-        if self.data_is_ready { &[] } else { &[emoji::PROGRAM] }
+        if self.data { &[] } else { &[emoji::PROGRAM] }
     }
 }
 
@@ -28,14 +42,14 @@ impl Downloaded {
 ///
 /// Where nothing is missing this takes milliseconds, so that every command can start with it.
 pub(crate) fn run(workspace: &Workspace, verify: bool) -> Result<()> {
-    let downloaded = download(workspace)?;
-    if !downloaded.packages().is_empty() {
+    let before = download(workspace)?;
+    if !before.packages().is_empty() {
         console::step("building the program that draws the emoji");
-        if !workspace.build(downloaded.packages())? {
+        if !workspace.build(before.packages())? {
             bail!("{} cannot be built; cargo says why above", emoji::PROGRAM);
         }
     }
-    finish(workspace, downloaded)?;
+    finish(workspace, before)?;
     if verify {
         console::step("verifying checksums");
         let remedy = |folder: &Path| format!("remove {} and run setup again", folder.display());
@@ -47,8 +61,8 @@ pub(crate) fn run(workspace: &Workspace, verify: bool) -> Result<()> {
 }
 
 /// The first half of set-up, which building needs: looks for the compilers and downloads libtorch
-/// and the packages of the data set, side by side.
-pub(crate) fn download(workspace: &Workspace) -> Result<Downloaded> {
+/// and the packages of the data set, side by side. Returns what was there before.
+pub(crate) fn download(workspace: &Workspace) -> Result<Ready> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!(
             "set-up supports x86-64 Linux, this is {} {}: unpack a libtorch 2.11 for it, set LIBTORCH, \
@@ -57,32 +71,31 @@ pub(crate) fn download(workspace: &Workspace) -> Result<Downloaded> {
             std::env::consts::OS
         );
     }
-    let libtorch_is_ready = libtorch::is_ready(&workspace.libtorch());
-    let data_is_ready = emoji::is_ready(&workspace.cache().join(emoji::FOLDER));
+    let ready = Ready::find(workspace);
     // The compilers are looked for each time: without them the build's own message is obscure.
-    let tools = tools::find(tools::Needs { pip: !libtorch_is_ready, npm: !data_is_ready })?;
+    let tools = tools::find(tools::Needs { pip: !ready.libtorch, npm: !ready.data })?;
     let _lock = lock(workspace)?;
-    if !libtorch_is_ready {
+    if !ready.libtorch {
         console::step("libtorch 2.11.0 for CPU (545 MB to download, 500 MB on disk)");
     }
-    if !data_is_ready {
+    if !ready.data {
         console::step("the emoji image–text set (170 MB to download, 60 MB on disk)");
     }
     thread::scope(|scope| {
         let packages =
-            scope.spawn(|| if data_is_ready { Ok(()) } else { emoji::download(workspace, &tools) });
-        let libtorch = if libtorch_is_ready { Ok(()) } else { libtorch::ensure(workspace, &tools) };
+            scope.spawn(|| if ready.data { Ok(()) } else { emoji::download(workspace, &tools) });
+        let libtorch = if ready.libtorch { Ok(()) } else { libtorch::ensure(workspace, &tools) };
         libtorch.and(packages.join().expect("a download does not panic"))
     })?;
-    Ok(Downloaded { data_is_ready })
+    Ok(ready)
 }
 
 /// The second half: draws the data set with the program that was built meanwhile.
-pub(crate) fn finish(workspace: &Workspace, downloaded: Downloaded) -> Result<()> {
+pub(crate) fn finish(workspace: &Workspace, before: Ready) -> Result<()> {
     let data = workspace.cache().join(emoji::FOLDER);
     let _lock = lock(workspace)?;
     // Another set-up may have drawn it while this one waited.
-    if !downloaded.data_is_ready && !emoji::is_ready(&data) {
+    if !before.data && !emoji::is_ready(&data) {
         console::step("drawing the emoji image–text set");
         emoji::draw(workspace)?;
     }
