@@ -125,7 +125,7 @@ fn beside_this_program() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find the executable that runs")?;
     let program = own.with_file_name("ringmaster");
     if !program.is_file() {
-        bail!("there is no {}; build it: cargo xtask build", program.display());
+        bail!("there is no {}; `cargo xtask bench control-plane` builds both", program.display());
     }
     Ok(program)
 }

@@ -89,7 +89,10 @@ enum LogFormat {
 /// Serves until SIGTERM, SIGINT or, if asked, the end of stdin. Ranks checkpoint and stop first; a second signal
 /// kills them.
 pub(crate) async fn run(args: &AgentArgs) -> Result<(), Error> {
-    super::log_to_stderr(args.log_format == LogFormat::Json);
+    super::log_to_stderr(match args.log_format {
+        LogFormat::Text => super::LogFormat::Text,
+        LogFormat::Json => super::LogFormat::FlatJson,
+    });
     let agent = Agent::build(options(args)?).map_err(said)?;
     let told = count_signals(args.parent_pipe)
         .map_err(|source| Error::io("listen for signals", source))?;

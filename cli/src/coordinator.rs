@@ -7,8 +7,8 @@ use ringmaster_coordinator::server::{Server, ServerOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::args;
 use super::error::Error;
+use super::{LogFormat, args};
 
 /// Shortest lease: a rank speaks to its agent every second, and may be late.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
@@ -22,7 +22,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     ];
     refuse_open_listeners(&listeners, args.insecure)?;
     refuse_short_lease(args.heartbeat, args.lease)?;
-    super::log_to_stderr(args.log_json);
+    super::log_to_stderr(if args.log_json { LogFormat::Json } else { LogFormat::Text });
     // Every agent and every rank that calls is a connection.
     if let Err(error) = ringmaster_coordinator::open_files::raise_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");

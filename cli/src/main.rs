@@ -225,8 +225,18 @@ fn schema() -> Result<(), Error> {
     output::print_json(&schema)
 }
 
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LogFormat {
+    Text,
+    /// An object a line; what an event says is in its `fields`.
+    Json,
+    /// An object a line with all of it at the top, as ranks write theirs.
+    FlatJson,
+}
+
 /// Sends log lines to standard error, at `info` unless RUST_LOG says otherwise.
-fn log_to_stderr(json: bool) {
+fn log_to_stderr(format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter())
         .with_writer(std::io::stderr)
@@ -234,7 +244,11 @@ fn log_to_stderr(json: bool) {
         // is gone must not keep an agent from ending its ranks.
         .log_internal_errors(false)
         .with_ansi(output::colours_on_stderr());
-    if json { builder.json().init() } else { builder.init() }
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+        LogFormat::FlatJson => builder.json().flatten_event(true).init(),
+    }
 }
 
 /// Sends log lines to a file, so that they do not tear the progress bar.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use crate::console;
 use crate::workspace::Workspace;
 
-/// A running build. Dropped, it is ended.
+/// A running build. Dropped, it starts no more compilers; those that run come to their end.
 pub(crate) struct EarlyBuild {
     cargo: Child,
     is_heard: Arc<AtomicBool>,

@@ -214,7 +214,8 @@ async fn an_agent_process_says_which_build_it_is_and_ends_for_good_when_it_is_re
     assert_eq!(output.status.code(), Some(78), "{text}");
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
     assert_eq!(last["level"], "ERROR");
-    assert!(text.contains("this is build 1, not 2"), "{text}");
+    // At the top, as in the logs of ranks.
+    assert!(last["message"].as_str().unwrap().contains("this is build 1, not 2"), "{text}");
 }
 
 #[test]
