@@ -16,13 +16,21 @@ const CRATE_PARTS: [&str; 5] = ["Cargo.toml", "build.rs", "build_id.rs", "proto"
 const EMBEDDED: [&str; 1] = ["configs/models"];
 
 /// Folders whose crates both binaries are made of.
-const SHARED: [&str; 5] = ["proto", "manifest", "checkpoint", "crates/agent", "crates/kernels"];
+const SHARED: [&str; 7] = [
+    "proto",
+    "crates/agent",
+    "crates/checkpoint",
+    "crates/kernels",
+    "crates/manifest",
+    "crates/store",
+    "crates/words",
+];
 /// Folders whose crates `ringmaster` is made of, beside those.
 #[allow(dead_code)] // each build script uses one of the two
 pub(crate) const RINGMASTER: [&str; 2] = ["cli", "coordinator"];
 /// Folders whose crates `ringmaster-worker` is made of, beside those.
 #[allow(dead_code)] // each build script uses one of the two
-pub(crate) const WORKER: [&str; 3] = ["worker", "crates/inputs", "weights"];
+pub(crate) const WORKER: [&str; 3] = ["worker", "crates/inputs", "crates/weights"];
 
 /// Returns the first 16 hexadecimal digits of the SHA-256 over the sources of the binary whose crate
 /// lies in the folders `own` below `root`: its crate and those it builds on, what they embed and the lock

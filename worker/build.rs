@@ -2,6 +2,8 @@
 
 #[path = "../proto/build_id.rs"]
 mod build_id;
+#[path = "run_path.rs"]
+mod run_path;
 
 use std::path::Path;
 
@@ -17,20 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "cargo:rustc-env=RINGMASTER_VERSION={} (build {id})",
         std::env::var("CARGO_PKG_VERSION")?
     );
-    set_run_path();
+    run_path::set();
     Ok(())
-}
-
-/// An installed worker finds libtorch in `../lib`, a built one in the folder it was linked against.
-/// As RUNPATH, not RPATH: LD_LIBRARY_PATH goes first, so an installed PyTorch can take its place.
-/// `rustc-link-arg` reaches binaries, unit tests, integration tests and examples alike.
-fn set_run_path() {
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
-    println!("cargo:rustc-link-arg=-Wl,--enable-new-dtags");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
-    if let Ok(libtorch) = std::env::var("LIBTORCH") {
-        let lib = Path::new(&libtorch).join("lib");
-        let lib = lib.canonicalize().unwrap_or(lib);
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    }
 }

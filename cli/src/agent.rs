@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::agent_process::find_worker;
-use super::args;
 use super::error::Error;
+use super::values;
 
 /// What `ringmaster agent` can be told
 #[derive(Debug, Args)]
@@ -54,14 +54,14 @@ pub(crate) struct AgentArgs {
     parent_folder: Option<PathBuf>,
     /// Seconds after which a rank that gives no sign of life is killed; default: the coordinator's
     /// lease, at least 3
-    #[arg(long, value_parser = args::seconds, value_name = "SECONDS")]
+    #[arg(long, value_parser = values::seconds, value_name = "SECONDS")]
     rank_silence: Option<Duration>,
     /// Seconds that ranks get to checkpoint and stop after SIGTERM or SIGINT; a second signal kills
     /// them at once
-    #[arg(long, default_value = "25", value_parser = args::seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "25", value_parser = values::seconds, value_name = "SECONDS")]
     grace: Duration,
     /// Seconds without a coordinator after which ranks checkpoint and stop
-    #[arg(long, default_value = "3600", value_parser = args::seconds, value_name = "SECONDS")]
+    #[arg(long, default_value = "3600", value_parser = values::seconds, value_name = "SECONDS")]
     orphan_timeout: Duration,
     /// How logs are written
     #[arg(long, env = LOG_FORMAT, default_value = "text")]
@@ -86,8 +86,8 @@ enum LogFormat {
     Json,
 }
 
-/// Serves until SIGTERM, SIGINT or, if asked, the end of stdin. Ranks checkpoint and stop first; a second signal
-/// kills them.
+/// Serves until SIGTERM, SIGINT or, if asked, the end of stdin. Ranks checkpoint and stop first; a second
+/// signal kills them.
 pub(crate) async fn run(args: &AgentArgs) -> Result<(), Error> {
     super::log_to_stderr(match args.log_format {
         LogFormat::Text => super::LogFormat::Text,

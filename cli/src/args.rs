@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::values;
 use clap::{Args, Parser, Subcommand};
 use ringmaster_proto::v1::Phase;
 
@@ -114,10 +115,10 @@ pub(crate) struct Coordinator {
     #[arg(long, value_name = "PHASE=SECONDS", value_parser = deadline)]
     pub(crate) deadline: Vec<Deadline>,
     /// Time between two heartbeats of an agent
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = values::seconds)]
     pub(crate) heartbeat: Duration,
     /// Time without a heartbeat after which a node's ranks count as lost
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = values::seconds)]
     pub(crate) lease: Duration,
     /// Allow listeners that are not on the loopback interface, although there is no TLS
     #[arg(long)]
@@ -158,15 +159,7 @@ fn deadline(text: &str) -> Result<Deadline, String> {
             Some(phase.ok_or_else(unknown)?)
         }
     };
-    Ok(Deadline { phase, time: self::seconds(seconds)? })
-}
-
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
-    match (1e-3..=1e9).contains(&seconds) {
-        true => Ok(Duration::from_secs_f64(seconds)),
-        false => Err("it must be from 0.001 to 1e9 seconds".to_owned()),
-    }
+    Ok(Deadline { phase, time: values::seconds(seconds)? })
 }
 
 #[derive(Debug, Args)]

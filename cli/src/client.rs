@@ -1,8 +1,9 @@
 //! The command line's connection to a coordinator.
 
+use std::error::Error as _;
+
 use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::limits;
-use ringmaster_proto::status::was_cut_off;
 use ringmaster_proto::v1::{
     self, CancelRequest, EventsRequest, GetRequest, Job, ListRequest, LogsRequest, NodesRequest,
     PauseRequest, ResumeRequest, SetNodeRequest, SubmitRequest, WatchRequest,
@@ -11,9 +12,7 @@ use ringmaster_proto::v1::{
 use tonic::transport::Channel;
 
 use super::error::Error;
-
-/// How often a question is put to whoever ends the connection without a word.
-const ATTEMPTS: u32 = 5;
+use super::greeting;
 
 /// A client of the `Jobs` service. Connects on first use; clones share one connection.
 #[derive(Debug, Clone)]
@@ -38,8 +37,7 @@ impl Client {
 
     /// Hands in a job and returns its id.
     pub(crate) async fn submit(&self, request: SubmitRequest) -> Result<String, Error> {
-        let reply = self.jobs.clone().submit(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner().job_id)
+        Ok(self.ask(request, async |mut jobs, request| jobs.submit(request).await).await?.job_id)
     }
 
     /// Returns one job.
@@ -66,22 +64,19 @@ impl Client {
     /// Asks a job to save its state and stop.
     pub(crate) async fn cancel(&self, job_id: &str, reason: &str) -> Result<Job, Error> {
         let request = CancelRequest { job_id: job_id.to_owned(), reason: reason.to_owned() };
-        let reply = self.jobs.clone().cancel(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner())
+        self.ask(request, async |mut jobs, request| jobs.cancel(request).await).await
     }
 
     /// Asks a job to save its state, stop, and wait until it is resumed.
     pub(crate) async fn pause(&self, job_id: &str, reason: &str) -> Result<Job, Error> {
         let request = PauseRequest { job_id: job_id.to_owned(), reason: reason.to_owned() };
-        let reply = self.jobs.clone().pause(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner())
+        self.ask(request, async |mut jobs, request| jobs.pause(request).await).await
     }
 
     /// Puts a job that does not run back into the queue, or rolls one back to an older checkpoint.
     pub(crate) async fn resume(&self, job_id: &str, from_step: Option<u64>) -> Result<Job, Error> {
         let request = ResumeRequest { job_id: job_id.to_owned(), from_step };
-        let reply = self.jobs.clone().resume(request).await.map_err(|status| self.error(status))?;
-        Ok(reply.into_inner())
+        self.ask(request, async |mut jobs, request| jobs.resume(request).await).await
     }
 
     /// Opens the stream of a job's log lines.
@@ -113,32 +108,33 @@ impl Client {
     ) -> Result<v1::Node, Error> {
         let (node, reason) = (node.to_owned(), reason.to_owned());
         let request = SetNodeRequest { node, usable, reason };
-        let reply = self.jobs.clone().set_node(request).await;
-        Ok(reply.map_err(|status| self.error(status))?.into_inner())
+        self.ask(request, async |mut jobs, request| jobs.set_node(request).await).await
     }
 
-    /// Puts a question that changes nothing.
-    ///
-    /// Where no coordinator listens, what it sends instead of HTTP/2 and the end of its connection arrive
-    /// together; whichever is noticed first decides whether the reason is known. So the question is put again
-    /// while only the end is.
-    async fn ask<Q: Clone, A>(
+    /// Makes one call.
+    async fn ask<Q, A>(
         &self,
         request: Q,
-        call: impl AsyncFn(JobsClient<Channel>, Q) -> Result<tonic::Response<A>, tonic::Status>,
+        call: impl AsyncFnOnce(JobsClient<Channel>, Q) -> Result<tonic::Response<A>, tonic::Status>,
     ) -> Result<A, Error> {
-        let mut attempt = 1;
-        loop {
-            match call(self.jobs.clone(), request.clone()).await {
-                Ok(reply) => return Ok(reply.into_inner()),
-                Err(status) if was_cut_off(&status) && attempt < ATTEMPTS => attempt += 1,
-                Err(status) => return Err(self.error(status)),
-            }
+        match call(self.jobs.clone(), request).await {
+            Ok(reply) => Ok(reply.into_inner()),
+            Err(status) => Err(self.error(status).await),
         }
     }
 
     /// Maps the coordinator's answer to the error a person reads.
-    pub(crate) fn error(&self, status: tonic::Status) -> Error {
+    ///
+    /// Where no coordinator listens, what is sent instead of HTTP/2 and the end of the connection arrive
+    /// together, and a call may learn of the end alone. Then whoever listens is asked once more, without
+    /// gRPC.
+    pub(crate) async fn error(&self, status: tonic::Status) -> Error {
+        // Only a status made on this side has a source: nobody has answered.
+        let unanswered = status.source().is_some() && !address::is_foreign(&status);
+        if unanswered && let Some(found) = greeting::foreign(&self.url).await {
+            let why = format!("it does not speak gRPC without TLS: {found}");
+            return Error::NoCoordinator { url: self.url.clone(), why };
+        }
         Error::from_status(&self.url, &status)
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ringmaster_proto::address;
 use ringmaster_proto::status::was_cut_off;
+use ringmaster_words::did_you_mean;
 
 /// Exit codes of the `ringmaster` command, as documented in `ringmaster help`.
 pub(crate) mod exit_code {
@@ -34,7 +35,10 @@ pub(crate) enum Error {
     #[error("the models that RINGMASTER_MODELS names cannot be used")]
     Models(#[source] ringmaster_manifest::catalogue::Error),
     /// No model has this name.
-    #[error("no model is called {name:?} (`ringmaster models` lists all){}", did_you_mean(nearest))]
+    #[error(
+        "no model is called {name:?} (`ringmaster models` lists all){}",
+        did_you_mean("; ", nearest)
+    )]
     UnknownModel { name: String, nearest: Vec<String> },
     /// A flag's value does not fit the job.
     #[error("{flag} {value} does not fit: {constraint}; {remedy}")]
@@ -224,13 +228,6 @@ fn not_verified(bad: usize, of: usize, latest: bool) -> String {
 }
 
 const MISSING_SHOWN: usize = 5;
-
-fn did_you_mean(nearest: &[String]) -> String {
-    match nearest {
-        [] => String::new(),
-        names => format!("; did you mean {}?", names.join(", ")),
-    }
-}
 
 fn missing_data(missing: &[MissingFile]) -> String {
     let files = if missing.len() == 1 { "1 data file is" } else { "data files are" };

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
-use ringmaster_checkpoint::store;
 use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::SubmitRequest;
+use ringmaster_store as store;
 
 use super::error::{Error, MissingFile};
-use super::text::thousands;
+use ringmaster_words::thousands;
 
 /// A manifest that was read and found valid.
 #[derive(Debug)]

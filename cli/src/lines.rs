@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use ringmaster_proto::v1::{Job, JobState, Phase, StepMetrics};
 
-use super::text::{clock, share, state_word, thousands};
+use super::text::{clock, share, state_word};
+use ringmaster_words::thousands;
 
 /// What ranks do in an evaluation.
 pub(crate) const EVALUATING: &str = "evaluating on held-out images …";

@@ -6,8 +6,9 @@ use ringmaster_proto::v1::{Job, Node};
 use super::client::Client;
 use super::error::Error;
 use super::summary::Summary;
-use super::text::{ago, now_ms, phase_word, rate, state_word, thousands, timestamp};
+use super::text::{ago, now_ms, phase_word, rate, state_word, timestamp};
 use super::{args, json, output};
+use ringmaster_words::thousands;
 
 /// Lists jobs, newest first.
 pub(crate) async fn ls(args: &args::Ls) -> Result<(), Error> {
@@ -120,9 +121,10 @@ fn description(job: &Job) -> String {
 
 /// Ranks as they are, and how many it asks for if those are more.
 fn ranks(job: &Job) -> String {
-    match job.world_size < job.max_ranks {
-        true => format!("{}/{}", job.world_size, job.max_ranks),
-        false => job.world_size.to_string(),
+    if job.world_size < job.max_ranks {
+        format!("{}/{}", job.world_size, job.max_ranks)
+    } else {
+        job.world_size.to_string()
     }
 }
 

@@ -17,13 +17,17 @@ pub(crate) async fn logs(args: &args::Logs) -> Result<(), Error> {
         tail: args.tail,
     };
     let mut lines = client.logs(request).await?;
-    while let Some(line) = lines.message().await.map_err(|status| client.error(status))? {
+    loop {
+        let line = match lines.message().await {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(status) => return Err(client.error(status).await),
+        };
         let text = if args.json { json::log_line(&line).to_string() } else { text_line(&line) };
         if !output::print_until_closed(&text) {
             return Ok(());
         }
     }
-    Ok(())
 }
 
 /// Prints a job's history, oldest event first.

@@ -4,8 +4,8 @@
 //! Files in reading order: [`args`] (what can be asked), `run` here (who answers), [`train`]
 //! (a whole cluster in one command) with [`agent_process`], [`coordinator`], [`agent`]; [`job_file`] and
 //! [`mod@resume`] (from a manifest to a request); [`client`], [`watch`], [`progress`] and [`lines`]
-//! (following a job); [`checkpoints`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what people and scripts read); [`text`],
-//! [`output`] and [`error`].
+//! (following a job); [`checkpoints`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what
+//! people and scripts read); [`text`], [`output`] and [`error`].
 
 mod agent;
 mod agent_process;
@@ -14,6 +14,7 @@ mod checkpoints;
 mod client;
 mod coordinator;
 mod error;
+mod greeting;
 mod job_file;
 mod json;
 mod lines;
@@ -26,6 +27,7 @@ mod resume;
 mod summary;
 mod text;
 mod train;
+mod values;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -33,8 +35,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use ringmaster_checkpoint::store::{self, News};
 use ringmaster_proto::v1::JobState;
+use ringmaster_store::{self as store, News};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};

@@ -9,7 +9,8 @@ use ringmaster_proto::v1::{Event, Job, JobState, Phase, StepMetrics};
 
 use super::lines::{EVALUATING, Lines, eta, evaluates, loss_text, waiting_text};
 use super::output;
-use super::text::{clock, rate, share, thousands, time_of_day};
+use super::text::{clock, rate, share, time_of_day};
+use ringmaster_words::thousands;
 
 /// Redraws per second.
 const REFRESH_HZ: u8 = 8;

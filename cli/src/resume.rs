@@ -41,9 +41,10 @@ pub(crate) async fn resolve(wanted: &str, job: &TrainJob, reader: Reader) -> Res
             None => Err(weights_alone(wanted, &url, "it holds weights")),
         };
     }
-    let url = match wanted.contains('/') {
-        true => location(wanted)?.trim_end_matches('/').to_owned(),
-        false => job_url(uri, wanted),
+    let url = if wanted.contains('/') {
+        location(wanted)?.trim_end_matches('/').to_owned()
+    } else {
+        job_url(uri, wanted)
     };
     match look(wanted, &url, job).await {
         Ok(()) => Ok(url),
@@ -77,21 +78,22 @@ fn weights_alone(wanted: &str, place: &str, found: &str) -> Error {
 /// Returns text as YAML has it: in quotes where it could be taken for something else.
 fn yaml_text(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/:._-~%+=".contains(c);
-    match text.starts_with(|c: char| c == '/' || c.is_ascii_alphabetic()) && text.chars().all(plain)
-    {
-        true => text.to_owned(),
-        false => serde_json::to_string(text).unwrap_or_else(|_| text.to_owned()),
+    if text.starts_with(|c: char| c == '/' || c.is_ascii_alphabetic()) && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        serde_json::to_string(text).unwrap_or_else(|_| text.to_owned())
     }
 }
 
 /// Returns why a file of this machine cannot be resumed from here, if it is not there.
 fn missing(wanted: &str, url: &str, reader: Reader) -> Option<Error> {
-    let local = ringmaster_checkpoint::store::open(url).ok()?.local?;
+    let local = ringmaster_store::open(url).ok()?.local?;
     (reader == Reader::ThisMachine && !local.is_file()).then(|| Error::Resume {
         wanted: wanted.to_owned(),
-        reason: match local.is_dir() {
-            true => format!("{} is a folder", local.display()),
-            false => format!("there is no file {}", local.display()),
+        reason: if local.is_dir() {
+            format!("{} is a folder", local.display())
+        } else {
+            format!("there is no file {}", local.display())
         },
         remedy:
             "name a job id, the place of a run's checkpoints, or OpenCLIP's epoch_N.pt by its path"

@@ -3,7 +3,8 @@
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Deserialize;
 
-use super::text::{percent, rate, thousands};
+use super::text::{percent, rate};
+use ringmaster_words::thousands;
 
 /// The part of `summary.json` that the terminal shows. Scores are shares of 0..1.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

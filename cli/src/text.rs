@@ -3,19 +3,7 @@
 use std::time::Duration;
 
 use ringmaster_proto::v1::{JobState, Phase};
-
-/// Returns `n` with commas between groups of three digits.
-pub(crate) fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+use ringmaster_words::{thousands, utc};
 
 /// Returns a rate with three significant digits or whole thousands: `8.31`, `93.4`, `1,204`.
 pub(crate) fn rate(value: f64) -> String {
@@ -68,35 +56,12 @@ pub(crate) fn timestamp(unix_ms: i64) -> String {
     if unix_ms == 0 {
         return "–".to_owned();
     }
-    let (days, second_of_day) =
-        (unix_ms.div_euclid(86_400_000), unix_ms.rem_euclid(86_400_000) / 1000);
-    let (year, month, day) = civil_from_days(days);
-    format!(
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}",
-        second_of_day / 3600,
-        second_of_day / 60 % 60,
-        second_of_day % 60
-    )
+    utc(unix_ms).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// Returns the time of day of `unix_ms` in UTC.
 pub(crate) fn time_of_day(unix_ms: i64) -> String {
     timestamp(unix_ms).split_once(' ').map_or_else(|| "–".to_owned(), |(_, time)| time.to_owned())
-}
-
-/// Returns the proleptic Gregorian date of a count of days since 1970-01-01.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    // Years start in March here, so that the leap day is the last day of a year.
-    let shifted = days + 719_468; // days since 0000-03-01
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
 /// Returns Unix milliseconds now.
@@ -148,8 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_grouped_and_rates_keep_three_digits() {
-        assert_eq!([thousands(0), thousands(999), thousands(1_234_567)], ["0", "999", "1,234,567"]);
+    fn rates_keep_three_digits() {
         assert_eq!([rate(0.5), rate(93.42), rate(1203.6)], ["0.50", "93.4", "1,204"]);
         assert_eq!(rate(f64::NAN), "–");
         assert_eq!([share(0.426), percent(0.1384)], ["43%", "13.8 %"]);
@@ -165,9 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn dates_are_those_of_the_calendar() {
-        assert_eq!(timestamp(1_000), "1970-01-01 00:00:01");
-        assert_eq!(timestamp(951_782_400_000), "2000-02-29 00:00:00");
+    fn times_are_written_as_dates_in_utc() {
         assert_eq!(timestamp(1_795_464_252_000), "2026-11-23 20:04:12");
         assert_eq!([timestamp(0), time_of_day(0)], ["–", "–"]);
         assert_eq!(time_of_day(1_795_464_252_000), "20:04:12");

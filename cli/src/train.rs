@@ -16,8 +16,8 @@ use super::client::Client;
 use super::error::Error;
 use super::job_file::JobFile;
 use super::progress::Progress;
-use super::text::thousands;
 use super::{args, output, resume, summary::Summary, watch};
+use ringmaster_words::thousands;
 
 /// Time the last log lines may take to arrive.
 const LOG_DEADLINE: Duration = Duration::from_secs(5);

@@ -31,7 +31,7 @@ pub(crate) async fn follow(
             Err(status) => status,
         };
         if !is_transient(&status) {
-            return Err(client.error(status));
+            return Err(client.error(status).await);
         }
         if retry_after == FIRST_RETRY {
             progress.line("the coordinator does not answer; the job goes on, waiting for it");

@@ -13,7 +13,6 @@ impl Generation {
     }
 }
 
-// `Generation` derives `Copy` neither in prost's output nor here: prost adds it when all fields are plain.
 impl PartialOrd for Generation {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))

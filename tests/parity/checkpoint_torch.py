@@ -98,8 +98,8 @@ def measure(save, state, repeats, parent):
     return {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
 
 
-def ours(worker, params, folder, repeats, threads):
-    command = [worker, "bench", "checkpoint", "--params", params, "--uri", folder]
+def ours(bench, params, folder, repeats, threads):
+    command = [bench, "checkpoint", "--params", params, "--uri", folder]
     command += ["--repeats", repeats, "--threads", threads]
     done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True)
     shutil.rmtree(folder)
@@ -109,7 +109,7 @@ def ours(worker, params, folder, repeats, threads):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", required=True, help="the ringmaster-worker program")
+    parser.add_argument("--bench", required=True, help="the ringmaster-bench program")
     parser.add_argument("--params", type=int, default=150_000_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -117,7 +117,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     folder = tempfile.mkdtemp(dir=args.folder)
-    mine = ours(args.worker, args.params, folder, args.repeats, args.threads)
+    mine = ours(args.bench, args.params, folder, args.repeats, args.threads)
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     state = made_up_state(args.params)

@@ -58,8 +58,8 @@ def gloo(ranks, size, steps):
     return {"seconds": slowest, "gigabytes_per_second": size / slowest / 1e9}
 
 
-def ours(worker, ranks, size, steps):
-    command = [worker, "bench", "collective", "--op", "all_reduce", "--ranks", ranks]
+def ours(bench, ranks, size, steps):
+    command = [bench, "collective", "--op", "all_reduce", "--ranks", ranks]
     command += ["--bytes", size, "--steps", steps]
     done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
@@ -67,7 +67,7 @@ def ours(worker, ranks, size, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", required=True, help="the ringmaster-worker program")
+    parser.add_argument("--bench", required=True, help="the ringmaster-bench program")
     parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--bytes", type=int, default=64 << 20)
     parser.add_argument("--steps", type=int, default=10)
@@ -77,7 +77,7 @@ def main():
     for ranks in args.ranks:
         pairs = []
         for _ in range(args.pairs):
-            mine = ours(args.worker, ranks, args.bytes, args.steps)
+            mine = ours(args.bench, ranks, args.bytes, args.steps)
             pairs.append((mine, gloo(ranks, args.bytes, args.steps)))
         rate = "gigabytes_per_second"
         times_faster = statistics.median(m[rate] / t[rate] for m, t in pairs)

@@ -3,7 +3,7 @@
     python gpu_loss.py --kind siglip|infonce --batch B --dim D [--dtype bf16|f32] [--steps N]
                        [--openclip LOSS_PY]
 
-Three runs on the inputs of `ringmaster-worker bench loss`: "eager" and "compiled" (torch.compile)
+Three runs on the inputs of `ringmaster-bench loss`: "eager" and "compiled" (torch.compile)
 in the given dtype, and "exact": eager in f32 on the same, rounded inputs, for comparing values.
 Needs PyTorch for CUDA, and OpenCLIP: installed, or the file of its losses, which needs nothing else.
 """

@@ -31,11 +31,11 @@ PICTURES = 100
 LIMITS = dict(tokenizer=30.0, preprocess=3.3)
 
 
-def ask(worker: str, *arguments: str) -> dict:
+def ask(bench: str, *arguments: str) -> dict:
     # One core for each side.
     core = sorted(os.sched_getaffinity(0))[0]
     done = subprocess.run(
-        [worker, "bench", *arguments], check=True, stdout=subprocess.PIPE, text=True,
+        [bench, *arguments], check=True, stdout=subprocess.PIPE, text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     return json.loads(done.stdout)
@@ -50,7 +50,7 @@ def captions() -> list:
     return list(found)[:CAPTIONS]
 
 
-def tokenizer(worker: str) -> dict:
+def tokenizer(bench: str) -> dict:
     texts, theirs = captions(), SimpleTokenizer()
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.writelines(json.dumps(text) + "\n" for text in texts)
@@ -61,7 +61,7 @@ def tokenizer(worker: str) -> dict:
             for start in range(0, len(texts), 512):
                 theirs(texts[start:start + 512])
             rates.append(len(texts) / (time.perf_counter() - began))
-            line = ask(worker, "tokenizer", "--captions", file.name, "--repeats", "3")
+            line = ask(bench, "tokenizer", "--captions", file.name, "--repeats", "3")
             ours.append(line["captions_per_second"])
     return dict(
         bench="tokenizer", captions=len(texts),
@@ -71,7 +71,7 @@ def tokenizer(worker: str) -> dict:
     )
 
 
-def preprocess(worker: str) -> dict:
+def preprocess(bench: str) -> dict:
     picture = smooth(numpy.random.default_rng(5), 500, 375)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90)
@@ -85,7 +85,7 @@ def preprocess(worker: str) -> dict:
             for _ in range(PICTURES):
                 transform(Image.open(io.BytesIO(data)).convert("RGB"))
             rates.append(PICTURES / (time.perf_counter() - began))
-            lines.append(ask(worker, "preprocess", "--picture", file.name, "--pictures", str(PICTURES)))
+            lines.append(ask(bench, "preprocess", "--picture", file.name, "--pictures", str(PICTURES)))
     ours = statistics.median(line["pictures_per_second"] for line in lines)
     return dict(
         bench="preprocess", decoder=lines[0]["decoder"],
@@ -99,13 +99,13 @@ def preprocess(worker: str) -> dict:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", required=True)
+    parser.add_argument("--bench", required=True)
     parser.add_argument("what", choices=["tokenizer", "preprocess"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     core = sorted(os.sched_getaffinity(0))[0]
     os.sched_setaffinity(0, {core})
-    result = dict(tokenizer=tokenizer, preprocess=preprocess)[options.what](options.worker)
+    result = dict(tokenizer=tokenizer, preprocess=preprocess)[options.what](options.bench)
     result["passed"] = result["times_openclip"] >= LIMITS[options.what]
     print(json.dumps(result))
     return 0 if result["passed"] else 1

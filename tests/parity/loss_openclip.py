@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares `ringmaster-worker bench loss` with OpenCLIP's own losses, in one run on one machine.
+"""Compares `ringmaster-bench loss` with OpenCLIP's own losses, in one run on one machine.
 
 For every case the same inputs go through open_clip's SigLipLoss (bidir) or ClipLoss (local_loss,
 gather_with_grad) under gloo, one process and one thread per rank, and through the bench. Loss and
@@ -148,8 +148,8 @@ def run_peer(case, limit=300):
     return json.loads(outputs[0].strip().splitlines()[-1])
 
 
-def run_bench(worker, case, extra=()):
-    command = [worker, "bench", "loss", "--kind", case["kind"], "--ranks", case["ranks"]]
+def run_bench(bench, case, extra=()):
+    command = [bench, "loss", "--kind", case["kind"], "--ranks", case["ranks"]]
     command += ["--local-batch", case["local_batch"], "--dim", case["dim"], "--steps", case["steps"]]
     command += [f"--log-scale={case['log_scale']!r}", f"--logit-bias={case['logit_bias']!r}"]
     command += [f"--spread={case['spread']!r}", *extra]
@@ -181,7 +181,7 @@ def case(kind, ranks, local_batch, dim, log_scale=None, spread=1.0, steps=1):
     }
 
 
-def parity(worker):
+def parity(bench):
     cases = []
     for kind in ("siglip", "infonce"):
         for ranks in (1, 2, 3, 4):
@@ -199,7 +199,7 @@ def parity(worker):
         theirs = run_peer(one)
         exchanges = ("ring",) if one["kind"] == "siglip" else ("all_gather", "ring")
         for exchange in exchanges:
-            ours = run_bench(worker, one, ("--exchange", exchange))
+            ours = run_bench(bench, one, ("--exchange", exchange))
             found = differences(ours, theirs)
             name = max(found, key=found.get)
             ok = found[name] <= TOLERANCE
@@ -214,13 +214,13 @@ def parity(worker):
     return failed == 0
 
 
-def speed(worker, steps):
+def speed(bench, steps):
     """W = 2, b = 1024, d = 512; ours before and after the peer's, so that a change of the machine's
     pace shows, and the better of the two counts."""
     good = True
     for kind, extra in (("siglip", ()), ("infonce", ()), ("infonce", ("--exchange", "ring"))):
         one = case(kind, 2, 1024, 512, steps=steps)
-        before, theirs, after = run_bench(worker, one, extra), run_peer(one), run_bench(worker, one, extra)
+        before, theirs, after = run_bench(bench, one, extra), run_peer(one), run_bench(bench, one, extra)
         ours = min(before, after, key=lambda run: run["seconds"])
         over_floor = min(before["seconds_over_floor"], after["seconds_over_floor"])
         times_faster = theirs["seconds"] / ours["seconds"]
@@ -245,7 +245,7 @@ def speed(worker, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--worker", help="the ringmaster-worker program")
+    parser.add_argument("--bench", help="the ringmaster-bench program")
     parser.add_argument("--speed", action="store_true", help="time and memory instead of parity")
     parser.add_argument("--steps", type=int, default=9, help="measured steps of --speed")
     parser.add_argument("--peer", help=argparse.SUPPRESS)
@@ -253,9 +253,9 @@ def main():
     if args.peer:
         peer(json.loads(args.peer))
         return
-    if not args.worker:
-        parser.error("--worker is needed")
-    good = speed(args.worker, args.steps) if args.speed else parity(args.worker)
+    if not args.bench:
+        parser.error("--bench is needed")
+    good = speed(args.bench, args.steps) if args.speed else parity(args.bench)
     sys.exit(0 if good else 1)
 
 

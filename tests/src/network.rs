@@ -151,12 +151,11 @@ impl Drop for Namespaces {
 fn ip(args: &[&str]) -> Result<(), String> {
     let output = Command::new("ip").args(args).output();
     let output = output.map_err(|e| format!("cannot start ip (Debian: iproute2): {e}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(format!("ip {}: {said}", args.join(" ")))
-        }
+    if output.status.success() {
+        Ok(())
+    } else {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(format!("ip {}: {said}", args.join(" ")))
     }
 }
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use crate::binaries::Binaries;
 use crate::cluster::{Cluster, Setup};
-use crate::faults::steps::Steps;
 use crate::job::{Job, Run};
 use crate::network::Network;
 use crate::processes::{self, eventually};
+use crate::steps::Steps;
 use crate::tiny;
 use crate::web::{Health, WebServer};
 

@@ -100,9 +100,8 @@ fn drawing(index: usize) -> (RgbImage, String) {
         "frame" => x < 3 || y < 3 || x >= SIDE - 3 || y >= SIDE - 3,
         _ => x < 8 && y < 8,
     };
-    let image = RgbImage::from_fn(SIDE, SIDE, |x, y| match inside((x + shift) % SIDE, y) {
-        true => Rgb(color),
-        false => Rgb([255, 255, 255]),
+    let image = RgbImage::from_fn(SIDE, SIDE, |x, y| {
+        if inside((x + shift) % SIDE, y) { Rgb(color) } else { Rgb([255, 255, 255]) }
     });
     (image, format!("a {color_name} {shape} {shift}"))
 }

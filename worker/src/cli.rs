@@ -3,9 +3,7 @@
 //! Exit codes: 0 ended as asked; 1 failed; 2 the command line or a rank's environment is wrong;
 //! 75 a rank lost its agent; 78 trying again cannot help (its manifest or data cannot work); 101 a panic.
 
-use std::error::Error;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -13,13 +11,11 @@ use ringmaster_agent::env::RankEnv;
 use ringmaster_agent::environment;
 use ringmaster_agent::exit::{self, ExitStatus};
 use ringmaster_agent::ffi::exit_now;
-use ringmaster_worker::bench::checkpoint::{self, CheckpointArgs};
-use ringmaster_worker::bench::collective::{self, CollectiveArgs};
-use ringmaster_worker::bench::inputs::{self, PreprocessArgs, TokenizerArgs};
-use ringmaster_worker::bench::loss::{self, LossArgs};
+use ringmaster_words::chain;
+use ringmaster_worker::control::panic_hook;
+use ringmaster_worker::control::signals::Termination;
 use ringmaster_worker::factory::commands::{self, ModelCommand};
-use ringmaster_worker::rank::signals::Termination;
-use ringmaster_worker::rank::{self, panic_hook};
+use ringmaster_worker::{error, train};
 use tracing_subscriber::EnvFilter;
 
 /// A rank of Ringmaster: what touches tensors.
@@ -43,26 +39,9 @@ enum LogFormat {
 enum Command {
     /// Trains as one rank of a job. Started by an agent, which sets its environment.
     Rank,
-    /// Measures the data plane on this machine and prints one line of JSON.
-    #[command(subcommand)]
-    Bench(Bench),
     /// Runs, prepares inputs for, exports and looks into models.
     #[command(subcommand)]
-    Model(ModelCommand),
-}
-
-#[derive(Debug, Subcommand)]
-enum Bench {
-    /// What a checkpoint costs a run, beside plain copies of memory and files.
-    Checkpoint(CheckpointArgs),
-    /// How fast tensors move between ranks, each a process of this machine.
-    Collective(CollectiveArgs),
-    /// What a loss costs in time and memory beside its bare matrix products, and what it computes.
-    Loss(LossArgs),
-    /// How fast pictures become inputs, on one core.
-    Preprocess(PreprocessArgs),
-    /// How fast captions become token ids, on one core.
-    Tokenizer(TokenizerArgs),
+    Model(Box<ModelCommand>),
 }
 
 /// Parses the command line, runs the command and ends the process with its exit code.
@@ -74,7 +53,6 @@ pub(crate) fn run() -> ! {
     start_logging(cli.log_format);
     let code = match cli.command {
         Command::Rank => run_rank(),
-        Command::Bench(bench) => run_bench(&bench),
         Command::Model(command) => run_model(&command),
     };
     // Nobody may be left to read it.
@@ -112,23 +90,6 @@ fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
-fn run_bench(bench: &Bench) -> i32 {
-    let result = match bench {
-        Bench::Checkpoint(args) => checkpoint::run(args),
-        Bench::Collective(args) => collective::run(args),
-        Bench::Loss(args) => loss::run(args),
-        Bench::Preprocess(args) => inputs::preprocess(args),
-        Bench::Tokenizer(args) => inputs::tokenizer(args),
-    };
-    match result {
-        Ok(()) => exit::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            exit::FAILED
-        }
-    }
-}
-
 fn run_rank() -> i32 {
     let env = match RankEnv::from_env() {
         Ok(env) => env,
@@ -139,7 +100,10 @@ fn run_rank() -> i32 {
     };
     panic_hook::install(env.status_file.clone());
     let status_file = env.status_file.clone();
-    let Err(error) = Termination::take().and_then(|termination| rank::run(env, termination)) else {
+    let termination = Termination::take().map_err(|error| error::Error::Environment {
+        what: format!("cannot block SIGTERM: {error}"),
+    });
+    let Err(error) = termination.and_then(|termination| train::run(env, termination)) else {
         return exit::SUCCESS;
     };
     let status = ExitStatus { reason: chain(&error), retryable: error.retryable() };
@@ -148,18 +112,6 @@ fn run_rank() -> i32 {
         tracing::error!(%error, path = %status_file.display(), "cannot write the status file");
     }
     if status.retryable { exit::FAILED } else { exit::HOPELESS }
-}
-
-/// Returns an error with all its causes, each after a colon.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a string cannot fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,22 +1,35 @@
 //! Everything that touches tensors: the ranks of a job.
 //!
-//! Modules in reading order: [`rank`] (the training loop), [`data`] (from tar member to
-//! tensors, over [`ringmaster_inputs`]), [`model`] and [`factory`] (models by name, and their weights), [`loss`] over [`collective`], [`optim`],
-//! [`eval`], [`health`] (whether a machine is fit), [`report`] (what people see),
-//! [`mod@bench`] (measures the data plane),
-//! [`progress`] (what shows that a rank moves on) and [`ffi`] (the only unsafe code). An agent starts and stops
-//! ranks: [`ringmaster_agent`].
+//! Modules in reading order. What `open_clip` is: [`model`] and [`factory`] (models by name, and their
+//! weights). What `open_clip_train` is: [`train`] (the loop and the step), `recover` (into a ring, and to
+//! one state), [`replica`] (the state every rank holds), `save` (checkpoints of a running job), [`data`]
+//! (from tar member to tensors, over [`ringmaster_inputs`]), [`loss`] over [`collective`], [`optim`],
+//! [`eval`], `plan` (what fixes the last bit) and [`report`] (what people see). A rank as a process:
+//! `rank` (what it keeps over generations), [`control`] (its lines to agent and coordinator), [`health`]
+//! (whether its machine is fit), [`split`] (how things are divided among ranks), [`progress`] (what shows
+//! that it moves on), `faults` (on demand, for tests), [`error`] (why it ends) and [`ffi`] (the only
+//! unsafe code). An agent starts and stops ranks: [`ringmaster_agent`].
 
-pub mod bench;
 pub mod collective;
+pub mod control;
 pub mod data;
+pub mod error;
 pub mod eval;
 pub mod factory;
+mod faults;
 pub mod ffi;
 pub mod health;
 pub mod loss;
 pub mod model;
 pub mod optim;
+mod plan;
 pub mod progress;
-pub mod rank;
+mod rank;
+mod recover;
+pub mod replica;
 pub mod report;
+mod save;
+pub mod split;
+#[cfg(test)]
+mod testing;
+pub mod train;

@@ -63,16 +63,15 @@ pub(crate) struct Options {
     arguments: Vec<String>,
 }
 
-/// Builds the worker, finds the peers and runs the comparison. Returns whether it passed.
+/// Builds the programs, finds the peers and runs the comparison. Returns whether it passed.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
     // The drill and the load generator start the programs that they find beside themselves.
-    let more: &[&str] = match options.what {
-        What::Recovery => &["ringmaster-tests"],
-        What::ControlPlane => &["ringmaster-bench"],
-        _ => &[],
+    let more = match options.what {
+        What::Recovery => "ringmaster-tests",
+        _ => "ringmaster-bench",
     };
-    if !build(workspace, more)? {
+    if !build(workspace, &[more])? {
         return Ok(false);
     }
     let (script, mode) = match options.what {
@@ -86,13 +85,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         What::Recovery => return recovery(workspace, options),
     };
     let python = python(workspace, options)?;
-    let worker = workspace.program("ringmaster-worker")?;
+    let bench = workspace.program("ringmaster-bench")?;
     console::step(&format!("tests/parity/{script}"));
     // Not the trimmed libtorch for the peer: it brings its own.
     let status = Command::new(&python)
         .arg(workspace.root().join("tests/parity").join(script))
-        .arg("--worker")
-        .arg(&worker)
+        .arg("--bench")
+        .arg(&bench)
         .args(mode)
         .args(&options.arguments)
         .env_remove("LD_LIBRARY_PATH")

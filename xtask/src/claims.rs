@@ -69,9 +69,10 @@ pub(crate) fn check(summary: &Path) -> Result<bool> {
     let (rows, holds) = judge(&summary);
     console::out("");
     console::out(console::table(&rows).trim_end());
-    console::out(match holds {
-        true => "the run keeps every claim",
-        false => "the run does NOT keep every claim",
+    console::out(if holds {
+        "the run keeps every claim"
+    } else {
+        "the run does NOT keep every claim"
     });
     Ok(holds)
 }

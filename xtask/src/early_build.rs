@@ -1,8 +1,8 @@
 //! A build that begins while libtorch is still being downloaded.
 //!
-//! Most of what is compiled needs no libtorch: only torch-sys does, and what stands on it. Where the download is
-//! over by the time it is torch-sys' turn, the build simply goes on; where it is not, torch-sys fails, all else is
-//! built meanwhile, and a second build does the rest.
+//! Most of what is compiled needs no libtorch: only torch-sys does, and what stands on it. Where the
+//! download is over by the time it is torch-sys' turn, the build simply goes on; where it is not, torch-sys
+//! fails, all else is built meanwhile, and a second build does the rest.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, ChildStderr, Stdio};

@@ -15,7 +15,7 @@ use crate::console;
 use crate::workspace::Workspace;
 
 /// The crate with the targets, relative to the root of the workspace.
-const CRATE: &str = "manifest/fuzz";
+const CRATE: &str = "crates/manifest/fuzz";
 
 /// Memory a target may have in all, and in one piece, in MiB. What the fuzzer itself keeps counts, too.
 const MEMORY_MB: u32 = 1024;
@@ -63,7 +63,7 @@ impl Target {
     /// Folders of the repository that it starts from, beside its corpus.
     fn seeds(self) -> &'static [&'static str] {
         match self {
-            Self::Manifest => &["configs/jobs", "manifest/tests/mistakes/fixtures"],
+            Self::Manifest => &["configs/jobs", "crates/manifest/tests/mistakes/fixtures"],
             Self::Braces => &[],
         }
     }
@@ -101,12 +101,13 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
 fn find_cargo_fuzz(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["fuzz", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
-    match command.status().is_ok_and(|status| status.success()) {
-        true => Ok(()),
-        false => bail!(
+    if command.status().is_ok_and(|status| status.success()) {
+        Ok(())
+    } else {
+        bail!(
             "cargo-fuzz is not installed; cargo install cargo-fuzz --locked, then run the same command \
              again"
-        ),
+        )
     }
 }
 

@@ -19,10 +19,7 @@ use zip::ZipArchive;
 
 use crate::fetch::{self, Artifact, Registry};
 use crate::tools::Tools;
-use crate::workspace::Workspace;
-
-/// The folder inside the cache folder. A new libtorch gets a new name.
-pub(crate) const FOLDER: &str = "libtorch-2.11.0-cpu";
+use crate::workspace::{LIBTORCH, Workspace};
 
 const STAMP: &str = "ringmaster-stamp.json";
 
@@ -157,7 +154,7 @@ pub(crate) fn ensure(workspace: &Workspace, tools: &Tools) -> Result<()> {
         return Ok(());
     }
     let downloads = workspace.cache().join("downloads");
-    let partial = workspace.cache().join(format!(".{FOLDER}.partial"));
+    let partial = workspace.cache().join(format!(".{LIBTORCH}.partial"));
     fs::create_dir_all(&downloads)
         .with_context(|| format!("cannot create {}", downloads.display()))?;
     fetch::fresh_folder(&partial)?;

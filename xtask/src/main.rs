@@ -6,10 +6,12 @@
 //!
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
-//! [`setup`] (all of these), [`system`] (servers for tests), [`deny`] (cargo-deny), [`claims`] (what the main job must reach), [`stages`] (the test run)
-//! with [`skips`] and [`summary`] (what it skipped, what it tells),
-//! [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's), [`simulate`] (many seeds), [`soak`] (long checks), [`fuzz`] (inputs that nobody thought of), [`gpu`] (the claims about GPUs, with [`gpu_machine`], [`gpu_report`] and [`gpu_bundle`]),
-//! [`console`] (what is printed) and [`digest`] are in the library, which `xtask/emoji` uses too.
+//! [`setup`] (all of these), [`system`] (servers for tests), [`deny`] (cargo-deny), [`claims`] (what the
+//! main job must reach), [`stages`] (the test run) with [`skips`] and [`summary`] (what it skipped, what it
+//! tells), [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's),
+//! [`simulate`] (many seeds), [`soak`] (long checks), [`fuzz`] (inputs that nobody thought of), [`gpu`]
+//! (the claims about GPUs), [`console`] (what is printed) and [`digest`] are in the library, which
+//! `xtask/emoji` uses too.
 
 mod bench;
 #[path = "../../tests/src/cargo_env.rs"]
@@ -21,9 +23,6 @@ mod emoji;
 mod fetch;
 mod fuzz;
 mod gpu;
-mod gpu_bundle;
-mod gpu_machine;
-mod gpu_report;
 mod libtorch;
 mod parity;
 mod setup;
@@ -109,9 +108,9 @@ enum Command {
     /// Let a fuzzer make manifests, and look for one that panics, takes long or takes much memory.
     Fuzz(fuzz::Options),
     /// Run every claim about GPUs and write one JSON report; without a GPU all are "not run".
-    GpuCheck(gpu::Options),
+    GpuCheck(gpu::check::Options),
     /// Pack what gpu-check needs on a machine with PyTorch 2.11 and a GPU but no Rust.
-    GpuBundle(gpu_bundle::Options),
+    GpuBundle(gpu::bundle::Options),
 }
 
 fn main() -> ExitCode {
@@ -173,9 +172,9 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Fuzz(options) => Ok(exit_code(fuzz::run(&Workspace::locate()?, &options)?)),
         // Runs outside the repository too, out of a bundle.
-        Command::GpuCheck(options) => gpu::run(Workspace::locate, &options),
+        Command::GpuCheck(options) => gpu::check::run(Workspace::locate, &options),
         Command::GpuBundle(options) => {
-            gpu_bundle::run(&Workspace::locate()?, &options)?;
+            gpu::bundle::run(&Workspace::locate()?, &options)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -43,10 +43,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     let python = bench::peers(&workspace.cache().join("peers"))?;
     let scripts = workspace.root().join("tests/parity");
     let committed = scripts.join("golden");
-    let fresh = match options.regenerate {
-        true => committed.clone(),
-        false => workspace.cache().join("golden"),
-    };
+    let fresh =
+        if options.regenerate { committed.clone() } else { workspace.cache().join("golden") };
     std::fs::create_dir_all(&fresh).with_context(|| fresh.display().to_string())?;
     let call = |script: &str, arguments: &[&str]| -> Result<bool> {
         console::step(&format!("tests/parity/{script} {}", arguments.join(" ")));

@@ -9,7 +9,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::{cargo_env, libtorch};
+use crate::cargo_env;
+
+/// The folder inside the cache folder. A new libtorch gets a new name.
+pub(crate) const LIBTORCH: &str = "libtorch-2.11.0-cpu";
 
 /// The repository and the cache folder of this machine.
 pub(crate) struct Workspace {
@@ -51,7 +54,7 @@ impl Workspace {
 
     /// The trimmed libtorch.
     pub(crate) fn libtorch(&self) -> PathBuf {
-        self.cache.join(libtorch::FOLDER)
+        self.cache.join(LIBTORCH)
     }
 
     /// A program with libtorch in its environment and without what cargo set for xtask itself.

@@ -7,8 +7,8 @@ use ringmaster_checkpoint::browse::{Checkpoint, Destination, JobFolder, Meter, S
 
 use super::{bar, bytes, location, one, open, several, shown};
 use crate::error::Error;
-use crate::text::thousands;
 use crate::{args, output};
+use ringmaster_words::thousands;
 
 /// Deletes checkpoints, after asking.
 pub(super) async fn rm(args: &args::RmCheckpoints) -> Result<(), Error> {

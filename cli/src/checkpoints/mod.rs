@@ -85,10 +85,7 @@ fn shown(url: &str) -> String {
     let Some(path) = super::job_file::local_folder(url) else { return url.to_owned() };
     let here = std::env::current_dir().unwrap_or_default();
     let path: &Path = path.strip_prefix(&here).unwrap_or(&path);
-    match path.as_os_str().is_empty() {
-        true => ".".to_owned(),
-        false => path.display().to_string(),
-    }
+    if path.as_os_str().is_empty() { ".".to_owned() } else { path.display().to_string() }
 }
 
 /// Returns bytes for people.

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use super::{bytes, one, open, shown};
 use crate::error::Error;
 use crate::listing::plain_table;
-use crate::text::{ago, now_ms, thousands, timestamp};
+use crate::text::{ago, now_ms, timestamp};
 use crate::{args, output};
+use ringmaster_words::thousands;
 
 /// Checkpoints whose state is read at once.
 const READS_AT_ONCE: usize = 16;
@@ -127,10 +128,7 @@ pub(super) async fn describe(args: &args::DescribeCheckpoint) -> Result<(), Erro
     let (job, checkpoint) = one(&args.url).await?;
     let latest = job.latest().await?;
     let state = checkpoint.state().await;
-    let tensors = match args.tensors {
-        true => checkpoint.tensors().await?,
-        false => Default::default(),
-    };
+    let tensors = if args.tensors { checkpoint.tensors().await? } else { Default::default() };
     if args.json {
         let state = state?;
         let row = Row { checkpoint: checkpoint.clone(), state: state.clone() };

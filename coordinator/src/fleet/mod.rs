@@ -11,9 +11,9 @@
 //! `ledger` (what is about to be made durable and told), `node` and `lease` (agents and what they
 //! run), `job` and `wants` (one job), `sessions` (what agents say), `requests` (what people ask),
 //! `membership` (forming a ring) and `ring` (its order), `checkpoints` (granting), `lifecycle`
-//! (losing, recovering, ending), `halting` (stopping to go on later), `resuming` (going on, from an older checkpoint too), `closing` (nodes that take no
-//! ranks), `reconcile` (desired, observed, difference) with `placement` (who
-//! gets which seat), `view` (what people see).
+//! (losing, recovering, ending), `halting` (stopping to go on later), `resuming` (going on, from an older
+//! checkpoint too), `closing` (nodes that take no ranks), `reconcile` (desired, observed, difference) with
+//! `placement` (who gets which seat), `view` (what people see).
 
 mod actor;
 mod checkpoints;

@@ -2,6 +2,7 @@
 
 use ringmaster_checkpoint::browse::{Checkpoint, Meter, Target};
 use ringmaster_proto::v1;
+use ringmaster_words::chain;
 
 use crate::fleet::{Error, Handle};
 
@@ -49,8 +50,4 @@ async fn find(folder: &str, step: u64) -> Result<Checkpoint, String> {
     found.ok_or_else(|| {
         format!("{folder} holds no complete checkpoint of that step; it holds {words}")
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    super::status::chain(error)
 }

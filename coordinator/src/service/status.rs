@@ -1,5 +1,6 @@
 //! The one place where domain errors become gRPC statuses.
 
+use ringmaster_words::chain;
 use tonic::{Code, Status};
 
 use crate::{fleet, logs};
@@ -36,17 +37,6 @@ pub fn log_status(error: logs::Error) -> Status {
         logs::Error::File { .. } => Code::Internal,
     };
     Status::new(code, chain(&error))
-}
-
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! network and clock, with simulated agents and ranks, while faults drawn from a seed strike.
 //!
 //! One seed is one run, and the same run every time: nothing depends on real time or the order of a
-//! hash map. Only one run at a time in a process, since tokio's tasks draw from process-wide counters. `cargo test` runs a fixed part of the seeds; `cargo xtask simulate` runs
-//! any. With `RINGMASTER_SIM_SEED=17` the test prints everything that happens under seed 17.
+//! hash map. Only one run at a time in a process, since tokio's tasks draw from process-wide counters.
+//! `cargo test` runs a fixed part of the seeds; `cargo xtask simulate` runs any. With
+//! `RINGMASTER_SIM_SEED=17` the test prints everything that happens under seed 17.
 //!
 //! Files in reading order: `scenario` (what a seed means), `run` (one run, step by step), `world`
 //! (what is known to be true, and the named invariants), `ring` (what ranks do together),

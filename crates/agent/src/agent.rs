@@ -66,8 +66,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns options with the defaults: CPU, all cores this process may use, loopback, silence for as long as
-    /// the coordinator's lease, 25 s of grace, an hour without coordinator.
+    /// Returns options with the defaults: CPU, all cores this process may use, loopback, silence for as
+    /// long as the coordinator's lease, 25 s of grace, an hour without coordinator.
     ///
     /// `rank_program` is the program of a rank and its first arguments.
     pub fn new(
@@ -309,9 +309,10 @@ fn launcher(
         table: Arc::clone(table),
         program: options.rank_program.clone(),
         work_dir: options.work_dir.clone(),
-        logs: match options.logs_in_runs {
-            true => LogFolder::Runs(options.runs_dir.clone()),
-            false => LogFolder::Work,
+        logs: if options.logs_in_runs {
+            LogFolder::Runs(options.runs_dir.clone())
+        } else {
+            LogFolder::Work
         },
         node: environment::Node {
             coordinator: options.coordinator.clone(),

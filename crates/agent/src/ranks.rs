@@ -157,9 +157,10 @@ impl Table {
             return;
         };
         let grace = Duration::from_millis(stop.grace_ms.into());
-        let because = match grace.is_zero() {
-            true => format!("killed: {}", stop.reason),
-            false => format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason),
+        let because = if grace.is_zero() {
+            format!("killed: {}", stop.reason)
+        } else {
+            format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason)
         };
         let kill_at = Instant::now() + grace;
         // A repeated stop may shorten the grace, never lengthen it.

@@ -52,9 +52,10 @@ fn main() -> ExitCode {
         eprintln!("error: cannot take signals: {error}");
         return ExitCode::FAILURE;
     }
-    let kinds = match options.kinds.is_empty() {
-        true => KINDS.iter().map(|(_, kind)| *kind).collect(),
-        false => options.kinds.clone(),
+    let kinds = if options.kinds.is_empty() {
+        KINDS.iter().map(|(_, kind)| *kind).collect()
+    } else {
+        options.kinds.clone()
     };
     let binaries = Binaries::beside_this_program();
     let mut kept = true;
@@ -67,10 +68,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    match kept || !options.check {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
+    if kept || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One kind; whether its promise was kept. A job that does not go on breaks off its kind only.
@@ -129,10 +127,7 @@ fn print(report: &Report, ranks: u32) -> bool {
         "fault": report.kind.word(),
         "runs": totals.len(),
         "ranks": ranks,
-        "measures": match report.kind.spares_ranks() {
-            true => "longest time between two steps",
-            false => "fault to next completed step",
-        },
+        "measures": if report.kind.spares_ranks() { "longest time between two steps" } else { "fault to next completed step" },
         "p50_seconds": round(at(&totals, 0.5)),
         "p95_seconds": round(at(&totals, 0.95)),
         "max_seconds": round(at(&totals, 1.0)),

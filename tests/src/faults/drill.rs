@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::kind::Kind;
 use super::now;
-use super::steps::{Step, Steps};
 use super::timeline::{Timeline, timeline};
 use crate::binaries::Binaries;
 use crate::cluster::{Cluster, Setup};
@@ -14,6 +13,7 @@ use crate::job::Job;
 use crate::network::{Namespaces, Network};
 use crate::processes::eventually;
 use crate::slow::Slow;
+use crate::steps::{Step, Steps};
 
 /// How long anything may take that is not measured.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -67,9 +67,10 @@ pub fn drill(
         let before = await_health(&cluster, &job, &id);
         let at = now();
         kind.strike(&mut cluster, &job, &before, seat);
-        let first = match kind.spares_ranks() {
-            true => await_attached(&cluster, &job, &id, &mut steps),
-            false => await_generation(&cluster, &job, &id, &mut steps, &before, at),
+        let first = if kind.spares_ranks() {
+            await_attached(&cluster, &job, &id, &mut steps)
+        } else {
+            await_generation(&cluster, &job, &id, &mut steps, &before, at)
         };
         kind.mend(&mut cluster, &job, &before, seat);
         say(&format!("{} {}/{runs}: {:.2} s", kind.word(), run + 1, first.at - at));
@@ -80,9 +81,12 @@ pub fn drill(
     check_steps(&steps.seen, job.steps);
     let events = cluster.json(&job, &["events", &id, "--json"]);
     let logs = cluster.json(&job, &["logs", &id, "--json"]);
-    let recoveries = struck.iter().map(|(at, first)| match kind.spares_ranks() {
-        true => longest_gap(&steps.seen, *at, first.at),
-        false => timeline(*at, first, &events, &logs),
+    let recoveries = struck.iter().map(|(at, first)| {
+        if kind.spares_ranks() {
+            longest_gap(&steps.seen, *at, first.at)
+        } else {
+            timeline(*at, first, &events, &logs)
+        }
     });
     Report {
         kind,

@@ -5,14 +5,13 @@
 //! fixed beforehand, and the clock runs from the moment before it strikes to the first step that
 //! the job completes in a newer generation, by that step's own time stamp.
 //!
-//! Modules in reading order: [`kind`] (what is done to the cluster and undone again), [`steps`] (the
+//! Modules in reading order: [`kind`] (what is done to the cluster and undone again), [`steps`](crate::steps) (the
 //! job's progress as its run folder shows it), [`timeline`] (where the time went), [`drill`] (one
 //! job, many faults), [`interruption`] (a drill that is broken off leaves nothing behind).
 
 pub mod drill;
 pub mod interruption;
 pub mod kind;
-pub mod steps;
 pub mod timeline;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::steps::Step;
+use crate::steps::Step;
 
 /// The parts of a recovery, in order.
 pub const PARTS: [&str; 5] = ["detect", "abort", "rejoin", "state", "first_step"];

@@ -164,6 +164,13 @@ impl Bucket {
         .into()
     }
 
+    /// The same with more variables, which count over those that lead to it.
+    pub fn environment_with(&self, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let mut all = self.environment();
+        all.extend(more.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
+        all
+    }
+
     /// Returns the secret that must never be shown.
     pub fn secret(&self) -> &'static str {
         SECRET_KEY

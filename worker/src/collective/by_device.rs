@@ -165,9 +165,10 @@ mod tests {
         }
 
         fn settle(&self) -> Result<(), Error> {
-            match self.fails.load(Ordering::Relaxed) {
-                true => Err(Error::Aborted { reason: "a peer's GPU fell off".to_owned() }),
-                false => Ok(()),
+            if self.fails.load(Ordering::Relaxed) {
+                Err(Error::Aborted { reason: "a peer's GPU fell off".to_owned() })
+            } else {
+                Ok(())
             }
         }
 

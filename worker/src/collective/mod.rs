@@ -1,15 +1,17 @@
 //! Collectives between the ranks of one generation.
 //!
 //! [`Collective`] is the contract; [`tcp`] implements it over plain sockets for CPU tensors,
-//! [`nccl`] for CUDA tensors, [`ByDevice`] for both at once, [`Solo`] for a world of one. Every operation is started in the same order on every rank,
-//! returns a [`Pending`] at once and runs on the back end's own thread, so communication overlaps
-//! the caller's computation. Reductions over tcp add in rank order: the same bits on every rank, every
-//! run; NCCL chooses its own order, the same on every rank.
+//! [`nccl`] for CUDA tensors, [`ByDevice`] for both at once, [`Solo`] for a world of one. Every operation
+//! is started in the same order on every rank, returns a [`Pending`] at once and runs on the back end's own
+//! thread, so communication overlaps the caller's computation. Reductions over tcp add in rank order: the
+//! same bits on every rank, every run; NCCL chooses its own order, the same on every rank.
 
 mod by_device;
+pub(crate) mod bytes;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod contract;
+pub(crate) mod counted;
 pub mod nccl;
 mod pending;
 mod solo;
@@ -26,6 +28,8 @@ pub use by_device::ByDevice;
 pub use pending::{Pending, take_waited, waited};
 pub use ringmaster_kernels::reduce::ReduceOp;
 pub use solo::Solo;
+
+pub use crate::split::even_counts;
 
 /// Why a collective failed. After any of these the ring is broken: form a new generation.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -182,12 +186,4 @@ pub trait Collective: Send {
 
     /// Number of collectives started so far in this generation.
     fn sequence(&self) -> u64;
-}
-
-/// Returns how many rows of `total` each of `world_size` ranks holds when they are split as evenly
-/// as possible, the first ranks taking one more.
-pub fn even_counts(total: usize, world_size: usize) -> Vec<usize> {
-    (0..world_size)
-        .map(|rank| total / world_size + usize::from(rank < total % world_size))
-        .collect()
 }

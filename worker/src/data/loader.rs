@@ -19,6 +19,7 @@ use crate::progress::{self, Work};
 use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode};
 use ringmaster_inputs::rng::{Site, Stream};
 use ringmaster_inputs::text::Tokenizer;
+use ringmaster_words as words;
 
 /// Rows per unit of work.
 const UNIT_ROWS: u64 = 16;
@@ -353,7 +354,7 @@ impl Shared {
         });
         if let Err(error) = pixels {
             unit.images.truncate(start);
-            return Ok(Some(format!("{}: {}", sample.key, crate::rank::chain(&error))));
+            return Ok(Some(format!("{}: {}", sample.key, words::chain(&error))));
         }
         let choice = match sample.captions.len() {
             1 => 0,
@@ -370,10 +371,7 @@ impl Shared {
         state.corrupt.insert(index, reason.to_owned());
         let too_many = state.corrupt.len() as u64 > self.limit();
         drop(state);
-        match too_many {
-            true => Err(self.too_many()),
-            false => Ok(()),
-        }
+        if too_many { Err(self.too_many()) } else { Ok(()) }
     }
 
     fn limit(&self) -> u64 {

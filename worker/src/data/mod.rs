@@ -25,6 +25,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use ringmaster_checkpoint::Substitution;
+use ringmaster_manifest::spec::TrainJob;
+
+use crate::split::even_range;
 
 /// Why training data cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +52,7 @@ pub enum Error {
         /// The object.
         url: String,
         /// What the store says.
-        source: ringmaster_checkpoint::store::Error,
+        source: ringmaster_store::Error,
     },
     /// A shard that holds no sample.
     #[error("shard {url} holds no sample: {reason}")]
@@ -154,9 +157,12 @@ fn too_many_corrupt<'a>(count: usize, limit: u64, reasons: impl Iterator<Item = 
 
 /// Returns the contiguous lanes that `rank` reads: as even as possible, the first ranks one more.
 pub fn share(lanes: u32, rank: usize, world_size: usize) -> Range<u32> {
-    let start = |rank: usize| {
-        let (lanes, world_size) = (lanes as usize, world_size.max(1));
-        (rank * (lanes / world_size) + rank.min(lanes % world_size)) as u32
-    };
-    start(rank)..start(rank + 1)
+    let own = even_range(lanes as usize, rank, world_size);
+    own.start as u32..own.end as u32
+}
+
+/// Rows of the global batch every rank holds when whole lanes are split over the ranks.
+pub fn row_counts(job: &TrainJob, world_size: usize) -> Vec<usize> {
+    let per_lane = (job.batch.global / job.data.lanes) as usize;
+    (0..world_size).map(|rank| share(job.data.lanes, rank, world_size).len() * per_lane).collect()
 }

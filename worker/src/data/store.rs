@@ -1,5 +1,5 @@
 //! Objects behind paths and URLs, and the wait for a store that is away. Which store serves which
-//! scheme, and how the environment configures it, is the checkpoint crate's business.
+//! scheme, and how the environment configures it, is for `ringmaster_store`.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
-use ringmaster_checkpoint::store::{self, Store};
+use ringmaster_store::{self as store, Store};
 use tokio::runtime::Runtime;
 
 use super::Error;

@@ -464,3 +464,16 @@ fn json_captions_are_chosen_by_position_and_wrong_fields_are_corrupt() {
     let error = with_field("number").unwrap_err().to_string();
     assert!(error.contains("field \"number\" holds no caption"), "{error}");
 }
+
+#[test]
+fn any_number_of_ranks_holds_every_row_of_the_global_batch_once() {
+    let job = crate::testing::job(4, 4, 48);
+    assert_eq!(super::row_counts(&job, 4), [12, 12, 12, 12]);
+    assert_eq!(super::row_counts(&job, 3), [24, 12, 12]);
+    assert_eq!(super::row_counts(&job, 2), [24, 24]);
+    assert_eq!(super::row_counts(&job, 1), [48]);
+    for ranks in 1..=4 {
+        let lanes: Vec<u32> = (0..ranks).flat_map(|rank| super::share(4, rank, ranks)).collect();
+        assert_eq!(lanes, [0, 1, 2, 3], "{ranks} ranks");
+    }
+}

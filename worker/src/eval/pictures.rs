@@ -19,10 +19,7 @@ pub(super) fn picture(bytes: &[u8]) -> Option<Picture> {
     }
     let image = ringmaster_inputs::image::decode(bytes).ok()?;
     let longest = image.width().max(image.height()).max(1);
-    let side = |length: u32| match longest > SIDE {
-        true => (length * SIDE / longest).max(1),
-        false => length,
-    };
+    let side = |length: u32| if longest > SIDE { (length * SIDE / longest).max(1) } else { length };
     let (width, height) = (side(image.width()), side(image.height()));
     let mut scratch = Scratch::default();
     let small = scratch.resize(&image, Rect::of(&image), width, height, Filter::Bilinear).ok()?;

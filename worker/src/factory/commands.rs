@@ -6,7 +6,7 @@ use std::io::{BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use ringmaster_manifest::model_config::PreprocessCfg;
 use ringmaster_manifest::spec::{Accelerator, Precision};
 use ringmaster_weights::Weights;
@@ -14,7 +14,6 @@ use tch::{Device, Kind, Tensor};
 
 use super::export::{self, Layout, Stored};
 use super::{Created, Options, create_model_and_transforms, place};
-use crate::bench::loss::DeviceKind;
 use crate::model::{Mode, normalize};
 use ringmaster_inputs::image::{Preprocess, Scratch, decode};
 use ringmaster_inputs::text::{Clean, Tokenizer};
@@ -32,6 +31,15 @@ pub enum ModelCommand {
     Export(Export),
     /// Lists the tensors of a file of weights.
     Inspect(Inspect),
+}
+
+/// Where a model is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A GPU.
+    Cuda,
 }
 
 /// Which model.
@@ -261,9 +269,10 @@ fn preprocess(args: &PreprocessArgs) -> anyhow::Result<()> {
 
 /// Reads a configuration from a file, or from the argument itself.
 fn read_config(config: &str) -> anyhow::Result<PreprocessCfg> {
-    let text = match Path::new(config).is_file() {
-        true => std::fs::read_to_string(config).with_context(|| config.to_owned())?,
-        false => config.to_owned(),
+    let text = if Path::new(config).is_file() {
+        std::fs::read_to_string(config).with_context(|| config.to_owned())?
+    } else {
+        config.to_owned()
     };
     serde_json::from_str(&text).context("the preprocess_cfg cannot be read")
 }

@@ -146,13 +146,14 @@ fn open_clip(clip: &Clip) -> BTreeMap<String, Stored> {
         .map(|entry| {
             let values = values(clip, entry);
             let counter = entry.name.ends_with("num_batches_tracked");
-            let stored = match counter {
-                true => Stored {
+            let stored = if counter {
+                Stored {
                     shape: vec![],
                     dtype: Dtype::I64,
                     bytes: (values[0] as i64).to_le_bytes().to_vec(),
-                },
-                false => Stored::f32(&entry.shape, &values),
+                }
+            } else {
+                Stored::f32(&entry.shape, &values)
             };
             (entry.name.clone(), stored)
         })

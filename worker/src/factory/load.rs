@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_weights::{self as weights, Format, Weights};
+use ringmaster_words as words;
 use tch::Tensor;
 
 use super::positions;
@@ -65,22 +66,12 @@ impl std::fmt::Display for Misfit {
             ("of another shape", &self.misshaped),
         ];
         for (what, names) in lists.into_iter().filter(|(_, names)| !names.is_empty()) {
-            write!(f, "; {} {what}: {}", names.len(), some_of(names))?;
+            write!(f, "; {} {what}: {}", names.len(), words::some_of(names, 8))?;
         }
         match &self.hint {
             Some(hint) => write!(f, "; {hint}"),
             None => Ok(()),
         }
-    }
-}
-
-/// Names for people: the first few, and how many more there are.
-fn some_of(names: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -215,7 +206,7 @@ pub(super) fn is_text_key(name: &str) -> bool {
 
 /// How the names of a file become those of a model.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Renaming {
+pub(crate) struct Renaming {
     /// Text keys go under `text.`.
     under_text: bool,
     /// Text keys come from under `text.`.
@@ -223,7 +214,7 @@ pub(super) struct Renaming {
 }
 
 impl Renaming {
-    pub(super) fn new(clip: &Clip, named: &Named) -> Self {
+    pub(crate) fn new(clip: &Clip, named: &Named) -> Self {
         let prefixed = clip.config().has_text_prefix();
         Self {
             under_text: prefixed && named.contains_key("token_embedding.weight"),
@@ -231,7 +222,7 @@ impl Renaming {
         }
     }
 
-    pub(super) fn apply(self, name: &str) -> String {
+    pub(crate) fn apply(self, name: &str) -> String {
         match name.strip_prefix("text.") {
             Some(bare) if self.from_text => bare.to_owned(),
             _ if self.under_text && is_text_key(name) => format!("text.{name}"),

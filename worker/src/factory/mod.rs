@@ -1,7 +1,7 @@
 //! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
 //!
 //! [`create_model_and_transforms`] finds a configuration ([`place`]) and weights ([`source`]), builds the
-//! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone, [`training`] with an optimizer), and says how
+//! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone), and says how
 //! images are prepared for it.
 //! What is returned has no mode of its own: every forward pass says whether it trains
 //! ([`crate::model::Mode`]). [`export`] writes folders that `open_clip` and Hugging Face's
@@ -15,12 +15,11 @@ mod positions;
 pub mod source;
 pub mod tokenizer;
 pub mod tower;
-pub mod training;
 mod transformers;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tower_tests;
@@ -133,10 +132,7 @@ pub enum Error {
         "{} holds {}; use the loss it was trained with, or start a run from its weights with \
          spec.model.pretrained",
         path.display(),
-        match has_bias {
-            true => "a logit_bias, which the loss infonce does not have",
-            false => "no logit_bias, which the loss siglip trains",
-        }
+        if *has_bias { "a logit_bias, which the loss infonce does not have" } else { "no logit_bias, which the loss siglip trains" }
     )]
     OtherLoss {
         /// The file.
@@ -277,12 +273,12 @@ pub fn from_file(clip: &Clip, weights: &Weights, bias: MissingBias) -> Result<Ve
 }
 
 /// Says why a file's tensors are not a model's.
-fn misfit_of(weights: &Weights, misfit: load::Misfit) -> Error {
+pub(crate) fn misfit_of(weights: &Weights, misfit: load::Misfit) -> Error {
     Error::Misfit { path: weights.path().to_owned(), misfit: misfit.explained_by(weights) }
 }
 
 /// Builds a model whose parameters are loaded next.
-fn blank(config: &ModelConfig, options: &Options) -> Result<Clip, model::Error> {
+pub(crate) fn blank(config: &ModelConfig, options: &Options) -> Result<Clip, model::Error> {
     Clip::blank(config, options.precision, options.device, logits(config))
 }
 
@@ -312,10 +308,8 @@ pub fn check_gelu(
     if allowed || trained.is_none_or(|trained| trained == config.quick_gelu) {
         return Ok(());
     }
-    let [with, uses] = match config.quick_gelu {
-        true => [EXACT_GELU, QUICK_GELU],
-        false => [QUICK_GELU, EXACT_GELU],
-    };
+    let [with, uses] =
+        if config.quick_gelu { [EXACT_GELU, QUICK_GELU] } else { [QUICK_GELU, EXACT_GELU] };
     let remedy = match (config.quick_gelu, name.strip_suffix("-quickgelu")) {
         (true, Some(plain)) => format!("use {plain}"),
         (true, None) => "use a configuration without quick_gelu".to_owned(),

@@ -7,6 +7,7 @@ use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::model_config::{self, ModelConfig, PreprocessCfg};
 use ringmaster_weights::found;
 use ringmaster_weights::hub::{self, Repository};
+use ringmaster_words as words;
 
 use super::source::{self, HF_HUB, LOCAL_DIR, Pretrained, Source};
 
@@ -30,7 +31,7 @@ pub enum Error {
     #[error(
         "no model is called {name:?}{}; `ringmaster models` lists all; a folder is named by \
          local-dir:FOLDER, a repository by hf-hub:ORG/NAME, a run's checkpoints by their URL",
-        did_you_mean(nearest)
+        words::did_you_mean(", ", nearest)
     )]
     UnknownModel {
         /// The name.
@@ -109,13 +110,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-}
-
-fn did_you_mean(nearest: &[String]) -> String {
-    match nearest {
-        [] => String::new(),
-        names => format!(", did you mean {}?", names.join(", ")),
-    }
 }
 
 impl Found {

@@ -7,6 +7,7 @@ use ringmaster_checkpoint::{self as checkpoint, Listing};
 use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
 use ringmaster_weights::hub::{self, Hub, Settings, Tag};
+pub(super) use ringmaster_weights::hub::{HF_HUB, LOCAL_DIR};
 use ringmaster_weights::parts::{self, PartIndex};
 use sha2::{Digest as _, Sha256};
 use url::Url;
@@ -14,8 +15,6 @@ use url::Url;
 use super::place::Error;
 use crate::progress::{self, Work};
 
-pub(super) const LOCAL_DIR: &str = "local-dir:";
-pub(super) const HF_HUB: &str = "hf-hub:";
 /// Time between two lines about a download.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of a file whose end is worth a line, however fast it came.
@@ -154,9 +153,10 @@ fn in_store(url: &str, cache: &Path) -> Result<Pretrained, Error> {
     }
     let weights = hub::weights_among(url, &files)?;
     let weights = fetched(&checkpoint::url_below(url, weights), cache)?;
-    let config = match files.iter().any(|name| name == hub::CONFIG) {
-        true => Some(fetched(&checkpoint::url_below(url, hub::CONFIG), cache)?),
-        false => None,
+    let config = if files.iter().any(|name| name == hub::CONFIG) {
+        Some(fetched(&checkpoint::url_below(url, hub::CONFIG), cache)?)
+    } else {
+        None
     };
     Ok(Pretrained::located(hub::Located { weights, config, tokenizer: Vec::new() }))
 }
@@ -178,10 +178,7 @@ pub(super) fn checkpoint(place: &str) -> Result<Box<checkpoint::Loaded>, Error> 
 /// Brings a file into the cache, unless it lies there; of an index also its parts.
 fn fetched(url: &str, cache: &Path) -> Result<PathBuf, Error> {
     let file = download(url, cache)?;
-    match parts::is_index(url) {
-        true => with_parts(url, &file, cache),
-        false => Ok(file),
-    }
+    if parts::is_index(url) { with_parts(url, &file, cache) } else { Ok(file) }
 }
 
 /// Brings the parts of an index into the cache; returns the index in a folder where they lie beside it:

@@ -1,6 +1,6 @@
 use bytes::Bytes;
 use object_store::ObjectStoreExt as _;
-use ringmaster_checkpoint::store;
+use ringmaster_store as store;
 use ringmaster_weights::Weights;
 
 use super::*;

@@ -11,7 +11,7 @@ use super::load::{Misfit, Named};
 use super::*;
 use crate::model::Mode;
 
-pub(super) fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/parity/golden").join(name)
 }
 

@@ -122,10 +122,7 @@ fn fit(clip: &Clip, tower: Tower, named: &Named) -> Result<Vec<String>, load::Mi
     let surplus = |name: &str| !has(name) && left_out.iter().any(|part| name.starts_with(part));
     let given: BTreeMap<_, _> = given.into_iter().filter(|(name, _)| !surplus(name)).collect();
     let entries = clip.params().entries().iter().filter(|entry| entry.tower == tower);
-    let optional = |name: &str| match is_head(name) {
-        true => Optional::Kept,
-        false => Optional::No,
-    };
+    let optional = |name: &str| if is_head(name) { Optional::Kept } else { Optional::No };
     load::fit(clip, entries.collect(), given, &optional)
 }
 

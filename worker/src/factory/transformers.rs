@@ -43,9 +43,10 @@ pub(super) fn preprocessor(clip: &Clip, preprocess: &PreprocessCfg) -> Result<Va
     }
     let side = preprocess.size;
     let squash = preprocess.resize_mode == ResizeMode::Squash;
-    let size = match squash {
-        true => json!({"height": side, "width": side}),
-        false => json!({"shortest_edge": side}),
+    let size = if squash {
+        json!({"height": side, "width": side})
+    } else {
+        json!({"shortest_edge": side})
     };
     // SigLIP's reads a height and a width and never crops.
     let siglip = squash && clip.config().vision_cfg.timm_model_name.is_some();

@@ -1,6 +1,9 @@
 //! The only unsafe code of the crate, one module per foreign thing.
 #![allow(unsafe_code)]
 
+/// Version of libtorch that this build binds.
+pub const LIBTORCH: &str = "2.11";
+
 pub mod cuda;
 pub mod device_memory;
 pub mod driver;

@@ -37,7 +37,7 @@ pub(crate) fn read_f64<T>(tensor: &Tensor, body: impl FnOnce(&[f64]) -> T) -> T 
 }
 
 /// Returns a copy of an i64 tensor's elements, from whichever device.
-pub(crate) fn to_i64(tensor: &Tensor) -> Vec<i64> {
+pub fn to_i64(tensor: &Tensor) -> Vec<i64> {
     let mut out = vec![0; tensor.numel()];
     let host = tensor.to_device(Device::Cpu).contiguous().view(-1);
     host.copy_data(&mut out, tensor.numel());

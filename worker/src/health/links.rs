@@ -103,10 +103,7 @@ fn phases(world_size: usize) -> usize {
 
 /// The phase in which a rank sends. In a ring of odd length the last rank has one of its own.
 fn phase_of(rank: usize, world_size: usize) -> usize {
-    match world_size % 2 == 1 && rank + 1 == world_size {
-        true => 2,
-        false => rank % 2,
-    }
+    if world_size % 2 == 1 && rank + 1 == world_size { 2 } else { rank % 2 }
 }
 
 impl Links {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
+use ringmaster_words as words;
 
 /// What is wrong with the GPU, as in `stub.c`.
 const CASE: &str = "RINGMASTER_TEST_GPU";
@@ -57,7 +58,7 @@ fn stub_process() {
             println!("verdict: fit, {} watched", if watch.is_some() { "is" } else { "is not" });
             watch.into_iter().for_each(|mut watch| (0..2).for_each(|_| watch.tell_news()));
         }
-        Err(error) => println!("verdict: {}", crate::rank::chain(&error)),
+        Err(error) => println!("verdict: {}", words::chain(&error)),
     }
 }
 

@@ -27,7 +27,7 @@ mod tests;
 
 pub use inputs::{Inputs, Positives};
 pub use tile::Tiling;
-pub(crate) use tile::{dot_products_into, multiply_into, operand};
+pub use tile::{dot_products_into, multiply_into, operand};
 
 use tch::Tensor;
 

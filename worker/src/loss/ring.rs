@@ -42,12 +42,15 @@ pub(super) trait Visit {
     fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error>;
 }
 
-/// What other ranks have added to the result for some rows, perhaps still on its way.
+/// What other ranks have added to the result for some rows, perhaps still on its way, and what this rank
+/// adds.
 pub(super) enum Sum<'p> {
     /// Nothing yet: memory that is not initialised.
     Nothing(Chunk),
     /// An exchange that brings it.
     Coming(Arrival, &'p mut Pool),
+    /// It is here, and this rank has added to it.
+    Here(Chunk),
 }
 
 impl Sum<'_> {
@@ -56,11 +59,20 @@ impl Sum<'_> {
         match self {
             Self::Nothing(chunk) => Ok((chunk, true)),
             Self::Coming(arrival, pool) => Ok((arrival.wait(pool)?, false)),
+            Self::Here(chunk) => Ok((chunk, false)),
         }
     }
 
+    /// Adds W Y; only the first call waits for the sum of the ranks before this one. Shapes: `[n, m]`,
+    /// `[m, d]` → `[n, d]`.
+    pub(super) fn add(self, weights: &Tensor, rows: &Tensor) -> Result<Self, Error> {
+        let (mut sum, nothing) = self.ready()?;
+        tile::multiply_into(sum.first_mut(), weights, rows, nothing)?;
+        Ok(Self::Here(sum))
+    }
+
     /// Waits for it; zeros if nobody has added anything.
-    pub(super) fn or_zero(self) -> Result<Chunk, Error> {
+    pub(super) fn finish(self) -> Result<Chunk, Error> {
         let (mut sum, nothing) = self.ready()?;
         if nothing {
             let _ = sum.first_mut().f_zero_()?;
@@ -171,9 +183,10 @@ impl<'a> Ring<'a> {
         for hop in 0..groups {
             let at = At { ring: self, hop, start };
             let last = hop + 1 == groups;
-            let next_slice = match last {
-                true => None,
-                false => Some(self.pass(&slice, pools.cargo.take(at.rows_before())?)?),
+            let next_slice = if last {
+                None
+            } else {
+                Some(self.pass(&slice, pools.cargo.take(at.rows_before())?)?)
             };
             let sum = match arriving.take() {
                 Some(arriving) => Sum::Coming(arriving, &mut pools.results),
@@ -186,10 +199,8 @@ impl<'a> Ring<'a> {
             finish(previous_lap.take(), &mut pools.results)?;
             self.visit_others(visitor, &slice, &at, &mut first_guest, &mut sum, pools)?;
             if groups > 1 {
-                let into = match last {
-                    true => home.again(),
-                    false => pools.results.take(at.rows_before())?,
-                };
+                let into =
+                    if last { home.again() } else { pools.results.take(at.rows_before())? };
                 arriving = Some(self.send_on(sum, into)?);
             }
             if let Some(next) = next_slice {

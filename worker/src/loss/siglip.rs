@@ -87,14 +87,13 @@ impl Visit for Work<'_> {
         cargo: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        result: Sum<'_>,
+        mut result: Sum<'_>,
     ) -> Result<Chunk, Error> {
         let images = self.inputs.image.size()[0] as usize;
         if rows.is_empty() || images == 0 {
-            return result.or_zero();
+            return result.finish();
         }
         let text = tile::operand(&cargo[0], self.kind)?;
-        let (mut coming, mut sum) = (Some(result), None);
         for image_rows in tile::ranges(images, self.tiling.image_rows) {
             let labels = self.image_labels(&image_rows);
             let marks = match (&labels, cargo.get(1)) {
@@ -109,14 +108,9 @@ impl Visit for Work<'_> {
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
             // Only now is the sum of the ranks before needed.
-            let (mut so_far, nothing) = match coming.take() {
-                Some(coming) => coming.ready()?,
-                None => (sum.take().expect("the first tile has made it"), false),
-            };
-            tile::multiply_into(so_far.first_mut(), &weights.tr(), &image, nothing)?;
-            sum = Some(so_far);
+            result = result.add(&weights.tr(), &image)?;
         }
-        Ok(sum.expect("there is at least one tile"))
+        result.finish()
     }
 
     fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {

@@ -107,11 +107,7 @@ pub(super) fn sum_kind(kind: Kind) -> Kind {
 
 /// `out` = X Yᵀ. Shapes: `[n, d]`, `[m, d]` → `[n, m]`; `out` f32 or f64, operands as [`operand`]
 /// returns them.
-pub(crate) fn dot_products_into(
-    out: &Tensor,
-    image: &Tensor,
-    text: &Tensor,
-) -> Result<(), tch::TchError> {
+pub fn dot_products_into(out: &Tensor, image: &Tensor, text: &Tensor) -> Result<(), tch::TchError> {
     let _ = match image.kind() == out.kind() {
         true => image.f_mm_out(out, &text.tr())?,
         // bf16 factors, products summed and left in f32; CUDA only.
@@ -121,7 +117,7 @@ pub(crate) fn dot_products_into(
 }
 
 /// `sum` += W Y, or `sum` = W Y where nothing has been added yet. Shapes: `[n, m]`, `[m, d]` → `[n, d]`.
-pub(crate) fn multiply_into(
+pub fn multiply_into(
     sum: &mut Tensor,
     weights: &Tensor,
     rows: &Tensor,
@@ -138,7 +134,7 @@ pub(crate) fn multiply_into(
 
 /// Embeddings as the products take them: a CPU multiplies in the dtype of the sums (a tile's worth
 /// is converted), a GPU multiplies bf16 as it is.
-pub(crate) fn operand(rows: &Tensor, kind: Kind) -> Result<Tensor, tch::TchError> {
+pub fn operand(rows: &Tensor, kind: Kind) -> Result<Tensor, tch::TchError> {
     match rows.device() {
         Device::Cpu if rows.kind() != kind => rows.f_to_kind(kind),
         _ => Ok(rows.shallow_clone()),

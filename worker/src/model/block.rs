@@ -163,10 +163,7 @@ pub(super) fn attend_within(
 }
 
 pub(super) fn mask_of(group: &Group, packing: &Packing) -> Mask {
-    match packing.causal() {
-        true => Mask::Causal,
-        false => Mask::additive(group.key_mask.as_ref()),
-    }
+    if packing.causal() { Mask::Causal } else { Mask::additive(group.key_mask.as_ref()) }
 }
 
 /// Runs all blocks. Shapes: x [S, W] -> [S, W].

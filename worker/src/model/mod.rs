@@ -3,8 +3,8 @@
 //! [`Clip`] is built from a configuration in OpenCLIP's format and has OpenCLIP's parameter names,
 //! shapes and initial values; [`Params`] keeps the parameters in one flat buffer. Modules in
 //! reading order: `clip` (the model), `vision` and `text` (the towers, a family a file), `block`,
-//! `layers`, `projection` and `compute` (what they share), `vars` (how constructors list and take parameters),
-//! `init` (initial values), `params`.
+//! `layers`, `projection` and `compute` (what they share), `vars` (how constructors list and take
+//! parameters), `init` (initial values), `params`.
 //!
 //! The forward pass computes OpenCLIP's function with less work, none of which changes a value
 //! beyond rounding:

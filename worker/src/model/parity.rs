@@ -94,10 +94,8 @@ fn compare(golden: &Golden<'_>) {
     let clip = golden.model();
     let params = clip.params();
     let rows: Vec<u64> = (0..4).collect();
-    let mode = match golden.training {
-        true => Mode::Train { seed: 0, step: 0, rows: &rows },
-        false => Mode::Eval,
-    };
+    let mode =
+        if golden.training { Mode::Train { seed: 0, step: 0, rows: &rows } } else { Mode::Eval };
     let image = clip.encode_image(&golden.get("images"), &mode).unwrap();
     let text = clip.encode_text(&golden.get("tokens"), &mode).unwrap();
     golden.assert_close(&image, &golden.get("image"), "image");
@@ -115,12 +113,11 @@ fn compare(golden: &Golden<'_>) {
     for entry in params.entries().iter().filter(|entry| entry.tower != Tower::Head) {
         let name = &entry.name;
         let got = part(params.grad(), entry);
-        match with_gradient.contains(name.as_str()) {
-            true => {
-                let expected = golden.get(&format!("grad.{name}"));
-                golden.assert_near(&got, &expected, floor, &format!("gradient of {name}"));
-            }
-            false => assert_eq!(got.count_nonzero(None).int64_value(&[]), 0, "{name}"),
+        if with_gradient.contains(name.as_str()) {
+            let expected = golden.get(&format!("grad.{name}"));
+            golden.assert_near(&got, &expected, floor, &format!("gradient of {name}"));
+        } else {
+            assert_eq!(got.count_nonzero(None).int64_value(&[]), 0, "{name}")
         }
     }
     let changed = golden.names("after.");

@@ -51,9 +51,10 @@ impl Reference<'_> {
                 x.narrow(1, 1, x.size()[1] - 1).mean_dim([1_i64].as_slice(), false, None)
             }
         };
-        let pooled = match cfg.final_ln_after_pool {
-            true => self.layer_norm(&pool(&x), "visual.ln_post"),
-            false => pool(&self.layer_norm(&x, "visual.ln_post")),
+        let pooled = if cfg.final_ln_after_pool {
+            self.layer_norm(&pool(&x), "visual.ln_post")
+        } else {
+            pool(&self.layer_norm(&x, "visual.ln_post"))
         };
         pooled.matmul(&self.get("visual.proj"))
     }
@@ -98,20 +99,20 @@ impl Reference<'_> {
         let qkv = qkv.view([batch, length, 3, heads, width / heads]).permute([2, 0, 3, 1, 4]);
         let (q, k, v) = (qkv.select(0, 0), qkv.select(0, 1), qkv.select(0, 2));
         let scores = q.matmul(&k.transpose(-2, -1)) / ((width / heads) as f64).sqrt();
-        let scores = match causal {
-            true => {
-                let mask = Tensor::ones([length, length], (Kind::Bool, x.device())).triu(1);
-                scores.masked_fill(&mask, f64::NEG_INFINITY)
-            }
-            false => scores,
+        let scores = if causal {
+            let mask = Tensor::ones([length, length], (Kind::Bool, x.device())).triu(1);
+            scores.masked_fill(&mask, f64::NEG_INFINITY)
+        } else {
+            scores
         };
         let attended = scores.softmax(-1, None).matmul(&v);
         let attended = attended.transpose(1, 2).reshape([batch, length, width]);
         let x = x + self.linear(&attended, &name("attn.out_proj"));
         let hidden = self.linear(&self.layer_norm(&x, &name("ln_2")), &name("mlp.c_fc"));
-        let hidden = match self.config.quick_gelu {
-            true => &hidden * (&hidden * 1.702).sigmoid(),
-            false => &hidden * 0.5 * (1.0 + (&hidden / 2.0_f64.sqrt()).erf()),
+        let hidden = if self.config.quick_gelu {
+            &hidden * (&hidden * 1.702).sigmoid()
+        } else {
+            &hidden * 0.5 * (1.0 + (&hidden / 2.0_f64.sqrt()).erf())
         };
         &x + self.linear(&hidden, &name("mlp.c_proj"))
     }

@@ -28,8 +28,8 @@ impl AdamW {
         Self { exp_avg: params.zeros_like(), exp_avg_sq: params.zeros_like() }
     }
 
-    /// Updates `params` with `grad` (both `[P]`, contiguous, of the moments' dtype); `ranges` cover the buffer and
-    /// say where weight decay applies.
+    /// Updates `params` with `grad` (both `[P]`, contiguous, of the moments' dtype); `ranges` cover the
+    /// buffer and say where weight decay applies.
     ///
     /// # Errors
     /// libtorch's, on a device other than the CPU.

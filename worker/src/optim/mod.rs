@@ -1,6 +1,7 @@
 //! AdamW on flat buffers, gradient clipping and the learning-rate schedule.
 //!
-//! [`adamw`] updates slices in place, [`norm`] measures a gradient, [`schedule`] gives the learning rate of a step.
+//! [`adamw`] updates slices in place, [`norm`] measures a gradient, [`schedule`] gives the learning rate of
+//! a step.
 
 pub mod adamw;
 pub mod norm;

@@ -16,6 +16,7 @@
 //! (event files), [`summary`] (summary.json), [`page`] (report.html) with [`chart`] (its curves).
 
 pub mod chart;
+pub(crate) mod clock;
 pub mod page;
 pub mod records;
 pub mod run;

@@ -10,6 +10,7 @@ use super::records::Records;
 use super::run::JobRecord;
 use super::summary::{SetScores, Summary};
 use crate::eval::{Prediction, Ranks, Scores};
+use ringmaster_words::{self as words, thousands};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -263,18 +264,6 @@ fn percent(share: f64, digits: usize) -> String {
     format!("{:.digits$}\u{202f}%", share * 100.0)
 }
 
-fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 fn speed(value: f64) -> String {
     if value < 100.0 { format!("{value:.1}") } else { thousands(value.round() as u64) }
 }
@@ -300,19 +289,7 @@ fn duration(seconds: f64) -> String {
 
 /// Returns seconds since 1970 as `2026-11-23 20:04`.
 fn utc(seconds: f64) -> String {
-    let minutes = (seconds / 60.0) as i64;
-    let (days, minute_of_day) = (minutes.div_euclid(1440), minutes.rem_euclid(1440));
-    // Howard Hinnant's civil_from_days: years start in March, so that leap days come last.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", minute_of_day / 60, minute_of_day % 60)
+    words::utc((seconds * 1000.0) as i64).format("%Y-%m-%d %H:%M").to_string()
 }
 
 #[cfg(test)]

@@ -305,9 +305,10 @@ impl Run {
     /// its network comes back: the others have done that step again by then, and written it down.
     fn check_current(&self) -> Result<(), Error> {
         let found = self.record_on_disk();
-        match found.is_some() && found != self.entered {
-            true => Err(Error::Superseded { folder: self.folder.clone() }),
-            false => Ok(()),
+        if found.is_some() && found != self.entered {
+            Err(Error::Superseded { folder: self.folder.clone() })
+        } else {
+            Ok(())
         }
     }
 

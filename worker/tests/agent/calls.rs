@@ -4,7 +4,7 @@ use std::thread;
 
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::*;
-use ringmaster_worker::rank::client::{Error, RanksClient};
+use ringmaster_worker::control::coordinator::{Error, RanksClient};
 use tonic::{Code, Status};
 
 use super::coordinator::{Coordinator, Seen};
@@ -24,7 +24,7 @@ async fn wait_for_joins(coordinator: &Coordinator, count: usize) {
 /// Joins on a thread of its own: the calls block.
 fn join(client: &RanksClient) -> thread::JoinHandle<Result<JoinReply, Error>> {
     let client = client.clone();
-    thread::spawn(move || client.join(request(FIRST)))
+    thread::spawn(move || client.join(request(FIRST), client.interruptions()))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,9 +9,9 @@ use ringmaster_agent::env::{self, RankEnv};
 use ringmaster_agent::exit::{self, ExitStatus};
 use ringmaster_inputs::panics;
 use ringmaster_proto::v1::{JoinRequest, Phase};
-use ringmaster_worker::rank::client::{Error as JoinError, RanksClient};
-use ringmaster_worker::rank::control::{Command, Control};
-use ringmaster_worker::rank::panic_hook;
+use ringmaster_worker::control::agent::{Command, Control};
+use ringmaster_worker::control::coordinator::{Error, RanksClient};
+use ringmaster_worker::control::panic_hook;
 
 /// What selects the probe.
 pub(crate) const ARGUMENTS: [&str; 4] =
@@ -96,7 +96,12 @@ fn connect(
     hook: impl Fn(&Command) + Send + 'static,
 ) -> (Control, Receiver<Command>) {
     let socket: &Path = &env.agent_socket;
-    Control::connect(socket, &env.job_id, env.rank, hook).unwrap()
+    let (told, commands) = std::sync::mpsc::channel();
+    let on_command = move |command: &Command| {
+        hook(command);
+        drop(told.send(command.clone()));
+    };
+    (Control::connect(socket, &env.job_id, env.rank, on_command).unwrap(), commands)
 }
 
 /// Reports a step, then follows commands; a stubborn rank does not stop when asked.
@@ -141,12 +146,12 @@ fn join(env: &RankEnv) -> i32 {
             generation: Some(generation),
             ..JoinRequest::default()
         };
-        match client.join(request) {
+        match client.join(request, client.interruptions()) {
             Ok(reply) => {
                 say(&format!("joined {generation} of {}", reply.world_size));
                 return exit::SUCCESS;
             }
-            Err(JoinError::Interrupted) => match commands.recv().unwrap() {
+            Err(Error::Interrupted) => match commands.recv().unwrap() {
                 Command::Regenerate(newer) => generation = newer,
                 Command::Stop { .. } => return exit::SUCCESS,
             },

@@ -110,7 +110,7 @@ fn draw_all(sources: &Sources, emoji: &[Emoji]) -> Vec<Drawing> {
     let mut work = Vec::new();
     for vendor in &VENDORS {
         for (index, entry) in emoji.iter().enumerate() {
-            if let Some(file) = sources.drawing(vendor, entry) {
+            if let Some(file) = sources.drawing(vendor, &entry.unified) {
                 work.push((vendor, index, file));
             }
         }

@@ -65,9 +65,10 @@ fn decode_webp(file: &[u8]) -> Result<Picture> {
     let bytes = decoder.output_buffer_size().context("the picture does not fit into memory")?;
     let mut samples = vec![0; bytes];
     decoder.read_image(&mut samples)?;
-    let pixels = match decoder.has_alpha() {
-        true => on_white(samples.chunks_exact(4).map(|p| ([p[0], p[1], p[2]], p[3]))),
-        false => samples,
+    let pixels = if decoder.has_alpha() {
+        on_white(samples.chunks_exact(4).map(|p| ([p[0], p[1], p[2]], p[3])))
+    } else {
+        samples
     };
     Ok(Picture { width: width as usize, height: height as usize, pixels })
 }

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
 use tar::Archive;
 
-use super::catalogue::Emoji;
 /// Each package's name and the verified file it was downloaded to.
 pub(super) type Packages = BTreeMap<String, PathBuf>;
 
@@ -126,10 +125,10 @@ impl Sources {
         })
     }
 
-    /// A vendor's file for an emoji, if the vendor has one.
-    pub(super) fn drawing(&self, vendor: &Vendor, emoji: &Emoji) -> Option<&[u8]> {
+    /// A vendor's file for an emoji, given by its hyphenated code points, if the vendor has one.
+    pub(super) fn drawing(&self, vendor: &Vendor, unified: &str) -> Option<&[u8]> {
         let index = VENDORS.iter().position(|other| other.name == vendor.name)?;
-        self.drawings[index].get(&code_points(&emoji.unified)).map(Vec::as_slice)
+        self.drawings[index].get(&code_points(unified)).map(Vec::as_slice)
     }
 
     /// How many files a vendor's package has.

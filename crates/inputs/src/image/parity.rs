@@ -111,9 +111,10 @@ fn weights(source: usize, target: usize, filter: Filter) -> Vec<(usize, Vec<i64>
 /// Resizes `image` along its long axis with [`weights`].
 fn plainly(image: &RgbImage, (width, height): (u32, u32), filter: Filter) -> RgbImage {
     let across = width != image.width();
-    let weights = match across {
-        true => weights(image.width() as usize, width as usize, filter),
-        false => weights(image.height() as usize, height as usize, filter),
+    let weights = if across {
+        weights(image.width() as usize, width as usize, filter)
+    } else {
+        weights(image.height() as usize, height as usize, filter)
     };
     RgbImage::from_fn(width, height, |x, y| {
         let (first, row) = &weights[if across { x } else { y } as usize];

@@ -2,9 +2,9 @@
 //!
 //! [`Tokenizer`] is one of OpenCLIP's: CLIP's byte-pair encoding (`clip`), a `tokenizer.json` of
 //! Hugging Face's (`hugging_face`) or a SentencePiece model (`sentencepiece`), after the cleaning its
-//! model asks for ([`clean`], with HTML's references in `entities` and wrong character sets in `mojibake`; plain ASCII takes the short way of `ascii`, and a thread remembers its words in
-//! `cache`). Nothing here touches libtorch, so
-//! the loader's threads may call it.
+//! model asks for ([`clean`], with HTML's references in `entities` and wrong character sets in `mojibake`;
+//! plain ASCII takes the short way of `ascii`, and a thread remembers its words in `cache`). Nothing here
+//! touches libtorch, so the loader's threads may call it.
 
 mod ascii;
 mod bytes;
@@ -91,13 +91,14 @@ impl Tokenizer {
     /// # Errors
     /// A file that cannot be read or is no tokenizer, and one without padding.
     pub fn open(path: &Path, context_length: usize, strip_sep_token: bool) -> Result<Self, Error> {
-        let file = match path.is_dir() {
-            false => path.to_owned(),
-            true => FILES
+        let file = if path.is_dir() {
+            FILES
                 .iter()
                 .map(|name| path.join(name))
                 .find(|file| file.is_file())
-                .ok_or_else(|| Error::Missing { folder: path.to_owned() })?,
+                .ok_or_else(|| Error::Missing { folder: path.to_owned() })?
+        } else {
+            path.to_owned()
         };
         let tokenizer = HfTokenizer::open(&file, context_length, strip_sep_token)?;
         let family = Family::HuggingFace(Box::new(tokenizer));

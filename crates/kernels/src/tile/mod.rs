@@ -1,10 +1,10 @@
 //! The losses' passes over a tile of dot products, in place.
 //!
 //! With a dot product a and z = ±1 for positives and all others: the sigmoid pass (arXiv:2303.15343) makes
-//! s = scale·a + bias, replaces a by w = −z σ(−z s) and returns Σ log σ(z s), Σ w a and Σ w. The softmax passes
-//! (arXiv:2103.00020) make s = scale·a; `stats` adds to each row's and column's pair (maximum, Σ exp(s − maximum)),
-//! `weights` replaces a by w = softmax over the row + softmax over the column − 2 at positives, and returns Σ w a
-//! and the sum of a over the positives.
+//! s = scale·a + bias, replaces a by w = −z σ(−z s) and returns Σ log σ(z s), Σ w a and Σ w. The softmax
+//! passes (arXiv:2103.00020) make s = scale·a; `stats` adds to each row's and column's pair (maximum, Σ
+//! exp(s − maximum)), `weights` replaces a by w = softmax over the row + softmax over the column − 2 at
+//! positives, and returns Σ w a and the sum of a over the positives.
 //!
 //! Shapes: `tile` `[n, m]` by rows, `rows` `[n, 2]`, `columns` `[m, 2]`.
 

@@ -217,9 +217,10 @@ impl<'a> Door<'a> {
             return Err(Answer::WrongCertificate);
         }
         // A rank whose first connection has died before the ring was formed may come again.
-        match channels[peer].as_ref().is_some_and(|channel| !channel.is_closed()) {
-            true => Err(Answer::Taken),
-            false => Ok(peer),
+        if channels[peer].as_ref().is_some_and(|channel| !channel.is_closed()) {
+            Err(Answer::Taken)
+        } else {
+            Ok(peer)
         }
     }
 }

@@ -88,9 +88,12 @@ impl Channel {
         let data = &data[..data.len().min(WRITE_AT_ONCE)];
         let slices = [IoSlice::new(head), IoSlice::new(data)];
         let Some(tls) = &mut self.tls else {
-            return unless_blocked(|| match head.is_empty() {
-                true => (&*self.stream).write(data),
-                false => (&*self.stream).write_vectored(&slices),
+            return unless_blocked(|| {
+                if head.is_empty() {
+                    (&*self.stream).write(data)
+                } else {
+                    (&*self.stream).write_vectored(&slices)
+                }
             });
         };
         flush(tls, &self.stream)?;

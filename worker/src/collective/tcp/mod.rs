@@ -3,9 +3,9 @@
 //! Every pair of ranks shares one full-duplex connection (`connect`, `accept`, `hello`, `channel`,
 //! `tls`).
 //! One thread per rank runs the operations in the order they were started (`ops`) and drives all
-//! its connections both ways without ever blocking on one of them (`links`). Reductions ([`ringmaster_kernels::reduce`])
-//! add in rank order. A peer's death shows as a closed connection and ends the whole ring at once:
-//! each rank that notices closes its own connections, so the news needs no timeout.
+//! its connections both ways without ever blocking on one of them (`links`). Reductions
+//! ([`ringmaster_kernels::reduce`]) add in rank order. A peer's death shows as a closed connection and ends
+//! the whole ring at once: each rank that notices closes its own connections, so the news needs no timeout.
 
 mod abort;
 mod accept;

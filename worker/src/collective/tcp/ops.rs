@@ -71,9 +71,10 @@ fn perform(links: &mut Links, sequence: u64, kind: &Kind) -> Result<(), Error> {
         Kind::AllReduce { data, dtype, op } => {
             let terms = Terms::of(*dtype).combining(*op);
             let frame = frame(Operation::AllReduce, data.len(), terms);
-            match data.len() <= SMALL_MESSAGE {
-                true => all_reduce_small(links, frame, *data, *dtype, *op),
-                false => all_reduce(links, frame, *data, *dtype, *op),
+            if data.len() <= SMALL_MESSAGE {
+                all_reduce_small(links, frame, *data, *dtype, *op)
+            } else {
+                all_reduce(links, frame, *data, *dtype, *op)
             }
         }
         Kind::AllGather { from, to, shares, dtype } => {

@@ -48,9 +48,10 @@ pub fn all_gather(
         {
             gathering.wait()?;
         }
-        let text = match stretch.own {
-            true => narrow(inputs.text, &stretch.rows),
-            false => narrow(&text, &stretch.columns),
+        let text = if stretch.own {
+            narrow(inputs.text, &stretch.rows)
+        } else {
+            narrow(&text, &stretch.columns)
         };
         let columns = stretch.columns_of(&text);
         passes.first(&columns, &mut narrow(&stats, &stretch.columns))?;

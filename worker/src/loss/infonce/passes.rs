@@ -105,15 +105,14 @@ impl<'a> Passes<'a> {
         &mut self,
         columns: &Columns<'_>,
         column_stats: &Stats,
-        result: Sum<'_>,
+        mut result: Sum<'_>,
     ) -> Result<Chunk, Error> {
         if columns.rows.is_empty() || self.inputs.image.size()[0] == 0 {
-            return result.or_zero();
+            return result.finish();
         }
         let text = tile::operand(columns.text, self.kind)?;
         let kept = self.kept.as_mut().and_then(|kept| kept.remove(&columns.start));
         let mut kept = kept.map(Vec::into_iter);
-        let (mut coming, mut sum) = (Some(result), None);
         for image_rows in self.tiles() {
             let image = tile::operand(&narrow(self.inputs.image, &image_rows), self.kind)?;
             let products = kept.as_mut().and_then(Iterator::next);
@@ -121,14 +120,9 @@ impl<'a> Passes<'a> {
                 self.weights(columns, &image_rows, &image, &text, column_stats, products)?;
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            let (mut so_far, nothing) = match coming.take() {
-                Some(coming) => coming.ready()?,
-                None => (sum.take().expect("the first tile has made it"), false),
-            };
-            tile::multiply_into(so_far.first_mut(), &weights.tr(), &image, nothing)?;
-            sum = Some(so_far);
+            result = result.add(&weights.tr(), &image)?;
         }
-        Ok(sum.expect("there is at least one tile"))
+        result.finish()
     }
 
     /// A tile's w = 2B G, in the dtype in which it is multiplied. Shape `[n, m]`.

@@ -83,9 +83,10 @@ impl VisionTransformer {
             }
             VisionPool::Avg => {
                 let x = all_tokens(&self.blocks, tokens, packing, compute);
-                match self.final_ln_after_pool {
-                    true => self.ln_post.forward(&mean_of_patches(&x, packing, 1), compute),
-                    false => mean_of_patches(&self.ln_post.forward(&x, compute), packing, 1),
+                if self.final_ln_after_pool {
+                    self.ln_post.forward(&mean_of_patches(&x, packing, 1), compute)
+                } else {
+                    mean_of_patches(&self.ln_post.forward(&x, compute), packing, 1)
                 }
             }
         }

@@ -43,13 +43,14 @@ impl AttentionalPooler {
         let matrix = |name: &str, outputs, inputs| {
             attn.tensor(name, &[outputs, inputs], Init::xavier_uniform(outputs, inputs))
         };
-        let in_proj = match width == context {
-            true => InProj::Fused(matrix("in_proj_weight", 3 * width, width)),
-            false => InProj::Split([
+        let in_proj = if width == context {
+            InProj::Fused(matrix("in_proj_weight", 3 * width, width))
+        } else {
+            InProj::Split([
                 matrix("q_proj_weight", width, width),
                 matrix("k_proj_weight", width, context),
                 matrix("v_proj_weight", width, context),
-            ]),
+            ])
         };
         let zero = Init::Constant(0.0);
         let out_proj = attn.sub("out_proj");

@@ -95,11 +95,10 @@ impl TrunkVit {
             }
             Pool::Avg => {
                 let x = all_tokens(blocks, tokens, &packing, compute);
-                match self.norm_after_pool {
-                    true => self.norm.forward(&mean_of_patches(&x, &packing, self.prefix), compute),
-                    false => {
-                        mean_of_patches(&self.norm.forward(&x, compute), &packing, self.prefix)
-                    }
+                if self.norm_after_pool {
+                    self.norm.forward(&mean_of_patches(&x, &packing, self.prefix), compute)
+                } else {
+                    mean_of_patches(&self.norm.forward(&x, compute), &packing, self.prefix)
                 }
             }
         }; // [N, W]

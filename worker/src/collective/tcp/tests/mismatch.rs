@@ -79,9 +79,10 @@ fn counts_that_differ_are_told_apart_where_the_lengths_do_not() {
         let outcomes = outcomes(|ring| {
             let (share, whole) = (zeros(3, Kind::Float), zeros(4, Kind::Float));
             let counts = counts[ring.rank()];
-            match gathers {
-                true => ring.all_gather(&share, &whole, &counts)?.wait(),
-                false => ring.reduce_scatter(&whole, &share, &counts)?.wait(),
+            if gathers {
+                ring.all_gather(&share, &whole, &counts)?.wait()
+            } else {
+                ring.reduce_scatter(&whole, &share, &counts)?.wait()
             }
         });
         assert_told(&outcomes, ["in shares with fingerprint", "of 16 bytes of F32"]);

@@ -1,0 +1,156 @@
+//! What can go wrong with a checkpoint.
+
+use std::path::PathBuf;
+
+use ringmaster_store as store;
+
+/// Why a checkpoint was not written or cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A place that cannot hold checkpoints.
+    #[error("checkpoint place {url:?}: {reason}")]
+    Place {
+        /// As the manifest or the command line gave it.
+        url: String,
+        /// The constraint it breaks, and what to give instead.
+        reason: String,
+    },
+    /// The store failed; [`store::Kind::is_lasting`] says whether another attempt may succeed.
+    #[error("cannot {action} {object}")]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// URL of the object or folder.
+        object: String,
+        /// What the store says, and what to do about it.
+        source: store::Error,
+    },
+    /// A local file or folder beside the store's own calls.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Somebody holds the lock of latest.json and does not let go.
+    #[error("{} stayed locked for {seconds} s", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// How long this process waited.
+        seconds: u64,
+    },
+    /// The coordinator does not let this rank go on.
+    #[error("the coordinator did not take {what} of step {step}")]
+    Grant {
+        /// What was asked for.
+        what: &'static str,
+        /// Of which step.
+        step: u64,
+        /// Its reason.
+        source: GrantError,
+    },
+    /// A snapshot or a commit that lacks a part.
+    #[error("checkpoint of step {step} lacks {missing}")]
+    Incomplete {
+        /// Of which step.
+        step: u64,
+        /// The part.
+        missing: String,
+    },
+    /// A checkpoint of this step and generation exists and says something else.
+    #[error("{object} exists already with other content")]
+    Conflict {
+        /// URL of the manifest.
+        object: String,
+    },
+    /// The writer was dropped before the commit was granted.
+    #[error("checkpoint of step {step} was abandoned: its generation is over")]
+    Abandoned {
+        /// Of which step.
+        step: u64,
+    },
+    /// Content that verifies and makes no sense, or does not verify.
+    #[error("{object} is damaged: {reason}")]
+    Damaged {
+        /// URL of the object.
+        object: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A format of another release.
+    #[error(
+        "{object} has format version {found}, this build reads 1 to {supported}; use a newer build"
+    )]
+    Version {
+        /// URL of the object.
+        object: String,
+        /// The version it says.
+        found: u64,
+        /// The newest version known here.
+        supported: u64,
+    },
+    /// JSON of the right version that does not parse.
+    #[error("cannot understand {object}")]
+    Json {
+        /// URL of the object.
+        object: String,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A tensor whose values do not fill its shape.
+    #[error(
+        "tensor {name} has shape {shape:?}, which is {expected} bytes, and {bytes} bytes of values"
+    )]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        shape: Vec<i64>,
+        /// Bytes of values it came with.
+        bytes: usize,
+        /// Bytes that fill its shape.
+        expected: usize,
+    },
+    /// A store that takes every write and keeps somebody else's.
+    #[error("{object} was written and holds something else now; another writer is at work there")]
+    Overwritten {
+        /// URL of the object.
+        object: String,
+    },
+    /// No runtime for the store's calls.
+    #[error("cannot start the runtime of the checkpoint store")]
+    Runtime {
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Somebody asked for an end.
+    #[error("interrupted")]
+    Interrupted,
+    /// The writing thread ended without an answer.
+    #[error("the checkpoint thread ended unexpectedly")]
+    WriterDied,
+}
+
+impl Error {
+    /// Whether it lies in what the job or its machines were told: every process that is told the same
+    /// fails in the same way.
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::Place { .. } => true,
+            Self::Store { source, .. } => source.kind.is_mistake(),
+            _ => false,
+        }
+    }
+}
+
+/// The coordinator's refusal, or its silence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct GrantError {
+    /// In the coordinator's words.
+    pub reason: String,
+}

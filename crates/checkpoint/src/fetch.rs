@@ -1,0 +1,218 @@
+//! Objects on their way out of the store: read in chunks side by side, each verified as it comes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectStoreExt;
+use tokio::task::JoinSet;
+
+use super::Error;
+use super::layout::CHUNK;
+use super::layout::StepName;
+use super::manifest::Object;
+use super::place::Place;
+use crate::progress;
+
+/// Chunks on their way at once.
+const CHUNKS_IN_FLIGHT: usize = 8;
+
+/// An object in memory, as the chunks it was read in.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    /// Each but the last of [`CHUNK`] bytes.
+    chunks: Vec<Bytes>,
+    len: usize,
+}
+
+impl Chunks {
+    #[cfg(test)]
+    pub(crate) fn of(bytes: Vec<u8>) -> Self {
+        let (len, bytes) = (bytes.len(), Bytes::from(bytes));
+        let chunks = (0..len).step_by(CHUNK).map(|at| bytes.slice(at..len.min(at + CHUNK)));
+        Self { chunks: chunks.collect(), len }
+    }
+
+    /// Length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Copies bytes from `at` on.
+    ///
+    /// # Panics
+    /// When the object ends before `out` is full.
+    pub(crate) fn copy_to(&self, mut at: usize, mut out: &mut [u8]) {
+        while !out.is_empty() {
+            let chunk = &self.chunks[at / CHUNK][at % CHUNK..];
+            let (now, rest) = out.split_at_mut(out.len().min(chunk.len()));
+            now.copy_from_slice(&chunk[..now.len()]);
+            at += now.len();
+            out = rest;
+        }
+    }
+
+    /// Returns everything in one piece.
+    pub(crate) fn to_vec(&self) -> Vec<u8> {
+        self.chunks.concat()
+    }
+}
+
+/// What reading an object came to.
+#[derive(Debug)]
+pub(crate) enum Fetched {
+    /// It is what the manifest says.
+    Good(Chunks),
+    /// It is not, and why.
+    Bad(String),
+}
+
+/// A chunk that was read.
+struct Chunk {
+    index: usize,
+    content: Result<Bytes, String>,
+}
+
+/// Reads an object and holds it against the manifest.
+///
+/// # Errors
+/// A store that fails for another reason than absence.
+pub(crate) async fn fetch(
+    place: &Place,
+    name: StepName,
+    object: &Object,
+) -> Result<Fetched, Error> {
+    if let Some(reason) = misfit(place, name, object).await? {
+        return Ok(Fetched::Bad(reason));
+    }
+    let object = Arc::new(object.clone());
+    let count = object.sums().len();
+    let mut chunks = vec![Bytes::new(); count];
+    let mut next = 0;
+    let mut in_flight = JoinSet::new();
+    loop {
+        while next < count && in_flight.len() < CHUNKS_IN_FLIGHT {
+            in_flight.spawn(chunk(place.clone(), name, Arc::clone(&object), next));
+            next += 1;
+        }
+        let Some(ended) = in_flight.join_next().await else { break };
+        let Chunk { index, content } = ended.expect("reading a chunk does not panic")?;
+        progress::advance();
+        match content {
+            Ok(bytes) => chunks[index] = bytes,
+            Err(reason) => return Ok(Fetched::Bad(reason)),
+        }
+    }
+    Ok(Fetched::Good(Chunks { chunks, len: object.size as usize }))
+}
+
+/// Returns what about an object contradicts the manifest without reading it, if anything.
+async fn misfit(place: &Place, name: StepName, object: &Object) -> Result<Option<String>, Error> {
+    let size = match place.store.head(&place.object(name, &object.name)).await {
+        Ok(meta) => meta.size,
+        Err(object_store::Error::NotFound { .. }) => {
+            return Ok(Some("it does not exist".to_owned()));
+        }
+        Err(source) => return Err(place.read_error(name, &object.name, source)),
+    };
+    if size != object.size {
+        return Ok(Some(format!("{size} bytes, the manifest says {}", object.size)));
+    }
+    Ok(object.miscounted())
+}
+
+/// Reads and verifies one chunk.
+async fn chunk(
+    place: Place,
+    name: StepName,
+    object: Arc<Object>,
+    index: usize,
+) -> Result<Chunk, Error> {
+    let start = (index * CHUNK) as u64;
+    let range = start..object.size.min(start + CHUNK as u64);
+    let path = place.object(name, &object.name);
+    let bytes = place.store.get_range(&path, range.clone()).await;
+    let bytes = bytes.map_err(|source| place.read_error(name, &object.name, source))?;
+    let verify = move || {
+        let whole = bytes.len() as u64 == range.end - range.start;
+        let good = whole && object.verifies(index, &bytes);
+        let reason = || format!("checksum of bytes {}..{} differs", range.start, range.end);
+        let content = if good { Ok(bytes) } else { Err(reason()) };
+        Chunk { index, content }
+    };
+    Ok(tokio::task::spawn_blocking(verify).await.expect("a checksum does not panic"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ringmaster_proto::v1::Generation;
+
+    use super::*;
+    use crate::upload::{self, Abandon};
+
+    fn name() -> StepName {
+        StepName { generation: Generation::new(1, 1), step: 3 }
+    }
+
+    fn pattern(len: usize) -> Bytes {
+        (0..len).map(|i| (i / 7) as u8).collect::<Vec<u8>>().into()
+    }
+
+    async fn stored(place: &Place, bytes: &Bytes) -> Object {
+        let alive = Abandon::default();
+        let stored = upload::put(place, name(), "object", vec![bytes.clone()], &alive).await;
+        let stored = stored.unwrap();
+        Object {
+            name: stored.name,
+            size: stored.size,
+            sha256: stored.sha256,
+            blake3: stored.blake3,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_what_was_written_whatever_its_length() {
+        let place = Place::memory();
+        for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5] {
+            let bytes = pattern(len);
+            let object = stored(&place, &bytes).await;
+            let Fetched::Good(chunks) = fetch(&place, name(), &object).await.unwrap() else {
+                panic!("{len} bytes are damaged")
+            };
+            assert_eq!(chunks.len(), len);
+            assert!(chunks.to_vec() == bytes);
+            if len > CHUNK {
+                let mut across = [0; 4];
+                chunks.copy_to(CHUNK - 3, &mut across);
+                assert_eq!(across, bytes[CHUNK - 3..CHUNK + 1]);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mismatch_says_where_it_is() {
+        let place = Place::memory();
+        let bytes = pattern(CHUNK + 2);
+        let object = stored(&place, &bytes).await;
+        let reason = async |found: Vec<u8>, object: &Object| {
+            let path = place.object(name(), "object");
+            place.store.put(&path, found.into()).await.unwrap();
+            match fetch(&place, name(), object).await.unwrap() {
+                Fetched::Bad(reason) => reason,
+                Fetched::Good(_) => panic!("not noticed"),
+            }
+        };
+        let mut flipped = bytes.to_vec();
+        flipped[CHUNK + 1] ^= 1;
+        let found = reason(flipped, &object).await;
+        assert_eq!(found, "checksum of bytes 16777216..16777218 differs");
+        let found = reason(bytes[1..].to_vec(), &object).await;
+        assert_eq!(found, "16777217 bytes, the manifest says 16777218");
+        let short = Object { blake3: object.blake3[1..].to_vec(), ..object.clone() };
+        let found = reason(bytes.to_vec(), &short).await;
+        assert_eq!(found, "the manifest lists 1 checksums for 16777218 bytes");
+        place.delete_all(name()).await.unwrap();
+        let Fetched::Bad(found) = fetch(&place, name(), &object).await.unwrap() else { panic!() };
+        assert_eq!(found, "it does not exist");
+    }
+}

@@ -1,0 +1,130 @@
+//! Names inside a job's folder of checkpoints.
+
+use std::fmt;
+use std::str::FromStr;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ringmaster_proto::v1::Generation;
+
+/// Bytes under one checksum, and of one part of an upload.
+pub(crate) const CHUNK: usize = 16 << 20;
+
+/// Written last; what has none does not exist.
+pub(crate) const MANIFEST: &str = "MANIFEST.json";
+/// Beside the checkpoints: names the newest complete one.
+pub(crate) const LATEST: &str = "latest.json";
+/// Parameters by OpenCLIP's names.
+pub(crate) const MODEL: &str = "model.safetensors";
+/// [`super::State`].
+pub(crate) const STATE: &str = "state.json";
+
+/// Returns the folder that holds the checkpoints of `job_id`, in the style of `uri` (a URL or an
+/// absolute path).
+pub fn job_url(uri: &str, job_id: &str) -> String {
+    url_below(uri.trim_end_matches('/'), job_id)
+}
+
+/// What of a name cannot stand in a URL as it is; a path has no such thing.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// Returns the place of `name`, a file's or folder's own name or a path of such, below `folder`, a URL or an
+/// absolute path without a slash at its end: escaped in a URL, as it is in a path.
+pub fn url_below(folder: &str, name: &str) -> String {
+    if folder.contains("://") {
+        format!("{folder}/{}", utf8_percent_encode(name, ESCAPED))
+    } else {
+        format!("{folder}/{name}")
+    }
+}
+
+/// How files of weights end.
+const WEIGHTS: [&str; 6] = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".index.json"];
+
+/// Whether a path or URL ends as a file of weights does, or as an index of weights in parts.
+pub fn is_weights(place: &str) -> bool {
+    WEIGHTS.iter().any(|ending| place.ends_with(ending))
+}
+
+/// Returns the step of the checkpoint at `url`; none when its last part is no checkpoint's name.
+pub fn step_of(url: &str) -> Option<u64> {
+    let name = url.trim_end_matches('/').rsplit('/').next()?;
+    name.parse::<StepName>().ok().map(|name| name.step)
+}
+
+/// Returns the name of one rank's slice of the optimizer state.
+pub(crate) fn optim(rank: usize, world_size: usize) -> String {
+    format!("optim-{rank:05}-of-{world_size:05}.safetensors")
+}
+
+/// Whether an object holds a slice of the optimizer state.
+pub(crate) fn is_optim(name: &str) -> bool {
+    name.starts_with("optim-") && name.ends_with(".safetensors")
+}
+
+/// Name of a checkpoint's folder. Ordered by generation, then step: after a roll-back the lower
+/// step of the newer generation is the one that counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StepName {
+    pub(crate) generation: Generation,
+    pub(crate) step: u64,
+}
+
+impl fmt::Display for StepName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step-{:010}.{}", self.step, self.generation)
+    }
+}
+
+/// A name that is not a checkpoint's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotAStep;
+
+impl FromStr for StepName {
+    type Err = NotAStep;
+
+    fn from_str(text: &str) -> Result<Self, NotAStep> {
+        let rest = text.strip_prefix("step-").ok_or(NotAStep)?;
+        let (step, generation) = rest.split_once('.').ok_or(NotAStep)?;
+        let name = Self {
+            step: step.parse().map_err(|_| NotAStep)?,
+            generation: generation.parse().map_err(|_| NotAStep)?,
+        };
+        // Only the one spelling: `step-+5.g01.2` would otherwise name a folder nobody wrote.
+        if name.to_string() == text { Ok(name) } else { Err(NotAStep) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_name_round_trips_and_other_spellings_are_refused() {
+        let name = StepName { generation: Generation::new(1, 7), step: 1000 };
+        assert_eq!(name.to_string(), "step-0000001000.g1.7");
+        assert_eq!(step_of("file:///data/runs/tiny-abc/step-0000001000.g1.7"), Some(1000));
+        assert_eq!(step_of(""), None);
+        assert_eq!("step-0000001000.g1.7".parse(), Ok(name));
+        for text in ["step-1000.g1.7", "step-+000001000.g1.7", "step-0000001000", "latest.json"] {
+            assert_eq!(text.parse::<StepName>(), Err(NotAStep), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_newer_generation_is_above_a_higher_step_of_an_older_one() {
+        let name = |counter, step| StepName { generation: Generation::new(1, counter), step };
+        assert!(name(2, 100) > name(1, 900));
+        assert!(name(2, 101) > name(2, 100));
+    }
+
+    #[test]
+    fn a_job_folder_keeps_the_style_of_its_place() {
+        assert_eq!(job_url("/data/runs/", "tiny-abc"), "/data/runs/tiny-abc");
+        assert_eq!(job_url("file:///data/runs", "tiny-abc"), "file:///data/runs/tiny-abc");
+        assert_eq!(job_url("/data/runs", "a #1%~ü"), "/data/runs/a #1%~ü");
+        assert_eq!(job_url("s3://b/runs/", "a #1%~ü"), "s3://b/runs/a%20%231%25~%C3%BC");
+        assert_eq!(url_below("s3://b", "sub/part-1.bin"), "s3://b/sub/part-1.bin");
+    }
+}

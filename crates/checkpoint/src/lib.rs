@@ -1,0 +1,73 @@
+//! Checkpoints: complete or invisible, loadable by any world size, written while training goes on.
+//!
+//! A checkpoint is a folder of the job's folder, named after its step and the generation that
+//! wrote it, and never rewritten:
+//!
+//! ```text
+//! <uri>/<job>/step-0000001000.g1.7/model.safetensors              parameters, OpenCLIP's names
+//!                                 /optim-00000-of-00002.safetensors  moments, slice of rank 0
+//!                                 /optim-00001-of-00002.safetensors  moments, slice of rank 1
+//!                                 /state.json                     step, numeric plan, ledger, job
+//!                                 /MANIFEST.json                  sizes and checksums; written last
+//! <uri>/<job>/latest.json                                         names the newest complete one
+//! ```
+//!
+//! The fence is the coordinator: once every rank has reported its objects it grants the commit to
+//! the current generation alone, and only then is MANIFEST.json created. What has no MANIFEST.json
+//! does not exist for a reader; what has one is verified object by object before it is chosen.
+//! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
+//! finds a checkpoint whose writer died between the two writes.
+//!
+//! Modules in reading order: `state` (what is saved), `memory` (where a snapshot waits while it is
+//! written), `layout` (names), `place` (a folder of a store), `tensors` (safetensors files), `upload` and
+//! `fetch` (objects, in parts), `checksum`, `manifest` (the two metadata files), `publish` (the phases),
+//! `rollback` and `retention` (what goes), [`Writer`] (the background thread), `choose` (reading),
+//! [`browse`] (what people do with checkpoints), [`Listing`] (the names in a folder) and
+//! [`download`](fn@download) (one object to a file). Nothing here touches ATen.
+
+pub mod browse;
+mod checksum;
+mod choose;
+mod download;
+mod error;
+mod fetch;
+mod layout;
+mod listing;
+mod manifest;
+mod memory;
+mod place;
+mod progress;
+mod publish;
+mod retention;
+mod rollback;
+mod state;
+mod tensors;
+mod upload;
+mod writer;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod faults;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod testing;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
+
+pub use choose::{Chosen, Loaded, choose};
+pub use download::download;
+pub use error::{Error, GrantError};
+pub use layout::{is_weights, job_url, step_of, url_below};
+pub use listing::Listing;
+pub use memory::{Blank, Memory};
+pub use progress::moved;
+pub use publish::{Grant, Published};
+pub use rollback::{choose_rolled_back, roll_back};
+pub use safetensors::Dtype;
+pub use state::{
+    Cursor, DataState, Layout, RngState, STATE_VERSION, ScheduleState, Snapshot, State,
+    Substitution,
+};
+pub use tensors::{Moment, Part, Values};
+pub use writer::{Saved, Writer, WriterOptions};

@@ -1,0 +1,95 @@
+//! How often, and for how long, a request that failed is made again.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use object_store::Result;
+
+use super::context::Context;
+use super::error::{self, Error};
+use super::news;
+
+/// First pause before a request is made again; it doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
+
+/// For how long a request is made again before its failure counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) usual: Duration,
+    /// While the store has never answered.
+    pub(super) first: Duration,
+}
+
+impl Patience {
+    /// For how long a request that fails now is made again.
+    pub(super) fn now(self, context: &Context) -> Duration {
+        if context.reached() { self.usual } else { self.first }
+    }
+}
+
+/// Returns the error with its explanation inside.
+pub(super) fn explained(context: &Context, error: object_store::Error) -> object_store::Error {
+    if error::find(&error).is_some() {
+        return error;
+    }
+    let path = match &error {
+        object_store::Error::NotFound { path, .. }
+        | object_store::Error::AlreadyExists { path, .. }
+        | object_store::Error::Precondition { path, .. } => path.clone(),
+        _ => String::new(),
+    };
+    Error::explain(&error, context).into_store_error(&path)
+}
+
+/// The pauses of one request.
+pub(super) struct Retries {
+    context: Arc<Context>,
+    patience: Option<Patience>,
+    began: Instant,
+    pause: Duration,
+}
+
+impl Retries {
+    pub(super) fn new(context: Arc<Context>, patience: Option<Patience>) -> Self {
+        Self { context, patience, began: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// Notes that the store answered; patience starts anew.
+    pub(super) fn succeeded(&mut self) {
+        news::answered(&self.context);
+        (self.began, self.pause) = (Instant::now(), FIRST_PAUSE);
+    }
+
+    /// Waits before the request is made again.
+    ///
+    /// # Errors
+    /// The explained error, if it is not worth it.
+    pub(super) async fn wait_after(&mut self, error: object_store::Error) -> Result<()> {
+        let error = explained(&self.context, error);
+        if !error::is_transient(&error) {
+            if error::find(&error).is_some_and(|error| error.kind.is_answer()) {
+                let _ = self.context.answered();
+            }
+            return Err(error);
+        }
+        let Some(patience) = self.patience else { return Err(error) };
+        let limit = patience.now(&self.context);
+        if self.began.elapsed() + self.pause > limit {
+            return Err(error);
+        }
+        if let Some(error) = error::find(&error) {
+            news::say_trouble(&self.context, error, limit);
+        }
+        tokio::time::sleep(spread(self.pause)).await;
+        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        Ok(())
+    }
+}
+
+/// Returns between three quarters and five quarters of a pause, so that many do not come at once.
+fn spread(pause: Duration) -> Duration {
+    let draw = RandomState::new().hash_one(0) % 1024;
+    pause.mul_f64(0.75 + draw as f64 / 2048.0)
+}

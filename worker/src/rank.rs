@@ -1,0 +1,172 @@
+//! What a rank of a job keeps over generations, whatever becomes of its peers.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ringmaster_agent::env::RankEnv;
+use ringmaster_checkpoint::Memory;
+use ringmaster_inputs::image::Preprocess;
+use ringmaster_inputs::text::Tokenizer;
+use ringmaster_manifest::spec::TrainJob;
+use ringmaster_proto::v1::{Generation, Phase, StepMetrics};
+use tch::Device;
+
+use crate::control::agent::Control;
+use crate::control::coordinator::RanksClient;
+use crate::control::history::History;
+use crate::control::interrupt::Switch;
+use crate::control::signals::Termination;
+use crate::data::{self, Dataset, Order, OrderOptions};
+use crate::error::Error;
+use crate::factory::tokenizer::get_tokenizer;
+use crate::faults::Faults;
+use crate::plan::NumericPlan;
+use crate::replica::{Applied, Replica};
+use crate::report::Run;
+use crate::report::clock::Rates;
+use crate::save::Saving;
+use crate::{eval, ffi, health};
+
+/// See the module.
+pub(crate) struct Rank {
+    pub(crate) env: RankEnv,
+    pub(crate) job: TrainJob,
+    pub(crate) device: Device,
+    pub(crate) control: Control,
+    pub(crate) switch: Arc<Switch>,
+    pub(crate) client: RanksClient,
+    pub(crate) history: History,
+    pub(crate) faults: Faults,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    pub(crate) dataset: Arc<Dataset>,
+    pub(crate) order: Arc<Order>,
+    pub(crate) replica: Replica,
+    /// How the work is divided; the job's first generation fixes it.
+    pub(crate) plan: NumericPlan,
+    pub(crate) eval_sets: Vec<eval::EvalSet>,
+    /// Open on the first rank of the ring.
+    pub(crate) run: Option<Run>,
+    pub(crate) saving: Option<Saving>,
+    /// Where snapshots wait while they are written.
+    pub(crate) snapshots: Memory,
+    /// Checkpoint that this process took the state from.
+    pub(crate) loaded_from: Option<String>,
+    pub(crate) machine: health::Machine,
+    /// This process has been in a ring whose links were measured, or did not have to be.
+    pub(crate) links_checked: bool,
+}
+
+impl Rank {
+    /// Everything that does not depend on the generation.
+    pub(crate) fn start(env: RankEnv, termination: Termination) -> Result<Self, Error> {
+        let job = read_manifest(&env.manifest_path)?;
+        let faults = Faults::parse(env.fault.as_deref(), env.rank)
+            .map_err(|what| Error::Environment { what })?;
+        let client = RanksClient::start(&env.coordinator)?;
+        let switch = Arc::new(Switch::new(env.generation, client.clone()));
+        let history = History::new(client.clone(), &env.job_id);
+        history.follow_stores(&switch);
+        let obeying = Arc::clone(&switch);
+        let control = Control::connect(&env.agent_socket, &env.job_id, env.rank, move |command| {
+            obeying.obey(command);
+        })?;
+        let told = Arc::clone(&switch);
+        let stop = move || {
+            tracing::info!("SIGTERM: this job stops after a checkpoint at the next step boundary");
+            told.request_stop();
+        };
+        termination.forward(stop).map_err(|error| Error::Environment {
+            what: format!("cannot start the thread that takes signals: {error}"),
+        })?;
+        control.status(|status| status.phase = Phase::Load.into());
+        let threads = env.threads.max(1) as i32;
+        tch::set_num_threads(threads);
+        tch::set_num_interop_threads(1);
+        let device = ffi::cuda::device(job.resources.accelerator, env.local_rank)
+            .map_err(|what| Error::Environment { what })?;
+        let demand = health::memory::Demand::of(&job, env.local_world_size)?;
+        let machine = health::check_machine(device, demand)?;
+        let text = &job.model.config.text_cfg;
+        let tokenizer = Arc::new(get_tokenizer(text, job.model.tokenizer.as_deref())?);
+        let dataset = Arc::new(Dataset::open(data::Options::of(&job.data))?);
+        let open_set = |set| eval::EvalSet::open(set, &job.data);
+        let eval_sets = job.eval.zero_shot.iter().map(open_set).collect::<Result<_, _>>()?;
+        let order = Arc::new(Order::new(dataset.shard_sizes(), OrderOptions::of(&job))?);
+        let replica = Replica::new(&job, device)?;
+        tracing::info!(
+            samples = dataset.len(),
+            shards = dataset.shard_sizes().len(),
+            parameters = replica.clip.params().entries().iter().map(|e| e.len).sum::<usize>(),
+            global_batch = job.batch.global,
+            steps = job.schedule.total_steps,
+            threads,
+            "rank ready"
+        );
+        let plan = NumericPlan::propose(&job, &env, device);
+        Ok(Self {
+            plan,
+            env,
+            job,
+            device,
+            control,
+            switch,
+            client,
+            history,
+            faults,
+            tokenizer,
+            dataset,
+            order,
+            replica,
+            eval_sets,
+            run: None,
+            saving: None,
+            snapshots: Memory::default(),
+            loaded_from: None,
+            machine,
+            links_checked: false,
+        })
+    }
+
+    /// Returns the metrics of the step applied last, of which the loss and the order's digest are
+    /// `known`.
+    pub(crate) fn step_metrics(
+        &self,
+        generation: Generation,
+        known: (f64, u64),
+        applied: Applied,
+        rates: Rates,
+    ) -> StepMetrics {
+        let step = self.replica.applied;
+        StepMetrics {
+            step,
+            total_steps: self.job.schedule.total_steps,
+            samples: self.job.samples(step),
+            loss: known.0,
+            logit_scale: self.replica.clip.logit_scale().exp(),
+            logit_bias: self.replica.clip.logit_bias(),
+            lr: applied.lr,
+            grad_norm: applied.grad_norm,
+            samples_per_second: rates.samples_per_second,
+            data_share: rates.data_share,
+            compute_share: (1.0 - rates.data_share - rates.comm_share).max(0.0),
+            comm_share: rates.comm_share,
+            generation: Some(generation),
+            substituted: self.replica.substitutions.len() as u64,
+            order_digest: known.1,
+            slowest_rank: rates.slowest.map(|(rank, _)| rank),
+            slowest_over_median: rates.slowest.map(|(_, ratio)| ratio),
+        }
+    }
+}
+
+pub(crate) fn preprocess(job: &TrainJob) -> Preprocess {
+    Preprocess::new(&job.model.preprocess())
+}
+
+fn read_manifest(path: &Path) -> Result<TrainJob, Error> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::Environment {
+        what: format!("cannot read the manifest {}: {e}", path.display()),
+    })?;
+    ringmaster_manifest::from_validated_json(&text)
+        .map_err(|e| Error::Environment { what: format!("manifest {}: {e}", path.display()) })
+}

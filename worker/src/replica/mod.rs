@@ -1,0 +1,352 @@
+//! What every rank holds a copy of: parameters, optimizer state, and how far they are.
+
+pub(crate) mod openclip;
+pub mod snapshot;
+
+use std::ops::Range;
+
+use prost::Message as _;
+use ringmaster_checkpoint::{self as checkpoint, Dtype, Moment, Values};
+use ringmaster_manifest::MAX_LOGIT_SCALE;
+use ringmaster_manifest::spec::{self, TrainJob};
+use ringmaster_proto::v1::StepMetrics;
+use ringmaster_weights::Weights;
+use ringmaster_words as words;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::error::Error;
+
+use crate::collective::{Collective, bytes};
+use crate::data::Substitution;
+use crate::factory;
+use crate::ffi::memory::HostBytes;
+use crate::model::{Clip, LogitInit, Tower};
+use crate::optim::adamw::{AdamW, Update, clip_factor};
+use crate::optim::norm::squared_norm;
+use crate::optim::schedule::learning_rate;
+use snapshot::Portion;
+
+/// Elements of a stored tensor that are turned into a libtorch tensor at once.
+const PUT_ELEMENTS: usize = 1 << 20;
+
+/// One rank's copy of the training state.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub clip: Clip,
+    adamw: AdamW,
+    decay: Vec<(Range<usize>, bool)>,
+    /// Steps applied.
+    pub applied: u64,
+    /// The gradients of step `applied + 1` are reduced and kept, and this rank entered *ready*.
+    pub held: Option<HeldStep>,
+    /// False until the state has been received, loaded or initialised in full.
+    pub complete: bool,
+    /// Nothing has been written over the initial values.
+    pub pristine: bool,
+    /// Corrupt samples replaced so far, by all ranks.
+    pub substitutions: Vec<Substitution>,
+    /// Samples that the run this one resumed from had consumed.
+    pub resumed_samples: u64,
+    /// Of the step applied last: rank 0 may have died before it wrote them down.
+    pub metrics: Option<StepMetrics>,
+}
+
+/// What a rank that entered *ready* knows of the step beside its gradients: enough to write the
+/// step down if it applies it alone.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HeldStep {
+    /// Of the global batch.
+    pub loss: f64,
+    /// Which sample stood in which row of the global batch.
+    pub order_digest: u64,
+    /// Corrupt samples replaced in the step, by all ranks: they count once it is applied.
+    pub substitutions: Vec<Substitution>,
+}
+
+/// What travels beside the flat buffers when a state is handed over.
+#[derive(Debug, Serialize, Deserialize)]
+struct Header {
+    applied: u64,
+    resumed_samples: u64,
+    substitutions: Vec<Substitution>,
+    /// An encoded `StepMetrics`; empty for none.
+    metrics: Vec<u8>,
+}
+
+/// What applying a step tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Applied {
+    pub lr: f64,
+    pub grad_norm: f64,
+}
+
+impl Replica {
+    /// Returns the state at step 0, the same on every rank.
+    pub(crate) fn new(job: &TrainJob, device: Device) -> Result<Self, Error> {
+        let mut config = job.model.config.clone();
+        if let Some(patch_dropout) = job.model.force_patch_dropout {
+            config.vision_cfg.patch_dropout = patch_dropout;
+        }
+        let default_scale = match job.loss.kind {
+            spec::LossKind::Siglip => 10_f64.ln(),
+            spec::LossKind::Infonce => (1.0_f64 / 0.07).ln(),
+        };
+        let scale = job.loss.init_logit_scale.or(config.init_logit_scale).unwrap_or(default_scale);
+        let bias = match job.loss.kind {
+            spec::LossKind::Siglip => {
+                Some(job.loss.init_logit_bias.or(config.init_logit_bias).unwrap_or(-10.0))
+            }
+            spec::LossKind::Infonce => None,
+        };
+        let init = LogitInit { scale, bias };
+        let clip = Clip::new(&config, job.model.precision, device, job.data.seed, init)?;
+        let adamw = AdamW::like(clip.params().flat());
+        let decay = clip.params().decay_ranges();
+        Ok(Self {
+            clip,
+            adamw,
+            decay,
+            applied: 0,
+            held: None,
+            complete: false,
+            pristine: true,
+            substitutions: Vec::new(),
+            resumed_samples: 0,
+            metrics: None,
+        })
+    }
+
+    /// Applies the reduced gradients it holds. No collective, no abort: whoever passed *ready*
+    /// may do this alone and all replicas stay equal.
+    pub(crate) fn apply(&mut self, job: &TrainJob) -> Result<Applied, Error> {
+        let grad_norm = squared_norm(self.clip.params().grad()).sqrt();
+        let lr = learning_rate(&job.schedule, job.optimizer.lr, self.applied);
+        let update = Update {
+            lr,
+            beta1: job.optimizer.beta1,
+            beta2: job.optimizer.beta2,
+            eps: job.optimizer.eps,
+            weight_decay: job.optimizer.weight_decay,
+            grad_factor: clip_factor(grad_norm, job.optimizer.grad_clip_norm),
+            step: self.applied + 1,
+        };
+        let params = self.clip.params();
+        self.adamw.apply(params.flat(), params.grad(), &self.decay, update)?;
+        if job.loss.clamp_logit_scale {
+            let entry = params.entry("logit_scale").expect("every model has a logit_scale");
+            let mut scale = params.flat().narrow(0, entry.offset as i64, entry.len as i64);
+            // As OpenCLIP does.
+            let _ = scale.f_clamp_(0.0, MAX_LOGIT_SCALE)?;
+        }
+        if let Some(held) = self.held.take() {
+            self.substitutions.extend(held.substitutions);
+        }
+        self.applied += 1;
+        self.pristine = false;
+        Ok(Applied { lr, grad_norm })
+    }
+
+    /// Returns a digest of parameters and optimizer state: equal on replicas that agree.
+    pub(crate) fn digest(&self) -> u64 {
+        snapshot::digest(self.applied, self.buffers(), threads())
+    }
+
+    /// Copies a rank's portion of the state into `memory` and returns the digest of the whole.
+    pub(crate) fn capture(&self, portion: &Portion, memory: &mut [u8]) -> u64 {
+        snapshot::capture(self.applied, self.buffers(), portion, memory, threads())
+    }
+
+    /// Damages one weight, as failing memory would, for tests.
+    pub(crate) fn corrupt(&mut self) -> Result<(), Error> {
+        let _ = self.clip.params().flat().f_narrow(0, 0, 1)?.f_add_scalar_(1.0)?;
+        Ok(())
+    }
+
+    fn buffers(&self) -> [&Tensor; 3] {
+        [self.clip.params().flat(), &self.adamw.exp_avg, &self.adamw.exp_avg_sq]
+    }
+
+    /// Hands the state of `source` to every rank. A receiver that fails half-way holds nothing.
+    pub(crate) fn receive(
+        &mut self,
+        source: usize,
+        stored: bool,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let header = Header {
+            applied: self.applied,
+            resumed_samples: self.resumed_samples,
+            substitutions: self.substitutions.clone(),
+            metrics: self.metrics.map(|m| m.encode_to_vec()).unwrap_or_default(),
+        };
+        let text = serde_json::to_vec(&header).expect("plain data serialises");
+        let text = bytes::broadcast(&text, source, collective)?;
+        let header: Header = serde_json::from_slice(&text)
+            .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
+        // Between here and the end the buffers are a mixture, unless they already held these bits.
+        if stored || self.applied != header.applied {
+            self.complete = false;
+        }
+        self.pristine = false;
+        for buffer in self.buffers() {
+            collective.broadcast(buffer, source)?.wait()?;
+        }
+        // On a device the buffers are whole only now.
+        collective.settle()?;
+        self.applied = header.applied;
+        self.resumed_samples = header.resumed_samples;
+        self.metrics = StepMetrics::decode(header.metrics.as_slice()).ok().filter(|m| m.step > 0);
+        self.substitutions = header.substitutions;
+        self.held = None;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Takes over a checkpoint.
+    pub(crate) fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
+        self.complete = false;
+        self.pristine = false;
+        let [params, exp_avg, exp_avg_sq] = self.buffers();
+        for entry in self.clip.params().entries() {
+            let value = loaded.parameter(&entry.name).ok_or_else(|| Error::Checkpoint {
+                what: format!("it has no {}, which the model needs", entry.name),
+            })?;
+            if value.shape() != entry.shape {
+                let (name, shape, wanted) = (&entry.name, value.shape(), &entry.shape);
+                let what = format!(
+                    "{name} has shape {shape:?} in the checkpoint and {wanted:?} in the model"
+                );
+                return Err(Error::Checkpoint { what });
+            }
+            put(params, entry.offset, value);
+            for (buffer, moment) in [exp_avg, exp_avg_sq].into_iter().zip(Moment::ALL) {
+                for (start, slice) in loaded.moment(moment, &entry.name) {
+                    put(buffer, entry.offset + start, slice);
+                }
+            }
+        }
+        self.applied = loaded.state.step;
+        self.metrics = None;
+        self.substitutions = loaded.state.data.substitutions.clone();
+        self.held = None;
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Takes over a training checkpoint of OpenCLIP's. A step is a global batch, here and there.
+    ///
+    /// # Errors
+    /// What does not fit, or is not there.
+    pub(crate) fn load_training(
+        &mut self,
+        file: &Weights,
+        global_batch: u64,
+    ) -> Result<openclip::Resumed, factory::Error> {
+        self.complete = false;
+        self.pristine = false;
+        let resumed = openclip::resume(&self.clip, &self.adamw, file)?;
+        self.applied = resumed.step;
+        self.resumed_samples = resumed.step.saturating_mul(global_batch);
+        self.metrics = None;
+        self.held = None;
+        self.complete = true;
+        Ok(resumed)
+    }
+
+    /// Takes over the weights of a checkpoint of any job, t′ and β among them: what the checkpoint says
+    /// goes before the manifest. A loss that has no β ignores it, and one that needs it and does not find
+    /// it keeps what it has; returns what was kept so. Nothing is taken unless everything fits.
+    ///
+    /// # Errors
+    /// What does not fit, in a sentence.
+    pub(crate) fn load_weights(
+        &mut self,
+        loaded: &checkpoint::Loaded,
+    ) -> Result<Vec<String>, String> {
+        const OPTIONAL: &str = "logit_bias";
+        let entries = self.clip.params().entries();
+        let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match loaded.parameter(&entry.name).map(|values| values.shape()) {
+                None => missing.push(entry.name.clone()),
+                Some(shape) if shape != entry.shape => misshaped.push(format!(
+                    "{} has shape {shape:?} there and {:?} here",
+                    entry.name, entry.shape
+                )),
+                Some(_) => {}
+            }
+        }
+        let here = |name: &str| entries.iter().any(|entry| entry.name == name);
+        let there = loaded.parameters().map(|values| values.name());
+        let unexpected: Vec<String> =
+            there.filter(|name| !here(name) && *name != OPTIONAL).map(str::to_owned).collect();
+        let (kept, missing): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|name| name == OPTIONAL);
+        let complaint =
+            [("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped)]
+                .into_iter()
+                .filter(|(_, names)| !names.is_empty())
+                .map(|(what, names)| {
+                    format!("{} {what} ({})", names.len(), words::some_of(&names, 3))
+                })
+                .collect::<Vec<_>>();
+        if !complaint.is_empty() {
+            let complaint = complaint.join(", ");
+            return Err(format!(
+                "its parameters are not those of the manifest's model: {complaint}; use a checkpoint of \
+                 the same model"
+            ));
+        }
+        let [params, ..] = self.buffers();
+        for entry in entries {
+            if let Some(values) = loaded.parameter(&entry.name) {
+                put(params, entry.offset, values);
+            }
+        }
+        self.pristine = false;
+        Ok(kept)
+    }
+
+    /// Sets the gradients of t′ and β, which every rank knows in full without a reduction.
+    pub(crate) fn set_logit_gradients(&self, log_scale: f64, bias: f64) {
+        let params = self.clip.params();
+        let range = params.range(Tower::Head);
+        let _ = params.grad().narrow(0, range.start as i64, range.len() as i64).zero_();
+        for (name, value) in [("logit_scale", log_scale), ("logit_bias", bias)] {
+            if let Some(entry) = params.entry(name) {
+                let _ = params.grad().narrow(0, entry.offset as i64, 1).fill_(value);
+            }
+        }
+    }
+}
+
+fn part(buffer: &Tensor, range: Range<usize>) -> Tensor {
+    buffer.narrow(0, range.start as i64, range.len() as i64)
+}
+
+/// Writes a stored tensor into a flat buffer from `offset` on, in whatever dtype the buffer has.
+fn put(buffer: &Tensor, offset: usize, values: Values<'_>) {
+    let (kind, width) = match values.dtype() {
+        Dtype::F64 => (Kind::Double, 8),
+        _ => (Kind::Float, 4),
+    };
+    let place = part(buffer, offset..offset + values.numel());
+    if place.kind() == kind
+        && let Ok(host) = HostBytes::of(&place)
+    {
+        return values.copy_bytes(0, host.write(0..host.len()));
+    }
+    let mut bytes = vec![0; values.numel().min(PUT_ELEMENTS) * width];
+    for first in (0..values.numel()).step_by(PUT_ELEMENTS) {
+        let len = PUT_ELEMENTS.min(values.numel() - first);
+        let bytes = &mut bytes[..len * width];
+        values.copy_bytes(first * width, bytes);
+        part(&place, first..first + len).copy_(&Tensor::from_data_size(bytes, &[len as i64], kind));
+    }
+}
+
+/// Threads that a pass over the state may use: as many as libtorch.
+fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}

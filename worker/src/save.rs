@@ -1,0 +1,366 @@
+//! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use ringmaster_checkpoint::{
+    self as checkpoint, Blank, GrantError, Memory, Published, Saved, Snapshot, Writer,
+    WriterOptions,
+};
+use ringmaster_manifest::spec::{TrainJob, WhenBusy};
+use ringmaster_proto::v1::{
+    CheckpointPublishedRequest, CommitCheckpointRequest, Generation, ReportShardRequest,
+    StoredObject,
+};
+use tch::Tensor;
+
+use crate::collective::tcp::AbortFlag;
+use crate::collective::{Collective, ReduceOp};
+use crate::control::coordinator::RanksClient;
+use crate::data::Dataset;
+use crate::error::Error;
+use crate::model::Params;
+use crate::plan::NumericPlan;
+use crate::replica::Replica;
+use crate::replica::snapshot::Portion;
+use ringmaster_agent::env::RankEnv;
+use ringmaster_words as words;
+
+/// Longest silence while something is waited for: after it the ring is looked at.
+const GLANCE: Duration = Duration::from_millis(100);
+/// Time a writer of an older generation has to let go of its snapshot: it was told to at once.
+const HANDOVER: Duration = Duration::from_secs(2);
+/// Time for which a run that has ended tries to store its last checkpoint before it counts as failed.
+const LAST_PATIENCE: Duration = Duration::from_secs(3600);
+/// Pause before the last checkpoint is tried again.
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+
+/// This rank's part in writing checkpoints of one generation.
+pub(crate) struct Saving {
+    writer: Writer,
+    portion: Portion,
+    memory: Memory,
+    when_busy: WhenBusy,
+    /// Rank 0 describes the run beside its tensors; empty elsewhere.
+    state: Option<checkpoint::State>,
+    /// The step last saved and when that was. What is written again is written byte for byte: it may have
+    /// been published, and only the answer lost.
+    saved_at: Option<(u64, i64)>,
+    /// Set when the generation is over.
+    abort: AbortFlag,
+    last: Option<Published>,
+}
+
+/// What a writer of checkpoints is started with.
+pub(crate) struct Start<'a> {
+    pub(crate) job: &'a TrainJob,
+    pub(crate) env: &'a RankEnv,
+    pub(crate) generation: Generation,
+    pub(crate) client: &'a RanksClient,
+    pub(crate) plan: &'a NumericPlan,
+    pub(crate) dataset: &'a Dataset,
+    pub(crate) params: &'a Params,
+    /// Outlives generations, so that no two of them hold a snapshot each.
+    pub(crate) memory: &'a Memory,
+    pub(crate) abort: &'a AbortFlag,
+    /// URLs of checkpoints that the job may have to go back to: they stay, whatever retention says.
+    pub(crate) spared: Vec<String>,
+}
+
+impl Saving {
+    /// Starts the writer of a generation.
+    pub(crate) fn start(start: &Start<'_>, collective: &dyn Collective) -> Self {
+        let Start { job, env, generation, .. } = *start;
+        let (rank, world_size) = (collective.rank(), collective.world_size());
+        let grant = CoordinatorGrant {
+            client: start.client.clone(),
+            job_id: env.job_id.clone(),
+            generation,
+            rank: rank as u32,
+            in_use: Mutex::default(),
+        };
+        let writer = Writer::new(WriterOptions {
+            uri: job.checkpoint.uri.clone(),
+            job_id: env.job_id.clone(),
+            generation,
+            rank,
+            world_size,
+            keep_last: job.checkpoint.keep_last,
+            keep_every: job.checkpoint.keep_every,
+            spared: start.spared.clone(),
+            grant: Arc::new(grant),
+        });
+        let state = (rank == 0).then(|| {
+            let plan = serde_json::to_value(start.plan).expect("a plan is plain data");
+            let versions = [("ringmaster", env!("RINGMASTER_VERSION"))];
+            let versions = versions.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+            let fingerprint = start.dataset.fingerprint();
+            checkpoint::State::describe(job, generation, world_size, plan, fingerprint, versions)
+        });
+        let portion = Portion::of(start.params, rank, world_size);
+        start.memory.reserve(portion.layout.len);
+        Self {
+            writer,
+            portion,
+            memory: start.memory.clone(),
+            when_busy: job.checkpoint.when_busy,
+            state,
+            saved_at: None,
+            abort: start.abort.clone(),
+            last: None,
+        }
+    }
+
+    /// Copies the state and starts writing it. While the last checkpoint is still being written this
+    /// one is skipped or waits, as the manifest says, on all ranks alike: a checkpoint needs every
+    /// rank's part.
+    ///
+    /// # Errors
+    /// The ring breaks, or replicas differ; nothing is saved then.
+    pub(crate) fn save(
+        &mut self,
+        replica: &Replica,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        if self.when_busy == WhenBusy::Wait {
+            self.wait_for_writer()?;
+        }
+        self.collect();
+        let began = Instant::now();
+        let free = !self.writer.busy();
+        let blank = if free { self.memory.take(self.portion.layout.len, HANDOVER) } else { None };
+        if any(blank.is_none(), collective)? {
+            tracing::warn!(
+                step = replica.applied,
+                "the previous checkpoint is still being written, this one is skipped"
+            );
+            return compare_digests(replica.digest(), replica.applied, collective);
+        }
+        let blank = blank.expect("no rank is busy");
+        self.write(blank, replica, collective)?;
+        tracing::info!(
+            step = replica.applied,
+            milliseconds = began.elapsed().as_millis() as u64,
+            bytes = self.portion.layout.len,
+            "snapshot taken, training goes on while it is written"
+        );
+        Ok(())
+    }
+
+    /// Writes the last checkpoint of a run, after the one in flight, and returns its URL. Nothing
+    /// trains any more, so a store that is away is waited for.
+    ///
+    /// # Errors
+    /// The ring breaks, replicas differ, or the store stays away for longer than an hour.
+    pub(crate) fn save_last(
+        mut self,
+        replica: &Replica,
+        collective: &dyn Collective,
+    ) -> Result<Option<String>, Error> {
+        let deadline = Instant::now() + LAST_PATIENCE;
+        loop {
+            self.wait_for_writer()?;
+            self.collect();
+            let blank = self.wait_for_memory()?;
+            self.write(blank, replica, collective)?;
+            self.wait_for_writer()?;
+            let failure = self.collect();
+            if !any(failure.is_some(), collective)? {
+                return Ok(self.last.map(|published| published.url));
+            }
+            if any(Instant::now() > deadline, collective)? {
+                let what =
+                    failure.unwrap_or_else(|| "another rank could not store its part".to_owned());
+                return Err(Error::NotSaved { step: replica.applied, what });
+            }
+            tracing::warn!(step = replica.applied, "the last checkpoint is tried again");
+            self.pause(LAST_PAUSE)?;
+        }
+    }
+
+    /// Takes the snapshot and hands it to the writer.
+    fn write(
+        &mut self,
+        mut blank: Blank,
+        replica: &Replica,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let digest = replica.capture(&self.portion, &mut blank);
+        compare_digests(digest, replica.applied, collective)?;
+        let saved_at_ms = self.saved_at_ms(replica.applied);
+        let state = self.state.clone().map(|mut state| {
+            state.advance_to(replica.applied);
+            state.saved_at_ms = saved_at_ms;
+            state.resumed_samples = replica.resumed_samples;
+            state.data.substitutions = replica.substitutions.clone();
+            state
+        });
+        let snapshot = Snapshot {
+            step: replica.applied,
+            layout: Arc::clone(&self.portion.layout),
+            bytes: blank.filled(),
+            state,
+            digest,
+        };
+        let saved = self.writer.save(snapshot);
+        assert_eq!(saved, Saved::Started, "nothing is in flight here");
+        Ok(())
+    }
+
+    /// Returns when this step was first saved; none where the clock stands before 1970.
+    fn saved_at_ms(&mut self, step: u64) -> Option<i64> {
+        if let Some((saved, at)) = self.saved_at
+            && saved == step
+        {
+            return Some(at);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        let at = i64::try_from(now.as_millis()).ok()?;
+        self.saved_at = Some((step, at));
+        Some(at)
+    }
+
+    fn wait_for_writer(&mut self) -> Result<(), Error> {
+        while !self.writer.wait(GLANCE) {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// A writer of an older generation may still be letting go of its snapshot.
+    fn wait_for_memory(&self) -> Result<Blank, Error> {
+        loop {
+            if let Some(blank) = self.memory.take(self.portion.layout.len, GLANCE) {
+                return Ok(blank);
+            }
+            self.check()?;
+        }
+    }
+
+    fn pause(&self, pause: Duration) -> Result<(), Error> {
+        let until = Instant::now() + pause;
+        while Instant::now() < until {
+            self.check()?;
+            std::thread::sleep(GLANCE);
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        match self.abort.get() {
+            Some(what) => Err(Error::Superseded { what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Notes how the writes that ended meanwhile went; a failed one does not stop training. Returns
+    /// why the newest of them failed, if it did.
+    fn collect(&mut self) -> Option<String> {
+        let mut failure = None;
+        while let Some(result) = self.writer.poll() {
+            failure = None;
+            match result {
+                Ok(published) => {
+                    if self.state.is_some() {
+                        tracing::info!(step = published.step, url = %published.url, "checkpoint published");
+                    }
+                    self.last = Some(published);
+                }
+                Err(error) => {
+                    let what = words::chain(&error);
+                    tracing::warn!(error = %what, "a checkpoint was not published; training goes on");
+                    failure = Some(what);
+                }
+            }
+        }
+        failure
+    }
+}
+
+/// Whether `own` is true on any rank.
+fn any(own: bool, collective: &dyn Collective) -> Result<bool, Error> {
+    let flag = Tensor::from_slice(&[i64::from(own)]);
+    collective.all_reduce(&flag, ReduceOp::Max)?.wait()?;
+    Ok(flag.int64_value(&[0]) > 0)
+}
+
+/// Compares the replicas before one of them is saved for all. The next generation finds that their
+/// digests differ, and takes its state from what was stored before.
+fn compare_digests(digest: u64, step: u64, collective: &dyn Collective) -> Result<(), Error> {
+    let digest = digest.cast_signed();
+    // max and −max(−x) of halves that cannot overflow.
+    let (high, low) = (digest >> 32, digest & 0xffff_ffff);
+    let extremes = Tensor::from_slice(&[high, -high, low, -low]);
+    collective.all_reduce(&extremes, ReduceOp::Max)?.wait()?;
+    let extreme = |i: i64| extremes.int64_value(&[i]);
+    if extreme(0) != -extreme(1) || extreme(2) != -extreme(3) {
+        return Err(Error::WeightsDiffer { step });
+    }
+    Ok(())
+}
+
+/// The coordinator's word on who may publish.
+struct CoordinatorGrant {
+    client: RanksClient,
+    job_id: String,
+    generation: Generation,
+    rank: u32,
+    /// What others are about to read, as the coordinator said when the last checkpoint was published.
+    in_use: Mutex<Vec<String>>,
+}
+
+impl checkpoint::Grant for CoordinatorGrant {
+    fn report_shard(&self, step: u64, objects: Vec<StoredObject>) -> Result<(), GrantError> {
+        let request = ReportShardRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            rank: self.rank,
+            step,
+            objects,
+            failure: String::new(),
+        };
+        self.client.report_shard(request).map(|_| ()).map_err(refused)
+    }
+
+    fn report_failure(&self, step: u64, reason: &str) -> Result<(), GrantError> {
+        let request = ReportShardRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            rank: self.rank,
+            step,
+            objects: Vec::new(),
+            failure: reason.to_owned(),
+        };
+        self.client.report_shard(request).map(|_| ()).map_err(refused)
+    }
+
+    fn commit(&self, step: u64, digest: u64) -> Result<Vec<StoredObject>, GrantError> {
+        let request = CommitCheckpointRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            step,
+            digest,
+        };
+        self.client.commit_checkpoint(request).map(|reply| reply.objects).map_err(refused)
+    }
+
+    fn published(&self, step: u64, url: &str) -> Result<(), GrantError> {
+        let request = CheckpointPublishedRequest {
+            job_id: self.job_id.clone(),
+            generation: Some(self.generation),
+            step,
+            url: url.to_owned(),
+        };
+        let reply = self.client.checkpoint_published(request).map_err(refused)?;
+        *self.in_use.lock().unwrap_or_else(PoisonError::into_inner) = reply.in_use;
+        Ok(())
+    }
+
+    fn in_use(&self) -> Vec<String> {
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn refused(error: crate::control::coordinator::Error) -> GrantError {
+    GrantError { reason: words::chain(&error) }
+}

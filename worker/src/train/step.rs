@@ -1,0 +1,160 @@
+//! One training step up to *ready*: from a batch to reduced gradients on every rank.
+
+use std::time::Instant;
+
+use ringmaster_inputs::rng::{Site, key};
+use ringmaster_proto::v1::Phase;
+use tch::Tensor;
+
+use super::context::Context;
+use super::loss_choice;
+use super::towers::{Draw, Share};
+use crate::collective::{self, Collective, Pending, ReduceOp, bytes};
+use crate::data::{self, Batch, Substitution};
+use crate::error::Error;
+use crate::faults::Place;
+use crate::model::Tower;
+use crate::replica::{HeldStep, Replica};
+
+/// What the ranks know of a step once all of them hold its reduced gradients.
+#[derive(Debug, Clone)]
+pub(crate) struct Ready {
+    /// Of the global batch.
+    pub loss: f64,
+    /// Depends on which sample stood in which row of the global batch, on nothing else.
+    pub order_digest: u64,
+    /// Some rank was asked to stop: all stop after this step.
+    pub stop: bool,
+    /// Seconds every rank has computed in this step, by rank.
+    pub busy: Vec<f64>,
+}
+
+/// Runs step `replica.applied` (0-based) on this rank's share of it.
+///
+/// On return every rank holds the same reduced gradients and has entered *ready*: each may apply
+/// them alone. The order, and what is in flight meanwhile: towers forward; loss over the ring;
+/// image tower backward; text tower backward while the image gradients are reduced; text gradients
+/// reduced; *ready*.
+pub(crate) fn run(
+    context: &Context<'_>,
+    replica: &mut Replica,
+    batch: &Batch,
+    stop: bool,
+) -> Result<Ready, Error> {
+    let Context { job, collective, control, faults, device, .. } = context;
+    replica.held = None;
+    let step = replica.applied;
+    let (began, waited) = (Instant::now(), collective::waited());
+    control.status(|status| status.phase = Phase::Compute.into());
+    let rows: Vec<u64> = batch.rows.clone().collect();
+    let draw = Draw { seed: job.data.seed, step };
+    let micro = context.plan.micro_per_rank;
+    let share = Share::new(&replica.clip, batch, &rows, micro, draw, *device);
+
+    let image = share.encode(Tower::Image)?;
+    let text = share.encode(Tower::Text)?;
+    let embeddings = (&image.embeddings, &text.embeddings);
+    let loss = loss_choice::loss(context, &replica.clip, batch, embeddings.0, embeddings.1)?;
+    share.backward(Tower::Image, image, &loss.grad_image)?;
+    faults.strike(step + 1, Place::BeforeReduce);
+    let image_sum = reduce(replica, Tower::Image, *collective)?;
+    share.backward(Tower::Text, text, &loss.grad_text)?;
+    let text_sum = reduce(replica, Tower::Text, *collective)?;
+    // t′ and β: the loss already summed these over all ranks.
+    replica.set_logit_gradients(loss.grad_log_scale, loss.grad_bias);
+
+    control.status(|status| status.phase = Phase::Collective.into());
+    image_sum.wait()?;
+    text_sum.wait()?;
+    let held = ledger(context, replica, batch, loss.loss)?;
+    let order_digest = held.order_digest;
+    replica.held = Some(held);
+    let busy = began.elapsed().as_secs_f64() - (collective::waited() - waited);
+    ready(context, replica, Own { loss: loss.loss, order_digest, stop, busy })
+}
+
+/// What a rank brings into *ready*.
+struct Own {
+    loss: f64,
+    order_digest: u64,
+    stop: bool,
+    /// Seconds it has computed.
+    busy: f64,
+}
+
+/// Returns what every rank has to know of the step: whoever applies it, even alone after a fault,
+/// has the whole ledger of replaced samples.
+fn ledger(
+    context: &Context<'_>,
+    replica: &Replica,
+    batch: &Batch,
+    loss: f64,
+) -> Result<HeldStep, Error> {
+    let order = order_digest(context.job.data.seed, replica.applied, batch);
+    let sums = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
+    context.collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
+    let mut substitutions = Vec::new();
+    if sums.int64_value(&[1]) > 0 {
+        let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
+        for text in bytes::gather(&own, context.collective)? {
+            let theirs: Vec<Substitution> = serde_json::from_slice(&text)
+                .map_err(|e| Error::Internal { what: format!("ledger: {e}") })?;
+            substitutions.extend(theirs);
+        }
+        // All ranks see the same ledger, so all of them stop here or none does.
+        let all = replica.substitutions.iter().chain(&substitutions);
+        data::check_corrupt(all, context.corrupt_limit)?;
+    }
+    Ok(HeldStep { loss, order_digest: sums.int64_value(&[0]) as u64, substitutions })
+}
+
+/// The small all-reduce that says that every rank holds the reduced gradients.
+fn ready(context: &Context<'_>, replica: &Replica, own: Own) -> Result<Ready, Error> {
+    let Own { loss, order_digest, stop, busy } = own;
+    let squared_norm = crate::optim::norm::squared_norm(replica.clip.params().grad());
+    let finite = squared_norm.is_finite() && loss.is_finite();
+    // max and −max(−x): equal only if all ranks hold the same gradients.
+    let squared = if finite { squared_norm } else { 0.0 };
+    let mut flags =
+        vec![f64::from(u8::from(!finite)), squared, -squared, f64::from(u8::from(stop))];
+    let times = flags.len();
+    flags.resize(times + context.collective.world_size(), 0.0);
+    flags[times + context.collective.rank()] = busy.max(0.0);
+    let flags = Tensor::from_slice(&flags);
+    context.collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
+    if context.faults.ready_is_lost(replica.applied + 1) {
+        let reason = "RINGMASTER_FAULT takes the end of ready away".to_owned();
+        context.collective.aborter().abort(&reason);
+        return Err(collective::Error::Aborted { reason }.into());
+    }
+    let flag = |i: i64| flags.double_value(&[i]);
+    if flag(0) > 0.0 {
+        return Err(Error::NotFinite { step: replica.applied + 1, loss, squared_norm });
+    }
+    if flag(1) != -flag(2) {
+        return Err(Error::ReplicasDiffer {
+            step: replica.applied + 1,
+            lowest: (-flag(2)).sqrt(),
+            highest: flag(1).sqrt(),
+        });
+    }
+    let busy = (times as i64..flags.size()[0]).map(flag).collect();
+    Ok(Ready { loss, order_digest, stop: flag(3) > 0.0, busy })
+}
+
+/// Wrapping sum over rows of a hash of (step, row, sample): adding the ranks' parts gives the same
+/// number however the rows are split.
+fn order_digest(seed: u64, step: u64, batch: &Batch) -> u64 {
+    batch
+        .rows
+        .clone()
+        .zip(&batch.sample_ids)
+        .fold(0, |sum, (row, id)| sum.wrapping_add(key(seed, Site::Ledger, &[step, row, *id])))
+}
+
+fn reduce(replica: &Replica, tower: Tower, collective: &dyn Collective) -> Result<Pending, Error> {
+    let params = replica.clip.params();
+    let range = params.range(tower);
+    let grad = params.grad().narrow(0, range.start as i64, range.len() as i64);
+    Ok(collective.all_reduce(&grad, ReduceOp::Sum)?)
+}
