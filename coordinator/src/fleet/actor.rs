@@ -7,15 +7,15 @@ use tokio::time::Instant;
 
 use super::Config;
 use super::cluster::Cluster;
-use super::handle::{Command, Handle};
+use super::handle::{Call, Handle};
 use super::ledger::Now;
 use super::pace::Pace;
 use crate::logs::Book;
 use crate::state::{self, Loaded, Store};
 
-/// Commands that may wait before a caller has to.
+/// Calls that may wait before a caller has to.
 const QUEUE: usize = 1024;
-/// Commands that share one flush at most.
+/// Calls that share one flush at most.
 const BATCH: usize = 512;
 
 /// The fleet's task, running on the current runtime.
@@ -54,10 +54,10 @@ pub fn start(
     book: Book,
     stop: watch::Receiver<bool>,
 ) -> (Handle, Task) {
-    let (sender, commands) = mpsc::channel(QUEUE);
+    let (sender, calls) = mpsc::channel(QUEUE);
     let tick = (config.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(250));
     let cluster = Cluster::new(config, loaded, Now::read());
-    let join = tokio::spawn(run(cluster, store, book, commands, tick, stop));
+    let join = tokio::spawn(run(cluster, store, book, calls, tick, stop));
     (Handle::new(sender), Task { join: Some(join) })
 }
 
@@ -65,7 +65,7 @@ async fn run(
     mut cluster: Cluster,
     store: Store,
     book: Book,
-    mut commands: mpsc::Receiver<Command>,
+    mut calls: mpsc::Receiver<Call>,
     tick: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), state::Error> {
@@ -76,7 +76,7 @@ async fn run(
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
-            received = commands.recv_many(&mut batch, BATCH) => {
+            received = calls.recv_many(&mut batch, BATCH) => {
                 if received == 0 {
                     return Ok(());
                 }
@@ -87,8 +87,8 @@ async fn run(
         // ---- Decide, without IO
         let now = Now::read();
         cluster.begin(now);
-        for command in batch {
-            cluster.apply(command);
+        for call in batch {
+            cluster.apply(call);
         }
         pace.wants(cluster.unsettled);
         if pace.is_due(now.at) || cluster.has_losses() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tokio::time::Instant;
 
-use super::handle::Command;
+use super::handle::Call;
 use super::job::Job;
 use super::ledger::{Effect, Ledger, Now};
 use super::node::Node;
@@ -114,86 +114,12 @@ impl Cluster {
         self.ledger.now = now;
     }
 
-    /// Takes in one command.
-    pub(super) fn apply(&mut self, command: Command) {
+    /// Does what one call asks for.
+    pub(super) fn apply(&mut self, call: Call) {
+        tracing::trace!(call = call.name, "taken up");
         // Ten thousand agents send as many heartbeats a second, and next to none of them matters.
-        self.unsettled |= !command.is_heartbeat();
-        match command {
-            Command::Submit(submission, reply) => {
-                let answer = self.submit(*submission);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Get(job_id, reply) => {
-                let answer = self.job(&job_id).map(|job| super::view::job(job));
-                self.ledger.reply(reply, answer);
-            }
-            Command::List { include_ended, reply } => {
-                let answer = self.list(include_ended);
-                self.ledger.reply(reply, Ok(answer));
-            }
-            Command::Watch(job_id, reply) => {
-                let answer = self.watch(&job_id);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Cancel { job_id, reason, reply } => {
-                let answer = self.cancel(&job_id, reason);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Pause { job_id, reason, reply } => {
-                let answer = self.pause(&job_id, reason);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Resume(job_id, reply) => {
-                let answer = self.resume(&job_id);
-                self.ledger.reply(reply, answer);
-            }
-            Command::RollBack { job_id, url, step, reply } => {
-                let answer = self.roll_back(&job_id, url, step);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Hold { job_id, url, reply } => {
-                let answer = self.hold(&job_id, &url, true);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Release { job_id, url } => {
-                // A job that is not known holds nothing.
-                let _ = self.hold(&job_id, &url, false);
-            }
-            Command::SetNode(request, reply) => {
-                let answer = self.set_node(request);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Nodes(reply) => {
-                let answer = self.list_nodes();
-                self.ledger.reply(reply, Ok(answer));
-            }
-            Command::Open(register, outbound, reply) => {
-                let answer = self.open(*register, outbound);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Heartbeat(session, heartbeat) => self.heartbeat(session, heartbeat),
-            Command::Exited(session, exited) => self.exited(session, *exited),
-            Command::Leaving(session, leaving) => self.leave(session, &leaving),
-            Command::Close(session) => self.close(session),
-            Command::Join(request, reply) => self.join(*request, reply),
-            Command::ReportShard(request, reply) => {
-                let answer = self.report_shard(*request);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Commit(request, reply) => self.commit(&request, reply),
-            Command::Published(request, reply) => {
-                let answer = self.published(request);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Note(request, reply) => {
-                let answer = self.note(request);
-                self.ledger.reply(reply, answer);
-            }
-            Command::Finish(request, reply) => {
-                let answer = self.finish(request);
-                self.ledger.reply(reply, answer);
-            }
-        }
+        self.unsettled |= !call.is_heartbeat;
+        (call.work)(self);
     }
 
     /// True when ranks were lost and nothing was decided about it yet. That is settled in the same

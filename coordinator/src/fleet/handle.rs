@@ -1,9 +1,13 @@
 //! What may be asked of the fleet, and the handle that asks.
+//!
+//! A call is a closure over all that is known, which the fleet's task runs between two decisions. What it
+//! answers goes out once everything that its batch changed is durable.
 
 use ringmaster_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Error, RolledBack};
+use super::cluster::Cluster;
+use super::{Error, RolledBack, view};
 
 /// Where an answer goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -23,60 +27,63 @@ pub struct Submission {
     pub manifest_yaml: String,
 }
 
-#[derive(Debug)]
-pub(super) enum Command {
-    Submit(Box<Submission>, Reply<String>),
-    Get(String, Reply<v1::Job>),
-    List { include_ended: bool, reply: Reply<Vec<v1::Job>> },
-    Watch(String, Reply<mpsc::Receiver<v1::JobUpdate>>),
-    Cancel { job_id: String, reason: String, reply: Reply<v1::Job> },
-    Pause { job_id: String, reason: String, reply: Reply<v1::Job> },
-    Resume(String, Reply<v1::Job>),
-    RollBack { job_id: String, url: String, step: u64, reply: Reply<RolledBack> },
-    Hold { job_id: String, url: String, reply: Reply<()> },
-    Release { job_id: String, url: String },
-    SetNode(v1::SetNodeRequest, Reply<v1::Node>),
-    Nodes(Reply<Vec<v1::Node>>),
-    Open(Box<v1::Register>, mpsc::Sender<v1::CoordinatorMessage>, Reply<u64>),
-    Heartbeat(u64, v1::Heartbeat),
-    Exited(u64, Box<v1::RankExited>),
-    Leaving(u64, v1::Leaving),
-    Close(u64),
-    Join(Box<v1::JoinRequest>, Reply<v1::JoinReply>),
-    ReportShard(Box<v1::ReportShardRequest>, Reply<()>),
-    Commit(v1::CommitCheckpointRequest, Reply<Vec<v1::StoredObject>>),
-    Published(v1::CheckpointPublishedRequest, Reply<Vec<String>>),
-    Note(v1::NoteRequest, Reply<()>),
-    Finish(v1::FinishRequest, Reply<()>),
-}
-
-impl Command {
+/// One call, on its way to the fleet's task.
+pub(super) struct Call {
+    /// The method that was called.
+    pub(super) name: &'static str,
     /// True for what arrives all the time and by itself calls for no decision before the next tick.
-    pub(super) fn is_heartbeat(&self) -> bool {
-        matches!(self, Self::Heartbeat(..))
-    }
+    pub(super) is_heartbeat: bool,
+    /// What the task does for it.
+    pub(super) work: Box<dyn FnOnce(&mut Cluster) + Send>,
 }
 
 /// Asks the fleet's task; clones ask the same one. Every method returns [`Error::Stopped`] once the
 /// task has ended, and what the task acknowledged is durable.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    calls: mpsc::Sender<Call>,
 }
 
 impl Handle {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+    pub(super) fn new(calls: mpsc::Sender<Call>) -> Self {
+        Self { calls }
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+    /// Has `work` done and returns what it answers.
+    async fn ask<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&mut Cluster) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let and_answer = move |cluster: &mut Cluster, reply| {
+            let answer = work(cluster);
+            cluster.ledger.reply(reply, answer);
+        };
+        self.ask_later(name, and_answer).await
+    }
+
+    /// Has `work` done, which answers now or in a later batch, and returns the answer.
+    async fn ask_later<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&mut Cluster, Reply<T>) + Send + 'static,
+    ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.tell(command(reply)).await?;
+        self.tell(name, move |cluster| work(cluster, reply)).await?;
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    async fn tell(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| Error::Stopped)
+    /// Has `work` done, which has no answer.
+    async fn tell(
+        &self,
+        name: &'static str,
+        work: impl FnOnce(&mut Cluster) + Send + 'static,
+    ) -> Result<(), Error> {
+        self.send(Call { name, is_heartbeat: false, work: Box::new(work) }).await
+    }
+
+    async fn send(&self, call: Call) -> Result<(), Error> {
+        self.calls.send(call).await.map_err(|_| Error::Stopped)
     }
 
     /// Stores and queues a job; returns its id.
@@ -84,7 +91,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Manifest`] and [`Error::Invalid`] for what cannot become a job.
     pub async fn submit(&self, submission: Submission) -> Result<String, Error> {
-        self.ask(|reply| Command::Submit(Box::new(submission), reply)).await
+        self.ask("submit", move |cluster| cluster.submit(submission)).await
     }
 
     /// Returns a job as it stands.
@@ -92,7 +99,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`].
     pub async fn get(&self, job_id: String) -> Result<v1::Job, Error> {
-        self.ask(|reply| Command::Get(job_id, reply)).await
+        self.ask("get", move |cluster| cluster.job(&job_id).map(|job| view::job(job))).await
     }
 
     /// Returns jobs in the order of submission.
@@ -100,7 +107,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn list(&self, include_ended: bool) -> Result<Vec<v1::Job>, Error> {
-        self.ask(|reply| Command::List { include_ended, reply }).await
+        self.ask("list", move |cluster| Ok(cluster.list(include_ended))).await
     }
 
     /// Returns the job now and then every change. The channel closes after the final state, and
@@ -109,7 +116,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`].
     pub async fn watch(&self, job_id: String) -> Result<mpsc::Receiver<v1::JobUpdate>, Error> {
-        self.ask(|reply| Command::Watch(job_id, reply)).await
+        self.ask("watch", move |cluster| cluster.watch(&job_id)).await
     }
 
     /// Asks a job to checkpoint and stop; an ended one is returned as it is.
@@ -117,7 +124,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`].
     pub async fn cancel(&self, job_id: String, reason: String) -> Result<v1::Job, Error> {
-        self.ask(|reply| Command::Cancel { job_id, reason, reply }).await
+        self.ask("cancel", move |cluster| cluster.cancel(&job_id, reason)).await
     }
 
     /// Asks a job to checkpoint, stop, and wait until it is resumed.
@@ -125,7 +132,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`]; [`Error::NotLive`] for one that has ended.
     pub async fn pause(&self, job_id: String, reason: String) -> Result<v1::Job, Error> {
-        self.ask(|reply| Command::Pause { job_id, reason, reply }).await
+        self.ask("pause", move |cluster| cluster.pause(&job_id, reason)).await
     }
 
     /// Puts a job that is paused, failed or was cancelled back into the queue; one that goes on anyway
@@ -134,7 +141,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`]; [`Error::Succeeded`].
     pub async fn resume(&self, job_id: String) -> Result<v1::Job, Error> {
-        self.ask(|reply| Command::Resume(job_id, reply)).await
+        self.ask("resume", move |cluster| cluster.resume(&job_id)).await
     }
 
     /// Lets a job go on from an older checkpoint of its own, which the caller has verified, and gives
@@ -148,7 +155,7 @@ impl Handle {
         url: String,
         step: u64,
     ) -> Result<RolledBack, Error> {
-        self.ask(|reply| Command::RollBack { job_id, url, step, reply }).await
+        self.ask("roll_back", move |cluster| cluster.roll_back(&job_id, url, step)).await
     }
 
     /// Says that somebody reads a checkpoint of a job: its retention leaves it until the hold is
@@ -158,7 +165,7 @@ impl Handle {
     /// [`Error::UnknownJob`].
     pub async fn hold(&self, job_id: String, url: String) -> Result<Hold, Error> {
         let hold = Hold { job_id: job_id.clone(), url: url.clone(), handle: self.clone() };
-        self.ask(|reply| Command::Hold { job_id, url, reply }).await?;
+        self.ask("hold", move |cluster| cluster.hold(&job_id, &url, true)).await?;
         Ok(hold)
     }
 
@@ -167,7 +174,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownNode`].
     pub async fn set_node(&self, request: v1::SetNodeRequest) -> Result<v1::Node, Error> {
-        self.ask(|reply| Command::SetNode(request, reply)).await
+        self.ask("set_node", move |cluster| cluster.set_node(request)).await
     }
 
     /// Returns the nodes that are closed, and those seen since the coordinator started.
@@ -175,7 +182,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn nodes(&self) -> Result<Vec<v1::Node>, Error> {
-        self.ask(Command::Nodes).await
+        self.ask("nodes", |cluster| Ok(cluster.list_nodes())).await
     }
 
     /// Opens an agent's session, replacing an older one of the same node; returns its number.
@@ -188,7 +195,7 @@ impl Handle {
         register: v1::Register,
         outbound: mpsc::Sender<v1::CoordinatorMessage>,
     ) -> Result<u64, Error> {
-        self.ask(|reply| Command::Open(Box::new(register), outbound, reply)).await
+        self.ask("open", move |cluster| cluster.open(register, outbound)).await
     }
 
     /// Hands in an agent's heartbeat.
@@ -196,7 +203,8 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn heartbeat(&self, session: u64, heartbeat: v1::Heartbeat) -> Result<(), Error> {
-        self.tell(Command::Heartbeat(session, heartbeat)).await
+        let work = Box::new(move |cluster: &mut Cluster| cluster.heartbeat(session, heartbeat));
+        self.send(Call { name: "heartbeat", is_heartbeat: true, work }).await
     }
 
     /// Hands in a rank's exit; the agent gets its acknowledgement through the session.
@@ -204,7 +212,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn exited(&self, session: u64, exited: v1::RankExited) -> Result<(), Error> {
-        self.tell(Command::Exited(session, Box::new(exited))).await
+        self.tell("exited", move |cluster| cluster.exited(session, exited)).await
     }
 
     /// Says that an agent was told to end: it takes no rank any more.
@@ -212,7 +220,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn leaving(&self, session: u64, leaving: v1::Leaving) -> Result<(), Error> {
-        self.tell(Command::Leaving(session, leaving)).await
+        self.tell("leaving", move |cluster| cluster.leave(session, &leaving)).await
     }
 
     /// Says that an agent's stream has ended; its lease runs on.
@@ -220,7 +228,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn close(&self, session: u64) -> Result<(), Error> {
-        self.tell(Command::Close(session)).await
+        self.tell("close", move |cluster| cluster.close(session)).await
     }
 
     /// Joins a rank to its generation; waits for the other ranks.
@@ -228,7 +236,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], also while it waits; [`Error::NotLive`], [`Error::Invalid`].
     pub async fn join(&self, request: v1::JoinRequest) -> Result<v1::JoinReply, Error> {
-        self.ask(|reply| Command::Join(Box::new(request), reply)).await
+        self.ask_later("join", move |cluster, reply| cluster.join(request, reply)).await
     }
 
     /// Records a rank's part of a checkpoint.
@@ -236,7 +244,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], [`Error::NotLive`], [`Error::Invalid`].
     pub async fn report_shard(&self, request: v1::ReportShardRequest) -> Result<(), Error> {
-        self.ask(|reply| Command::ReportShard(Box::new(request), reply)).await
+        self.ask("report_shard", move |cluster| cluster.report_shard(request)).await
     }
 
     /// Waits for every rank's part and grants the checkpoint's publication; returns all objects.
@@ -247,7 +255,7 @@ impl Handle {
         &self,
         request: v1::CommitCheckpointRequest,
     ) -> Result<Vec<v1::StoredObject>, Error> {
-        self.ask(|reply| Command::Commit(request, reply)).await
+        self.ask_later("commit", move |cluster, reply| cluster.commit(&request, reply)).await
     }
 
     /// Records that a granted checkpoint is in place; returns the places of the job that somebody is
@@ -259,7 +267,7 @@ impl Handle {
         &self,
         request: v1::CheckpointPublishedRequest,
     ) -> Result<Vec<String>, Error> {
-        self.ask(|reply| Command::Published(request, reply)).await
+        self.ask("published", move |cluster| cluster.published(request)).await
     }
 
     /// Puts what a ring has to say into its job's history, once.
@@ -267,7 +275,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], [`Error::NotLive`], [`Error::Invalid`].
     pub async fn note(&self, request: v1::NoteRequest) -> Result<(), Error> {
-        self.ask(|reply| Command::Note(request, reply)).await
+        self.ask("note", move |cluster| cluster.note(request)).await
     }
 
     /// Records the summary of a run that reached its end.
@@ -275,7 +283,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], [`Error::NotLive`].
     pub async fn finish(&self, request: v1::FinishRequest) -> Result<(), Error> {
-        self.ask(|reply| Command::Finish(request, reply)).await
+        self.ask("finish", move |cluster| cluster.finish(request)).await
     }
 }
 
@@ -290,7 +298,12 @@ pub struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let (job_id, url) = (std::mem::take(&mut self.job_id), std::mem::take(&mut self.url));
+        let work = Box::new(move |cluster: &mut Cluster| {
+            // A job that is not known holds nothing.
+            let _ = cluster.hold(&job_id, &url, false);
+        });
         // A queue that is full for once costs a checkpoint that stays longer than needed.
-        let _ = self.handle.commands.try_send(Command::Release { job_id, url });
+        let call = Call { name: "release", is_heartbeat: false, work };
+        let _ = self.handle.calls.try_send(call);
     }
 }
