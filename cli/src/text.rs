@@ -93,19 +93,7 @@ pub(crate) fn is_final(state: JobState) -> bool {
 
 /// Returns what a rank does as one lower-case word.
 pub(crate) fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Unspecified => "–",
-        Phase::Start => "start",
-        Phase::Join => "join",
-        Phase::Load => "load",
-        Phase::Data => "data",
-        Phase::Compute => "compute",
-        Phase::Collective => "collective",
-        Phase::Apply => "apply",
-        Phase::Eval => "eval",
-        Phase::Save => "save",
-        Phase::Done => "done",
-    }
+    phase.word().unwrap_or("–")
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use tonic::transport::server::Connected;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::fleet;
-use crate::logs::Book;
+use crate::logs::LogIndex;
 use crate::service::{FleetService, JobsService, RanksService};
 use crate::state::{self, Store};
 
@@ -179,7 +179,7 @@ impl Server {
         let lock = prepare(&state_dir)?;
         let (store, loaded) = Store::open(&state_dir.join("ringmaster.db"))?;
         let incarnation = loaded.incarnation;
-        let book = Book::new(state_dir.join("logs"));
+        let logs = LogIndex::new(state_dir.join("logs"));
 
         // ---- Listeners, before anything runs
         let people = bind("people", options.people).await?;
@@ -190,9 +190,9 @@ impl Server {
         // ---- The fleet's task and the services over it
         let (stop, stopped) = watch::channel(false);
         let (handle, task) =
-            fleet::start(options.intervals, store.clone(), loaded, book.clone(), stopped.clone());
-        let jobs = JobsService::new(handle.clone(), store, book.clone(), stopped.clone());
-        let fleet_service = FleetService::new(handle.clone(), book, stopped.clone());
+            fleet::start(options.intervals, store.clone(), loaded, logs.clone(), stopped.clone());
+        let jobs = JobsService::new(handle.clone(), store, logs.clone(), stopped.clone());
+        let fleet_service = FleetService::new(handle.clone(), logs, stopped.clone());
         let routes = routes(jobs, fleet_service, RanksService::new(handle)).await?;
         let listeners = routes
             .into_iter()

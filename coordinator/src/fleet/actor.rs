@@ -10,7 +10,7 @@ use super::cluster::Cluster;
 use super::handle::{Call, Handle};
 use super::ledger::Now;
 use super::pace::Pace;
-use crate::logs::Book;
+use crate::logs::LogIndex;
 use crate::state::{self, Loaded, Store};
 
 /// Calls that may wait before a caller has to.
@@ -51,20 +51,20 @@ pub fn start(
     config: Config,
     store: Store,
     loaded: Loaded,
-    book: Book,
+    logs: LogIndex,
     stop: watch::Receiver<bool>,
 ) -> (Handle, Task) {
     let (sender, calls) = mpsc::channel(QUEUE);
     let tick = (config.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(250));
     let cluster = Cluster::new(config, loaded, Now::read());
-    let join = tokio::spawn(run(cluster, store, book, calls, tick, stop));
+    let join = tokio::spawn(run(cluster, store, logs, calls, tick, stop));
     (Handle::new(sender), Task { join: Some(join) })
 }
 
 async fn run(
     mut cluster: Cluster,
     store: Store,
-    book: Book,
+    logs: LogIndex,
     mut calls: mpsc::Receiver<Call>,
     tick: Duration,
     mut stop: watch::Receiver<bool>,
@@ -102,7 +102,7 @@ async fn run(
             store.write(changes).await?;
         }
         for effect in effects {
-            effect(&book);
+            effect(&logs);
         }
     }
 }

@@ -70,7 +70,7 @@ impl Cluster {
         self.requests.insert(record.request_id.clone(), job_id.clone());
         let ended = record.state.is_ended();
         let announced = job_id.clone();
-        self.ledger.effect(move |book| book.announce(&announced, ended));
+        self.ledger.effect(move |logs| logs.announce(&announced, ended));
 
         let placed = record.state.is_placed();
         let (wants, unreadable) = match Wants::read(&record.manifest) {

@@ -168,20 +168,9 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// A phase in a person's word.
+/// A phase in a person's word. A rank that has named none yet is about to start.
 pub(super) fn word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Unspecified | Phase::Start => "start",
-        Phase::Join => "join",
-        Phase::Load => "load",
-        Phase::Data => "data",
-        Phase::Compute => "compute",
-        Phase::Collective => "collective",
-        Phase::Apply => "apply",
-        Phase::Eval => "eval",
-        Phase::Save => "save",
-        Phase::Done => "done",
-    }
+    phase.word().unwrap_or("start")
 }
 
 /// The movements of one job's ranks. In memory only: after a restart all clocks start afresh.
@@ -219,9 +208,10 @@ impl Progress {
             *rank = Rank::new(signs, now);
             return;
         }
-        let longest = match rank.signs.is_in_a_step() && rank.steps_done() == 0 {
-            true => &mut self.in_first,
-            false => &mut self.longest[rank.signs.phase as usize],
+        let longest = if rank.signs.is_in_a_step() && rank.steps_done() == 0 {
+            &mut self.in_first
+        } else {
+            &mut self.longest[rank.signs.phase as usize]
         };
         *longest = (*longest).max(stood_still);
         rank.was_in_ring |= rank.signs.phase == Phase::Join && signs.phase > Phase::Join;
@@ -287,7 +277,7 @@ impl Progress {
     ) -> Option<Verdict> {
         let judged = || self.ranks.iter().filter(|(seat, _)| !joined.contains(*seat));
         let behind = judged().map(|(_, rank)| rank.signs.place()).min()?;
-        // Waiting in a ring that is over is no excuse.
+        // A rank that still waits in a ring of an older generation counts as hung.
         let waits =
             |rank: &Rank| rank.signs.phase == Phase::Collective && rank.signs.generation == current;
         let last = judged().filter(|(_, rank)| rank.signs.place() == behind && !waits(rank));

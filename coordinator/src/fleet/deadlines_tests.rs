@@ -290,10 +290,8 @@ proptest! {
     ) {
         let mut job = training(seconds);
         // Readers have shown what a slow batch takes only where batches are slow.
-        let (phase, seconds) = match data {
-            true => (Phase::Data, 10),
-            false => (Phase::Compute, 10 * seconds),
-        };
+        let (phase, seconds) =
+            if data { (Phase::Data, 10) } else { (Phase::Compute, 10 * seconds) };
         prop_assert_eq!(job.step(slow, Act { phase, seconds }), None);
         prop_assert_eq!(job.steps(3, 1), None);
     }

@@ -41,14 +41,14 @@ fn find<'a>(
 ) -> Result<&'a mut Job, Error> {
     let unknown = || Error::UnknownJob { job_id: job_id.to_owned() };
     let job = jobs.get_mut(job_id).ok_or_else(unknown)?;
-    match job.record.state.is_ended() {
-        false => Ok(job),
-        true => Err(Error::NotLive {
+    if job.record.state.is_ended() {
+        return Err(Error::NotLive {
             job_id: job_id.to_owned(),
             state: job.record.state.word(),
             reason: job.record.reason.clone(),
-        }),
+        });
     }
+    Ok(job)
 }
 
 impl Ledger {
@@ -88,9 +88,10 @@ impl Ledger {
             job_id: job.record.job_id.clone(),
             up_to_step: i64::MAX.cast_unsigned(),
         });
-        let from = match job.record.checkpoint_url.is_empty() {
-            true => "there is no checkpoint yet".to_owned(),
-            false => format!("the newest checkpoint is of step {}", job.record.checkpoint_step),
+        let from = if job.record.checkpoint_url.is_empty() {
+            "there is no checkpoint yet".to_owned()
+        } else {
+            format!("the newest checkpoint is of step {}", job.record.checkpoint_step)
         };
         let message = format!("{reason}; {from}");
         match kind {

@@ -148,10 +148,7 @@ impl Job {
     /// The seats that take part in the current generation: those of its ring, or while that is
     /// being formed those that are taken.
     pub(super) fn members(&self) -> Vec<u32> {
-        match self.record.formed {
-            true => self.record.ring.clone(),
-            false => ring::order(&self.record.seats),
-        }
+        if self.record.formed { self.record.ring.clone() } else { ring::order(&self.record.seats) }
     }
 
     /// Place of a seat in the ring that stands.
@@ -162,10 +159,10 @@ impl Job {
     /// Which seats are taken, for people.
     pub(super) fn strength(&self) -> String {
         let (taken, ranks) = (self.taken(), self.record.ranks);
-        match taken == ranks as usize {
-            true => format!("all {ranks} ranks train"),
-            false => format!("{taken} of {ranks} ranks train"),
+        if taken == ranks as usize {
+            return format!("all {ranks} ranks train");
         }
+        format!("{taken} of {ranks} ranks train")
     }
 
     /// Takes a seat away from its rank, remembering where it was.

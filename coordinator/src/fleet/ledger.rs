@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::handle::Reply;
 use super::job::Job;
-use crate::logs::Book;
+use crate::logs::LogIndex;
 use crate::state::{Change, EventRecord};
 
 /// Both clocks, read once per batch.
@@ -30,7 +30,7 @@ impl Now {
 }
 
 /// Something to do once the batch is durable.
-pub(super) type Effect = Box<dyn FnOnce(&Book) + Send>;
+pub(super) type Effect = Box<dyn FnOnce(&LogIndex) + Send>;
 
 /// Collects a batch's changes and effects, and hands out numbers that are never used twice.
 pub(super) struct Ledger {
@@ -53,7 +53,7 @@ impl Ledger {
     }
 
     /// Adds an effect.
-    pub(super) fn effect(&mut self, effect: impl FnOnce(&Book) + Send + 'static) {
+    pub(super) fn effect(&mut self, effect: impl FnOnce(&LogIndex) + Send + 'static) {
         self.effects.push(Box::new(effect));
     }
 

@@ -144,6 +144,6 @@ impl Ledger {
             up_to_step: i64::MAX.cast_unsigned(),
         });
         let job_id = job.record.job_id.clone();
-        self.effect(move |book| book.announce(&job_id, true));
+        self.effect(move |logs| logs.announce(&job_id, true));
     }
 }

@@ -247,10 +247,7 @@ impl Ledger {
         };
         job.record.reason = job.strength();
         let (generation, ranks) = (job.generation(), job.record.ring.len());
-        let of = match job.is_whole() {
-            true => String::new(),
-            false => format!(" of {}", job.record.ranks),
-        };
+        let of = if job.is_whole() { String::new() } else { format!(" of {}", job.record.ranks) };
         let message = format!("generation {generation}: {ranks}{of} ranks, {source}");
         self.event(job, "running", message);
     }

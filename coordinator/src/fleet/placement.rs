@@ -192,17 +192,19 @@ impl Ledger {
         }
         if job.record.formed {
             let ring = job.record.ring.len();
-            let (kind, why) = match taken > ring {
-                true => ("growing", format!("growing from {ring} to {taken}{of} ranks ({nodes})")),
-                false => ("moving", format!("leaving closed nodes for {nodes}, {taken}{of} ranks")),
+            let (kind, why) = if taken > ring {
+                ("growing", format!("growing from {ring} to {taken}{of} ranks ({nodes})"))
+            } else {
+                ("moving", format!("leaving closed nodes for {nodes}, {taken}{of} ranks"))
             };
             return self.form_anew(job, State::Starting, kind, &why);
         }
         let generation = job.generation();
         job.record.reason = format!("forming generation {generation} on {nodes}");
-        let message = match job.is_whole() {
-            true => format!("its lost ranks have seats again ({nodes})"),
-            false => format!("{taken}{of} ranks have seats ({nodes})"),
+        let message = if job.is_whole() {
+            format!("its lost ranks have seats again ({nodes})")
+        } else {
+            format!("{taken}{of} ranks have seats ({nodes})")
         };
         self.event(job, "placed", message);
     }

@@ -50,12 +50,11 @@ impl Cluster {
             if !expired {
                 continue;
             }
-            let how = match was_open {
-                true => format!(
-                    "its node was not heard of for {:.1} s",
-                    self.config.lease.as_secs_f64()
-                ),
-                false => "its agent's connection closed and did not come back".to_owned(),
+            let how = if was_open {
+                let lease = self.config.lease.as_secs_f64();
+                format!("its node was not heard of for {lease:.1} s")
+            } else {
+                "its agent's connection closed and did not come back".to_owned()
             };
             for ((job_id, rank), process) in std::mem::take(&mut node.processes) {
                 let Some(job) = self.jobs.get_mut(&job_id) else { continue };
@@ -178,9 +177,10 @@ impl Cluster {
             for ((job_id, rank), process) in &mut node.processes {
                 let job = self.jobs.get(job_id);
                 process.doomed |= !job.is_some_and(|job| job.sits(*rank, name));
-                let stop = match process.doomed {
-                    true => Some((Stop::Kill, "another process has its place".to_owned())),
-                    false => stop_for(job, now),
+                let stop = if process.doomed {
+                    Some((Stop::Kill, "another process has its place".to_owned()))
+                } else {
+                    stop_for(job, now)
                 };
                 let Some((stop, reason)) = stop else { continue };
                 let told = process.stopped;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use rand::Rng as _;
+use ringmaster_manifest::MAX_JOB_NAME;
 use ringmaster_proto::v1;
 use tokio::sync::mpsc;
 
@@ -46,7 +47,7 @@ impl Cluster {
         let message = format!("queued with {} ranks", job.record.ranks);
         self.ledger.event(&mut job, "submitted", message);
         let announced = job_id.clone();
-        self.ledger.effect(move |book| book.announce(&announced, false));
+        self.ledger.effect(move |logs| logs.announce(&announced, false));
         self.jobs.insert(job_id.clone(), job);
         Ok(job_id)
     }
@@ -114,13 +115,13 @@ impl Cluster {
 /// The name becomes part of ids, files and URLs, so it is checked again here.
 fn check(wants: &Wants) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if (1..=63).contains(&wants.name.len()) && wants.name.chars().all(plain) {
+    if (1..=MAX_JOB_NAME).contains(&wants.name.len()) && wants.name.chars().all(plain) {
         return Ok(());
     }
     Err(Error::Invalid {
         field: "metadata.name",
         value: format!("{:?}", wants.name),
-        constraint: "use 1 to 63 lower-case letters, digits and dashes".to_owned(),
+        constraint: format!("use 1 to {MAX_JOB_NAME} lower-case letters, digits and dashes"),
     })
 }
 

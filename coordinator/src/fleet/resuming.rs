@@ -8,6 +8,7 @@
 //! after a restart of the coordinator again, and before anything else by the rank that loads. Writing it
 //! again changes nothing, so it does not matter who of them dies.
 
+use ringmaster_checkpoint::step_of;
 use ringmaster_proto::v1::{self, Generation};
 
 use super::cluster::Cluster;
@@ -128,20 +129,17 @@ impl Cluster {
         let message = format!("was {was}, waits in the queue again to go on {from}");
         self.ledger.rest(job, State::Queued, "resumed", message);
         let announced = job_id.to_owned();
-        self.ledger.effect(move |book| book.announce(&announced, false));
+        self.ledger.effect(move |logs| logs.announce(&announced, false));
         Ok(view::job(job))
     }
 
     /// Notes that somebody reads a checkpoint of a job, or no longer does.
     pub(super) fn hold(&mut self, job_id: &str, url: &str, held: bool) -> Result<(), Error> {
         let job = self.job(job_id)?;
-        match held {
-            true => job.held.push(url.to_owned()),
-            false => {
-                if let Some(index) = job.held.iter().position(|other| other == url) {
-                    job.held.swap_remove(index);
-                }
-            }
+        if held {
+            job.held.push(url.to_owned());
+        } else if let Some(index) = job.held.iter().position(|other| other == url) {
+            job.held.swap_remove(index);
         }
         Ok(())
     }
@@ -157,12 +155,11 @@ impl Cluster {
             // Once it has saved, it goes on from there.
             let starts = !other.record.state.is_ended() && other.record.checkpoint_url.is_empty();
             if starts {
-                urls.push(other.record.resume_from.clone());
-                urls.extend(other.wants.pretrained.clone());
+                let from =
+                    std::iter::once(&other.record.resume_from).chain(&other.wants.pretrained);
+                urls.extend(from.filter(|url| job_of(url) == Some(job_id)).cloned());
             }
         }
-        // Ids are unique, and part of the URL of whatever the job has written.
-        urls.retain(|url| url.contains(job_id));
         urls
     }
 }
@@ -202,8 +199,37 @@ impl Job {
 }
 
 fn refuse_succeeded(job: &Job) -> Result<(), Error> {
-    match job.record.state == State::Succeeded || job.is_finished() {
-        true => Err(Error::Succeeded { job_id: job.record.job_id.clone() }),
-        false => Ok(()),
+    if job.record.state == State::Succeeded || job.is_finished() {
+        return Err(Error::Succeeded { job_id: job.record.job_id.clone() });
+    }
+    Ok(())
+}
+
+/// Returns the job that wrote what a URL names: its folder, one of its checkpoints, or a file of one.
+fn job_of(url: &str) -> Option<&str> {
+    let parts: Vec<&str> = url.trim_end_matches('/').split('/').collect();
+    let checkpoint = parts.iter().rposition(|part| step_of(part).is_some());
+    let folder = checkpoint.unwrap_or(parts.len()).checked_sub(1)?;
+    parts.get(folder).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_of_the_job_whose_folder_it_lies_in_whatever_its_prefix_contains() {
+        let step = "step-0000001000.g1.7";
+        for place in [
+            format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{step}"),
+            format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{step}/model.safetensors"),
+            "s3://a-aaaaaa/archive/b-bbbbbb/".to_owned(),
+            format!("/runs-of-a-aaaaaa/b-bbbbbb/{step}/"),
+        ] {
+            assert_eq!(job_of(&place), Some("b-bbbbbb"), "{place}");
+        }
+        assert_eq!(job_of(&format!("/runs/a-aaaaaa/{step}")), Some("a-aaaaaa"));
+        assert_eq!(job_of("/runs/a-aaaaaa-old/latest"), Some("latest"));
+        assert_eq!((job_of(""), job_of(step)), (Some(""), None));
     }
 }

@@ -49,10 +49,8 @@ pub(super) fn job(job: &Job) -> v1::Job {
 /// Ranks of the ring that stands or stood last; of a job without one, what it has, or asks for.
 fn world_size(job: &Job) -> u32 {
     let record = &job.record;
-    let ranks = match record.formed || record.state.is_ended() {
-        true => record.ring.len(),
-        false => job.taken(),
-    };
+    let has_ring = record.formed || record.state.is_ended();
+    let ranks = if has_ring { record.ring.len() } else { job.taken() };
     match u32::try_from(ranks).expect("world sizes fit u32") {
         0 => record.ranks,
         ranks => ranks,

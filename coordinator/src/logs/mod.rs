@@ -4,14 +4,14 @@
 //! number on; what the ring no longer has comes from the file. So a slow follower loses nothing and
 //! costs nothing but its own reads.
 //!
-//! Modules in reading order: `line` (the text form), `job` (ring and file of one job), `book`
+//! Modules in reading order: `line` (the text form), `job` (ring and file of one job), `index`
 //! (all jobs).
 
-mod book;
+mod index;
 mod job;
 mod line;
 
-pub use book::{Book, Follow};
+pub use index::{Follow, LogIndex};
 pub use line::Line;
 
 use std::path::PathBuf;

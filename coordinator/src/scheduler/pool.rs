@@ -26,9 +26,8 @@ struct Kind<'a> {
 impl<'a> Pool<'a> {
     /// Counts what is free once every taken seat is; closed nodes have nothing to give.
     pub(super) fn new(problem: &'a Problem) -> Self {
-        let free = |node: &Node| match node.closed {
-            true => 0,
-            false => node.slots.saturating_sub(node.strays),
+        let free = |node: &Node| {
+            if node.closed { 0 } else { node.slots.saturating_sub(node.strays) }
         };
         let nodes = problem.nodes.iter().map(|node| (node.name.as_str(), (node, free(node))));
         let mut nodes: BTreeMap<_, _> = nodes.collect();
@@ -142,12 +141,11 @@ impl<'a> Kind<'a> {
         if free > 0 {
             self.with_room.insert((free, name));
         }
-        match node.closed {
-            true => self.slots.1 += node.slots,
-            false => {
-                self.slots.0 += node.slots;
-                self.strays += node.strays.min(node.slots);
-            }
+        if node.closed {
+            self.slots.1 += node.slots;
+        } else {
+            self.slots.0 += node.slots;
+            self.strays += node.strays.min(node.slots);
         }
     }
 }

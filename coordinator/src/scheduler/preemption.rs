@@ -27,9 +27,10 @@ pub(super) fn victims<'a>(candidates: &[(&'a Gang, u32)], lack: u32) -> Vec<&'a 
     // A large one found later may make small ones found before it needless.
     let mut kept = Vec::new();
     for (gang, slots) in chosen.into_iter().rev() {
-        match freed - slots >= lack {
-            true => freed -= slots,
-            false => kept.push(gang),
+        if freed - slots >= lack {
+            freed -= slots;
+        } else {
+            kept.push(gang);
         }
     }
     kept

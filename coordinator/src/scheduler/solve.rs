@@ -135,14 +135,13 @@ impl<'a> Solver<'a> {
         if ranks == 0 {
             return;
         }
-        match at_checkpoint {
-            true => self.take(gang, ranks),
-            false => {
-                // Not taken yet, but nobody later in the order may have them.
-                let mut imagined = self.seats[gang.job_id.as_str()].clone();
-                self.pool.seat(gang, &mut imagined, ranks);
-                self.kept.insert(&gang.job_id, ranks);
-            }
+        if at_checkpoint {
+            self.take(gang, ranks);
+        } else {
+            // Not taken yet, but nobody later in the order may have them.
+            let mut imagined = self.seats[gang.job_id.as_str()].clone();
+            self.pool.seat(gang, &mut imagined, ranks);
+            self.kept.insert(&gang.job_id, ranks);
         }
     }
 

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{stopped, to_status};
 use crate::fleet::Handle;
-use crate::logs::{Book, Line};
+use crate::logs::{Line, LogIndex};
 
 /// Messages to an agent that may wait; one that is further behind loses its session.
 const OUTBOUND: usize = 1024;
@@ -21,14 +21,14 @@ const OUTBOUND: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct FleetService {
     fleet: Handle,
-    book: Book,
+    logs: LogIndex,
     stop: watch::Receiver<bool>,
 }
 
 impl FleetService {
     /// Returns the service over this fleet and these logs; its streams end when `stop` turns true.
-    pub fn new(fleet: Handle, book: Book, stop: watch::Receiver<bool>) -> Self {
-        Self { fleet, book, stop }
+    pub fn new(fleet: Handle, logs: LogIndex, stop: watch::Receiver<bool>) -> Self {
+        Self { fleet, logs, stop }
     }
 }
 
@@ -59,15 +59,15 @@ impl Fleet for FleetService {
                 batch = batches.message() => batch?,
             };
             let Some(batch) = batch else { return Ok(Response::new(v1::LogAck {})) };
-            let book = self.book.clone();
+            let logs = self.logs.clone();
             // Off the runtime: appending waits for the disk, and that is the back-pressure.
-            let done = tokio::task::spawn_blocking(move || append(&book, batch)).await;
+            let done = tokio::task::spawn_blocking(move || append(&logs, batch)).await;
             done.map_err(|_| Status::internal("the log could not be written"))?;
         }
     }
 }
 
-fn append(book: &Book, batch: v1::LogBatch) {
+fn append(logs: &LogIndex, batch: v1::LogBatch) {
     let mut by_job: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     for line in batch.lines {
         by_job.entry(line.job_id).or_default().push(Line {
@@ -79,7 +79,7 @@ fn append(book: &Book, batch: v1::LogBatch) {
     }
     for (job_id, lines) in by_job {
         // A full disk or a forgotten job costs these lines, not the agent's stream.
-        if let Err(error) = book.append(&job_id, lines) {
+        if let Err(error) = logs.append(&job_id, lines) {
             tracing::warn!(%job_id, %error, "log lines are lost");
         }
     }

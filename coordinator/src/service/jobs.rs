@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use super::{log_status, stopped, to_status};
 use crate::fleet::{self, Handle, Submission};
-use crate::logs::{Book, Follow, Line};
+use crate::logs::{Follow, Line, LogIndex};
 use crate::state::Store;
 
 /// Log lines and updates in flight to one client.
@@ -22,15 +22,15 @@ const IN_FLIGHT: usize = 256;
 pub struct JobsService {
     fleet: Handle,
     store: Store,
-    book: Book,
+    logs: LogIndex,
     stop: watch::Receiver<bool>,
 }
 
 impl JobsService {
     /// Returns the service over this fleet, its history and its logs; streams end when `stop` turns
     /// true.
-    pub fn new(fleet: Handle, store: Store, book: Book, stop: watch::Receiver<bool>) -> Self {
-        Self { fleet, store, book, stop }
+    pub fn new(fleet: Handle, store: Store, logs: LogIndex, stop: watch::Receiver<bool>) -> Self {
+        Self { fleet, store, logs, stop }
     }
 }
 
@@ -121,9 +121,9 @@ impl Jobs for JobsService {
         request: Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
         let v1::LogsRequest { job_id, rank, follow, tail } = request.into_inner();
-        let book = self.book.clone();
+        let logs = self.logs.clone();
         let wanted = job_id.clone();
-        let reader = blocking(move || book.follow(&wanted, rank, tail)).await?;
+        let reader = blocking(move || logs.follow(&wanted, rank, tail)).await?;
         let (sender, stream) = mpsc::channel(IN_FLIGHT);
         let mut stop = self.stop.clone();
         tokio::spawn(async move {

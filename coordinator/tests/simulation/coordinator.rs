@@ -8,7 +8,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use ringmaster_coordinator::fleet::{self, Config};
-use ringmaster_coordinator::logs::Book;
+use ringmaster_coordinator::logs::LogIndex;
 use ringmaster_coordinator::server;
 use ringmaster_coordinator::service::{FleetService, JobsService, RanksService};
 use ringmaster_coordinator::state::{Change, Hooks, Store};
@@ -53,12 +53,12 @@ pub(crate) async fn run(world: World, state_dir: PathBuf, seed: u64) -> turmoil:
     let disk = Arc::new(Disk { world: world.clone(), random });
     let (store, loaded) = Store::open_inline(&state_dir.join("ringmaster.db"), disk)?;
     world.log(format!("coordinator: incarnation {}", loaded.incarnation));
-    let book = Book::new(state_dir);
+    let logs = LogIndex::new(state_dir);
     let (_stop, stopped) = watch::channel(false);
     let (handle, mut task) =
-        fleet::start(intervals(), store.clone(), loaded, book.clone(), stopped.clone());
-    let jobs = JobsService::new(handle.clone(), store, book.clone(), stopped.clone());
-    let fleet = FleetService::new(handle.clone(), book, stopped.clone());
+        fleet::start(intervals(), store.clone(), loaded, logs.clone(), stopped.clone());
+    let jobs = JobsService::new(handle.clone(), store, logs.clone(), stopped.clone());
+    let fleet = FleetService::new(handle.clone(), logs, stopped.clone());
     let [people, agents, _] = server::routes(jobs, fleet, RanksService::new(handle)).await?;
     let people_incoming = Box::pin(net::listen(PEOPLE).await?);
     let agents_incoming = Box::pin(net::listen(FLEET).await?);

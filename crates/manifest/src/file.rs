@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::limits::{MAX_GLOBAL_BATCH, MAX_LANES, MAX_RANKS, MAX_THREADS};
+use crate::limits::{MAX_GLOBAL_BATCH, MAX_JOB_NAME, MAX_LANES, MAX_RANKS, MAX_THREADS};
 use crate::model_config::preprocess::{Interpolation, ResizeMode};
 use crate::number::{ByteSize, Count, Positive, Share};
 use crate::spec::{
@@ -58,7 +58,7 @@ pub(crate) struct File {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Metadata {
     /// Lower-case letters, digits and dashes, at most 48; the first part of the job's id.
-    #[schemars(required, length(min = 1, max = 48), extend("format" = "job-name", "pattern" = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    #[schemars(required, length(min = 1, max = MAX_JOB_NAME), extend("format" = "job-name", "pattern" = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub(crate) name: Option<String>,
     /// Labels for people and tools. Default none.
     pub(crate) labels: Option<BTreeMap<String, String>>,

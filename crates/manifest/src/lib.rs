@@ -31,7 +31,7 @@ mod words;
 pub use catalogue::ModelCatalogue;
 pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
-pub use limits::{MAX_COUNT, MAX_NAMES, MAX_TEXT};
+pub use limits::{MAX_COUNT, MAX_JOB_NAME, MAX_NAMES, MAX_TEXT};
 pub use parse::{SpecError, from_validated_json, parse, to_json};
 pub use resume::{config_difference, resume_conflict};
 pub use source::Position;

@@ -5,6 +5,9 @@
 /// readers of JSON and of metrics count with, holds every whole number.
 pub const MAX_COUNT: u64 = 1 << 53;
 
+/// Letters of a job's name, which becomes part of ids, files and URLs.
+pub const MAX_JOB_NAME: usize = 48;
+
 /// Ranks of a job. The coordinator keeps a seat for each.
 pub(crate) const MAX_RANKS: u32 = 1 << 16;
 

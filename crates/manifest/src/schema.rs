@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use serde_yaml::{Number, Value};
 
 use crate::file;
-use crate::limits::MAX_COUNT;
+use crate::limits::{MAX_COUNT, MAX_JOB_NAME};
 use crate::number::{self, BYTES_FORM, COUNT_SUFFIX_FORM};
 
 /// The schema of a manifest, as documents are held against it.
@@ -188,9 +188,10 @@ fn describe(schema: &'static Json) -> String {
         }
         Some("bytes") => return BYTES_FORM.to_owned(),
         Some("job-name") => {
-            return "lower-case letters, digits and dashes, at most 48, with a letter or digit \
-                    at either end"
-                .to_owned();
+            return format!(
+                "lower-case letters, digits and dashes, at most {MAX_JOB_NAME}, with a letter or \
+                 digit at either end"
+            );
         }
         Some("set-name") => return "letters, digits, dots, dashes and underscores".to_owned(),
         _ => {}

@@ -19,7 +19,7 @@ const LINGER: Duration = Duration::from_millis(700);
 
 /// The logs of all jobs; clones share them. Methods block on file IO unless they are async.
 #[derive(Debug, Clone)]
-pub struct Book {
+pub struct LogIndex {
     folder: PathBuf,
     jobs: Arc<Mutex<BTreeMap<String, Arc<Entry>>>>,
 }
@@ -37,7 +37,7 @@ struct News {
     ended: bool,
 }
 
-impl Book {
+impl LogIndex {
     /// Returns the logs kept in `folder`, which must exist.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder, jobs: Arc::default() }
@@ -74,7 +74,7 @@ impl Book {
         let entry = self.entry(job_id)?;
         let news = entry.news.subscribe();
         let mut follow = Follow {
-            book: self.clone(),
+            logs: self.clone(),
             job_id: job_id.to_owned(),
             entry,
             news,
@@ -112,7 +112,7 @@ impl Book {
 /// A reader of one job's lines.
 #[derive(Debug)]
 pub struct Follow {
-    book: Book,
+    logs: LogIndex,
     job_id: String,
     entry: Arc<Entry>,
     news: watch::Receiver<News>,
@@ -133,7 +133,7 @@ impl Follow {
         loop {
             self.news.mark_unchanged();
             let from = self.from;
-            let page = self.book.with_log(&self.job_id, &self.entry, |log| log.read(from, PAGE))?;
+            let page = self.logs.with_log(&self.job_id, &self.entry, |log| log.read(from, PAGE))?;
             self.from += page.len() as u64;
             let done = page.is_empty();
             let lines: Vec<Line> = page.into_iter().filter(|line| self.wants(line)).collect();
@@ -191,11 +191,11 @@ mod tests {
     #[test]
     fn the_tail_counts_only_lines_of_the_rank() {
         let folder = tempfile::tempdir().unwrap();
-        let book = Book::new(folder.path().to_owned());
-        book.announce("a", false);
+        let logs = LogIndex::new(folder.path().to_owned());
+        logs.announce("a", false);
         let lines = vec![line(0, "a"), line(1, "b"), line(0, "c"), line(0, "d"), line(1, "e")];
-        book.append("a", lines).unwrap();
-        let mut follow = book.follow("a", Some(0), 2).unwrap();
+        logs.append("a", lines).unwrap();
+        let mut follow = logs.follow("a", Some(0), 2).unwrap();
         assert_eq!(texts(&follow.page().unwrap()), ["c", "d"]);
         assert_eq!(texts(&follow.page().unwrap()), [""; 0]);
     }
@@ -203,15 +203,15 @@ mod tests {
     #[tokio::test]
     async fn a_follower_sees_what_was_there_and_what_comes_until_the_job_ends() {
         let folder = tempfile::tempdir().unwrap();
-        let book = Book::new(folder.path().to_owned());
-        book.announce("a", false);
-        book.append("a", vec![line(0, "before")]).unwrap();
-        let mut follow = book.follow("a", None, 0).unwrap();
+        let logs = LogIndex::new(folder.path().to_owned());
+        logs.announce("a", false);
+        logs.append("a", vec![line(0, "before")]).unwrap();
+        let mut follow = logs.follow("a", None, 0).unwrap();
         assert_eq!(texts(&follow.page().unwrap()), ["before"]);
-        book.append("a", vec![line(1, "after")]).unwrap();
+        logs.append("a", vec![line(1, "after")]).unwrap();
         assert!(follow.changed().await);
         assert_eq!(texts(&follow.page().unwrap()), ["after"]);
-        book.announce("a", true);
+        logs.announce("a", true);
         assert!(follow.changed().await, "the end itself is news");
         assert!(!follow.changed().await);
     }
@@ -220,21 +220,21 @@ mod tests {
     fn lines_outlive_the_process() {
         let folder = tempfile::tempdir().unwrap();
         for round in ["first", "second"] {
-            let book = Book::new(folder.path().to_owned());
-            book.announce("a", false);
-            book.append("a", vec![line(0, round)]).unwrap();
+            let logs = LogIndex::new(folder.path().to_owned());
+            logs.announce("a", false);
+            logs.append("a", vec![line(0, round)]).unwrap();
         }
-        let book = Book::new(folder.path().to_owned());
-        book.announce("a", true);
-        let mut follow = book.follow("a", None, 0).unwrap();
+        let logs = LogIndex::new(folder.path().to_owned());
+        logs.announce("a", true);
+        let mut follow = logs.follow("a", None, 0).unwrap();
         assert_eq!(texts(&follow.page().unwrap()), ["first", "second"]);
     }
 
     #[test]
     fn a_job_nobody_announced_gets_no_file() {
         let folder = tempfile::tempdir().unwrap();
-        let book = Book::new(folder.path().to_owned());
-        let error = book.append("../../etc/passwd", vec![line(0, "x")]).unwrap_err();
+        let logs = LogIndex::new(folder.path().to_owned());
+        let error = logs.append("../../etc/passwd", vec![line(0, "x")]).unwrap_err();
         assert_eq!(error.to_string(), "there is no job ../../etc/passwd");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
