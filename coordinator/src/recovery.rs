@@ -49,6 +49,7 @@ pub struct Plan {
 /// bits. A survivor one step behind that entered *ready* applies what it holds; everybody else
 /// receives. Without an agreed live state the newest stored one is taken, by rank 0 for all.
 pub fn decide(reports: &[Report]) -> Plan {
+    // The newest step that a survivor has applied; without survivors, what is stored.
     let newest = reports
         .iter()
         .filter_map(|report| match report {
@@ -58,6 +59,7 @@ pub fn decide(reports: &[Report]) -> Plan {
         .max();
     let Some(newest) = newest else { return stored(reports.len()) };
 
+    // The lowest rank that applied it is the source. Another that applied it must hold the same bits.
     let mut agreed: Option<(u32, u64)> = None;
     let mut apply_held = Vec::new();
     let mut receivers = Vec::new();
@@ -68,11 +70,13 @@ pub fn decide(reports: &[Report]) -> Plan {
                 Some((_, expected)) if expected != digest => return stored(reports.len()),
                 Some(_) => {}
             },
+            // One step behind, and it holds the gradients of the newest step.
             Report::Held { applied_step, entered_ready: true, .. }
                 if applied_step + 1 == newest =>
             {
                 apply_held.push(rank);
             }
+            // Everybody else is sent the source's state.
             Report::Held { .. } | Report::Fresh => receivers.push(rank),
         }
     }

@@ -6,26 +6,10 @@
 use ringmaster_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
+use super::batch::Reply;
 use super::cluster::Cluster;
-use super::{Error, RolledBack, view};
-
-/// Where an answer goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// A job as a client hands it in.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// The validated `TrainJob` as JSON.
-    pub manifest: String,
-    /// Name of the manifest file.
-    pub file_name: String,
-    /// Chosen by the client; a repeated one names the same job.
-    pub request_id: String,
-    /// Checkpoint URL to start from, or empty.
-    pub resume_from: String,
-    /// The file as the user wrote it.
-    pub manifest_yaml: String,
-}
+use super::error::Error;
+use super::jobs::{Job, RolledBack, Submission, kind_of};
 
 /// One call, on its way to the fleet's task.
 pub(super) struct Call {
@@ -57,7 +41,7 @@ impl Handle {
     ) -> Result<T, Error> {
         let and_answer = move |cluster: &mut Cluster, reply| {
             let answer = work(cluster);
-            cluster.ledger.reply(reply, answer);
+            cluster.batch.reply(reply, answer);
         };
         self.ask_later(name, and_answer).await
     }
@@ -91,7 +75,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Manifest`] and [`Error::Invalid`] for what cannot become a job.
     pub async fn submit(&self, submission: Submission) -> Result<String, Error> {
-        self.ask("submit", move |cluster| cluster.submit(submission)).await
+        self.ask("submit", move |cluster| cluster.jobs.submit(&mut cluster.batch, submission)).await
     }
 
     /// Returns a job as it stands.
@@ -99,7 +83,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`].
     pub async fn get(&self, job_id: String) -> Result<v1::Job, Error> {
-        self.ask("get", move |cluster| cluster.job(&job_id).map(|job| view::job(job))).await
+        self.ask("get", move |cluster| cluster.jobs.get(&job_id).map(|job| job.view())).await
     }
 
     /// Returns jobs in the order of submission.
@@ -107,7 +91,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn list(&self, include_ended: bool) -> Result<Vec<v1::Job>, Error> {
-        self.ask("list", move |cluster| Ok(cluster.list(include_ended))).await
+        self.ask("list", move |cluster| Ok(cluster.jobs.list(include_ended))).await
     }
 
     /// Returns the job now and then every change. The channel closes after the final state, and
@@ -116,7 +100,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`].
     pub async fn watch(&self, job_id: String) -> Result<mpsc::Receiver<v1::JobUpdate>, Error> {
-        self.ask("watch", move |cluster| cluster.watch(&job_id)).await
+        self.ask("watch", move |cluster| cluster.jobs.get(&job_id).map(Job::watch)).await
     }
 
     /// Asks a job to checkpoint and stop; an ended one is returned as it is.
@@ -124,7 +108,12 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`].
     pub async fn cancel(&self, job_id: String, reason: String) -> Result<v1::Job, Error> {
-        self.ask("cancel", move |cluster| cluster.cancel(&job_id, reason)).await
+        self.ask("cancel", move |cluster| {
+            let job = cluster.jobs.get(&job_id)?;
+            job.cancel(&mut cluster.batch, reason, cluster.config.grace);
+            Ok(job.view())
+        })
+        .await
     }
 
     /// Asks a job to checkpoint, stop, and wait until it is resumed.
@@ -132,7 +121,15 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownJob`]; [`Error::NotLive`] for one that has ended.
     pub async fn pause(&self, job_id: String, reason: String) -> Result<v1::Job, Error> {
-        self.ask("pause", move |cluster| cluster.pause(&job_id, reason)).await
+        self.ask("pause", move |cluster| {
+            let job = cluster.jobs.get(&job_id)?;
+            if job.record.state.is_ended() {
+                return Err(job.not_live(job.record.state.word()));
+            }
+            job.pause(&mut cluster.batch, reason, cluster.config.grace);
+            Ok(job.view())
+        })
+        .await
     }
 
     /// Puts a job that is paused, failed or was cancelled back into the queue; one that goes on anyway
@@ -165,7 +162,7 @@ impl Handle {
     /// [`Error::UnknownJob`].
     pub async fn hold(&self, job_id: String, url: String) -> Result<Hold, Error> {
         let hold = Hold { job_id: job_id.clone(), url: url.clone(), handle: self.clone() };
-        self.ask("hold", move |cluster| cluster.hold(&job_id, &url, true)).await?;
+        self.ask("hold", move |cluster| cluster.jobs.get(&job_id).map(|job| job.hold(url))).await?;
         Ok(hold)
     }
 
@@ -174,7 +171,11 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownNode`].
     pub async fn set_node(&self, request: v1::SetNodeRequest) -> Result<v1::Node, Error> {
-        self.ask("set_node", move |cluster| cluster.set_node(request)).await
+        self.ask("set_node", move |cluster| {
+            let Cluster { nodes, jobs, batch, .. } = cluster;
+            nodes.set_node(jobs, batch, request)
+        })
+        .await
     }
 
     /// Returns the nodes that are closed, and those seen since the coordinator started.
@@ -182,7 +183,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn nodes(&self) -> Result<Vec<v1::Node>, Error> {
-        self.ask("nodes", |cluster| Ok(cluster.list_nodes())).await
+        self.ask("nodes", |cluster| Ok(cluster.nodes.list(&cluster.jobs, &cluster.batch))).await
     }
 
     /// Opens an agent's session, replacing an older one of the same node; returns its number.
@@ -195,7 +196,11 @@ impl Handle {
         register: v1::Register,
         outbound: mpsc::Sender<v1::CoordinatorMessage>,
     ) -> Result<u64, Error> {
-        self.ask("open", move |cluster| cluster.open(register, outbound)).await
+        self.ask("open", move |cluster| {
+            let Cluster { nodes, jobs, batch, config, .. } = cluster;
+            nodes.open(jobs, batch, config, register, outbound)
+        })
+        .await
     }
 
     /// Hands in an agent's heartbeat.
@@ -203,7 +208,10 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn heartbeat(&self, session: u64, heartbeat: v1::Heartbeat) -> Result<(), Error> {
-        let work = Box::new(move |cluster: &mut Cluster| cluster.heartbeat(session, heartbeat));
+        let work = Box::new(move |cluster: &mut Cluster| {
+            let Cluster { nodes, jobs, batch, .. } = cluster;
+            cluster.unsettled |= nodes.heartbeat(jobs, batch, session, heartbeat);
+        });
         self.send(Call { name: "heartbeat", is_heartbeat: true, work }).await
     }
 
@@ -212,7 +220,11 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn exited(&self, session: u64, exited: v1::RankExited) -> Result<(), Error> {
-        self.tell("exited", move |cluster| cluster.exited(session, exited)).await
+        self.tell("exited", move |cluster| {
+            let Cluster { nodes, jobs, batch, .. } = cluster;
+            nodes.exited(jobs, batch, session, &exited);
+        })
+        .await
     }
 
     /// Says that an agent was told to end: it takes no rank any more.
@@ -220,7 +232,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn leaving(&self, session: u64, leaving: v1::Leaving) -> Result<(), Error> {
-        self.tell("leaving", move |cluster| cluster.leave(session, &leaving)).await
+        self.tell("leaving", move |cluster| cluster.nodes.leave(session, &leaving)).await
     }
 
     /// Says that an agent's stream has ended; its lease runs on.
@@ -228,7 +240,10 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn close(&self, session: u64) -> Result<(), Error> {
-        self.tell("close", move |cluster| cluster.close(session)).await
+        self.tell("close", move |cluster| {
+            cluster.nodes.close(&cluster.batch, &cluster.config, session)
+        })
+        .await
     }
 
     /// Joins a rank to its generation; waits for the other ranks.
@@ -244,7 +259,11 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], [`Error::NotLive`], [`Error::Invalid`].
     pub async fn report_shard(&self, request: v1::ReportShardRequest) -> Result<(), Error> {
-        self.ask("report_shard", move |cluster| cluster.report_shard(request)).await
+        self.ask("report_shard", move |cluster| {
+            let job = cluster.jobs.live(&request.job_id, request.generation)?;
+            job.report_shard(&mut cluster.batch, request)
+        })
+        .await
     }
 
     /// Waits for every rank's part and grants the checkpoint's publication; returns all objects.
@@ -255,7 +274,13 @@ impl Handle {
         &self,
         request: v1::CommitCheckpointRequest,
     ) -> Result<Vec<v1::StoredObject>, Error> {
-        self.ask_later("commit", move |cluster, reply| cluster.commit(&request, reply)).await
+        self.ask_later("commit", move |cluster, reply| {
+            match cluster.jobs.live(&request.job_id, request.generation) {
+                Ok(job) => job.commit(&mut cluster.batch, &request, reply),
+                Err(error) => cluster.batch.reply(reply, Err(error)),
+            }
+        })
+        .await
     }
 
     /// Records that a granted checkpoint is in place; returns the places of the job that somebody is
@@ -267,7 +292,12 @@ impl Handle {
         &self,
         request: v1::CheckpointPublishedRequest,
     ) -> Result<Vec<String>, Error> {
-        self.ask("published", move |cluster| cluster.published(request)).await
+        self.ask("published", move |cluster| {
+            let job_id = request.job_id.clone();
+            cluster.jobs.get(&job_id)?.published(&mut cluster.batch, request)?;
+            Ok(cluster.jobs.in_use(&job_id))
+        })
+        .await
     }
 
     /// Puts what a ring has to say into its job's history, once.
@@ -275,7 +305,13 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], [`Error::NotLive`], [`Error::Invalid`].
     pub async fn note(&self, request: v1::NoteRequest) -> Result<(), Error> {
-        self.ask("note", move |cluster| cluster.note(request)).await
+        self.ask("note", move |cluster| {
+            let kind = kind_of(&request)?;
+            let job = cluster.jobs.live(&request.job_id, request.generation)?;
+            job.note(&mut cluster.batch, kind, request.message);
+            Ok(())
+        })
+        .await
     }
 
     /// Records the summary of a run that reached its end.
@@ -283,7 +319,11 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`], [`Error::NotLive`].
     pub async fn finish(&self, request: v1::FinishRequest) -> Result<(), Error> {
-        self.ask("finish", move |cluster| cluster.finish(request)).await
+        self.ask("finish", move |cluster| {
+            let job = cluster.jobs.live(&request.job_id, request.generation)?;
+            job.finish(&mut cluster.batch, request.summary_json, cluster.config.grace)
+        })
+        .await
     }
 }
 
@@ -300,7 +340,9 @@ impl Drop for Hold {
         let (job_id, url) = (std::mem::take(&mut self.job_id), std::mem::take(&mut self.url));
         let work = Box::new(move |cluster: &mut Cluster| {
             // A job that is not known holds nothing.
-            let _ = cluster.hold(&job_id, &url, false);
+            if let Ok(job) = cluster.jobs.get(&job_id) {
+                job.release(&url);
+            }
         });
         // A queue that is full for once costs a checkpoint that stays longer than needed.
         let call = Call { name: "release", is_heartbeat: false, work };

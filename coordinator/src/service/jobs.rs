@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::{log_status, stopped, to_status};
 use crate::fleet::{self, Handle, Submission};
 use crate::logs::{Follow, Line, LogIndex};
-use crate::state::Store;
+use crate::state::{EventRecord, Store};
 
 /// Log lines and updates in flight to one client.
 const IN_FLIGHT: usize = 256;
@@ -147,7 +147,7 @@ impl Jobs for JobsService {
         let events = read
             .map_err(|_| Status::internal("reading the history failed"))?
             .map_err(|source| to_status(fleet::Error::State { source }))?;
-        let events = events.iter().map(fleet::event_view).collect();
+        let events = events.iter().map(EventRecord::to_proto).collect();
         Ok(Response::new(v1::EventsReply { events }))
     }
 

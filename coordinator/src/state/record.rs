@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringmaster_proto::v1::{Generation, JobState, StoredObject};
+use ringmaster_proto::v1::{Event, Generation, JobState, StoredObject};
 use serde::{Deserialize, Serialize};
 
 /// State of a job as the database spells it.
@@ -247,6 +247,19 @@ pub struct EventRecord {
     pub kind: String,
     /// A sentence.
     pub message: String,
+}
+
+impl EventRecord {
+    /// Returns the event as the wire shows it.
+    pub fn to_proto(&self) -> Event {
+        Event {
+            id: self.id,
+            at_ms: self.at_ms,
+            job_id: self.job_id.clone(),
+            kind: self.kind.clone(),
+            message: self.message.clone(),
+        }
+    }
 }
 
 /// Permission to publish one checkpoint, given once all shards were uploaded.

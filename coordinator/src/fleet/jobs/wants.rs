@@ -9,27 +9,27 @@ use crate::state::JobRecord;
 
 /// The part of a validated manifest that the coordinator acts on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wants {
-    pub(super) name: String,
-    pub(super) labels: BTreeMap<String, String>,
+pub(crate) struct Wants {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
     /// The most it runs with.
-    pub(super) ranks: u32,
+    pub(crate) ranks: u32,
     /// The fewest.
-    pub(super) min_ranks: u32,
+    pub(crate) min_ranks: u32,
     /// Steps of the whole run.
-    pub(super) total_steps: u64,
-    pub(super) priority: i32,
+    pub(crate) total_steps: u64,
+    pub(crate) priority: i32,
     /// As agents spell it.
-    pub(super) accelerator: String,
-    pub(super) threads_per_rank: Option<u32>,
-    pub(super) max_without_progress: u32,
+    pub(crate) accelerator: String,
+    pub(crate) threads_per_rank: Option<u32>,
+    pub(crate) max_without_progress: u32,
     /// Where a new run takes weights from.
-    pub(super) pretrained: Vec<String>,
+    pub(crate) pretrained: Vec<String>,
 }
 
 impl Wants {
     /// Reads a validated manifest.
-    pub(super) fn read(manifest: &str) -> Result<Self, SpecError> {
+    pub(crate) fn read(manifest: &str) -> Result<Self, SpecError> {
         let job = ringmaster_manifest::from_validated_json(manifest)?;
         let accelerator = match job.resources.accelerator {
             Accelerator::Cpu => "cpu",
@@ -57,7 +57,7 @@ impl Wants {
     }
 
     /// What is known of a job whose manifest cannot be read any more.
-    pub(super) fn of_record(record: &JobRecord) -> Self {
+    pub(crate) fn of_record(record: &JobRecord) -> Self {
         Self {
             name: record.name.clone(),
             labels: record.labels.clone(),

@@ -1,16 +1,17 @@
-//! What a batch of commands is about to make durable, and what may be told once it is.
+//! What a batch of calls is about to make durable, and what may be told once it is.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmaster_proto::v1::{self, Generation};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::Error;
-use super::handle::Reply;
-use super::job::Job;
+use super::error::Error;
 use crate::logs::LogIndex;
 use crate::state::{Change, EventRecord};
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// Both clocks, read once per batch.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +33,9 @@ impl Now {
 /// Something to do once the batch is durable.
 pub(super) type Effect = Box<dyn FnOnce(&LogIndex) + Send>;
 
-/// Collects a batch's changes and effects, and hands out numbers that are never used twice.
-pub(super) struct Ledger {
+/// The changes of one batch, made durable together, and what is told afterwards. It also hands out the
+/// numbers that are never used twice.
+pub(super) struct Batch {
     pub(super) now: Now,
     incarnation: u32,
     counter: u32,
@@ -42,7 +44,7 @@ pub(super) struct Ledger {
     effects: Vec<Effect>,
 }
 
-impl Ledger {
+impl Batch {
     pub(super) fn new(incarnation: u32, counter: u32, last_event: u64, now: Now) -> Self {
         Self { now, incarnation, counter, last_event, changes: Vec::new(), effects: Vec::new() }
     }
@@ -81,35 +83,32 @@ impl Ledger {
         });
     }
 
-    /// Adds a line to a job's history.
-    pub(super) fn event(&mut self, job: &mut Job, kind: &str, message: String) {
-        tracing::info!(job_id = %job.record.job_id, kind, "{message}");
+    /// Adds a line to a job's history; returns it as the wire shows it.
+    pub(super) fn event(&mut self, job_id: &str, kind: &str, message: String) -> v1::Event {
+        tracing::info!(%job_id, kind, "{message}");
         self.last_event += 1;
         let event = EventRecord {
             id: self.last_event,
             at_ms: self.now.unix_ms,
-            job_id: job.record.job_id.clone(),
+            job_id: job_id.to_owned(),
             kind: kind.to_owned(),
             message,
         };
-        job.news.push(super::view::event(&event));
-        job.dirty = true;
+        let shown = event.to_proto();
         self.changes.push(Change::Event(event));
+        shown
     }
 
     /// Opens the next generation, for this job.
-    pub(super) fn open_generation(&mut self, job: &mut Job, reason: &str) -> Generation {
+    pub(super) fn open_generation(&mut self, job_id: &str, reason: &str) -> Generation {
         self.counter += 1;
         let generation = Generation::new(self.incarnation, self.counter);
         self.changes.push(Change::Generation {
             generation,
-            job_id: job.record.job_id.clone(),
+            job_id: job_id.to_owned(),
             at_ms: self.now.unix_ms,
             reason: reason.to_owned(),
         });
-        job.record.generation = Some(generation);
-        job.record.formed = false;
-        job.dirty = true;
         generation
     }
 
@@ -123,53 +122,8 @@ impl Ledger {
         self.changes.push(Change::Incarnation(self.incarnation));
     }
 
-    /// Takes what the batch collected: changes of jobs first, then the rest.
-    pub(super) fn take<'a>(
-        &mut self,
-        jobs: impl Iterator<Item = &'a mut Job>,
-    ) -> (Vec<Change>, Vec<Effect>) {
-        let mut changes = Vec::new();
-        for job in jobs {
-            if std::mem::take(&mut job.dirty) {
-                changes.push(Change::Job(Box::new(job.record.clone())));
-                job.changed = true;
-            }
-            if std::mem::take(&mut job.changed) {
-                self.tell_watchers(job);
-            }
-        }
-        changes.append(&mut self.changes);
-        (changes, std::mem::take(&mut self.effects))
-    }
-
-    fn tell_watchers(&mut self, job: &mut Job) {
-        let events = std::mem::take(&mut job.news);
-        let ended = job.record.state.is_ended();
-        if job.watchers.is_empty() {
-            return;
-        }
-        let view = super::view::job(job);
-        let mut updates: Vec<v1::JobUpdate> = events
-            .into_iter()
-            .map(|event| v1::JobUpdate { job: Some(view.clone()), event: Some(event) })
-            .collect();
-        if updates.is_empty() {
-            updates.push(v1::JobUpdate { job: Some(view), event: None });
-        }
-        // Metrics may be skipped for a slow reader; where history would be, its channel is closed.
-        let is_history = updates.iter().any(|update| update.event.is_some()) || ended;
-        job.watchers.retain(|watcher| {
-            !watcher.is_closed() && (!is_history || watcher.capacity() >= updates.len())
-        });
-        let watchers = if ended { std::mem::take(&mut job.watchers) } else { job.watchers.clone() };
-        self.effect(move |_| {
-            for watcher in watchers {
-                for update in &updates {
-                    if watcher.try_send(update.clone()).is_err() {
-                        break;
-                    }
-                }
-            }
-        });
+    /// Ends the batch: takes what it collected.
+    pub(super) fn take(&mut self) -> (Vec<Change>, Vec<Effect>) {
+        (std::mem::take(&mut self.changes), std::mem::take(&mut self.effects))
     }
 }

@@ -6,81 +6,86 @@ use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Lease;
+use super::lease::Lease;
 
 /// A rank of a job.
-pub(super) type RankKey = (String, u32);
+pub(crate) type RankKey = (String, u32);
 
 /// One node. It stays known after its agent has gone, for people to see.
 #[derive(Debug)]
-pub(super) struct Node {
-    pub(super) slots: u32,
-    pub(super) cpus: u32,
-    pub(super) accelerator: String,
-    pub(super) address: String,
+pub(crate) struct Node {
+    pub(crate) slots: u32,
+    pub(crate) cpus: u32,
+    pub(crate) accelerator: String,
+    pub(crate) address: String,
     /// Of the agent's process: another one means that the agent was restarted.
-    pub(super) pid: u32,
+    pub(crate) pid: u32,
     /// Absent while the agent is away.
-    pub(super) session: Option<Session>,
+    pub(crate) session: Option<Session>,
     /// Runs on while the agent is away.
-    pub(super) lease: Lease,
-    pub(super) last_heartbeat_ms: i64,
+    pub(crate) lease: Lease,
+    pub(crate) last_heartbeat_ms: i64,
     /// Its agent was told to end and takes no rank any more.
-    pub(super) leaving: bool,
-    pub(super) processes: BTreeMap<RankKey, Process>,
-    /// Faults in a row that lie at its door.
-    pub(super) faults: Option<Faults>,
+    pub(crate) leaving: bool,
+    pub(crate) processes: BTreeMap<RankKey, Process>,
+    /// Consecutive faults that it is blamed for.
+    pub(crate) faults: Option<Faults>,
 }
 
 /// Faults of a node without progress in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Faults {
-    pub(super) count: u32,
+pub(crate) struct Faults {
+    pub(crate) count: u32,
     /// Whose rank was the last; a step of this job on the node ends the row.
-    pub(super) job_id: String,
+    pub(crate) job_id: String,
     /// Most steps that job had applied by then.
-    pub(super) step: u64,
+    pub(crate) step: u64,
 }
 
 impl Node {
+    /// True while its agent is connected and was heard of within a lease.
+    pub(crate) fn answers(&self, now: Instant) -> bool {
+        self.session.is_some() && !self.lease.is_expired(now)
+    }
+
     /// libtorch threads for each of its ranks.
-    pub(super) fn threads_per_slot(&self) -> u32 {
+    pub(crate) fn threads_per_slot(&self) -> u32 {
         (self.cpus / self.slots.max(1)).max(1)
     }
 }
 
 /// An agent's open stream.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: u64,
-    pub(super) outbound: mpsc::Sender<v1::CoordinatorMessage>,
+pub(crate) struct Session {
+    pub(crate) id: u64,
+    pub(crate) outbound: mpsc::Sender<v1::CoordinatorMessage>,
 }
 
 /// A rank's process as observed.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     /// The generation it was started for: an exit of an older one is about another process.
-    pub(super) started: Generation,
+    pub(crate) started: Generation,
     /// The newest generation it is known to be in.
-    pub(super) generation: Generation,
+    pub(crate) generation: Generation,
     /// Zero until the agent has reported it.
-    pub(super) pid: u32,
-    pub(super) presence: Presence,
+    pub(crate) pid: u32,
+    pub(crate) presence: Presence,
     /// Which slot of its node it has; absent when it was started by an earlier coordinator for a
     /// seat that is no longer its own.
-    pub(super) slot: Option<u32>,
+    pub(crate) slot: Option<u32>,
     /// Session and generation of the last Regenerate.
-    pub(super) told: Option<(u64, Generation)>,
+    pub(crate) told: Option<(u64, Generation)>,
     /// It was to be killed because its seat was not its own any more: whoever has the seat now, here
     /// or elsewhere, is another process, which starts once this one has gone.
-    pub(super) doomed: bool,
+    pub(crate) doomed: bool,
     /// Session and urgency of the last StopRank.
-    pub(super) stopped: Option<(u64, Stop)>,
+    pub(crate) stopped: Option<(u64, Stop)>,
 }
 
 /// How sure it is that a process exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Presence {
+pub(crate) enum Presence {
     /// Its start was sent; nothing has been heard yet.
     Requested,
     /// Its agent, or it itself, has reported.
@@ -96,7 +101,7 @@ pub(super) enum Presence {
 
 /// How a rank is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// Checkpoint together with the others, then end.
     Graceful,
     /// At once.
@@ -105,7 +110,7 @@ pub(super) enum Stop {
 
 impl Process {
     /// A process whose start was just sent.
-    pub(super) fn requested(generation: Generation, slot: Option<u32>) -> Self {
+    pub(crate) fn requested(generation: Generation, slot: Option<u32>) -> Self {
         Self {
             started: generation,
             generation,
@@ -119,12 +124,12 @@ impl Process {
     }
 
     /// A process its agent reported.
-    pub(super) fn reported(generation: Generation, pid: u32, slot: Option<u32>) -> Self {
+    pub(crate) fn reported(generation: Generation, pid: u32, slot: Option<u32>) -> Self {
         Self { pid, presence: Presence::Seen, ..Self::requested(generation, slot) }
     }
 
     /// Takes in that it lives and is in this generation.
-    pub(super) fn see(&mut self, generation: Generation, pid: Option<u32>) {
+    pub(crate) fn see(&mut self, generation: Generation, pid: Option<u32>) {
         self.presence = Presence::Seen;
         self.generation = self.generation.max(generation);
         if let Some(pid) = pid {

@@ -6,69 +6,67 @@ use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::checkpoints::Checkpoints;
-use super::deadlines::Progress;
-use super::membership::Membership;
-use super::ring;
-use super::standstill::Recovery;
 use super::wants::Wants;
-use crate::state::JobRecord;
+use crate::fleet::batch::Batch;
+use crate::fleet::error::Error;
+use crate::fleet::rings::{Checkpoints, Membership, Progress, Recovery, order};
+use crate::state::{Change, JobRecord};
 
 /// A job and its observed ranks.
 #[derive(Debug)]
-pub(super) struct Job {
-    pub(super) record: JobRecord,
-    pub(super) wants: Wants,
+pub(crate) struct Job {
+    pub(crate) record: JobRecord,
+    pub(crate) wants: Wants,
     /// Last heartbeat of every rank, by seat.
-    pub(super) statuses: Vec<Option<v1::RankStatus>>,
+    pub(crate) statuses: Vec<Option<v1::RankStatus>>,
     /// Newest metrics of the ring's first rank.
-    pub(super) metrics: Option<v1::StepMetrics>,
+    pub(crate) metrics: Option<v1::StepMetrics>,
     /// Most steps any rank has applied.
-    pub(super) high_step: u64,
+    pub(crate) high_step: u64,
     /// The ring that is being formed, or stands.
-    pub(super) membership: Membership,
-    pub(super) checkpoints: Checkpoints,
+    pub(crate) membership: Membership,
+    pub(crate) checkpoints: Checkpoints,
     /// Seats whose ranks were lost since the last settling, and how.
-    pub(super) lost: BTreeMap<u32, Loss>,
+    pub(crate) lost: BTreeMap<u32, Loss>,
     /// Where the rank of a vacant seat was last.
-    pub(super) preferred: Vec<Option<String>>,
+    pub(crate) preferred: Vec<Option<String>>,
     /// After a restart of the coordinator: until when agents may still bring back their ranks.
-    pub(super) attach_until: Option<Instant>,
+    pub(crate) attach_until: Option<Instant>,
     /// How its ranks were seen to move.
-    pub(super) movement: Progress,
+    pub(crate) movement: Progress,
     /// The recovery that is going on, for people.
-    pub(super) recovery: Option<Recovery>,
+    pub(crate) recovery: Option<Recovery>,
     /// A checkpoint was published since the last settling: seats may change hands cheaply.
-    pub(super) at_checkpoint: bool,
+    pub(crate) at_checkpoint: bool,
     /// URLs of its checkpoints that somebody reads, once for each reader.
-    pub(super) held: Vec<String>,
+    pub(crate) held: Vec<String>,
     /// When ranks that were asked to end, or should end by themselves, are killed.
-    pub(super) kill_at: Option<Instant>,
+    pub(crate) kill_at: Option<Instant>,
     /// What its rings had to say, by kind; in memory only, so that a repetition is known.
-    pub(super) notes: BTreeSet<(Generation, &'static str, String)>,
-    pub(super) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
+    pub(crate) notes: BTreeSet<(Generation, &'static str, String)>,
+    pub(crate) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
     /// History since the last flush, for the watchers.
-    pub(super) news: Vec<v1::Event>,
+    pub(crate) news: Vec<v1::Event>,
     /// The record differs from what is durable.
-    pub(super) dirty: bool,
+    pub(crate) dirty: bool,
     /// Watchers should hear.
-    pub(super) changed: bool,
+    pub(crate) changed: bool,
 }
 
 /// How a rank was lost.
 #[derive(Debug)]
-pub(super) struct Loss {
+pub(crate) struct Loss {
     /// In a sentence.
-    pub(super) how: String,
+    pub(crate) how: String,
     /// It had reached the current generation; otherwise it is part of the fault that is already
     /// being recovered from, and does not count against the restart budget.
-    pub(super) counts: bool,
-    /// The node at whose door it lies; absent when nothing says that its node is to blame.
-    pub(super) blames: Option<String>,
+    pub(crate) counts: bool,
+    /// The node that is blamed for it; absent when nothing says that its node is to blame.
+    pub(crate) blames: Option<String>,
 }
 
 impl Job {
-    pub(super) fn new(record: JobRecord, wants: Wants) -> Self {
+    pub(crate) fn new(record: JobRecord, wants: Wants) -> Self {
         let ranks = record.ranks as usize;
         Self {
             statuses: vec![None; ranks],
@@ -95,69 +93,69 @@ impl Job {
     }
 
     /// Its ranks are to checkpoint and stop: for good, or to go on later.
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.record.cancel_reason.is_some() || self.record.halt.is_some()
     }
 
     /// Why its ranks are to stop, if they are.
-    pub(super) fn stop_reason(&self) -> Option<&str> {
+    pub(crate) fn stop_reason(&self) -> Option<&str> {
         let halt = self.record.halt.as_ref().map(|halt| halt.reason.as_str());
         self.record.cancel_reason.as_deref().or(halt)
     }
 
     /// The ring has handed in the summary: no rank's end is a loss any more.
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         !self.record.summary_json.is_empty()
     }
 
     /// The current generation; placed jobs have one.
-    pub(super) fn generation(&self) -> Generation {
+    pub(crate) fn generation(&self) -> Generation {
         self.record.generation.unwrap_or_default()
     }
 
     /// True when this seat is on this node.
-    pub(super) fn sits(&self, seat: u32, node: &str) -> bool {
+    pub(crate) fn sits(&self, seat: u32, node: &str) -> bool {
         self.seat(seat) == Some(node)
     }
 
     /// Node of a seat; absent while it is vacant, and for seats that do not exist.
-    pub(super) fn seat(&self, seat: u32) -> Option<&str> {
+    pub(crate) fn seat(&self, seat: u32) -> Option<&str> {
         self.record.seats.get(seat as usize)?.as_deref()
     }
 
     /// True when the rank of this seat ended well.
-    pub(super) fn is_done(&self, seat: u32) -> bool {
+    pub(crate) fn is_done(&self, seat: u32) -> bool {
         self.record.done.get(seat as usize).copied().unwrap_or(false)
     }
 
     /// Every seat, taken or not, in order.
-    pub(super) fn seats(&self) -> std::ops::Range<u32> {
+    pub(crate) fn seats(&self) -> std::ops::Range<u32> {
         0..self.record.ranks
     }
 
     /// How many seats are taken.
-    pub(super) fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         self.record.seats.iter().flatten().count()
     }
 
     /// True when no seat is vacant.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         self.record.seats.iter().all(Option::is_some)
     }
 
     /// The seats that take part in the current generation: those of its ring, or while that is
     /// being formed those that are taken.
-    pub(super) fn members(&self) -> Vec<u32> {
-        if self.record.formed { self.record.ring.clone() } else { ring::order(&self.record.seats) }
+    pub(crate) fn members(&self) -> Vec<u32> {
+        if self.record.formed { self.record.ring.clone() } else { order(&self.record.seats) }
     }
 
     /// Place of a seat in the ring that stands.
-    pub(super) fn ring_rank(&self, seat: u32) -> Option<usize> {
+    pub(crate) fn ring_rank(&self, seat: u32) -> Option<usize> {
         self.record.ring.iter().position(|member| *member == seat)
     }
 
     /// Which seats are taken, for people.
-    pub(super) fn strength(&self) -> String {
+    pub(crate) fn strength(&self) -> String {
         let (taken, ranks) = (self.taken(), self.record.ranks);
         if taken == ranks as usize {
             return format!("all {ranks} ranks train");
@@ -165,8 +163,13 @@ impl Job {
         format!("{taken} of {ranks} ranks train")
     }
 
+    /// " of 4" behind a number of ranks, where seats are vacant; empty where all are taken.
+    pub(crate) fn of_all(&self) -> String {
+        if self.is_whole() { String::new() } else { format!(" of {}", self.record.ranks) }
+    }
+
     /// Takes a seat away from its rank, remembering where it was.
-    pub(super) fn vacate(&mut self, seat: u32) {
+    pub(crate) fn vacate(&mut self, seat: u32) {
         let index = seat as usize;
         if let Some(node) = self.record.seats[index].take() {
             self.preferred[index] = Some(node);
@@ -178,7 +181,7 @@ impl Job {
     }
 
     /// Takes in how many steps a rank has applied; a new one resets the restart budget.
-    pub(super) fn progress(&mut self, step: u64) {
+    pub(crate) fn progress(&mut self, step: u64) {
         if step <= self.high_step {
             return;
         }
@@ -188,5 +191,47 @@ impl Job {
             self.record.high_step = step;
             self.dirty = true;
         }
+    }
+
+    /// Takes in what the rank of a seat says of itself.
+    pub(crate) fn observe(&mut self, mut status: v1::RankStatus, now: Instant) {
+        self.progress(status.step);
+        if let Some(metrics) = status.metrics.take() {
+            self.metrics = Some(metrics);
+            self.changed = true;
+        }
+        self.movement.observe(status.rank, &status, now);
+        let slot = &mut self.statuses[status.rank as usize];
+        self.changed |= slot.as_ref().is_none_or(|old| {
+            (old.step, old.phase, old.pid) != (status.step, status.phase, status.pid)
+        });
+        *slot = Some(status);
+    }
+
+    /// Adds a line to its history.
+    pub(crate) fn event(&mut self, batch: &mut Batch, kind: &str, message: String) {
+        self.news.push(batch.event(&self.record.job_id, kind, message));
+        self.dirty = true;
+    }
+
+    /// Opens its next generation.
+    pub(crate) fn open_generation(&mut self, batch: &mut Batch, reason: &str) -> Generation {
+        let generation = batch.open_generation(&self.record.job_id, reason);
+        self.record.generation = Some(generation);
+        self.record.formed = false;
+        self.dirty = true;
+        generation
+    }
+
+    /// No generation's reported parts of checkpoints are of use any more.
+    pub(crate) fn forget_shards(&self, batch: &mut Batch) {
+        let job_id = self.record.job_id.clone();
+        batch.change(Change::ForgetShards { job_id, up_to_step: i64::MAX.cast_unsigned() });
+    }
+
+    /// Says that it does not take a request any more.
+    pub(crate) fn not_live(&self, state: &'static str) -> Error {
+        let job_id = self.record.job_id.clone();
+        Error::NotLive { job_id, state, reason: self.record.reason.clone() }
     }
 }

@@ -5,7 +5,7 @@
 /// Those of one node are neighbours, so that a chunk that travels round the ring crosses between
 /// nodes as seldom as can be. Nodes stand in the order of their lowest seats, and within a node
 /// seats count up: seats that are all taken, and adjacent on each node, stand in their own order.
-pub(super) fn order(seats: &[Option<String>]) -> Vec<u32> {
+pub(crate) fn order(seats: &[Option<String>]) -> Vec<u32> {
     let mut nodes: Vec<(&str, Vec<u32>)> = Vec::new();
     for (seat, node) in (0..).zip(seats) {
         let Some(node) = node.as_deref() else { continue };

@@ -142,7 +142,7 @@ impl Rank {
 
 /// Who is to blame for a standstill.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// This rank hangs.
     Hung { seat: u32, phase: Phase, step: u64, stood_still: Duration, deadline: Duration },
     /// Every rank waits inside a collective.
@@ -169,13 +169,13 @@ impl std::fmt::Display for Verdict {
 }
 
 /// A phase in a person's word. A rank that has named none yet is about to start.
-pub(super) fn word(phase: Phase) -> &'static str {
+pub(crate) fn word(phase: Phase) -> &'static str {
     phase.word().unwrap_or("start")
 }
 
 /// The movements of one job's ranks. In memory only: after a restart all clocks start afresh.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     /// By seat.
     ranks: BTreeMap<u32, Rank>,
     /// Longest standstill that ended by itself, by phase; first steps not counted.
@@ -188,7 +188,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Takes in what a rank says of itself.
-    pub(super) fn observe(&mut self, seat: u32, status: &RankStatus, now: Instant) {
+    pub(crate) fn observe(&mut self, seat: u32, status: &RankStatus, now: Instant) {
         let signs = Signs::of(status);
         let Some(rank) = self.ranks.get_mut(&seat) else {
             self.ranks.insert(seat, Rank::new(signs, now));
@@ -226,7 +226,7 @@ impl Progress {
     }
 
     /// Takes in that a rank was asked for and has not been heard of.
-    pub(super) fn expect(&mut self, seat: u32, generation: Generation, now: Instant) {
+    pub(crate) fn expect(&mut self, seat: u32, generation: Generation, now: Instant) {
         let status = RankStatus {
             generation: Some(generation),
             phase: Phase::Start.into(),
@@ -236,31 +236,31 @@ impl Progress {
     }
 
     /// Forgets the rank of a seat, which is gone.
-    pub(super) fn forget(&mut self, seat: u32) {
+    pub(crate) fn forget(&mut self, seat: u32) {
         self.ranks.remove(&seat);
     }
 
     /// Whether a rank has its state and trains in this generation.
-    pub(super) fn trains(&self, seat: u32, generation: Generation) -> bool {
+    pub(crate) fn trains(&self, seat: u32, generation: Generation) -> bool {
         let rank = self.ranks.get(&seat).filter(|rank| rank.signs.generation == generation);
         rank.is_some_and(|rank| rank.trains_from.is_some())
     }
 
     /// Whether a step of this generation is done.
-    pub(super) fn has_stepped(&self, generation: Generation) -> bool {
+    pub(crate) fn has_stepped(&self, generation: Generation) -> bool {
         let mut ranks = self.ranks.values().filter(|rank| rank.signs.generation == generation);
         ranks.any(|rank| rank.steps_done() > 0)
     }
 
     /// Whether a rank that was in this generation's ring wants to join again.
-    pub(super) fn ring_broke(&self, generation: Generation) -> bool {
+    pub(crate) fn ring_broke(&self, generation: Generation) -> bool {
         let mut ranks = self.ranks.values().filter(|rank| rank.signs.generation == generation);
         let was_in_ring = |rank: &Rank| rank.was_in_ring || rank.trains_from.is_some();
         ranks.any(|rank| was_in_ring(rank) && rank.signs.phase == Phase::Join)
     }
 
     /// Starts all clocks afresh: nobody could be heard for a while.
-    pub(super) fn restart(&mut self, now: Instant) {
+    pub(crate) fn restart(&mut self, now: Instant) {
         for rank in self.ranks.values_mut() {
             (rank.since, rank.heard) = (now, now);
         }
@@ -268,18 +268,20 @@ impl Progress {
 
     /// Says who holds up a job that is in generation `current`, if somebody does; its clock starts
     /// afresh then. Seats in `joined` wait for the others at the coordinator.
-    pub(super) fn judge(
+    pub(crate) fn judge(
         &mut self,
         current: Generation,
         joined: &BTreeSet<u32>,
         deadlines: &Deadlines,
         now: Instant,
     ) -> Option<Verdict> {
+        // All ranks run the same program: those that have come least far are behind.
         let judged = || self.ranks.iter().filter(|(seat, _)| !joined.contains(*seat));
         let behind = judged().map(|(_, rank)| rank.signs.place()).min()?;
         // A rank that still waits in a ring of an older generation counts as hung.
         let waits =
             |rank: &Rank| rank.signs.phase == Phase::Collective && rank.signs.generation == current;
+        // Of these, one that works and not only waits may hang, by the deadline of its own phase.
         let last = judged().filter(|(_, rank)| rank.signs.place() == behind && !waits(rank));
         let overdue = last
             .map(|(seat, rank)| (*seat, rank.stood_still(), self.deadline(rank, deadlines)))
@@ -291,7 +293,7 @@ impl Progress {
             let Signs { phase, step, .. } = rank.signs;
             return Some(Verdict::Hung { seat, phase, step, stood_still, deadline });
         }
-        // Nobody works, nobody joins, and yet nobody gets what it waits for.
+        // If nobody works, nobody joins, and yet nobody gets what it waits for, the ring is to blame.
         let all_wait = joined.is_empty() && self.ranks.values().all(waits);
         let still = |rank: &Rank| rank.stood_still() > self.deadline(rank, deadlines);
         if !all_wait || !self.ranks.values().all(still) {

@@ -1,26 +1,42 @@
-//! What people ask: submit, list, watch, cancel.
+//! What people ask of jobs: to submit one, to cancel it.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use rand::Rng as _;
 use ringmaster_manifest::MAX_JOB_NAME;
-use ringmaster_proto::v1;
-use tokio::sync::mpsc;
 
-use super::cluster::Cluster;
-use super::handle::Submission;
 use super::job::Job;
+use super::table::Jobs;
 use super::wants::Wants;
-use super::{Error, view};
+use crate::fleet::batch::Batch;
+use crate::fleet::error::Error;
 use crate::state::{JobRecord, State};
 
-/// Updates a watcher may be behind before it is given up.
-const WATCH_QUEUE: usize = 1024;
 /// RFC 4648's base 32 in lower case.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-impl Cluster {
-    pub(super) fn submit(&mut self, submission: Submission) -> Result<String, Error> {
+/// A job as a client hands it in.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// The validated `TrainJob` as JSON.
+    pub manifest: String,
+    /// Name of the manifest file.
+    pub file_name: String,
+    /// Chosen by the client; a repeated one names the same job.
+    pub request_id: String,
+    /// Checkpoint URL to start from, or empty.
+    pub resume_from: String,
+    /// The file as the user wrote it.
+    pub manifest_yaml: String,
+}
+
+impl Jobs {
+    /// Stores and queues a job; returns its id. A request that is repeated makes no second one.
+    pub(crate) fn submit(
+        &mut self,
+        batch: &mut Batch,
+        submission: Submission,
+    ) -> Result<String, Error> {
         if submission.request_id.is_empty() {
             return Err(Error::Invalid {
                 field: "request_id",
@@ -40,15 +56,14 @@ impl Cluster {
 
         let job_id = self.new_job_id(&wants.name);
         self.last_sequence += 1;
-        let record =
-            new_record(&job_id, self.last_sequence, submission, &wants, self.ledger.now.unix_ms);
+        let record = new_record(&job_id, self.last_sequence, submission, &wants, batch.now.unix_ms);
         self.requests.insert(record.request_id.clone(), job_id.clone());
         let mut job = Job::new(record, wants);
         let message = format!("queued with {} ranks", job.record.ranks);
-        self.ledger.event(&mut job, "submitted", message);
+        job.event(batch, "submitted", message);
         let announced = job_id.clone();
-        self.ledger.effect(move |logs| logs.announce(&announced, false));
-        self.jobs.insert(job_id.clone(), job);
+        batch.effect(move |logs| logs.announce(&announced, false));
+        self.by_id.insert(job_id.clone(), job);
         Ok(job_id)
     }
 
@@ -58,57 +73,30 @@ impl Cluster {
             let suffix: String =
                 (0..6).map(|_| char::from(BASE32[random.random_range(0..32)])).collect();
             let job_id = format!("{name}-{suffix}");
-            if !self.jobs.contains_key(&job_id) {
+            if !self.by_id.contains_key(&job_id) {
                 return job_id;
             }
         }
     }
+}
 
-    pub(super) fn list(&self, include_ended: bool) -> Vec<v1::Job> {
-        let mut jobs: Vec<&Job> = self
-            .jobs
-            .values()
-            .filter(|job| include_ended || !job.record.state.is_ended())
-            .collect();
-        jobs.sort_by_key(|job| job.record.sequence);
-        jobs.into_iter().map(view::job).collect()
-    }
-
-    pub(super) fn watch(&mut self, job_id: &str) -> Result<mpsc::Receiver<v1::JobUpdate>, Error> {
-        let job = self.job(job_id)?;
-        let (sender, receiver) = mpsc::channel(WATCH_QUEUE);
-        let first = v1::JobUpdate { job: Some(view::job(job)), event: None };
-        sender.try_send(first).expect("a new channel has room");
-        if !job.record.state.is_ended() {
-            job.watchers.push(sender);
-        }
-        Ok(receiver)
-    }
-
-    pub(super) fn cancel(&mut self, job_id: &str, reason: String) -> Result<v1::Job, Error> {
-        let unknown = || Error::UnknownJob { job_id: job_id.to_owned() };
-        let job = self.jobs.get_mut(job_id).ok_or_else(unknown)?;
-        let was_asked = job.record.cancel_reason.is_some();
-        if job.record.state.is_ended() || was_asked || job.is_finished() {
-            return Ok(view::job(job));
+impl Job {
+    /// Asks it to checkpoint and stop for good.
+    pub(crate) fn cancel(&mut self, batch: &mut Batch, reason: String, grace: Duration) {
+        let was_asked = self.record.cancel_reason.is_some();
+        if self.record.state.is_ended() || was_asked || self.is_finished() {
+            return;
         }
         let reason = if reason.is_empty() { "cancelled by a client".to_owned() } else { reason };
-        job.record.cancel_reason = Some(reason.clone());
-        job.kill_at = Some(self.ledger.now.at + self.config.grace);
-        self.ledger.event(job, "cancelling", reason.clone());
-        if !job.record.state.is_placed() {
-            self.ledger.end(job, State::Cancelled, &reason);
+        self.record.cancel_reason = Some(reason.clone());
+        self.kill_at = Some(batch.now.at + grace);
+        self.event(batch, "cancelling", reason.clone());
+        if self.record.state.is_placed() {
+            self.record.reason = format!("stopping: {reason}");
+            self.refuse_waiting(batch);
         } else {
-            job.record.reason = format!("stopping: {reason}");
-            self.ledger.refuse_waiting(job);
+            self.end(batch, State::Cancelled, &reason);
         }
-        Ok(view::job(job))
-    }
-
-    pub(super) fn list_nodes(&self) -> Vec<v1::Node> {
-        let known: BTreeSet<&String> = self.nodes.keys().chain(self.closures.keys()).collect();
-        let taken = self.taken_seats();
-        known.into_iter().map(|name| self.view_node(name, &taken)).collect()
     }
 }
 

@@ -1,0 +1,40 @@
+//! Intervals the fleet lives by, and what it asks of agents.
+
+use std::time::Duration;
+
+use super::rings::Deadlines;
+
+/// Intervals the fleet lives by.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How often agents are asked to report.
+    pub heartbeat: Duration,
+    /// A node unheard of for this long is lost.
+    pub lease: Duration,
+    /// A node whose agent's connection closed is lost unless it is back within this time. Never longer
+    /// than the lease.
+    pub session_grace: Duration,
+    /// Time ranks get to checkpoint and stop before they are killed.
+    pub grace: Duration,
+    /// Faults in a row without progress after which a node takes no more ranks; zero for never.
+    /// The last open node with its accelerator is never excluded: there the restart budget decides.
+    pub exclude_after: u32,
+    /// Build id that agents must have; absent to take any.
+    pub build_id: Option<String>,
+    /// How long a rank may stand still before it counts as hung.
+    pub deadlines: Deadlines,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_secs(1),
+            lease: Duration::from_secs(5),
+            session_grace: Duration::from_secs(2),
+            grace: Duration::from_secs(30),
+            exclude_after: 3,
+            build_id: None,
+            deadlines: Deadlines::default(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Why a request was not carried out.
+
+use ringmaster_proto::v1::Generation;
+
+/// Why a request was not carried out.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such job.
+    #[error("there is no job {job_id}")]
+    UnknownJob { job_id: String },
+    /// No such node.
+    #[error("there is no node {node}: none of this name has registered or is closed")]
+    UnknownNode { node: String },
+    /// The request belongs to an attempt that is over.
+    #[error("generation {given} of job {job_id} has been superseded by {current}")]
+    Stale { job_id: String, given: Generation, current: Generation },
+    /// The job has ended or is being stopped.
+    #[error("job {job_id} is {state}: {reason}")]
+    NotLive { job_id: String, state: &'static str, reason: String },
+    /// There is nothing left to resume.
+    #[error(
+        "job {job_id} has succeeded, nothing is left to resume; to train it longer, submit its manifest \
+         with a longer schedule and `--resume {job_id}`"
+    )]
+    Succeeded { job_id: String },
+    /// A job cannot go back to a checkpoint.
+    #[error("job {job_id} cannot go back to step {step}: {reason}")]
+    RollBack { job_id: String, step: u64, reason: String },
+    /// A rank whose place was given up joined all the same.
+    #[error("rank {seat} of job {job_id} has no place in the job any more")]
+    NoSeat { job_id: String, seat: u32 },
+    /// The same rank called again while it still waited.
+    #[error("a newer call of rank {rank} of job {job_id} replaced this one")]
+    Replaced { job_id: String, rank: u32 },
+    /// A rank could not store its part of a checkpoint.
+    #[error(
+        "checkpoint of step {step} of job {job_id}: rank {rank} could not store its part: {reason}"
+    )]
+    ShardFailed { job_id: String, rank: u32, step: u64, reason: String },
+    /// A value makes no sense.
+    #[error("{field} is {value}; {constraint}")]
+    Invalid { field: &'static str, value: String, constraint: String },
+    /// The manifest in a submission is not a `TrainJob`.
+    #[error(
+        "the manifest {file_name} is not a validated TrainJob; submit it with this build's client"
+    )]
+    Manifest {
+        file_name: String,
+        #[source]
+        source: ringmaster_manifest::SpecError,
+    },
+    /// An agent of another build.
+    #[error(
+        "agent {node} is of build {found}, this coordinator needs {wanted}; install the same build on both"
+    )]
+    WrongBuild { node: String, found: String, wanted: String },
+    /// The agent's session was replaced or given up.
+    #[error("this session is over; register again")]
+    SessionOver,
+    /// A job that was stored cannot be read.
+    #[error("the coordinator cannot read its database")]
+    State {
+        #[source]
+        source: crate::state::Error,
+    },
+    /// The coordinator is ending.
+    #[error("the coordinator is shutting down")]
+    Stopped,
+}

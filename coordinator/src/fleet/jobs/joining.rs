@@ -1,0 +1,197 @@
+//! Forming a ring: every rank of a generation joins, then all are told the same plan.
+//!
+//! Ranks join by their seats. Whoever has a seat is waited for; the ring that is then formed counts
+//! its ranks anew, without the vacant seats.
+
+use rand::RngCore as _;
+use ringmaster_proto::v1;
+
+use super::job::Job;
+use crate::fleet::batch::{Batch, Reply};
+use crate::fleet::error::Error;
+use crate::fleet::rings::order;
+use crate::recovery::{self, Plan, Report, Source};
+use crate::state::{Rollback, State};
+
+/// Bytes of the secret a generation's ranks share.
+const TOKEN_BYTES: usize = 32;
+
+impl Job {
+    /// Checks that a caller of the current generation has a seat in it.
+    pub(crate) fn check_admitted(&self, seat: u32) -> Result<(), Error> {
+        check_rank(seat, self.record.ranks, &self.record.job_id)?;
+        if self.seat(seat).is_none() {
+            return Err(Error::NoSeat { job_id: self.record.job_id.clone(), seat });
+        }
+        if self.is_stopping() && !self.record.formed {
+            return Err(self.not_live("stopping"));
+        }
+        Ok(())
+    }
+
+    /// Takes in an admitted rank: it waits for the others, unless it is the last or the ring stands.
+    pub(crate) fn join(
+        &mut self,
+        batch: &mut Batch,
+        request: v1::JoinRequest,
+        reply: Reply<v1::JoinReply>,
+    ) {
+        if let Some(held) = &request.held {
+            self.progress(held.applied_step);
+        }
+        if self.record.formed {
+            return self.rejoin(batch, request, reply);
+        }
+        let seat = request.rank;
+        if let Some(replaced) = self.membership.wait(request, reply) {
+            let job_id = self.record.job_id.clone();
+            batch.reply(replaced, Err(Error::Replaced { job_id, rank: seat }));
+        }
+        let (joined, taken) = (self.membership.joined(), self.taken());
+        let enough = taken >= self.wants.min_ranks as usize && self.lost.is_empty();
+        if joined == taken && enough {
+            self.form(batch);
+        } else if enough {
+            // For people only: not worth a write of its own.
+            let generation = self.generation();
+            self.record.reason =
+                format!("{joined} of {taken} ranks have joined generation {generation}");
+            self.changed = true;
+        }
+    }
+
+    /// A rank of a ring that stands calls again: the answer was lost on the way.
+    fn rejoin(&mut self, batch: &mut Batch, request: v1::JoinRequest, reply: Reply<v1::JoinReply>) {
+        // A rank that is where it was is told the same again.
+        let seat = request.rank;
+        let told = self.ring_rank(seat).and_then(|rank| self.membership.told().get(rank));
+        if let Some(told) = told
+            && told.peers[told.rank as usize] == request.data_address
+        {
+            return batch.reply(reply, Ok(told.clone()));
+        }
+        // Otherwise the ring is broken. While the job stops, no checkpoint will come of it, and no other
+        // ring is formed.
+        if self.is_stopping() {
+            self.kill_at = Some(batch.now.at);
+            return batch.reply(reply, Err(self.not_live("stopping")));
+        }
+        let given = self.generation();
+        let why = if self.membership.told().is_empty() {
+            format!("the plan of {given} was lost with the earlier coordinator")
+        } else {
+            format!("rank {seat} came back to {given} at another address")
+        };
+        self.regenerate(batch, &why);
+        let job_id = self.record.job_id.clone();
+        batch.reply(reply, Err(Error::Stale { job_id, given, current: self.generation() }));
+    }
+
+    /// Everybody has joined: decides where the state comes from and answers all.
+    fn form(&mut self, batch: &mut Batch) {
+        // The seats that are taken become the ring, counted from 0 in ring order.
+        self.record.ring = order(&self.record.seats);
+        let (requests, replies) = self.membership.take_in_order(&self.record.ring);
+
+        // What they hold decides from whose state all go on.
+        let reports: Vec<Report> = requests.iter().map(report).collect();
+        let plan = recovery::decide(&reports);
+
+        // All are told the same, but for their own place and whether they apply held gradients. It is kept
+        // for a rank that the answer does not reach.
+        let common = self.common_reply(&requests, &plan);
+        let told: Vec<v1::JoinReply> = (0..common.world_size)
+            .map(|rank| v1::JoinReply {
+                apply_held: plan.apply_held.contains(&rank),
+                rank,
+                ..common.clone()
+            })
+            .collect();
+        self.membership.tell(told.clone());
+        for (reply, told) in replies.into_iter().zip(told) {
+            batch.reply(reply, Ok(told));
+        }
+        self.set_running(batch, &plan);
+    }
+
+    /// What every rank of the new ring is told. The first generation's numeric plan is kept by all that
+    /// follow.
+    fn common_reply(&mut self, requests: &[v1::JoinRequest], plan: &Plan) -> v1::JoinReply {
+        let first_plan = || requests[0].numeric_plan.clone();
+        let numeric_plan = self.record.numeric_plan.get_or_insert_with(first_plan).clone();
+        let rollback = self.record.rollback.as_ref();
+        let mut token = vec![0; TOKEN_BYTES];
+        rand::rng().fill_bytes(&mut token);
+        let source = match plan.source {
+            Source::Live => v1::StateSource::Live,
+            Source::Stored => v1::StateSource::Stored,
+        };
+        v1::JoinReply {
+            world_size: u32::try_from(requests.len()).expect("world sizes fit u32"),
+            peers: requests.iter().map(|request| request.data_address.clone()).collect(),
+            token,
+            source_rank: plan.source_rank,
+            source: source.into(),
+            apply_held: false,
+            receivers: plan.receivers.clone(),
+            numeric_plan,
+            checkpoint_hint: self.record.checkpoint_url.clone(),
+            // Of this generation: what waited for an older one was dropped with it.
+            communicator_id: requests[0].communicator_id.clone(),
+            rank: 0,
+            rolled_back_to: rollback.map(|rollback| rollback.url.clone()).unwrap_or_default(),
+            gives_up: rollback.map(Rollback::up_to),
+        }
+    }
+
+    fn set_running(&mut self, batch: &mut Batch, plan: &Plan) {
+        let is_first = self.record.started_at_ms == 0;
+        if is_first {
+            self.record.started_at_ms = batch.now.unix_ms;
+        }
+        self.record.formed = true;
+        if let Some(recovery) = &mut self.recovery {
+            recovery.form(batch.now.at);
+        }
+        self.record.state = State::Running;
+        self.attach_until = None;
+        self.record.reason = self.strength();
+
+        let source = match (plan.source, &self.record.rollback) {
+            (Source::Live, _) => {
+                format!("state from rank {}", self.record.ring[plan.source_rank as usize])
+            }
+            (Source::Stored, _) if is_first && self.record.resume_from.is_empty() => {
+                "from the start".to_owned()
+            }
+            (Source::Stored, Some(to)) => format!("state from the checkpoint of step {}", to.step),
+            (Source::Stored, None) => "state from the newest checkpoint".to_owned(),
+        };
+        let (generation, ranks) = (self.generation(), self.record.ring.len());
+        let of = self.of_all();
+        let message = format!("generation {generation}: {ranks}{of} ranks, {source}");
+        self.event(batch, "running", message);
+    }
+}
+
+/// What a rank says that it holds.
+fn report(request: &v1::JoinRequest) -> Report {
+    match request.held {
+        None => Report::Fresh,
+        Some(v1::HeldState { applied_step, digest, entered_ready }) => {
+            Report::Held { applied_step, digest, entered_ready }
+        }
+    }
+}
+
+/// Checks that a rank or seat exists.
+pub(crate) fn check_rank(rank: u32, ranks: u32, job_id: &str) -> Result<(), Error> {
+    if rank < ranks {
+        return Ok(());
+    }
+    Err(Error::Invalid {
+        field: "rank",
+        value: rank.to_string(),
+        constraint: format!("job {job_id} has {ranks} ranks"),
+    })
+}

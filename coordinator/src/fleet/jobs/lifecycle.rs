@@ -1,0 +1,204 @@
+//! How a job loses ranks, recovers and ends.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::v1::Generation;
+
+use super::job::{Job, Loss};
+use crate::fleet::batch::Batch;
+use crate::fleet::error::Error;
+use crate::fleet::rings::Recovery;
+use crate::state::State;
+
+impl Job {
+    /// Notes that a rank's process has failed; settling decides. If it counts, the rank's node is blamed.
+    pub(crate) fn lose(&mut self, batch: &mut Batch, rank: u32, how: String, counts: bool) {
+        let blames = self.seat(rank).filter(|_| counts).map(str::to_owned);
+        self.note_loss(batch, rank, Loss { how, counts, blames });
+    }
+
+    /// Notes that a rank's process is gone, though nothing says that it failed.
+    pub(crate) fn lose_blameless(
+        &mut self,
+        batch: &mut Batch,
+        rank: u32,
+        how: String,
+        counts: bool,
+    ) {
+        self.note_loss(batch, rank, Loss { how, counts, blames: None });
+    }
+
+    fn note_loss(&mut self, batch: &mut Batch, rank: u32, loss: Loss) {
+        let how = &loss.how;
+        if self.record.state.is_ended() || rank >= self.record.ranks {
+            return;
+        }
+        if self.is_finished() {
+            let message = format!("rank {rank}: {how}; the run was finished, nothing is redone");
+            self.event(batch, "rank_ended", message);
+            self.record.done[rank as usize] = true;
+            // The others wait for it in the barrier that ends a run, and have nothing left to do.
+            self.kill_at = Some(batch.now.at);
+            return;
+        }
+        let node = self.seat(rank).unwrap_or("an unknown node").to_owned();
+        self.event(batch, "rank_lost", format!("rank {rank} on {node}: {how}"));
+        self.lost.insert(rank, loss);
+    }
+
+    /// Opens the next generation if ranks were lost, or gives the job up. Afterwards the lost ranks have
+    /// no seats, the survivors keep theirs, and nothing of the old ring stands.
+    pub(crate) fn recover(&mut self, batch: &mut Batch) {
+        let lost = std::mem::take(&mut self.lost);
+        let Some(what) = in_words(&lost) else { return };
+
+        // Lost ranks give up their seats. So does one that had ended well: the run is not finished
+        // without all of them, so it has to take part again.
+        let leaves = |seat: &u32| lost.contains_key(seat) || self.is_done(*seat);
+        for seat in self.seats().filter(leaves).collect::<Vec<_>>() {
+            self.vacate(seat);
+        }
+
+        // A job that is to stop does not recover: no checkpoint will come of its broken ring.
+        if self.is_stopping() {
+            self.kill_at = Some(batch.now.at);
+            return;
+        }
+
+        // Losses of the current generation use up the restart budget, which a new step fills again.
+        let counts = lost.values().any(|loss| loss.counts);
+        self.record.high_step = self.high_step;
+        if counts && self.is_out_of_restarts() {
+            return self.fail_for_want_of_progress(batch, &what);
+        }
+        self.begin_recovery(batch, u32::from(counts));
+        self.regenerate(batch, &what);
+    }
+
+    /// All ranks ended well before the run did: somebody else than this coordinator asked them to stop,
+    /// and they left a checkpoint.
+    pub(crate) fn stopped_by_others(&mut self, batch: &mut Batch) {
+        for seat in self.members() {
+            self.vacate(seat);
+        }
+        let why = "its ranks were told to stop by a signal or an agent that leaves, and saved their \
+                   state";
+        self.event(batch, "stopped", why.to_owned());
+        self.start_over(batch, why);
+    }
+
+    /// Opens the next generation although no rank was lost, unless that has not helped before.
+    pub(crate) fn start_over(&mut self, batch: &mut Batch, why: &str) {
+        if self.is_out_of_restarts() {
+            return self.fail_for_want_of_progress(batch, why);
+        }
+        self.record.high_step = self.high_step;
+        self.begin_recovery(batch, 1);
+        self.regenerate(batch, why);
+    }
+
+    fn is_out_of_restarts(&self) -> bool {
+        self.record.without_progress >= self.wants.max_without_progress
+    }
+
+    fn fail_for_want_of_progress(&mut self, batch: &mut Batch, why: &str) {
+        let allowed = self.wants.max_without_progress;
+        let reason = format!(
+            "{why}; {allowed} recoveries in a row without a new step are allowed \
+             (restart.max_without_progress)"
+        );
+        self.fail(batch, &reason);
+    }
+
+    fn begin_recovery(&mut self, batch: &Batch, counts: u32) {
+        self.recovery.get_or_insert(Recovery::begin(batch.now.at));
+        self.record.without_progress += counts;
+        self.record.recoveries += 1;
+    }
+
+    /// Notes how far a recovery has come, and tells people what it took once a new step is done.
+    pub(crate) fn follow_recovery(&mut self, batch: &mut Batch) {
+        let Some(mut recovery) = self.recovery else { return };
+        let generation = self.generation();
+        let all_ready = self.members().iter().all(|seat| self.movement.trains(*seat, generation));
+        let stepped = self.movement.has_stepped(generation);
+        let over = recovery.follow(all_ready, stepped, batch.now.at);
+        self.recovery = over.is_none().then_some(recovery);
+        if let Some(message) = over {
+            self.event(batch, "recovered", message);
+        }
+    }
+
+    /// Opens the next generation because the ring broke.
+    pub(crate) fn regenerate(&mut self, batch: &mut Batch, why: &str) {
+        self.form_anew(batch, State::Recovering, "recovering", why);
+    }
+
+    /// Opens the next generation and lets nobody wait for the old one.
+    pub(crate) fn form_anew(&mut self, batch: &mut Batch, state: State, kind: &str, why: &str) {
+        let old = self.generation();
+        let generation = self.open_generation(batch, why);
+        self.refuse_stale(batch, old);
+        self.forget_shards(batch);
+        self.record.state = state;
+        self.record.reason = format!("{why}; forming generation {generation}");
+        self.event(batch, kind, format!("{why}; forming generation {generation}"));
+    }
+
+    fn refuse_stale(&mut self, batch: &mut Batch, old: Generation) {
+        let current = self.generation();
+        let job_id = &self.record.job_id;
+        let stale = || Error::Stale { job_id: job_id.clone(), given: old, current };
+        for reply in self.membership.clear() {
+            batch.reply(reply, Err(stale()));
+        }
+        for reply in self.checkpoints.clear() {
+            batch.reply(reply, Err(stale()));
+        }
+    }
+
+    /// Answers whoever waits in a job that is being stopped or has ended.
+    pub(crate) fn refuse_waiting(&mut self, batch: &mut Batch) {
+        let ended = self.record.state.is_ended();
+        let state = if ended { self.record.state.word() } else { "stopping" };
+        for reply in self.membership.take_waiting() {
+            batch.reply(reply, Err(self.not_live(state)));
+        }
+        if ended {
+            for reply in self.checkpoints.clear() {
+                batch.reply(reply, Err(self.not_live(state)));
+            }
+        }
+    }
+
+    /// Ends a job that cannot go on; its ranks are killed by the next settling.
+    pub(crate) fn fail(&mut self, batch: &mut Batch, reason: &str) {
+        self.end(batch, State::Failed, reason);
+    }
+
+    /// Ends a job.
+    pub(crate) fn end(&mut self, batch: &mut Batch, state: State, reason: &str) {
+        self.record.state = state;
+        self.record.reason = reason.to_owned();
+        self.record.ended_at_ms = batch.now.unix_ms;
+        self.record.high_step = self.high_step;
+        self.lost.clear();
+        self.attach_until = None;
+        self.kill_at = None;
+        self.refuse_waiting(batch);
+        self.record.halt = None;
+        self.event(batch, state.word(), reason.to_owned());
+        self.forget_shards(batch);
+        let job_id = self.record.job_id.clone();
+        batch.effect(move |logs| logs.announce(&job_id, true));
+    }
+}
+
+/// Says what was lost; nothing if nothing was.
+fn in_words(lost: &BTreeMap<u32, Loss>) -> Option<String> {
+    let (rank, loss) = lost.first_key_value()?;
+    Some(match lost.len() {
+        1 => format!("rank {rank} was lost ({})", loss.how),
+        several => format!("{several} ranks were lost (rank {rank}: {})", loss.how),
+    })
+}

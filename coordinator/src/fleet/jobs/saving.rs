@@ -1,0 +1,110 @@
+//! Granting checkpoints: the fence against ranks of an attempt that is over.
+//!
+//! A checkpoint may be published once every rank has reported its upload and the grant is durable,
+//! and only by the current generation. Reports are durable too, so that a restart of the coordinator
+//! between two of them leaves nobody waiting.
+
+use ringmaster_proto::v1::{self, StoredObject};
+
+use super::job::Job;
+use super::joining::check_rank;
+use crate::fleet::batch::{Batch, Reply};
+use crate::fleet::error::Error;
+use crate::fleet::rings::Answer;
+use crate::state::{Change, CheckpointGrant, ShardRecord, objects_to_json};
+
+impl Job {
+    /// Takes in what a rank of the current generation uploaded, or why it could not.
+    pub(crate) fn report_shard(
+        &mut self,
+        batch: &mut Batch,
+        request: v1::ReportShardRequest,
+    ) -> Result<(), Error> {
+        let v1::ReportShardRequest { job_id, rank, step, objects, failure, .. } = request;
+        let ring = u32::try_from(self.record.ring.len()).expect("world sizes fit u32");
+        check_rank(rank, ring, &job_id)?;
+        if failure.is_empty() {
+            self.checkpoints.add_shard(step, rank, objects.clone());
+            let generation = self.generation();
+            let shard = ShardRecord { job_id, generation, step, rank, objects };
+            batch.change(Change::Shard(Box::new(shard)));
+        } else {
+            self.checkpoints.add_failure(step, rank, failure);
+        }
+        self.answer_commit(batch, step);
+        Ok(())
+    }
+
+    /// Grants the checkpoint of a step as soon as every rank's part is there.
+    pub(crate) fn commit(
+        &mut self,
+        batch: &mut Batch,
+        request: &v1::CommitCheckpointRequest,
+        reply: Reply<Vec<StoredObject>>,
+    ) {
+        if let Some(replaced) = self.checkpoints.wait(request.step, request.digest, reply) {
+            let job_id = self.record.job_id.clone();
+            batch.reply(replaced, Err(Error::Replaced { job_id, rank: 0 }));
+        }
+        self.answer_commit(batch, request.step);
+    }
+
+    /// Answers whoever waits for the grant of a step, once all parts are stored or one never will be.
+    fn answer_commit(&mut self, batch: &mut Batch, step: u64) {
+        let decided = self.checkpoints.decide(step, self.record.ring.len());
+        let Some((reply, answer)) = decided else { return };
+        let job_id = self.record.job_id.clone();
+        match answer {
+            Answer::Failed { rank, reason } => {
+                batch.reply(reply, Err(Error::ShardFailed { job_id, rank, step, reason }));
+            }
+            Answer::Granted { digest, objects, is_new } => {
+                if is_new {
+                    batch.change(Change::Grant(Box::new(CheckpointGrant {
+                        job_id,
+                        generation: self.generation(),
+                        step,
+                        digest,
+                        at_ms: batch.now.unix_ms,
+                        objects_json: objects_to_json(&objects),
+                    })));
+                }
+                batch.reply(reply, Ok(objects));
+            }
+        }
+    }
+
+    /// Takes in that a granted checkpoint is in place.
+    pub(crate) fn published(
+        &mut self,
+        batch: &mut Batch,
+        request: v1::CheckpointPublishedRequest,
+    ) -> Result<(), Error> {
+        let v1::CheckpointPublishedRequest { job_id, generation, step, url } = request;
+        let generation = generation.unwrap_or_default();
+        if self.record.generation != Some(generation) {
+            let current = self.generation();
+            return Err(Error::Stale { job_id, given: generation, current });
+        }
+        if self.record.checkpoint_url == url {
+            return Ok(());
+        }
+        self.checkpoints.forget_up_to(step);
+        let given_up = self.record.rollback.as_ref().filter(|to| generation <= to.up_to());
+        if let Some(rollback) = given_up {
+            let to = rollback.step;
+            let message =
+                format!("step {step} is saved, and given up: the job goes back to step {to}");
+            self.event(batch, "checkpoint", message);
+        } else {
+            self.record.rollback = None;
+            self.record.checkpoint_step = step;
+            self.record.checkpoint_url.clone_from(&url);
+            self.at_checkpoint = self.record.formed && step < self.wants.total_steps;
+            self.event(batch, "checkpoint", format!("step {step} is published at {url}"));
+        }
+        batch.change(Change::ForgetShards { job_id: job_id.clone(), up_to_step: step });
+        batch.change(Change::Published { job_id, generation, step, url });
+        Ok(())
+    }
+}

@@ -1,0 +1,210 @@
+//! What agents say: registration, heartbeats, the end of their stream.
+
+use ringmaster_proto::v1;
+use ringmaster_proto::v1::coordinator_message::Message;
+use tokio::sync::mpsc;
+
+use super::lease::Lease;
+use super::node::{Faults, Node, Presence, Process, RankKey, Session};
+use super::table::Nodes;
+use crate::fleet::batch::Batch;
+use crate::fleet::config::Config;
+use crate::fleet::error::Error;
+use crate::fleet::jobs::Jobs;
+
+impl Nodes {
+    /// Opens an agent's session and takes in what it runs; returns the session's number.
+    pub(crate) fn open(
+        &mut self,
+        jobs: &mut Jobs,
+        batch: &mut Batch,
+        config: &Config,
+        register: v1::Register,
+        outbound: mpsc::Sender<v1::CoordinatorMessage>,
+    ) -> Result<u64, Error> {
+        check_register(&register, config)?;
+        if let Some(seen) = register.highest_generation {
+            batch.rise_above(seen);
+        }
+        self.last_session += 1;
+        let id = self.last_session;
+
+        // What is known of the node stays known; an older session of it is over.
+        let known = self.by_name.remove(&register.node);
+        if let Some(old) = known.as_ref().and_then(|node| node.session.as_ref()) {
+            self.sessions.remove(&old.id);
+        }
+        let same_agent = known.as_ref().is_some_and(|node| node.pid == register.pid);
+        let message = v1::Registered {
+            heartbeat_interval_ms: millis(config.heartbeat),
+            lease_ms: millis(config.lease),
+        };
+        batch.send(&outbound, Message::Registered(message));
+        let node = Node {
+            slots: register.slots,
+            cpus: register.cpus,
+            accelerator: register.accelerator.clone(),
+            address: register.address.clone(),
+            pid: register.pid,
+            session: Some(Session { id, outbound }),
+            lease: Lease::new(config.lease, batch.now.at),
+            last_heartbeat_ms: batch.now.unix_ms,
+            faults: known.as_ref().and_then(|node| node.faults.clone()),
+            leaving: false,
+            processes: known.map(|node| node.processes).unwrap_or_default(),
+        };
+        tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
+        self.by_name.insert(register.node.clone(), node);
+        self.sessions.insert(id, register.node.clone());
+
+        self.take_running(jobs, batch, &register);
+        self.take_missing(jobs, batch, &register, same_agent);
+        Ok(id)
+    }
+
+    /// Takes in what an agent says it runs.
+    fn take_running(&mut self, jobs: &mut Jobs, batch: &mut Batch, register: &v1::Register) {
+        let node = self.by_name.get_mut(&register.node).expect("it was just inserted");
+        for running in &register.running {
+            let generation = running.generation.unwrap_or_default();
+            let job = jobs.by_id.get_mut(&running.job_id);
+            let index = running.rank as usize;
+            let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
+            node.processes
+                .entry((running.job_id.clone(), running.rank))
+                .or_insert_with(|| Process::reported(generation, running.pid, slot))
+                .see(generation, Some(running.pid));
+            // A rank that counted as lost has a place after all, if the ring is not formed yet and
+            // nobody else has its slot.
+            let Some(job) = job else { continue };
+            let waits = job.record.seats.get(index).is_some_and(Option::is_none);
+            let forming = job.record.state.is_placed() && !job.record.formed;
+            let was = job.preferred.get(index).and_then(Option::as_ref);
+            let here = was.is_none_or(|was| *was == register.node);
+            if forming && waits && here && generation <= job.generation() {
+                job.record.seats[index] = Some(register.node.clone());
+                let message = format!("rank {} is back on {}", running.rank, register.node);
+                job.record.reason.clone_from(&message);
+                job.event(batch, "rank_back", message);
+            }
+        }
+    }
+
+    /// Takes in what an agent was believed to run and does not: news of its end may be on the way, if
+    /// the agent is the same process as before.
+    fn take_missing(
+        &mut self,
+        jobs: &mut Jobs,
+        batch: &mut Batch,
+        register: &v1::Register,
+        same_agent: bool,
+    ) {
+        let now = batch.now.at;
+        let node = self.by_name.get_mut(&register.node).expect("it was just inserted");
+        let is_running = |key: &RankKey| {
+            register.running.iter().any(|running| running.job_id == key.0 && running.rank == key.1)
+        };
+        let missing: Vec<_> =
+            node.processes.keys().filter(|key| !is_running(key)).cloned().collect();
+        for key in missing {
+            let process = node.processes.get_mut(&key).expect("the key was just read");
+            let seen = match process.presence {
+                Presence::Requested => false,
+                Presence::Seen => true,
+                Presence::Missing { seen, .. } => seen,
+            };
+            if same_agent {
+                process.presence = Presence::Missing { since: now, seen };
+                continue;
+            }
+            // Another agent process: no news of this rank's end will come any more.
+            let process = node.processes.remove(&key).expect("the key was just read");
+            let Some(job) = jobs.by_id.get_mut(&key.0) else { continue };
+            if seen && !process.doomed && job.sits(key.1, &register.node) {
+                let counts = process.generation == job.generation();
+                let how = "its agent was restarted".to_owned();
+                job.lose_blameless(batch, key.1, how, counts);
+            }
+        }
+    }
+
+    /// Takes in a heartbeat; returns whether it calls for a decision before the next tick.
+    pub(crate) fn heartbeat(
+        &mut self,
+        jobs: &mut Jobs,
+        batch: &mut Batch,
+        session: u64,
+        heartbeat: v1::Heartbeat,
+    ) -> bool {
+        let now = batch.now;
+        let Some(name) = self.sessions.get(&session) else { return false };
+        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        node.lease.renew(now.at);
+        node.last_heartbeat_ms = now.unix_ms;
+        if heartbeat.sequence != 0
+            && let Some(session) = &node.session
+        {
+            let ack = v1::HeartbeatAck { sequence: heartbeat.sequence };
+            batch.send(&session.outbound, Message::HeartbeatAck(ack));
+        }
+        let mut matters = false;
+        for status in heartbeat.ranks {
+            let key = (status.job_id.clone(), status.rank);
+            let Some(process) = node.processes.get_mut(&key) else { continue };
+            process.see(status.generation.unwrap_or_default(), Some(status.pid));
+            let Some(job) = jobs.by_id.get_mut(&status.job_id) else { continue };
+            if !job.sits(status.rank, name) || job.record.state.is_ended() {
+                continue;
+            }
+            // A recovery is followed closely, and a ring that broke is acted on at once.
+            matters |= job.recovery.is_some() || status.phase() == v1::Phase::Join;
+            let is_over =
+                |faults: &Faults| faults.job_id == status.job_id && status.step > faults.step;
+            if node.faults.as_ref().is_some_and(is_over) {
+                node.faults = None;
+            }
+            job.observe(status, now.at);
+        }
+        matters
+    }
+
+    /// An agent was told to end: its ranks checkpoint and stop with their jobs, and get no seat there
+    /// any more.
+    pub(crate) fn leave(&mut self, session: u64, leaving: &v1::Leaving) {
+        let Some(name) = self.sessions.get(&session) else { return };
+        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        tracing::info!(node = %name, grace_ms = leaving.grace_ms, reason = %leaving.reason, "an agent leaves");
+        node.leaving = true;
+    }
+
+    /// An agent's stream has ended; its lease runs on, but not for long.
+    pub(crate) fn close(&mut self, batch: &Batch, config: &Config, session: u64) {
+        let Some(name) = self.sessions.remove(&session) else { return };
+        let node = self.by_name.get_mut(&name).expect("sessions belong to nodes");
+        node.session = None;
+        node.lease.shorten(config.session_grace, batch.now.at);
+        tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
+    }
+}
+
+fn check_register(register: &v1::Register, config: &Config) -> Result<(), Error> {
+    if register.node.is_empty() || register.slots == 0 {
+        return Err(Error::Invalid {
+            field: "register",
+            value: format!("node {:?} with {} slots", register.node, register.slots),
+            constraint: "an agent needs a name and at least one slot".to_owned(),
+        });
+    }
+    match &config.build_id {
+        Some(wanted) if *wanted != register.build_id => Err(Error::WrongBuild {
+            node: register.node.clone(),
+            found: register.build_id.clone(),
+            wanted: wanted.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,93 @@
+//! Ranks that do not move: who is stopped for it.
+//!
+//! `deadlines` says who holds a job up; this acts on it. A hung rank is killed by its agent, and its
+//! exit brings the job back to life as any other loss does. A ring in which everybody waits is formed
+//! anew.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ringmaster_proto::v1;
+use ringmaster_proto::v1::coordinator_message::Message;
+
+use super::node::Node;
+use super::table::Nodes;
+use crate::fleet::batch::Batch;
+use crate::fleet::config::Config;
+use crate::fleet::jobs::{Job, Jobs};
+use crate::fleet::rings::{Verdict, word};
+
+/// How long an agent whose connection closed may take to come back when the ring of its ranks broke,
+/// too: together the two say that it died.
+const BROKEN_RING_GRACE: Duration = Duration::from_millis(300);
+
+impl Nodes {
+    /// Looks at every job whose ranks should be moving.
+    pub(crate) fn judge_standstills(
+        &mut self,
+        jobs: &mut Jobs,
+        batch: &mut Batch,
+        config: &Config,
+    ) {
+        let now = batch.now.at;
+        for (job_id, job) in &mut jobs.by_id {
+            if !job.record.state.is_placed() || job.attach_until.is_some() {
+                continue;
+            }
+            job.follow_recovery(batch);
+            if job.is_stopping() || job.is_finished() || !job.lost.is_empty() {
+                continue;
+            }
+            self.expect_ranks(job_id, job, batch);
+            let joined: BTreeSet<u32> = job.membership.joined_seats().collect();
+            match job.movement.judge(job.generation(), &joined, &config.deadlines, now) {
+                None => {}
+                Some(verdict @ Verdict::Hung { seat, phase, .. }) => {
+                    let name = job.seat(seat).unwrap_or("an unknown node").to_owned();
+                    let message = format!("rank {seat} on {name}, in {}: {verdict}", word(phase));
+                    job.event(batch, "rank_hung", message);
+                    if let Some(node) = self.by_name.get(&name) {
+                        kill(batch, node, job_id, seat, &verdict);
+                    }
+                }
+                Some(verdict @ Verdict::RingStuck { .. }) => {
+                    job.start_over(batch, &verdict.to_string());
+                }
+            }
+        }
+    }
+
+    /// Starts the clocks of ranks that were asked for and not heard of, and shortens the lease of an agent
+    /// that is away while the ring of its ranks broke.
+    fn expect_ranks(&mut self, job_id: &str, job: &mut Job, batch: &Batch) {
+        let now = batch.now.at;
+        for seat in job.members() {
+            if job.is_done(seat) {
+                continue;
+            }
+            let Some(node) = job.seat(seat).and_then(|name| self.by_name.get_mut(name)) else {
+                continue;
+            };
+            let asked_for = node.processes.get(&(job_id.to_owned(), seat));
+            if let Some(process) = asked_for.filter(|process| process.pid == 0) {
+                job.movement.expect(seat, process.generation, now);
+            }
+            if node.session.is_none() && job.movement.ring_broke(job.generation()) {
+                node.lease.shorten(BROKEN_RING_GRACE, now);
+            }
+        }
+    }
+}
+
+fn kill(batch: &mut Batch, node: &Node, job_id: &str, seat: u32, verdict: &Verdict) {
+    // An agent that is away cannot be asked; its lease decides.
+    let Some(session) = &node.session else { return };
+    let stop = v1::StopRank {
+        job_id: job_id.to_owned(),
+        rank: seat,
+        graceful: false,
+        grace_ms: 0,
+        reason: verdict.to_string(),
+    };
+    batch.send(&session.outbound, Message::StopRank(stop));
+}

@@ -1,0 +1,44 @@
+//! What people see of nodes.
+
+use ringmaster_proto::v1;
+use tokio::time::Instant;
+
+use super::node::Node;
+use crate::state::Closure;
+
+impl Node {
+    /// A node as the wire shows it. `used` slots are seats and strays together.
+    pub(crate) fn view(
+        &self,
+        name: &str,
+        used: u32,
+        closure: Option<&Closure>,
+        now: Instant,
+    ) -> v1::Node {
+        let connected = self.answers(now);
+        v1::Node {
+            node: name.to_owned(),
+            slots: self.slots,
+            free_slots: self.slots.saturating_sub(used),
+            accelerator: self.accelerator.clone(),
+            connected,
+            address: self.address.clone(),
+            last_heartbeat_ms: self.last_heartbeat_ms,
+            availability: availability(closure, connected),
+        }
+    }
+}
+
+/// A node that is closed and was not seen since the coordinator started.
+pub(crate) fn unseen_node(name: &str, closure: Option<&Closure>) -> v1::Node {
+    let availability = availability(closure, false);
+    v1::Node { node: name.to_owned(), availability, ..v1::Node::default() }
+}
+
+fn availability(closure: Option<&Closure>, connected: bool) -> String {
+    match closure {
+        Some(Closure { kind, reason, .. }) => format!("{}: {reason}", kind.word()),
+        None if connected => "ready".to_owned(),
+        None => "not connected".to_owned(),
+    }
+}

@@ -1,0 +1,97 @@
+//! Which parts of a checkpoint are stored, and who waits for all of them.
+
+use std::collections::BTreeMap;
+
+use ringmaster_proto::v1::StoredObject;
+
+use crate::fleet::batch::Reply;
+
+/// Checkpoints of the current generation, by step.
+#[derive(Debug, Default)]
+pub(crate) struct Checkpoints {
+    steps: BTreeMap<u64, Step>,
+}
+
+#[derive(Debug, Default)]
+struct Step {
+    /// Uploaded objects by ring rank.
+    shards: BTreeMap<u32, Vec<StoredObject>>,
+    /// Who asked for the grant and waits for the shards.
+    waiting: Option<(u64, Reply<Vec<StoredObject>>)>,
+    granted: bool,
+    /// Ranks of the ring that could not store their parts, and why: without them the checkpoint is
+    /// never complete. A rank that tries again and succeeds leaves.
+    failures: BTreeMap<u32, String>,
+}
+
+/// What whoever waits for a grant is to hear.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It may publish a checkpoint of these objects.
+    Granted {
+        /// Of the state, as the asking rank says.
+        digest: u64,
+        objects: Vec<StoredObject>,
+        /// No grant was given before.
+        is_new: bool,
+    },
+    /// A rank could not store its part.
+    Failed { rank: u32, reason: String },
+}
+
+impl Checkpoints {
+    /// Forgets everything; returns those that waited for a grant.
+    pub(crate) fn clear(&mut self) -> Vec<Reply<Vec<StoredObject>>> {
+        let steps = std::mem::take(&mut self.steps).into_values();
+        steps.filter_map(|step| step.waiting).map(|(_, reply)| reply).collect()
+    }
+
+    /// Forgets the checkpoints up to a step that is published.
+    pub(crate) fn forget_up_to(&mut self, published: u64) {
+        self.steps.retain(|step, _| *step > published);
+    }
+
+    /// Takes in what a rank uploaded.
+    pub(crate) fn add_shard(&mut self, step: u64, rank: u32, objects: Vec<StoredObject>) {
+        let step = self.steps.entry(step).or_default();
+        step.failures.remove(&rank);
+        step.shards.insert(rank, objects);
+    }
+
+    /// Takes in that a rank could not store its part.
+    pub(crate) fn add_failure(&mut self, step: u64, rank: u32, reason: String) {
+        self.steps.entry(step).or_default().failures.insert(rank, reason);
+    }
+
+    /// Lets somebody wait for a grant; returns an earlier call that still waited.
+    pub(crate) fn wait(
+        &mut self,
+        step: u64,
+        digest: u64,
+        reply: Reply<Vec<StoredObject>>,
+    ) -> Option<Reply<Vec<StoredObject>>> {
+        let step = self.steps.entry(step).or_default();
+        step.waiting.replace((digest, reply)).map(|(_, replaced)| replaced)
+    }
+
+    /// Returns who waits for the grant of a step and what it is to hear, once that is certain: all
+    /// `ranks` parts are stored, or one never will be.
+    pub(crate) fn decide(
+        &mut self,
+        at: u64,
+        ranks: usize,
+    ) -> Option<(Reply<Vec<StoredObject>>, Answer)> {
+        let step = self.steps.get_mut(&at)?;
+        if let Some((&rank, reason)) = step.failures.first_key_value() {
+            let (_, reply) = step.waiting.take()?;
+            return Some((reply, Answer::Failed { rank, reason: reason.clone() }));
+        }
+        if step.shards.len() < ranks {
+            return None;
+        }
+        let (digest, reply) = step.waiting.take()?;
+        let objects = step.shards.values().flatten().cloned().collect();
+        let is_new = !std::mem::replace(&mut step.granted, true);
+        Some((reply, Answer::Granted { digest, objects, is_new }))
+    }
+}
