@@ -1,8 +1,10 @@
 //! What keeps the parts of the workspace apart: dependencies point one way, between crates and between the
-//! top modules of each crate; nothing but ranks needs libtorch; unsafe code lies in one module per crate.
+//! top modules of each crate; nothing but ranks needs libtorch; unsafe code lies in one module per crate; pages
+//! for people name what is there.
 
 mod crates;
 mod modules;
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
