@@ -1,7 +1,8 @@
-// The build id: which sources a binary was made from. Included (`#[path]`) by the build scripts of
-// the command line and of the worker, which embed it, and by the tests, which compute it again so
-// that none of them runs on a stale binary. It sits in `proto` because both binaries build on it.
+// The build id: which sources a binary was made from, and with which features. Included (`#[path]`) by the
+// build scripts of the command line and of the worker, which embed it, and by the tests, which compute it again
+// so that none of them runs on a stale binary. It sits in `proto` because both binaries build on it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,40 +12,32 @@ use sha2::{Digest, Sha256};
 /// Files at the workspace's root that decide what is compiled.
 const ROOT_FILES: [&str; 3] = ["Cargo.lock", "Cargo.toml", "rust-toolchain.toml"];
 /// Parts of a crate's folder that reach its binary; those that do not exist are passed over.
-const CRATE_PARTS: [&str; 5] = ["Cargo.toml", "build.rs", "build_id.rs", "proto", "src"];
+const CRATE_PARTS: [&str; 6] =
+    ["Cargo.toml", "build.rs", "build_id.rs", "run_path.rs", "proto", "src"];
 /// Folders outside the crates whose files are compiled in.
 const EMBEDDED: [&str; 1] = ["configs/models"];
 
-/// Folders whose crates both binaries are made of.
-const SHARED: [&str; 7] = [
-    "proto",
-    "crates/agent",
-    "crates/checkpoint",
-    "crates/kernels",
-    "crates/manifest",
-    "crates/store",
-    "crates/words",
-];
-/// Folders whose crates `ringmaster` is made of, beside those.
+/// Folder of the crate that `ringmaster` is made of.
 #[allow(dead_code)] // each build script uses one of the two
-pub(crate) const RINGMASTER: [&str; 2] = ["cli", "coordinator"];
-/// Folders whose crates `ringmaster-worker` is made of, beside those.
+pub(crate) const RINGMASTER: &str = "cli";
+/// Folder of the crate that `ringmaster-worker` is made of.
 #[allow(dead_code)] // each build script uses one of the two
-pub(crate) const WORKER: [&str; 3] = ["worker", "crates/inputs", "crates/weights"];
+pub(crate) const WORKER: &str = "worker";
 
-/// Returns the first 16 hexadecimal digits of the SHA-256 over the sources of the binary whose crate
-/// lies in the folders `own` below `root`: its crate and those it builds on, what they embed and the lock
-/// file, names and contents, in the order of names.
+/// Returns the first 16 hexadecimal digits of the SHA-256 over the features and the sources of the binary whose
+/// crate lies in the folder `own` below `root`: that crate and those of the workspace that it builds on, what
+/// they embed and the lock file, names and contents, in the order of names.
 ///
 /// # Errors
 /// Whatever reading a folder or a file gives.
-pub(crate) fn compute(root: &Path, own: &[&str]) -> io::Result<String> {
+pub(crate) fn compute(root: &Path, own: &str, features: &[&str]) -> io::Result<String> {
     let mut files = Vec::new();
-    for input in inputs(root, own) {
+    for input in inputs(root, own)? {
         collect(&input, &mut files)?;
     }
     files.sort();
     let mut hasher = Sha256::new();
+    hasher.update(features.join(",").as_bytes());
     for file in files {
         let name = file.strip_prefix(root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
         let content = std::fs::read(&file)?;
@@ -61,11 +54,52 @@ pub(crate) fn compute(root: &Path, own: &[&str]) -> io::Result<String> {
 }
 
 /// Returns the files and folders that [`compute`] reads, for `cargo:rerun-if-changed`.
-pub(crate) fn inputs(root: &Path, own: &[&str]) -> Vec<PathBuf> {
-    let crates = SHARED.iter().chain(own);
-    let of_crates = crates.flat_map(|name| CRATE_PARTS.map(|part| root.join(name).join(part)));
+///
+/// # Errors
+/// Whatever reading a manifest gives.
+pub(crate) fn inputs(root: &Path, own: &str) -> io::Result<Vec<PathBuf>> {
+    let crates = crates(root, own)?;
+    let of_crates =
+        crates.iter().flat_map(|folder| CRATE_PARTS.map(|part| root.join(folder).join(part)));
     let of_root = ROOT_FILES.iter().chain(&EMBEDDED).map(|name| root.join(name));
-    of_crates.chain(of_root).filter(|path| path.exists()).collect()
+    Ok(of_crates.chain(of_root).filter(|path| path.exists()).collect())
+}
+
+/// Returns the folders of a crate and of all those of the workspace that it builds on, as the manifests have
+/// them.
+fn crates(root: &Path, own: &str) -> io::Result<Vec<String>> {
+    let workspace = std::fs::read_to_string(root.join("Cargo.toml"))?;
+    let path = |line: &str| {
+        let (name, value) = line.split_once(" = { path = \"")?;
+        Some((name.to_owned(), value.split('"').next()?.to_owned()))
+    };
+    let folders: BTreeMap<String, String> = workspace.lines().filter_map(path).collect();
+    let mut found = vec![own.to_owned()];
+    let mut next = 0;
+    while let Some(folder) = found.get(next).cloned() {
+        next += 1;
+        for name in dependencies(&std::fs::read_to_string(root.join(folder).join("Cargo.toml"))?) {
+            let Some(folder) = folders.get(name) else { continue };
+            if !found.contains(folder) {
+                found.push(folder.clone());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Returns what a crate's code and its build script depend on.
+fn dependencies(manifest: &str) -> Vec<&str> {
+    let mut section = "";
+    let mut found = Vec::new();
+    for line in manifest.lines() {
+        if let Some(header) = line.strip_prefix('[') {
+            section = header.trim_end_matches(']');
+        } else if matches!(section, "dependencies" | "build-dependencies") {
+            found.extend(line.split(['.', ' ', '=']).next().filter(|name| !name.is_empty()));
+        }
+    }
+    found
 }
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

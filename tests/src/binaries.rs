@@ -49,8 +49,8 @@ pub fn binaries() -> &'static Binaries {
             ringmaster: folder.join("ringmaster"),
             worker: folder.join("ringmaster-worker"),
         };
-        check(&root, &binaries.ringmaster, &build_id::RINGMASTER);
-        check(&root, &binaries.worker, &build_id::WORKER);
+        check(&root, &binaries.ringmaster, build_id::RINGMASTER, &[]);
+        check(&root, &binaries.worker, build_id::WORKER, &["faults"]);
         binaries
     })
 }
@@ -60,13 +60,14 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests lies in the workspace").to_owned()
 }
 
-fn check(root: &Path, binary: &Path, crates: &[&str]) {
+/// Refuses a binary of other sources, or without the features that tests need.
+fn check(root: &Path, binary: &Path, folder: &str, features: &[&str]) {
     let output = Command::new(binary).arg("--version").output().expect("the binary starts");
     let version = String::from_utf8_lossy(&output.stdout).into_owned();
-    let id = build_id::compute(root, crates).expect("sources are read");
+    let id = build_id::compute(root, folder, features).expect("sources are read");
     assert!(
         version.contains(&id),
-        "{} is stale: it says {version:?}, the sources have build id {id}",
+        "{} is stale: it says {version:?}, the sources with the features {features:?} have build id {id}",
         binary.display()
     );
 }

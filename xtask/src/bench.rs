@@ -67,11 +67,12 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
     // The drill and the load generator start the programs that they find beside themselves.
-    let more = match options.what {
-        What::Recovery => "ringmaster-tests",
-        _ => "ringmaster-bench",
+    // A drill makes ranks slow on demand, which what people run does not let itself be told.
+    let (more, features): (_, &[&str]) = match options.what {
+        What::Recovery => ("ringmaster-tests", &["ringmaster-worker/faults"]),
+        _ => ("ringmaster-bench", &[]),
     };
-    if !build(workspace, &[more])? {
+    if !build(workspace, &[more], features)? {
         return Ok(false);
     }
     let (script, mode) = match options.what {

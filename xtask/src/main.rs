@@ -189,17 +189,17 @@ fn set_up_and_build(workspace: &Workspace) -> Result<bool> {
     setup::download(workspace)?;
     console::step(BUILDING);
     let is_built = early.map_or(Ok(false), EarlyBuild::finish)?;
-    if !is_built && !workspace.build(&packages)? {
+    if !is_built && !workspace.build(&packages, &[])? {
         return Ok(false);
     }
     setup::finish(workspace, ready)?;
     Ok(true)
 }
 
-/// Builds the product, and `more` packages with it, as people run it.
-fn build(workspace: &Workspace, more: &[&str]) -> Result<bool> {
+/// Builds the product, and `more` packages with it, as people run it, but for `features`.
+fn build(workspace: &Workspace, more: &[&str], features: &[&str]) -> Result<bool> {
     console::step(BUILDING);
-    workspace.build(&[&PRODUCT, more].concat())
+    workspace.build(&[&PRODUCT, more].concat(), features)
 }
 
 /// Becomes `ringmaster train`, so that its exit code and the terminal's signals are its own; to

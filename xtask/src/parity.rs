@@ -37,7 +37,7 @@ pub(crate) struct Options {
 /// Makes the golden files anew, compares them, and runs both sides. Returns whether all agree.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
-    if !build(workspace, &[])? {
+    if !build(workspace, &[], &[])? {
         return Ok(false);
     }
     let python = bench::peers(&workspace.cache().join("peers"))?;

@@ -45,7 +45,7 @@ pub(crate) fn run(workspace: &Workspace, verify: bool) -> Result<()> {
     let before = download(workspace)?;
     if !before.packages().is_empty() {
         console::step("building the program that draws the emoji");
-        if !workspace.build(before.packages())? {
+        if !workspace.build(before.packages(), &[])? {
             bail!("{} cannot be built; cargo says why above", emoji::PROGRAM);
         }
     }

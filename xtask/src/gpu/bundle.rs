@@ -106,7 +106,7 @@ pub(crate) fn in_tree(workspace: &Workspace) -> Programs {
 /// Builds the bench and the worker's unit tests.
 pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     console::step("building the bench and the worker's tests");
-    if !workspace.build(&["ringmaster-bench"])? {
+    if !workspace.build(&["ringmaster-bench"], &[])? {
         bail!("the build failed");
     }
     let mut cargo = workspace.cargo();
