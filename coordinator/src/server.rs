@@ -93,6 +93,7 @@ pub struct Addresses {
 }
 
 /// Why a coordinator did not start, or ended.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address that others could reach, without encryption.
@@ -101,20 +102,12 @@ pub enum Error {
          anybody who reaches it could run jobs; listen on 127.0.0.1, or pass --insecure on an \
          isolated network"
     )]
-    NotLoopback {
-        /// people, fleet or health.
-        listener: &'static str,
-        /// The address.
-        address: SocketAddr,
-    },
+    NotLoopback { listener: &'static str, address: SocketAddr },
     /// A file or folder of the state directory.
     #[error("{action} failed for {path}", path = path.display())]
     File {
-        /// What was tried.
         action: &'static str,
-        /// Which.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
@@ -123,20 +116,14 @@ pub enum Error {
         "another coordinator uses the state directory {path}; stop it, or choose another directory",
         path = path.display()
     )]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
+    InUse { path: PathBuf },
     /// A port is taken or forbidden.
     #[error(
         "the {listener} listener cannot use {address}; choose another port, or 0 for a free one"
     )]
     Bind {
-        /// people, fleet or health.
         listener: &'static str,
-        /// The address.
         address: SocketAddr,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },

@@ -3,15 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ringmaster_proto::v1::{self, Generation};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::error::Error;
+use super::config::Config;
+use super::error::{Error, Reply};
 use crate::logs::LogIndex;
-use crate::state::{Change, EventRecord};
-
-/// Where an answer goes.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+use crate::state::{Change, EventRecord, Loaded};
 
 /// Both clocks, read once per batch.
 #[derive(Debug, Clone, Copy)]
@@ -33,10 +31,11 @@ impl Now {
 /// Something to do once the batch is durable.
 pub(super) type Effect = Box<dyn FnOnce(&LogIndex) + Send>;
 
-/// The changes of one batch, made durable together, and what is told afterwards. It also hands out the
-/// numbers that are never used twice.
+/// One batch of calls: what its decisions depend on beside what is known, the changes that are made durable
+/// together, and what is told afterwards. It also hands out the numbers that are never used twice.
 pub(super) struct Batch {
     pub(super) now: Now,
+    pub(super) config: Config,
     incarnation: u32,
     counter: u32,
     last_event: u64,
@@ -45,8 +44,16 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(incarnation: u32, counter: u32, last_event: u64, now: Now) -> Self {
-        Self { now, incarnation, counter, last_event, changes: Vec::new(), effects: Vec::new() }
+    pub(super) fn new(config: Config, loaded: &Loaded, now: Now) -> Self {
+        Self {
+            now,
+            config,
+            incarnation: loaded.incarnation,
+            counter: loaded.counter,
+            last_event: loaded.last_event,
+            changes: Vec::new(),
+            effects: Vec::new(),
+        }
     }
 
     /// Adds a durable fact.

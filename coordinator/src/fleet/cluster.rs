@@ -3,16 +3,15 @@
 use ringmaster_proto::v1;
 use tokio::time::Instant;
 
-use super::batch::{Batch, Effect, Now, Reply};
+use super::batch::{Batch, Effect, Now};
 use super::config::Config;
-use super::error::Error;
+use super::error::{Error, Reply};
 use super::jobs::{Jobs, RolledBack};
 use super::nodes::Nodes;
 use crate::state::{Change, Loaded};
 
 /// Jobs, nodes, and the batch that is being worked on.
 pub(super) struct Cluster {
-    pub(super) config: Config,
     pub(super) jobs: Jobs,
     pub(super) nodes: Nodes,
     pub(super) batch: Batch,
@@ -24,16 +23,17 @@ pub(super) struct Cluster {
 impl Cluster {
     /// Takes up what the database holds.
     pub(super) fn new(config: Config, loaded: Loaded, now: Now) -> Self {
-        let mut batch = Batch::new(loaded.incarnation, loaded.counter, loaded.last_event, now);
-        let jobs = Jobs::load(loaded.jobs, loaded.shards, &mut batch, &config);
+        let mut batch = Batch::new(config, &loaded, now);
+        let jobs = Jobs::load(loaded.jobs, loaded.shards, &mut batch);
         let nodes = Nodes::new(loaded.closures);
-        Self { config, jobs, nodes, batch, unsettled: true, last_batch: now.at }
+        Self { jobs, nodes, batch, unsettled: true, last_batch: now.at }
     }
 
     /// Starts a batch. If the coordinator itself stood still, nobody could renew a lease, so all
     /// start afresh.
     pub(super) fn begin(&mut self, now: Now) {
-        let stood_still = now.at.saturating_duration_since(self.last_batch) > self.config.lease / 2;
+        let stood_still =
+            now.at.saturating_duration_since(self.last_batch) > self.batch.config.lease / 2;
         if stood_still {
             tracing::warn!("the coordinator stood still; all leases start afresh");
             self.nodes.renew_leases(now.at);
@@ -76,7 +76,7 @@ impl Cluster {
         step: u64,
     ) -> Result<RolledBack, Error> {
         self.prepare_to_resume(job_id)?;
-        self.jobs.get(job_id)?.roll_back(&mut self.batch, url, step, self.config.grace)
+        self.jobs.get(job_id)?.roll_back(&mut self.batch, url, step)
     }
 
     /// Checks that a job has something left to do. What is left of the ranks of one that has ended is no

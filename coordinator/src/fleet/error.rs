@@ -1,6 +1,10 @@
-//! Why a request was not carried out.
+//! Why a request was not carried out, and where that is said.
 
 use ringmaster_proto::v1::Generation;
+use tokio::sync::oneshot;
+
+/// Where an answer goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 
 /// Why a request was not carried out.
 #[expect(missing_docs, reason = "the message of each variant says what its fields are")]

@@ -6,9 +6,8 @@
 use ringmaster_proto::v1;
 use tokio::sync::{mpsc, oneshot};
 
-use super::batch::Reply;
 use super::cluster::Cluster;
-use super::error::Error;
+use super::error::{Error, Reply};
 use super::jobs::{Job, RolledBack, Submission, kind_of};
 
 /// One call, on its way to the fleet's task.
@@ -19,6 +18,12 @@ pub(super) struct Call {
     pub(super) is_heartbeat: bool,
     /// What the task does for it.
     pub(super) work: Box<dyn FnOnce(&mut Cluster) + Send>,
+}
+
+impl Call {
+    fn new(name: &'static str, work: impl FnOnce(&mut Cluster) + Send + 'static) -> Self {
+        Self { name, is_heartbeat: false, work: Box::new(work) }
+    }
 }
 
 /// Asks the fleet's task; clones ask the same one. Every method returns [`Error::Stopped`] once the
@@ -53,19 +58,11 @@ impl Handle {
         work: impl FnOnce(&mut Cluster, Reply<T>) + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
-        self.tell(name, move |cluster| work(cluster, reply)).await?;
+        self.send(Call::new(name, move |cluster| work(cluster, reply))).await?;
         answer.await.map_err(|_| Error::Stopped)?
     }
 
-    /// Has `work` done, which has no answer.
-    async fn tell(
-        &self,
-        name: &'static str,
-        work: impl FnOnce(&mut Cluster) + Send + 'static,
-    ) -> Result<(), Error> {
-        self.send(Call { name, is_heartbeat: false, work: Box::new(work) }).await
-    }
-
+    /// Hands a call to the task.
     async fn send(&self, call: Call) -> Result<(), Error> {
         self.calls.send(call).await.map_err(|_| Error::Stopped)
     }
@@ -110,7 +107,7 @@ impl Handle {
     pub async fn cancel(&self, job_id: String, reason: String) -> Result<v1::Job, Error> {
         self.ask("cancel", move |cluster| {
             let job = cluster.jobs.get(&job_id)?;
-            job.cancel(&mut cluster.batch, reason, cluster.config.grace);
+            job.cancel(&mut cluster.batch, reason);
             Ok(job.view())
         })
         .await
@@ -126,7 +123,7 @@ impl Handle {
             if job.record.state.is_ended() {
                 return Err(job.not_live(job.record.state.word()));
             }
-            job.pause(&mut cluster.batch, reason, cluster.config.grace);
+            job.pause(&mut cluster.batch, reason);
             Ok(job.view())
         })
         .await
@@ -172,8 +169,7 @@ impl Handle {
     /// [`Error::UnknownNode`].
     pub async fn set_node(&self, request: v1::SetNodeRequest) -> Result<v1::Node, Error> {
         self.ask("set_node", move |cluster| {
-            let Cluster { nodes, jobs, batch, .. } = cluster;
-            nodes.set_node(jobs, batch, request)
+            cluster.nodes.set_node(&mut cluster.jobs, &mut cluster.batch, request)
         })
         .await
     }
@@ -197,8 +193,7 @@ impl Handle {
         outbound: mpsc::Sender<v1::CoordinatorMessage>,
     ) -> Result<u64, Error> {
         self.ask("open", move |cluster| {
-            let Cluster { nodes, jobs, batch, config, .. } = cluster;
-            nodes.open(jobs, batch, config, register, outbound)
+            cluster.nodes.open(&mut cluster.jobs, &mut cluster.batch, register, outbound)
         })
         .await
     }
@@ -208,11 +203,11 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn heartbeat(&self, session: u64, heartbeat: v1::Heartbeat) -> Result<(), Error> {
-        let work = Box::new(move |cluster: &mut Cluster| {
-            let Cluster { nodes, jobs, batch, .. } = cluster;
-            cluster.unsettled |= nodes.heartbeat(jobs, batch, session, heartbeat);
+        let call = Call::new("heartbeat", move |cluster| {
+            cluster.unsettled |=
+                cluster.nodes.heartbeat(&mut cluster.jobs, &mut cluster.batch, session, heartbeat);
         });
-        self.send(Call { name: "heartbeat", is_heartbeat: true, work }).await
+        self.send(Call { is_heartbeat: true, ..call }).await
     }
 
     /// Hands in a rank's exit; the agent gets its acknowledgement through the session.
@@ -220,10 +215,9 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn exited(&self, session: u64, exited: v1::RankExited) -> Result<(), Error> {
-        self.tell("exited", move |cluster| {
-            let Cluster { nodes, jobs, batch, .. } = cluster;
-            nodes.exited(jobs, batch, session, &exited);
-        })
+        self.send(Call::new("exited", move |cluster| {
+            cluster.nodes.exited(&mut cluster.jobs, &mut cluster.batch, session, &exited);
+        }))
         .await
     }
 
@@ -232,7 +226,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn leaving(&self, session: u64, leaving: v1::Leaving) -> Result<(), Error> {
-        self.tell("leaving", move |cluster| cluster.nodes.leave(session, &leaving)).await
+        self.send(Call::new("leaving", move |cluster| cluster.nodes.leave(session, &leaving))).await
     }
 
     /// Says that an agent's stream has ended; its lease runs on.
@@ -240,10 +234,8 @@ impl Handle {
     /// # Errors
     /// [`Error::Stopped`] only.
     pub async fn close(&self, session: u64) -> Result<(), Error> {
-        self.tell("close", move |cluster| {
-            cluster.nodes.close(&cluster.batch, &cluster.config, session)
-        })
-        .await
+        self.send(Call::new("close", move |cluster| cluster.nodes.close(&cluster.batch, session)))
+            .await
     }
 
     /// Joins a rank to its generation; waits for the other ranks.
@@ -321,7 +313,7 @@ impl Handle {
     pub async fn finish(&self, request: v1::FinishRequest) -> Result<(), Error> {
         self.ask("finish", move |cluster| {
             let job = cluster.jobs.live(&request.job_id, request.generation)?;
-            job.finish(&mut cluster.batch, request.summary_json, cluster.config.grace)
+            job.finish(&mut cluster.batch, request.summary_json)
         })
         .await
     }
@@ -338,14 +330,13 @@ pub struct Hold {
 impl Drop for Hold {
     fn drop(&mut self) {
         let (job_id, url) = (std::mem::take(&mut self.job_id), std::mem::take(&mut self.url));
-        let work = Box::new(move |cluster: &mut Cluster| {
+        let call = Call::new("release", move |cluster| {
             // A job that is not known holds nothing.
             if let Ok(job) = cluster.jobs.get(&job_id) {
                 job.release(&url);
             }
         });
         // A queue that is full for once costs a checkpoint that stays longer than needed.
-        let call = Call { name: "release", is_heartbeat: false, work };
         let _ = self.handle.calls.try_send(call);
     }
 }

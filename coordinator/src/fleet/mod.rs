@@ -9,8 +9,8 @@
 //! Modules in reading order, each using only what comes after it: `actor` (the task), `handle` (what may
 //! be asked), `pace` (when it settles), `settling` (desired, observed, difference), `cluster` (what is
 //! known), `nodes` (agents, what they run, who gets which seat), `jobs` (a job and its transitions),
-//! `config`, `rings` (the ranks that train together), `batch` (what is about to be made durable and
-//! told), `error`.
+//! `batch` (what is about to be made durable and told), `config`, `rings` (the ranks that train
+//! together), `error`.
 
 mod actor;
 mod batch;
@@ -31,3 +31,7 @@ pub use handle::{Handle, Hold};
 pub use jobs::{RolledBack, Submission};
 pub use nodes::Lease;
 pub use rings::Deadlines;
+
+use batch::Batch;
+use error::Reply;
+use jobs::{Job, Jobs, Loss};

@@ -8,31 +8,31 @@ impl Cluster {
     /// Brings everything as far as it can come without further news.
     pub(super) fn settle(&mut self) {
         self.unsettled = false;
-        let Self { config, jobs, nodes, batch, .. } = self;
+        let Self { jobs, nodes, batch, .. } = self;
 
         // ---- What has silently gone becomes a loss, and ranks that hang are stopped
-        nodes.expire_leases(jobs, batch, config);
-        nodes.expire_missing(jobs, batch, config);
+        nodes.expire_leases(jobs, batch);
+        nodes.expire_missing(jobs, batch);
         nodes.reattach(jobs, batch);
-        nodes.judge_standstills(jobs, batch, config);
+        nodes.judge_standstills(jobs, batch);
 
         // ---- Jobs that lost ranks recover or fail; those whose ranks have all ended end or go on later
         self.recover_jobs();
         self.end_jobs();
 
         // ---- Seats are given to ranks, and agents are told what differs from what they run
-        let Self { config, jobs, nodes, batch, .. } = self;
-        nodes.place(jobs, batch, config);
-        nodes.stop_what_is_not_wanted(jobs, batch, config);
+        let Self { jobs, nodes, batch, .. } = self;
+        nodes.place(jobs, batch);
+        nodes.stop_what_is_not_wanted(jobs, batch);
         nodes.start_and_regenerate(jobs, batch);
     }
 
     fn recover_jobs(&mut self) {
-        let Self { config, jobs, nodes, batch, .. } = self;
+        let Self { jobs, nodes, batch, .. } = self;
         let hurt = jobs.by_id.iter().filter(|(_, job)| !job.lost.is_empty());
         let hurt: Vec<String> = hurt.map(|(job_id, _)| job_id.clone()).collect();
         for job_id in hurt {
-            nodes.blame(jobs, batch, config, &job_id);
+            nodes.blame(jobs, batch, &job_id);
             let job = jobs.by_id.get_mut(&job_id).expect("the job was just found");
             job.recover(batch);
         }

@@ -17,23 +17,18 @@ pub use line::Line;
 use std::path::PathBuf;
 
 /// What can go wrong with logs.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be used.
     #[error("{action} failed for the log {path}", path = path.display())]
     File {
-        /// What was tried.
         action: &'static str,
-        /// Which file.
         path: PathBuf,
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },
     /// Nobody announced this job.
     #[error("there is no job {job_id}")]
-    UnknownJob {
-        /// The id asked for.
-        job_id: String,
-    },
+    UnknownJob { job_id: String },
 }

@@ -4,15 +4,8 @@
 use super::backfill::Backfill;
 use super::preemption::victims;
 use super::reason::{Hold, Holder, Reason};
-use super::solve::Solver;
+use super::solve::{Line, Solver};
 use super::{Gang, Standing, Stop};
-
-/// The gangs that wait for slots with one accelerator.
-pub(super) struct Line<'a> {
-    pub(super) head: &'a Gang,
-    /// Absent when it has to be counted out anew.
-    backfill: Option<Backfill>,
-}
 
 impl<'a> Solver<'a> {
     /// Starts a gang behind a head if that delays the head in no case, with as many ranks as do not.

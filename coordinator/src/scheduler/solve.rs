@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::line::Line;
+use super::backfill::Backfill;
 use super::pool::Pool;
 use super::reason::Reason;
 use super::{Gang, Problem, Solution, Standing, Stop};
@@ -67,6 +67,13 @@ pub(super) struct Solver<'a> {
     pub(super) lines: BTreeMap<&'a str, Line<'a>>,
     waiting: BTreeMap<String, Reason>,
     pub(super) stopped: BTreeMap<String, Stop>,
+}
+
+/// The gangs that wait for slots with one accelerator.
+pub(super) struct Line<'a> {
+    pub(super) head: &'a Gang,
+    /// Absent when it has to be counted out anew.
+    pub(super) backfill: Option<Backfill>,
 }
 
 impl<'a> Solver<'a> {

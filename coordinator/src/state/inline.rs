@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 
 use super::Error;
+use super::apply::commit;
 use super::record::Change;
-use super::store::commit;
 
 /// What a simulation does around a commit. A coordinator that crashes in the first pause has lost
 /// the changes; one that crashes in the second has kept them and told nobody.

@@ -28,14 +28,13 @@ pub use store::{Loaded, Store};
 use std::path::PathBuf;
 
 /// What can go wrong with the database.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file could not be opened or configured.
     #[error("the database {path} cannot be opened", path = path.display())]
     Open {
-        /// The database file.
         path: PathBuf,
-        /// What SQLite said.
         #[source]
         source: rusqlite::Error,
     },
@@ -44,35 +43,20 @@ pub enum Error {
         "the database has schema version {found}, this coordinator knows up to {known}; use the \
          newer coordinator or another state directory"
     )]
-    TooNew {
-        /// `user_version` of the file.
-        found: u32,
-        /// Newest version this program can read.
-        known: u32,
-    },
+    TooNew { found: u32, known: u32 },
     /// A statement failed.
     #[error("{action} failed in the database")]
     Sql {
-        /// What was tried.
         action: &'static str,
-        /// What SQLite said.
         #[source]
         source: rusqlite::Error,
     },
     /// A stored value is not what this program writes.
     #[error("column {column} of {key} holds {value:?}, which this coordinator never writes")]
-    Corrupt {
-        /// Which column.
-        column: &'static str,
-        /// Which row.
-        key: String,
-        /// What it holds.
-        value: String,
-    },
+    Corrupt { column: &'static str, key: String, value: String },
     /// The writer thread could not be started.
     #[error("the database's writer thread cannot be started")]
     Thread {
-        /// What the system said.
         #[source]
         source: std::io::Error,
     },

@@ -6,9 +6,10 @@ use ringmaster_proto::v1::{Event, Generation, JobState, StoredObject};
 use serde::{Deserialize, Serialize};
 
 /// State of a job as the database spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum State {
     /// Waits for free slots.
+    #[default]
     Queued,
     /// Its ranks are being started or are joining their ring.
     Starting,
@@ -71,8 +72,8 @@ impl State {
     }
 }
 
-/// Everything durable about a job.
-#[derive(Debug, Clone, PartialEq)]
+/// Everything durable about a job. By default it is queued and has not been placed yet.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobRecord {
     /// `<metadata.name>-<6 random characters>`.
     pub job_id: String,

@@ -147,7 +147,7 @@ fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
             group.push(next);
         }
         let changes = group.iter().flat_map(|request| &request.changes);
-        match commit(&mut connection, changes) {
+        match apply::commit(&mut connection, changes) {
             Ok(()) => {
                 for request in group {
                     // A caller that has gone no longer needs the answer.
@@ -157,18 +157,6 @@ fn run(mut connection: Connection, mut requests: mpsc::Receiver<Request>) {
             Err(error) => return fail(group, error),
         }
     }
-}
-
-/// Makes all changes durable, or none.
-pub(super) fn commit<'a>(
-    connection: &mut Connection,
-    changes: impl Iterator<Item = &'a Change>,
-) -> Result<(), Error> {
-    let transaction = connection.transaction().map_err(sql("starting a transaction"))?;
-    for change in changes {
-        apply::apply(&transaction, change)?;
-    }
-    transaction.commit().map_err(sql("committing"))
 }
 
 /// Tells one caller why and lets the others see the closed channel; the thread ends, because what

@@ -5,15 +5,13 @@
 //! then it is Queued or Paused, and its next generation starts from its newest checkpoint. Ranks
 //! that do not end in time are killed, and the job halts all the same.
 
-use std::time::Duration;
-
 use super::job::Job;
-use crate::fleet::batch::Batch;
+use crate::fleet::Batch;
 use crate::state::{Halt, HaltKind, State};
 
 impl Job {
     /// Lets it stop until somebody resumes it.
-    pub(crate) fn pause(&mut self, batch: &mut Batch, reason: String, grace: Duration) {
+    pub(crate) fn pause(&mut self, batch: &mut Batch, reason: String) {
         let reason = if reason.is_empty() { "paused by a client".to_owned() } else { reason };
         let is_paused = self.record.state == State::Paused
             || self.record.halt.as_ref().is_some_and(|halt| halt.kind == HaltKind::Pause);
@@ -23,20 +21,14 @@ impl Job {
         if self.record.state == State::Queued {
             self.rest(batch, State::Paused, "paused", reason);
         } else {
-            self.halt(batch, HaltKind::Pause, &reason, grace);
+            self.halt(batch, HaltKind::Pause, &reason);
         }
     }
 
     /// Asks its ranks to checkpoint and stop.
-    pub(crate) fn halt(
-        &mut self,
-        batch: &mut Batch,
-        kind: HaltKind,
-        reason: &str,
-        grace: Duration,
-    ) {
+    pub(crate) fn halt(&mut self, batch: &mut Batch, kind: HaltKind, reason: &str) {
         if !self.is_stopping() {
-            self.kill_at = Some(batch.now.at + grace);
+            self.kill_at = Some(batch.now.at + batch.config.grace);
         }
         self.record.halt = Some(Halt { kind, reason: reason.to_owned() });
         self.record.state = State::Preempting;

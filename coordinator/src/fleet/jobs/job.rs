@@ -7,13 +7,12 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::wants::Wants;
-use crate::fleet::batch::Batch;
-use crate::fleet::error::Error;
 use crate::fleet::rings::{Checkpoints, Membership, Progress, Recovery, order};
+use crate::fleet::{Batch, Error};
 use crate::state::{Change, JobRecord};
 
 /// A job and its observed ranks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Job {
     pub(crate) record: JobRecord,
     pub(crate) wants: Wants,
@@ -65,30 +64,23 @@ pub(crate) struct Loss {
     pub(crate) blames: Option<String>,
 }
 
+impl Loss {
+    /// A process that is gone, though nothing says that it failed.
+    pub(crate) fn blameless(how: &str, counts: bool) -> Self {
+        Self { how: how.to_owned(), counts, blames: None }
+    }
+}
+
 impl Job {
     pub(crate) fn new(record: JobRecord, wants: Wants) -> Self {
         let ranks = record.ranks as usize;
         Self {
             statuses: vec![None; ranks],
-            metrics: None,
-            high_step: record.high_step,
-            membership: Membership::default(),
-            checkpoints: Checkpoints::default(),
-            lost: BTreeMap::new(),
             preferred: vec![None; ranks],
-            attach_until: None,
-            movement: Progress::default(),
-            recovery: None,
-            at_checkpoint: false,
-            held: Vec::new(),
-            kill_at: None,
-            notes: BTreeSet::new(),
-            watchers: Vec::new(),
-            news: Vec::new(),
-            dirty: false,
-            changed: false,
+            high_step: record.high_step,
             record,
             wants,
+            ..Self::default()
         }
     }
 

@@ -7,9 +7,8 @@ use rand::RngCore as _;
 use ringmaster_proto::v1;
 
 use super::job::Job;
-use crate::fleet::batch::{Batch, Reply};
-use crate::fleet::error::Error;
 use crate::fleet::rings::order;
+use crate::fleet::{Batch, Error, Reply};
 use crate::recovery::{self, Plan, Report, Source};
 use crate::state::{Rollback, State};
 

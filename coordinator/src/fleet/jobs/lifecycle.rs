@@ -2,33 +2,50 @@
 
 use std::collections::BTreeMap;
 
-use ringmaster_proto::v1::Generation;
+use ringmaster_proto::v1::{self, Generation};
 
 use super::job::{Job, Loss};
-use crate::fleet::batch::Batch;
-use crate::fleet::error::Error;
 use crate::fleet::rings::Recovery;
+use crate::fleet::{Batch, Error};
 use crate::state::State;
 
 impl Job {
-    /// Notes that a rank's process has failed; settling decides. If it counts, the rank's node is blamed.
-    pub(crate) fn lose(&mut self, batch: &mut Batch, rank: u32, how: String, counts: bool) {
-        let blames = self.seat(rank).filter(|_| counts).map(str::to_owned);
-        self.note_loss(batch, rank, Loss { how, counts, blames });
+    /// Takes in that the process of a seat has ended. It `counts` if it had reached this generation.
+    pub(crate) fn rank_ended(&mut self, batch: &mut Batch, exited: &v1::RankExited, counts: bool) {
+        if self.record.state.is_ended() {
+            return;
+        }
+        let rank = exited.rank;
+        let reaches_its_end = self.record.formed || self.is_stopping() || self.is_finished();
+        match exited.code {
+            Some(0) if reaches_its_end => {
+                self.record.done[rank as usize] = true;
+                self.movement.forget(rank);
+                self.dirty = true;
+            }
+            // It was told to stop, in the ring that has broken meanwhile: the one that is being
+            // formed has not begun, and waits for this seat.
+            Some(0) => {
+                let how = format!("it ended before {} was formed", self.generation());
+                self.lose(batch, rank, Loss::blameless(&how, false));
+            }
+            // It failed. The job goes on without it, unless another try would not help.
+            _ if exited.retryable || self.is_finished() || self.is_stopping() => {
+                let blames = self.seat(rank).filter(|_| counts).map(str::to_owned);
+                self.lose(batch, rank, Loss { how: describe(exited), counts, blames });
+            }
+            _ => {
+                let (how, node) = (describe(exited), self.seat(rank).unwrap_or_default());
+                let message = format!("rank {rank} on {node}: {how}");
+                self.event(batch, "rank_lost", message);
+                let reason = format!("rank {rank}: {how}; running it again would not help");
+                self.fail(batch, &reason);
+            }
+        }
     }
 
-    /// Notes that a rank's process is gone, though nothing says that it failed.
-    pub(crate) fn lose_blameless(
-        &mut self,
-        batch: &mut Batch,
-        rank: u32,
-        how: String,
-        counts: bool,
-    ) {
-        self.note_loss(batch, rank, Loss { how, counts, blames: None });
-    }
-
-    fn note_loss(&mut self, batch: &mut Batch, rank: u32, loss: Loss) {
+    /// Notes that a rank's process is gone; settling decides.
+    pub(crate) fn lose(&mut self, batch: &mut Batch, rank: u32, loss: Loss) {
         let how = &loss.how;
         if self.record.state.is_ended() || rank >= self.record.ranks {
             return;
@@ -201,4 +218,16 @@ fn in_words(lost: &BTreeMap<u32, Loss>) -> Option<String> {
         1 => format!("rank {rank} was lost ({})", loss.how),
         several => format!("{several} ranks were lost (rank {rank}: {})", loss.how),
     })
+}
+
+fn describe(exited: &v1::RankExited) -> String {
+    // The agent's reason says how it ended, too.
+    if !exited.reason.is_empty() {
+        return exited.reason.clone();
+    }
+    match (exited.code, exited.signal) {
+        (_, Some(signal)) => format!("ended by signal {signal}"),
+        (Some(code), None) => format!("ended with code {code}"),
+        (None, None) => "ended".to_owned(),
+    }
 }

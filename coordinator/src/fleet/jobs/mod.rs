@@ -25,7 +25,7 @@ mod view;
 mod wants;
 mod watching;
 
-pub(crate) use job::Job;
+pub(crate) use job::{Job, Loss};
 pub(crate) use reports::kind_of;
 pub use requests::Submission;
 pub use resuming::RolledBack;

@@ -49,22 +49,49 @@ fn job_of(url: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::wants::Wants;
     use super::*;
+    use crate::state::{JobRecord, Rollback};
+
+    const STEP: &str = "step-0000001000.g1.7";
+
+    fn job(resume_from: &str) -> Job {
+        let record = JobRecord { resume_from: resume_from.to_owned(), ..JobRecord::default() };
+        Job::new(record, Wants::default())
+    }
 
     #[test]
     fn a_checkpoint_is_of_the_job_whose_folder_it_lies_in_whatever_its_prefix_contains() {
-        let step = "step-0000001000.g1.7";
         for place in [
-            format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{step}"),
-            format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{step}/model.safetensors"),
+            format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{STEP}"),
+            format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{STEP}/model.safetensors"),
             "s3://a-aaaaaa/archive/b-bbbbbb/".to_owned(),
-            format!("/runs-of-a-aaaaaa/b-bbbbbb/{step}/"),
+            format!("/runs-of-a-aaaaaa/b-bbbbbb/{STEP}/"),
         ] {
             assert_eq!(job_of(&place), Some("b-bbbbbb"), "{place}");
         }
-        assert_eq!(job_of(&format!("/runs/a-aaaaaa/{step}")), Some("a-aaaaaa"));
+        assert_eq!(job_of(&format!("/runs/a-aaaaaa/{STEP}")), Some("a-aaaaaa"));
         assert_eq!(job_of("/runs/a-aaaaaa-old/latest"), Some("latest"));
-        assert_eq!((job_of(""), job_of(step)), (Some(""), None));
+        assert_eq!((job_of(""), job_of(STEP)), (Some(""), None));
+    }
+
+    #[test]
+    fn a_job_that_starts_from_one_checkpoint_keeps_no_other_job_s() {
+        let from = format!("s3://runs/a-aaaaaa/archive/b-bbbbbb/{STEP}");
+        let mut jobs = Jobs::default();
+        jobs.by_id.insert("a-aaaaaa".to_owned(), job(""));
+        jobs.by_id.insert("b-bbbbbb".to_owned(), job(""));
+        jobs.by_id.insert("heir-cccccc".to_owned(), job(&from));
+        assert_eq!(jobs.in_use("a-aaaaaa"), Vec::<String>::new());
+        assert_eq!(jobs.in_use("b-bbbbbb"), [from]);
+        // What it is rolled back to and what is read of it are its own, wherever they lie.
+        let b = jobs.get("b-bbbbbb").unwrap();
+        b.record.rollback = Some(Rollback::new("/elsewhere".to_owned(), 9, b.generation()));
+        b.hold("/read".to_owned());
+        b.hold("/read".to_owned());
+        b.release("/read");
+        assert_eq!(jobs.in_use("b-bbbbbb")[..2], ["/elsewhere", "/read"]);
     }
 }

@@ -1,12 +1,9 @@
 //! What a ring says of itself: notes for the job's history, and the summary at the end.
 
-use std::time::Duration;
-
 use ringmaster_proto::v1;
 
 use super::job::Job;
-use crate::fleet::batch::Batch;
-use crate::fleet::error::Error;
+use crate::fleet::{Batch, Error};
 
 /// The kind of event that tells what befalls a store.
 const STORE: &str = "store";
@@ -25,12 +22,7 @@ impl Job {
     }
 
     /// Takes in the summary of a run that reached its end. Its ranks are to end by themselves now.
-    pub(crate) fn finish(
-        &mut self,
-        batch: &mut Batch,
-        summary_json: String,
-        grace: Duration,
-    ) -> Result<(), Error> {
+    pub(crate) fn finish(&mut self, batch: &mut Batch, summary_json: String) -> Result<(), Error> {
         if self.is_finished() {
             return Ok(());
         }
@@ -42,7 +34,7 @@ impl Job {
             });
         }
         self.record.summary_json = summary_json;
-        self.kill_at = Some(batch.now.at + grace);
+        self.kill_at = Some(batch.now.at + batch.config.grace);
         self.event(batch, "finished", "rank 0 handed in the summary".to_owned());
         Ok(())
     }

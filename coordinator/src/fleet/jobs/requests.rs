@@ -1,15 +1,12 @@
 //! What people ask of jobs: to submit one, to cancel it.
 
-use std::time::Duration;
-
 use rand::Rng as _;
 use ringmaster_manifest::MAX_JOB_NAME;
 
 use super::job::Job;
 use super::table::Jobs;
 use super::wants::Wants;
-use crate::fleet::batch::Batch;
-use crate::fleet::error::Error;
+use crate::fleet::{Batch, Error};
 use crate::state::{JobRecord, State};
 
 /// RFC 4648's base 32 in lower case.
@@ -82,14 +79,14 @@ impl Jobs {
 
 impl Job {
     /// Asks it to checkpoint and stop for good.
-    pub(crate) fn cancel(&mut self, batch: &mut Batch, reason: String, grace: Duration) {
+    pub(crate) fn cancel(&mut self, batch: &mut Batch, reason: String) {
         let was_asked = self.record.cancel_reason.is_some();
         if self.record.state.is_ended() || was_asked || self.is_finished() {
             return;
         }
         let reason = if reason.is_empty() { "cancelled by a client".to_owned() } else { reason };
         self.record.cancel_reason = Some(reason.clone());
-        self.kill_at = Some(batch.now.at + grace);
+        self.kill_at = Some(batch.now.at + batch.config.grace);
         self.event(batch, "cancelling", reason.clone());
         if self.record.state.is_placed() {
             self.record.reason = format!("stopping: {reason}");
@@ -124,7 +121,6 @@ fn new_record(
         job_id: job_id.to_owned(),
         sequence,
         name: wants.name.clone(),
-        state: State::Queued,
         reason: "waits for its first placement".to_owned(),
         request_id: submission.request_id,
         manifest: submission.manifest,
@@ -135,24 +131,9 @@ fn new_record(
         labels: wants.labels.clone(),
         ranks: wants.ranks,
         submitted_at_ms: now_ms,
-        started_at_ms: 0,
-        ended_at_ms: 0,
-        generation: None,
-        formed: false,
-        recoveries: 0,
-        without_progress: 0,
-        high_step: 0,
-        cancel_reason: None,
-        summary_json: String::new(),
-        checkpoint_step: 0,
-        checkpoint_url: String::new(),
-        numeric_plan: None,
-        threads: 0,
         seats: vec![None; wants.ranks as usize],
         slots: vec![0; wants.ranks as usize],
         done: vec![false; wants.ranks as usize],
-        ring: Vec::new(),
-        halt: None,
-        rollback: None,
+        ..JobRecord::default()
     }
 }

@@ -8,14 +8,11 @@
 //! after a restart of the coordinator again, and before anything else by the rank that loads. Writing it
 //! again changes nothing, so it does not matter who of them dies.
 
-use std::time::Duration;
-
 use ringmaster_proto::v1::{self, Generation};
 
 use super::job::Job;
 use super::wants::Wants;
-use crate::fleet::batch::Batch;
-use crate::fleet::error::Error;
+use crate::fleet::{Batch, Error};
 use crate::state::{HaltKind, Rollback, State};
 
 /// A job that was rolled back, as it stands.
@@ -60,7 +57,6 @@ impl Job {
         batch: &mut Batch,
         url: String,
         step: u64,
-        grace: Duration,
     ) -> Result<RolledBack, Error> {
         if self.record.cancel_reason.is_some() && !self.record.state.is_ended() {
             return Err(Error::NotLive {
@@ -89,7 +85,7 @@ impl Job {
                 Some(halt) => halt.kind = HaltKind::Preempt,
                 None => {
                     let reason = format!("goes back to step {step}");
-                    self.halt(batch, HaltKind::Preempt, &reason, grace);
+                    self.halt(batch, HaltKind::Preempt, &reason);
                 }
             },
         }

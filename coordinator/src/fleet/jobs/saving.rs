@@ -8,9 +8,8 @@ use ringmaster_proto::v1::{self, StoredObject};
 
 use super::job::Job;
 use super::joining::check_rank;
-use crate::fleet::batch::{Batch, Reply};
-use crate::fleet::error::Error;
 use crate::fleet::rings::Answer;
+use crate::fleet::{Batch, Error, Reply};
 use crate::state::{Change, CheckpointGrant, ShardRecord, objects_to_json};
 
 impl Job {

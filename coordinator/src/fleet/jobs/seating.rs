@@ -1,7 +1,7 @@
 //! What a job is to the scheduler, and getting the seats that it decided on.
 
 use super::job::Job;
-use crate::fleet::batch::Batch;
+use crate::fleet::Batch;
 use crate::scheduler::{Gang, Standing};
 use crate::state::State;
 

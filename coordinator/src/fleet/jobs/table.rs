@@ -6,9 +6,7 @@ use ringmaster_proto::v1::{self, Generation};
 
 use super::job::Job;
 use super::wants::Wants;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::error::Error;
+use crate::fleet::{Batch, Error};
 use crate::state::{JobRecord, ShardRecord, State};
 
 /// Jobs by their ids, those that have ended included.
@@ -27,11 +25,10 @@ impl Jobs {
         records: Vec<JobRecord>,
         shards: Vec<ShardRecord>,
         batch: &mut Batch,
-        config: &Config,
     ) -> Self {
         let mut jobs = Self::default();
         for record in records {
-            jobs.take_up(record, batch, config);
+            jobs.take_up(record, batch);
         }
         for shard in shards {
             if let Some(job) = jobs.by_id.get_mut(&shard.job_id)
@@ -43,7 +40,7 @@ impl Jobs {
         jobs
     }
 
-    fn take_up(&mut self, record: JobRecord, batch: &mut Batch, config: &Config) {
+    fn take_up(&mut self, record: JobRecord, batch: &mut Batch) {
         let job_id = record.job_id.clone();
         self.last_sequence = self.last_sequence.max(record.sequence);
         self.requests.insert(record.request_id.clone(), job_id.clone());
@@ -62,9 +59,9 @@ impl Jobs {
             job.fail(batch, &reason);
         } else if placed {
             let now = batch.now.at;
-            job.attach_until = Some(now + 2 * config.lease);
+            job.attach_until = Some(now + 2 * batch.config.lease);
             if job.is_stopping() {
-                job.kill_at = Some(now + config.grace);
+                job.kill_at = Some(now + batch.config.grace);
             } else {
                 job.record.state = State::Recovering;
             }

@@ -8,7 +8,7 @@ use ringmaster_manifest::spec::Accelerator;
 use crate::state::JobRecord;
 
 /// The part of a validated manifest that the coordinator acts on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
@@ -63,12 +63,8 @@ impl Wants {
             labels: record.labels.clone(),
             ranks: record.ranks,
             min_ranks: record.ranks,
-            total_steps: 0,
             priority: record.priority,
-            accelerator: String::new(),
-            threads_per_rank: None,
-            max_without_progress: 0,
-            pretrained: Vec::new(),
+            ..Self::default()
         }
     }
 }

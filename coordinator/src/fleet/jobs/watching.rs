@@ -4,7 +4,7 @@ use ringmaster_proto::v1;
 use tokio::sync::mpsc;
 
 use super::job::Job;
-use crate::fleet::batch::Batch;
+use crate::fleet::Batch;
 use crate::state::Change;
 
 /// Updates a watcher may be behind before it is given up.

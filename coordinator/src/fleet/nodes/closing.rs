@@ -12,10 +12,7 @@ use super::node::Faults;
 use super::placement::taken_seats;
 use super::table::Nodes;
 use super::view::unseen_node;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::error::Error;
-use crate::fleet::jobs::Jobs;
+use crate::fleet::{Batch, Error, Jobs};
 use crate::state::{Change, Closure, ClosureKind};
 
 impl Nodes {
@@ -103,13 +100,7 @@ impl Nodes {
 
     /// Counts the losses of a job against the one node they happened on, and excludes it if they are
     /// too many in a row.
-    pub(crate) fn blame(
-        &mut self,
-        jobs: &mut Jobs,
-        batch: &mut Batch,
-        config: &Config,
-        job_id: &str,
-    ) {
+    pub(crate) fn blame(&mut self, jobs: &mut Jobs, batch: &mut Batch, job_id: &str) {
         let job = &jobs.by_id[job_id];
         if job.is_stopping() {
             return;
@@ -129,7 +120,7 @@ impl Nodes {
         let Some(node) = self.by_name.get_mut(&name) else { return };
         let count = node.faults.as_ref().map_or(0, |faults| faults.count) + 1;
         node.faults = Some(Faults { count, job_id: job_id.to_owned(), step });
-        let limit = config.exclude_after;
+        let limit = batch.config.exclude_after;
         if limit == 0 || count < limit || self.closures.contains_key(&name) {
             return;
         }

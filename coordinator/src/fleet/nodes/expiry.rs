@@ -3,14 +3,12 @@
 
 use super::node::{Presence, RankKey};
 use super::table::Nodes;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::jobs::Jobs;
+use crate::fleet::{Batch, Jobs, Loss};
 use crate::state::State;
 
 impl Nodes {
     /// Gives up nodes that were not heard of for a lease, and sessions that do not take messages.
-    pub(crate) fn expire_leases(&mut self, jobs: &mut Jobs, batch: &mut Batch, config: &Config) {
+    pub(crate) fn expire_leases(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
         let now = batch.now.at;
         for (name, node) in &mut self.by_name {
             let stuck = node.session.as_ref().is_some_and(|session| {
@@ -28,7 +26,7 @@ impl Nodes {
                 continue;
             }
             let how = if was_open {
-                let lease = config.lease.as_secs_f64();
+                let lease = batch.config.lease.as_secs_f64();
                 format!("its node was not heard of for {lease:.1} s")
             } else {
                 "its agent's connection closed and did not come back".to_owned()
@@ -37,7 +35,7 @@ impl Nodes {
                 let Some(job) = jobs.by_id.get_mut(&job_id) else { continue };
                 if !process.doomed && job.sits(rank, name) && !job.is_done(rank) {
                     let counts = process.generation == job.generation();
-                    job.lose_blameless(batch, rank, how.clone(), counts);
+                    job.lose(batch, rank, Loss::blameless(&how, counts));
                 }
             }
         }
@@ -45,14 +43,14 @@ impl Nodes {
 
     /// Gives up processes that an agent came back without, once their exits had time to arrive. One
     /// that was never seen was probably never started, and simply is again.
-    pub(crate) fn expire_missing(&mut self, jobs: &mut Jobs, batch: &mut Batch, config: &Config) {
+    pub(crate) fn expire_missing(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
         let now = batch.now.at;
         for (name, node) in &mut self.by_name {
             let overdue: Vec<(RankKey, bool)> = node
                 .processes
                 .iter()
                 .filter_map(|(key, process)| match process.presence {
-                    Presence::Missing { since, seen } if now >= since + config.lease => {
+                    Presence::Missing { since, seen } if now >= since + batch.config.lease => {
                         Some((key.clone(), seen))
                     }
                     _ => None,
@@ -63,8 +61,8 @@ impl Nodes {
                 let Some(job) = jobs.by_id.get_mut(&key.0) else { continue };
                 if seen && !process.doomed && job.sits(key.1, name) && !job.is_done(key.1) {
                     let counts = process.generation == job.generation();
-                    let how = "its agent came back without it".to_owned();
-                    job.lose_blameless(batch, key.1, how, counts);
+                    let how = "its agent came back without it";
+                    job.lose(batch, key.1, Loss::blameless(how, counts));
                 }
             }
         }
@@ -97,8 +95,8 @@ impl Nodes {
             } else if now >= until {
                 job.attach_until = None;
                 for rank in absent {
-                    let how = "it did not come back after the coordinator's restart".to_owned();
-                    job.lose_blameless(batch, rank, how, true);
+                    let how = "it did not come back after the coordinator's restart";
+                    job.lose(batch, rank, Loss::blameless(how, true));
                 }
             }
         }

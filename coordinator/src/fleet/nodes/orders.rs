@@ -6,20 +6,13 @@ use tokio::time::Instant;
 
 use super::node::{Process, Stop};
 use super::table::Nodes;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::jobs::{Job, Jobs};
+use crate::fleet::{Batch, Job, Jobs};
 
 impl Nodes {
     /// Stops every process no job wants, and those of jobs that are to end.
-    pub(crate) fn stop_what_is_not_wanted(
-        &mut self,
-        jobs: &Jobs,
-        batch: &mut Batch,
-        config: &Config,
-    ) {
+    pub(crate) fn stop_what_is_not_wanted(&mut self, jobs: &Jobs, batch: &mut Batch) {
         let now = batch.now.at;
-        let grace_ms = u32::try_from(config.grace.as_millis()).unwrap_or(u32::MAX);
+        let grace_ms = u32::try_from(batch.config.grace.as_millis()).unwrap_or(u32::MAX);
         for (name, node) in &mut self.by_name {
             let Some(session) = &node.session else { continue };
             for ((job_id, rank), process) in &mut node.processes {

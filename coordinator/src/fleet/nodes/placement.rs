@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::Node;
 use super::table::Nodes;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::jobs::{Job, Jobs};
+use crate::fleet::{Batch, Job, Jobs};
 use crate::scheduler::{self, Problem, Standing, solve};
 use crate::state::HaltKind;
 
@@ -15,7 +13,7 @@ type Seats = Vec<Option<String>>;
 
 impl Nodes {
     /// Asks the scheduler, if there is anything to ask, and carries out what it says.
-    pub(crate) fn place(&self, jobs: &mut Jobs, batch: &mut Batch, config: &Config) {
+    pub(crate) fn place(&self, jobs: &mut Jobs, batch: &mut Batch) {
         if !jobs.by_id.values().any(may_change) {
             return;
         }
@@ -30,7 +28,7 @@ impl Nodes {
         // Jobs that make room for others checkpoint and stop; nothing else becomes of them now.
         for (job_id, stop) in &solution.stopped {
             let job = jobs.by_id.get_mut(job_id).expect("gangs are jobs");
-            job.halt(batch, HaltKind::Preempt, &stop.to_string(), config.grace);
+            job.halt(batch, HaltKind::Preempt, &stop.to_string());
         }
         // Jobs that got seats, or others than they had, take them.
         for (job_id, seats) in solution.placed {

@@ -7,10 +7,7 @@ use tokio::sync::mpsc;
 use super::lease::Lease;
 use super::node::{Faults, Node, Presence, Process, RankKey, Session};
 use super::table::Nodes;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::error::Error;
-use crate::fleet::jobs::Jobs;
+use crate::fleet::{Batch, Error, Jobs, Loss};
 
 impl Nodes {
     /// Opens an agent's session and takes in what it runs; returns the session's number.
@@ -18,11 +15,10 @@ impl Nodes {
         &mut self,
         jobs: &mut Jobs,
         batch: &mut Batch,
-        config: &Config,
         register: v1::Register,
         outbound: mpsc::Sender<v1::CoordinatorMessage>,
     ) -> Result<u64, Error> {
-        check_register(&register, config)?;
+        check_register(&register, batch.config.build_id.as_deref())?;
         if let Some(seen) = register.highest_generation {
             batch.rise_above(seen);
         }
@@ -36,8 +32,8 @@ impl Nodes {
         }
         let same_agent = known.as_ref().is_some_and(|node| node.pid == register.pid);
         let message = v1::Registered {
-            heartbeat_interval_ms: millis(config.heartbeat),
-            lease_ms: millis(config.lease),
+            heartbeat_interval_ms: millis(batch.config.heartbeat),
+            lease_ms: millis(batch.config.lease),
         };
         batch.send(&outbound, Message::Registered(message));
         let node = Node {
@@ -47,7 +43,7 @@ impl Nodes {
             address: register.address.clone(),
             pid: register.pid,
             session: Some(Session { id, outbound }),
-            lease: Lease::new(config.lease, batch.now.at),
+            lease: Lease::new(batch.config.lease, batch.now.at),
             last_heartbeat_ms: batch.now.unix_ms,
             faults: known.as_ref().and_then(|node| node.faults.clone()),
             leaving: false,
@@ -122,8 +118,7 @@ impl Nodes {
             let Some(job) = jobs.by_id.get_mut(&key.0) else { continue };
             if seen && !process.doomed && job.sits(key.1, &register.node) {
                 let counts = process.generation == job.generation();
-                let how = "its agent was restarted".to_owned();
-                job.lose_blameless(batch, key.1, how, counts);
+                job.lose(batch, key.1, Loss::blameless("its agent was restarted", counts));
             }
         }
     }
@@ -178,16 +173,16 @@ impl Nodes {
     }
 
     /// An agent's stream has ended; its lease runs on, but not for long.
-    pub(crate) fn close(&mut self, batch: &Batch, config: &Config, session: u64) {
+    pub(crate) fn close(&mut self, batch: &Batch, session: u64) {
         let Some(name) = self.sessions.remove(&session) else { return };
         let node = self.by_name.get_mut(&name).expect("sessions belong to nodes");
         node.session = None;
-        node.lease.shorten(config.session_grace, batch.now.at);
+        node.lease.shorten(batch.config.session_grace, batch.now.at);
         tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
     }
 }
 
-fn check_register(register: &v1::Register, config: &Config) -> Result<(), Error> {
+fn check_register(register: &v1::Register, build_id: Option<&str>) -> Result<(), Error> {
     if register.node.is_empty() || register.slots == 0 {
         return Err(Error::Invalid {
             field: "register",
@@ -195,11 +190,11 @@ fn check_register(register: &v1::Register, config: &Config) -> Result<(), Error>
             constraint: "an agent needs a name and at least one slot".to_owned(),
         });
     }
-    match &config.build_id {
-        Some(wanted) if *wanted != register.build_id => Err(Error::WrongBuild {
+    match build_id {
+        Some(wanted) if wanted != register.build_id => Err(Error::WrongBuild {
             node: register.node.clone(),
             found: register.build_id.clone(),
-            wanted: wanted.clone(),
+            wanted: wanted.to_owned(),
         }),
         _ => Ok(()),
     }

@@ -12,10 +12,8 @@ use ringmaster_proto::v1::coordinator_message::Message;
 
 use super::node::Node;
 use super::table::Nodes;
-use crate::fleet::batch::Batch;
-use crate::fleet::config::Config;
-use crate::fleet::jobs::{Job, Jobs};
 use crate::fleet::rings::{Verdict, word};
+use crate::fleet::{Batch, Job, Jobs};
 
 /// How long an agent whose connection closed may take to come back when the ring of its ranks broke,
 /// too: together the two say that it died.
@@ -23,12 +21,7 @@ const BROKEN_RING_GRACE: Duration = Duration::from_millis(300);
 
 impl Nodes {
     /// Looks at every job whose ranks should be moving.
-    pub(crate) fn judge_standstills(
-        &mut self,
-        jobs: &mut Jobs,
-        batch: &mut Batch,
-        config: &Config,
-    ) {
+    pub(crate) fn judge_standstills(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
         let now = batch.now.at;
         for (job_id, job) in &mut jobs.by_id {
             if !job.record.state.is_placed() || job.attach_until.is_some() {
@@ -40,7 +33,7 @@ impl Nodes {
             }
             self.expect_ranks(job_id, job, batch);
             let joined: BTreeSet<u32> = job.membership.joined_seats().collect();
-            match job.movement.judge(job.generation(), &joined, &config.deadlines, now) {
+            match job.movement.judge(job.generation(), &joined, &batch.config.deadlines, now) {
                 None => {}
                 Some(verdict @ Verdict::Hung { seat, phase, .. }) => {
                     let name = job.seat(seat).unwrap_or("an unknown node").to_owned();

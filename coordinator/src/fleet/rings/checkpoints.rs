@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ringmaster_proto::v1::StoredObject;
 
-use crate::fleet::batch::Reply;
+use crate::fleet::Reply;
 
 /// Checkpoints of the current generation, by step.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ringmaster_proto::v1;
 
-use crate::fleet::batch::Reply;
+use crate::fleet::Reply;
 
 /// The ring of the current generation.
 #[derive(Debug, Default)]
