@@ -67,9 +67,15 @@ impl Rank {
         let history = History::new(client.clone(), &env.job_id);
         history.follow_stores(&switch);
         let obeying = Arc::clone(&switch);
-        let control = Control::connect(&env.agent_socket, &env.job_id, env.rank, move |command| {
-            obeying.obey(command);
-        })?;
+        let control = Control::connect(
+            &env.agent_socket,
+            &env.job_id,
+            env.rank,
+            &env.secret,
+            move |command| {
+                obeying.obey(command);
+            },
+        )?;
         let told = Arc::clone(&switch);
         let stop = move || {
             tracing::info!("SIGTERM: this job stops after a checkpoint at the next step boundary");

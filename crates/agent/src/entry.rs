@@ -11,6 +11,7 @@ use ringmaster_proto::v1::{
 use tokio::sync::mpsc;
 
 use super::group;
+use super::secret::Secret;
 
 /// What is known of one rank.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct Entry {
     /// The newest generation this process was asked to be in, packed for the log tailer.
     pub(super) generation: Arc<AtomicU64>,
     pub(super) process: Process,
+    /// What the process is told, and shows when it connects.
+    pub(super) secret: Secret,
     pub(super) status: RankStatus,
     pub(super) metrics_sent: Option<StepMetrics>,
     pub(super) line: Line,
@@ -92,6 +95,7 @@ impl Entry {
             start,
             generation: Arc::new(AtomicU64::new(pack(generation))),
             process: Process::Queued,
+            secret: Secret::draw(),
             status,
             metrics_sent: None,
             milestone: Milestone::Entering,

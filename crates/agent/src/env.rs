@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use ringmaster_proto::v1::Generation;
 
+use crate::secret::Secret;
+
 /// Id of the job.
 pub const JOB_ID: &str = "RINGMASTER_JOB_ID";
 /// The generation this process was started for (`g1.7`).
@@ -16,6 +18,8 @@ pub const GENERATION: &str = "RINGMASTER_GENERATION";
 pub const COORDINATOR: &str = "RINGMASTER_COORDINATOR";
 /// Path of the agent's Unix socket.
 pub const AGENT_SOCKET: &str = "RINGMASTER_AGENT_SOCKET";
+/// What this process shows on that socket to be the rank that the agent started.
+pub const SECRET: &str = "RINGMASTER_RANK_SECRET";
 /// Path of the validated manifest as JSON.
 pub const MANIFEST: &str = "RINGMASTER_MANIFEST";
 /// Checkpoint URL to start from; absent to start anew.
@@ -65,6 +69,8 @@ pub struct RankEnv {
     pub coordinator: String,
     /// [`AGENT_SOCKET`].
     pub agent_socket: PathBuf,
+    /// [`SECRET`].
+    pub secret: Secret,
     /// [`MANIFEST`].
     pub manifest_path: PathBuf,
     /// [`RESUME_FROM`].
@@ -151,6 +157,7 @@ impl RankEnv {
             generation: env.parsed(GENERATION, "a generation such as g1.7")?,
             coordinator: env.text(COORDINATOR)?,
             agent_socket: env.required(AGENT_SOCKET)?.into(),
+            secret: Secret::of(env.text(SECRET)?),
             manifest_path: env.required(MANIFEST)?.into(),
             resume_from: env.optional_text(RESUME_FROM)?,
             status_file: env.required(STATUS_FILE)?.into(),

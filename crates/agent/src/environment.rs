@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ringmaster_proto::v1::StartRank;
 
 use crate::env;
+use crate::secret::Secret;
 
 /// Variables of the agent's own environment that ranks get, and why nothing else: a rank must run
 /// the same from a terminal, a service manager and a batch system. Proxies are among them under every
@@ -65,6 +66,7 @@ pub(super) struct Files {
 /// Returns the complete environment of a rank; `agent` is the agent's own.
 pub(super) fn of_rank(
     start: &StartRank,
+    secret: &Secret,
     node: &Node,
     files: &Files,
     agent: impl Iterator<Item = (OsString, OsString)>,
@@ -77,6 +79,7 @@ pub(super) fn of_rank(
     set(env::GENERATION, &start.generation.unwrap_or_default().to_string());
     set(env::COORDINATOR, &node.coordinator);
     set(env::AGENT_SOCKET, &node.agent_socket);
+    set(env::SECRET, &secret.reveal());
     set(env::MANIFEST, &files.manifest);
     set(env::STATUS_FILE, &files.status);
     set(env::RUNS_DIR, &node.runs_dir);
@@ -130,7 +133,7 @@ mod tests {
             log: "/srv/log".into(),
         };
         let agent = agent.iter().map(|&(name, value)| (name.into(), value.into()));
-        of_rank(start, &node, &files, agent).into_iter().collect()
+        of_rank(start, &Secret::of("s3cret".into()), &node, &files, agent).into_iter().collect()
     }
 
     fn start() -> StartRank {

@@ -24,6 +24,7 @@ use super::environment::{self, Files, Node};
 use super::group;
 use super::logs::{self, Tails};
 use super::ranks::{Key, Table};
+use super::secret::Secret;
 use super::shm;
 use crate::exit;
 use crate::ffi::in_new_session;
@@ -59,9 +60,9 @@ impl Launcher {
         let table = Arc::clone(&self.table);
         for key in queue {
             let mut files = None;
-            let exec = |start: &StartRank| {
+            let exec = |start: &StartRank, secret: &Secret| {
                 let prepared = prepare(&self.work_dir, &self.logs, start)?;
-                let child = self.exec(start, &prepared)?;
+                let child = self.exec(start, secret, &prepared)?;
                 files = Some(prepared);
                 Ok(child)
             };
@@ -73,7 +74,7 @@ impl Launcher {
         }
     }
 
-    fn exec(&self, start: &StartRank, files: &Files) -> io::Result<Child> {
+    fn exec(&self, start: &StartRank, secret: &Secret, files: &Files) -> io::Result<Child> {
         let [program, arguments @ ..] = &self.program[..] else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "no rank program is set"));
         };
@@ -82,7 +83,7 @@ impl Launcher {
         command
             .args(arguments)
             .env_clear()
-            .envs(environment::of_rank(start, &self.node, files, std::env::vars_os()))
+            .envs(environment::of_rank(start, secret, &self.node, files, std::env::vars_os()))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -25,9 +25,11 @@ mod logs;
 mod parent;
 mod proc;
 mod ranks;
+mod secret;
 mod session;
 mod shm;
 mod socket;
 pub mod wire;
 
 pub use agent::{Agent, Error, Options};
+pub use secret::Secret;

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::entry::{Ending, Entry, Launch, Line, Process, pack};
 use super::exits::Exits;
+use super::secret::Secret;
 
 /// A job's rank: (job id, rank).
 pub(super) type Key = (String, u32);
@@ -238,17 +239,17 @@ impl Table {
 
     // --- what ranks say on their sockets ---
 
-    /// Opens the line to the rank that process `pid` is, if it is one; commands go to `sender`.
+    /// Opens the line to the rank that was told `secret`, if it is one that runs; commands go to `sender`.
+    /// Returns its process.
     pub(super) fn connected(
         &self,
         key: &Key,
-        pid: u32,
+        secret: &Secret,
         sender: mpsc::UnboundedSender<AgentCommand>,
-    ) -> bool {
+    ) -> Option<u32> {
         let mut inner = self.lock();
-        let Some(entry) = inner.ranks.get_mut(key).filter(|entry| entry.pid() == Some(pid)) else {
-            return false;
-        };
+        let entry = inner.ranks.get_mut(key).filter(|entry| entry.secret == *secret)?;
+        let pid = entry.pid()?;
         if let Line::Closed(waiting) = &mut entry.line {
             for command in waiting.drain(..) {
                 drop(sender.send(command));
@@ -256,7 +257,7 @@ impl Table {
         }
         entry.line = Line::Open(sender);
         entry.heard_at = Some(Instant::now());
-        true
+        Some(pid)
     }
 
     /// Takes in what the rank says of itself.
@@ -281,7 +282,7 @@ impl Table {
     pub(super) fn launch(
         &self,
         key: &Key,
-        exec: impl FnOnce(&StartRank) -> io::Result<Child>,
+        exec: impl FnOnce(&StartRank, &Secret) -> io::Result<Child>,
     ) -> Option<(Child, Launch)> {
         let mut inner = self.lock();
         if inner.closed {
@@ -293,7 +294,7 @@ impl Table {
         if let Some(next) = entry.next.take() {
             *entry = Entry::new(next);
         }
-        match exec(&entry.start) {
+        match exec(&entry.start, &entry.secret) {
             Ok(child) => {
                 entry.process = Process::Running(child.id());
                 entry.status.pid = child.id();

@@ -51,7 +51,7 @@ fn nothing_is_launched_after_everything_was_killed() {
     table.kill_all("test");
     table.start(start(1, 1));
     for rank in [0, 1] {
-        let exec = |_: &StartRank| -> io::Result<Child> { panic!("must not run") };
+        let exec = |_: &StartRank, _: &Secret| -> io::Result<Child> { panic!("must not run") };
         assert!(table.launch(&("job".to_owned(), rank), exec).is_none());
     }
     assert!(table.wait_until_empty(Duration::ZERO));
@@ -94,11 +94,39 @@ fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
     table.start(start(0, 2));
     assert_eq!(queue.try_iter().count(), 1);
     let mut launched = None;
-    let exec = |start: &StartRank| {
+    let exec = |start: &StartRank, _: &Secret| {
         launched = start.generation;
         Err(io::Error::other("enough"))
     };
     assert!(table.launch(&("job".to_owned(), 0), exec).is_none());
     assert_eq!(launched, Some(Generation::new(1, 2)));
     assert_eq!(refusals(&table)[0].1, Generation::new(1, 2));
+}
+
+/// It was known by its process id, which is another one in a container.
+#[test]
+fn who_shows_the_secret_of_a_rank_is_that_rank_and_nobody_else() {
+    let (table, _queue) = table(2);
+    let mut secrets = Vec::new();
+    let mut children = Vec::new();
+    for rank in [0, 1] {
+        table.start(start(rank, 1));
+        let exec = |_: &StartRank, secret: &Secret| {
+            secrets.push(secret.clone());
+            std::process::Command::new("/bin/sleep").arg("600").spawn()
+        };
+        children.push(table.launch(&("job".to_owned(), rank), exec).unwrap().0);
+    }
+    let shows = |rank: u32, secret: &Secret| {
+        table.connected(&("job".to_owned(), rank), secret, mpsc::unbounded_channel().0)
+    };
+    assert_eq!(shows(0, &secrets[0]), Some(children[0].id()));
+    assert_eq!(shows(1, &secrets[1]), Some(children[1].id()));
+    assert_eq!(shows(0, &secrets[1]), None, "another rank's");
+    assert_eq!(shows(2, &secrets[0]), None, "no such rank");
+    assert_eq!(shows(0, &Secret::of(String::new())), None);
+    for mut child in children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

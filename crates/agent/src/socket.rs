@@ -1,8 +1,7 @@
 //! The Unix socket that ranks connect to.
 //!
-//! It lies in a folder of its own that only this user can enter, and the kernel vouches for the
-//! process at the other end: a connection counts only if it comes from a process that this agent
-//! started as the rank it says it is.
+//! It lies in a folder of its own that only this user can enter. A connection counts only if it shows the
+//! secret that this agent told the rank at exec: not by its process id, which is another one in a container.
 
 use std::fs::Permissions;
 use std::io;
@@ -20,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
 use super::ranks::{Key, Table};
+use super::secret::Secret;
 use super::wire;
 
 /// The kernel allows 107 bytes and some systems 103.
@@ -71,7 +71,8 @@ impl Socket {
 }
 
 async fn serve_rank(stream: UnixStream, table: Arc<Table>) {
-    let peer = stream.peer_cred().ok().and_then(|peer| u32::try_from(peer.pid()?).ok());
+    // For the log alone.
+    let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let (mut reader, writer) = stream.into_split();
     let mut inbox = Inbox::default();
     let hello = match inbox.next(&mut reader).await {
@@ -79,13 +80,13 @@ async fn serve_rank(stream: UnixStream, table: Arc<Table>) {
         Ok(_) => return tracing::warn!(peer, "a connection that does not say which rank it is"),
         Err(error) => return tracing::warn!(peer, %error, "a connection that is no rank's"),
     };
-    let RankHello { job_id, rank, pid } = hello;
+    let RankHello { job_id, rank, secret, .. } = hello;
     let key: Key = (job_id, rank);
     let (commands, queue) = mpsc::unbounded_channel();
-    if peer != Some(pid) || !table.connected(&key, pid, commands) {
-        tracing::warn!(job_id = %key.0, rank, pid, peer, "a process that is not this agent's rank");
+    let Some(pid) = table.connected(&key, &Secret::of(secret), commands) else {
+        tracing::warn!(job_id = %key.0, rank, peer, "a process that is not this agent's rank");
         return;
-    }
+    };
     // Ends with the connection or when the rank connects anew.
     let sender = tokio::spawn(send_commands(writer, queue));
     loop {

@@ -74,7 +74,12 @@ mod tests {
     #[test]
     fn messages_come_out_whole_however_the_stream_is_cut() {
         let messages: Vec<RankHello> = (0..5)
-            .map(|rank| RankHello { job_id: "x".repeat(rank as usize * 100), rank, pid: 7 })
+            .map(|rank| RankHello {
+                job_id: "x".repeat(rank as usize * 100),
+                rank,
+                pid: 7,
+                secret: String::new(),
+            })
             .collect();
         let bytes: Vec<u8> = messages.iter().flat_map(encode).collect();
         for piece in [1, 2, 3, 64, bytes.len()] {

@@ -2952,8 +2952,12 @@ pub struct RankHello {
     pub job_id: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub rank: u32,
+    /// As the rank sees itself: another one in a container.
     #[prost(uint32, tag = "3")]
     pub pid: u32,
+    /// What the agent told this process at exec.
+    #[prost(string, tag = "4")]
+    pub secret: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentCommand {

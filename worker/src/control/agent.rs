@@ -16,7 +16,7 @@ use ringmaster_proto::v1::{AgentCommand, Generation, Phase, RankHello, RankMessa
 
 use crate::progress;
 use ringmaster_agent::ffi::exit_now;
-use ringmaster_agent::{exit, wire};
+use ringmaster_agent::{Secret, exit, wire};
 
 /// How long a changed step or metric may wait to be sent with others.
 const TICK: Duration = Duration::from_millis(250);
@@ -67,7 +67,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects to the agent at `socket` and says who this is.
+    /// Connects to the agent at `socket` and says who this is, by what the agent told this process.
     ///
     /// Every command goes to `on_command` at once, on the reader's thread: the place to abort a
     /// collective. It must not block.
@@ -78,13 +78,16 @@ impl Control {
         socket: &Path,
         job_id: &str,
         rank: u32,
+        secret: &Secret,
         on_command: impl Fn(&Command) + Send + 'static,
     ) -> Result<Self, Error> {
         let failed = |source| Error::Connect { path: socket.to_owned(), source };
         let reader = UnixStream::connect(socket).map_err(failed)?;
         let mut writer = reader.try_clone().map_err(failed)?;
         let pid = std::process::id();
-        let hello = Report::Hello(RankHello { job_id: job_id.to_owned(), rank, pid });
+        let hello =
+            RankHello { job_id: job_id.to_owned(), rank, pid, secret: secret.reveal().to_owned() };
+        let hello = Report::Hello(hello);
         writer.write_all(&encode(hello)).map_err(failed)?;
 
         let first = RankStatus {
@@ -272,16 +275,18 @@ mod tests {
         let path = folder.path().join("agent.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let (hooked, hook) = std::sync::mpsc::channel();
-        let control = Control::connect(&path, "job-1", 3, move |command| {
-            hooked.send(command.clone()).unwrap();
-        })
-        .unwrap();
+        let control =
+            Control::connect(&path, "job-1", 3, &Secret::of("s3cret".into()), move |command| {
+                hooked.send(command.clone()).unwrap();
+            })
+            .unwrap();
         let (mut agent, _) = listener.accept().unwrap();
         let mut decoder = wire::Decoder::default();
 
         let hello = read_until(&mut agent, &mut decoder, |_| true);
         let pid = std::process::id();
-        assert_eq!(hello, Report::Hello(RankHello { job_id: "job-1".into(), rank: 3, pid }));
+        let expected = RankHello { job_id: "job-1".into(), rank: 3, pid, secret: "s3cret".into() };
+        assert_eq!(hello, Report::Hello(expected));
 
         control.status(|status| {
             status.phase = Phase::Compute as i32;
@@ -337,9 +342,15 @@ mod tests {
 
     #[test]
     fn an_absent_agent_names_its_socket() {
-        let error = Control::connect(Path::new("/nonexistent/agent.sock"), "job-1", 0, |_| {})
-            .unwrap_err()
-            .to_string();
+        let error = Control::connect(
+            Path::new("/nonexistent/agent.sock"),
+            "job-1",
+            0,
+            &Secret::of(String::new()),
+            |_| {},
+        )
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("/nonexistent/agent.sock"), "{error}");
     }
 }

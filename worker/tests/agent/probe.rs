@@ -101,7 +101,7 @@ fn connect(
         hook(command);
         drop(told.send(command.clone()));
     };
-    (Control::connect(socket, &env.job_id, env.rank, on_command).unwrap(), commands)
+    (Control::connect(socket, &env.job_id, env.rank, &env.secret, on_command).unwrap(), commands)
 }
 
 /// Reports a step, then follows commands; a stubborn rank does not stop when asked.
