@@ -133,8 +133,10 @@ mod tests {
     }
 
     #[test]
-    fn the_version_names_the_build() {
+    fn the_version_names_the_build_and_whether_it_can_be_made_to_fail() {
         let version = Cli::command().render_version();
-        assert!(version.starts_with("ringmaster-worker 0.1.0 (build "), "{version}");
+        let faults = if cfg!(faults) { "+faults" } else { "" };
+        let start = format!("ringmaster-worker 0.1.0{faults} (build ");
+        assert!(version.starts_with(&start), "{version}");
     }
 }
