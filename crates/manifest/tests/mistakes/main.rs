@@ -7,6 +7,7 @@
 
 mod corpus;
 mod exercise;
+mod golden;
 mod inputs;
 mod robust;
 mod texts;
