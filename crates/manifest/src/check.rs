@@ -1,8 +1,8 @@
-//! Holds a document against the JSON schema of [`crate::file`] and collects every mistake.
+//! Holds a document against the JSON schema of manifests and collects every mistake.
 //!
 //! Only the vocabulary that the derived schema uses is understood ([`schema`]): `$ref`, `anyOf`, closed
 //! lists of words, types, ranges, lengths and this crate's own formats. A mistake is cut out of the
-//! document, so that what is left can be read and checked further.
+//! document, and what is missing is filled in, so that what is left can be read and checked further.
 
 use std::collections::HashSet;
 
@@ -11,9 +11,9 @@ use serde_yaml::Value;
 
 use crate::error::{Hint, Problem};
 use crate::limits::MAX_MISTAKES;
-use crate::schema::{self, alternatives, describe_all, keys, type_names, vocabulary};
+use crate::schema::{self, alternatives, describe_all, is_required, keys, type_names, vocabulary};
 use crate::source::{Path, Position, Source};
-use crate::{nearest, words};
+use crate::{defaults, nearest, words};
 
 /// Keys of a mapping that a message repeats.
 const KEYS_SHOWN: usize = 8;
@@ -49,12 +49,13 @@ impl Findings {
     }
 }
 
-/// Collects the mistakes of `document` and cuts them out of it.
+/// Collects the mistakes of `document`, cuts them out of it, and fills in what it leaves out.
 pub(crate) fn check(document: &mut Value, source: &Source) -> Findings {
     let mut checker = Checker { source, findings: Findings::default() };
     if !checker.value(&Path::default(), document, schema::of_file()) {
         *document = Value::Mapping(serde_yaml::Mapping::new());
     }
+    defaults::fill(document, schema::of_file());
     checker.findings
 }
 
@@ -85,7 +86,12 @@ impl Checker<'_> {
         match value {
             Value::Mapping(_) => self.mapping(path, value, schema),
             Value::Sequence(_) => self.sequence(path, value, schema),
-            scalar if schema::scalar_fits(scalar, schema) => true,
+            scalar if schema::scalar_fits(scalar, schema) => {
+                if let Some(count) = schema::plain_count(scalar, schema) {
+                    *scalar = Value::from(count);
+                }
+                true
+            }
             scalar => self.refuse(path, scalar, &[schema]),
         }
     }
@@ -151,12 +157,7 @@ impl Checker<'_> {
     /// A required key without a value.
     fn value_missing(&mut self, path: &Path, schema: &'static Json) {
         let expected = describe_all(&alternatives(schema));
-        let problem = || Problem::Value {
-            field: path.to_string(),
-            value: "empty".to_owned(),
-            expected,
-            nearest: Vec::new(),
-        };
+        let problem = || Problem::value(path.to_string(), "empty", expected);
         self.findings.add(|| self.source.key(path), problem);
         self.findings.broken.insert(path.clone());
     }
@@ -187,9 +188,7 @@ impl Checker<'_> {
     /// A list with one bad item is cut out whole, so that positions of items stay true.
     fn sequence(&mut self, path: &Path, value: &mut Value, schema: &'static Json) -> bool {
         let Value::Sequence(items) = value else { return false };
-        let fewest = schema["minItems"].as_u64().unwrap_or(0);
-        let most = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
-        if !(fewest..=most).contains(&(items.len() as u64)) {
+        if !schema::length_fits(items, schema) {
             return self.refuse(path, value, &[schema]);
         }
         let mut all_kept = true;
@@ -210,10 +209,6 @@ impl Checker<'_> {
         self.findings.add(|| self.source.value(path), problem);
         false
     }
-}
-
-fn is_required(key: &str, schema: &Json) -> bool {
-    schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == key))
 }
 
 /// Collects the mappings that have a key of this name.

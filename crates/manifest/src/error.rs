@@ -102,6 +102,18 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// Returns that a field does not take a value, which is given as it is shown.
+    pub(crate) fn value(
+        field: impl Into<String>,
+        value: impl Into<String>,
+        expected: impl Into<String>,
+    ) -> Self {
+        let nearest = Vec::new();
+        Self::Value { field: field.into(), value: value.into(), expected: expected.into(), nearest }
+    }
+}
+
 /// What an unknown key was probably meant to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {

@@ -2,15 +2,16 @@
 //! column.
 //!
 //! Modules in reading order: [`parse()`] (the way through), `text` (from bytes), `limits` (how much a
-//! manifest may ask for), `file` (the format as written), `source` (where everything stands), `merge`
-//! (merge keys), `check` and `schema` (the document against its schema), `assemble` (defaults, units,
-//! places), `invariants` (what must hold between fields), [`spec`] (the validated specification),
+//! manifest may ask for), [`spec`] (the validated specification, with the default, the bounds and the
+//! meaning of every field), `file` (where it is written otherwise), `source` (where everything stands),
+//! `merge` (merge keys), `check`, `schema` and `defaults` (the document against its schema), `resolve` (units,
+//! places, the model), `invariants` (what must hold of every job),
 //! [`model_config`] (`OpenCLIP`'s model JSON) and [`catalogue`] (models by name), `resume` (what may change
 //! between a checkpoint and the job that goes on from it), [`error`] (mistakes and their words).
 
-mod assemble;
 pub mod catalogue;
 mod check;
+mod defaults;
 pub mod error;
 mod file;
 mod invariants;
@@ -20,6 +21,7 @@ pub mod model_config;
 mod nearest;
 mod number;
 mod parse;
+mod resolve;
 mod resume;
 mod schema;
 mod source;
@@ -39,7 +41,7 @@ pub use text::decode;
 
 /// Returns the JSON schema of a manifest, for editors and `ringmaster schema`.
 pub fn json_schema() -> schemars::Schema {
-    let mut schema = schemars::schema_for!(file::File);
+    let mut schema = schema::derived();
     schema::with_written_numbers(&mut schema);
     schema
 }

@@ -2,9 +2,7 @@
 
 use std::borrow::Cow;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{Unexpected, Visitor};
-use serde::{Deserialize, Deserializer};
+use schemars::JsonSchema;
 
 use crate::limits::MAX_COUNT;
 
@@ -55,13 +53,17 @@ pub(crate) const COUNT_SUFFIX_FORM: &str =
 /// What the text of a size may look like, for messages.
 pub(crate) const BYTES_FORM: &str = "a number of bytes, plain or with KB, MB, GB, KiB, MiB, GiB";
 
-/// A count of samples or steps: an integer, or text such as `20M`, `1.5B` or `256Ki`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Count(pub(crate) u64);
+/// Schema of a count of samples or steps: an integer, or text such as `20M`, `1.5B` or `256Ki`.
+#[derive(JsonSchema)]
+#[schemars(inline, with = "u64")]
+#[schemars(extend("type" = ["integer", "string"], "format" = "count", "pattern" = COUNT_PATTERN))]
+pub(crate) struct Count;
 
-/// A size in bytes: an integer, or text such as `256MiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ByteSize(pub(crate) u64);
+/// Schema of a size in bytes: an integer, or text such as `256MiB`.
+#[derive(JsonSchema)]
+#[schemars(inline, with = "u64")]
+#[schemars(extend("type" = ["integer", "string"], "format" = "bytes", "pattern" = BYTES_PATTERN))]
+pub(crate) struct ByteSize;
 
 /// Returns the count that `text` stands for, or none where it is not one or does not fit 64 bits.
 pub(crate) fn parse_count(text: &str) -> Option<u64> {
@@ -136,134 +138,17 @@ fn parse_with(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
     u64::try_from(scaled / divisor).ok()
 }
 
-/// Reads an integer, a whole float (`1e6` is a float to YAML) or suffixed text.
-struct NumberVisitor {
-    form: &'static str,
-    parse: fn(&str) -> Option<u64>,
-}
-
-impl Visitor<'_> for NumberVisitor {
-    type Value = u64;
-
-    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.form)
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<u64, E> {
-        Ok(value)
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<u64, E> {
-        u64::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<u64, E> {
-        whole(value).ok_or_else(|| E::invalid_value(Unexpected::Float(value), &self))
-    }
-
-    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<u64, E> {
-        (self.parse)(value).ok_or_else(|| E::invalid_value(Unexpected::Str(value), &self))
-    }
-}
-
 /// Returns the integer that a float is exactly, where it is one below [`MAX_COUNT`].
 pub(crate) fn whole(value: f64) -> Option<u64> {
     let fits = (0.0..MAX_COUNT as f64).contains(&value) && value.fract() == 0.0;
     fits.then_some(value as u64)
 }
 
-impl<'de> Deserialize<'de> for Count {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = NumberVisitor { form: "a count", parse: parse_count };
-        deserializer.deserialize_any(visitor).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let visitor = NumberVisitor { form: "a size in bytes", parse: parse_bytes };
-        deserializer.deserialize_any(visitor).map(Self)
-    }
-}
-
-/// A number above 0.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub(crate) struct Positive(pub(crate) f64);
-
-/// A share above 0 and at most 1.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-pub(crate) struct Share(pub(crate) f64);
-
-impl JsonSchema for Positive {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Positive".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number", "exclusiveMinimum": 0 })
-    }
-}
-
-impl JsonSchema for Share {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Share".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 })
-    }
-}
-
-impl JsonSchema for Count {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Count".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": ["integer", "string"],
-            "format": "count",
-            "minimum": 0,
-            "pattern": COUNT_PATTERN,
-        })
-    }
-}
-
-impl JsonSchema for ByteSize {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "ByteSize".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": ["integer", "string"],
-            "format": "bytes",
-            "minimum": 0,
-            "pattern": BYTES_PATTERN,
-        })
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::schema;
 
     #[test]
     fn suffixes_multiply_exactly() {
@@ -317,11 +202,15 @@ mod tests {
 
     #[test]
     fn yaml_gives_counts_as_integers_floats_and_text() {
-        let read = |text| serde_yaml::from_str::<Count>(text).map(|count| count.0);
-        assert_eq!(read("7").unwrap(), 7);
-        assert_eq!(read("1e6").unwrap(), 1_000_000);
-        assert_eq!(read("20M").unwrap(), 20_000_000);
-        assert!(read("-1").is_err());
-        assert!(read("0.5").is_err());
+        let count = schemars::schema_for!(Count).to_value();
+        let read = |text| {
+            let value = serde_yaml::from_str(text).unwrap();
+            schema::scalar_fits(&value, &count).then(|| schema::plain_count(&value, &count))?
+        };
+        assert_eq!(read("7"), Some(7));
+        assert_eq!(read("1e6"), Some(1_000_000));
+        assert_eq!(read("20M"), Some(20_000_000));
+        assert_eq!(read("-1"), None);
+        assert_eq!(read("0.5"), None);
     }
 }

@@ -7,10 +7,10 @@ use serde_yaml::Value;
 use crate::catalogue::ModelCatalogue;
 use crate::check::{self, Findings};
 use crate::error::{Error, Errors, Problem};
-use crate::file::File;
-use crate::source::{Fault, Path, Position, Source};
+use crate::invariants::{Violation, validate};
+use crate::source::{Path, Position, Source};
 use crate::spec::TrainJob;
-use crate::{assemble, invariants, merge, text, words};
+use crate::{merge, resolve, text, words};
 
 /// What [`read`] found wrong, and how much more there is of it.
 type Mistakes = (Vec<(Position, Problem)>, usize);
@@ -38,30 +38,26 @@ pub fn parse(
 
 fn read(text: &str, base_dir: &FilePath, models: &ModelCatalogue) -> Result<TrainJob, Mistakes> {
     text::check_length(text.len()).map_err(|problem| (vec![problem], 0))?;
-    let source = Source::parse(text).map_err(|faults| {
-        let problems = faults.into_iter().map(|(place, fault)| (place, fault.into()));
-        (problems.collect(), 0)
-    })?;
+    let source = Source::parse(text).map_err(|faults| (faults, 0))?;
     let mut original: Value =
         serde_yaml::from_str(text).map_err(|error| (vec![syntax(&error)], 0))?;
     merge::merge(&mut original);
 
-    // Structure: unknown and missing keys, kinds, ranges. What is wrong is cut out.
+    // Structure: unknown and missing keys, kinds, ranges. What is wrong is cut out, and what is left
+    // out is filled in.
     let mut document = original.clone();
     let mut findings = check::check(&mut document, &source);
-    let file: File = match serde_yaml::from_value(document) {
-        Ok(file) => file,
+
+    // Meaning: what only shows when values are used, then what must hold of every job.
+    let (job, found) = match resolve::resolve(document, &original, base_dir, models) {
+        Ok(resolved) => resolved,
         Err(error) => {
             // Only reachable if the schema takes something that the types do not.
             findings.problems.push(syntax(&error));
             return Err((findings.problems, findings.left_out));
         }
     };
-
-    // Meaning: what only shows when values are used, then what must hold between fields.
-    let (job, found) = assemble::assemble(file, base_dir, models);
-    for (field, mut problem) in found {
-        fill_in(&mut problem, &field, &original);
+    for (field, problem) in found {
         let missing = matches!(problem, Problem::Missing { .. });
         if !(findings.is_broken(&field) || missing && is_given_wrong(&field, &findings)) {
             let place = || if missing { source.key(&field) } else { source.value(&field) };
@@ -69,7 +65,7 @@ fn read(text: &str, base_dir: &FilePath, models: &ModelCatalogue) -> Result<Trai
             findings.broken.insert(field);
         }
     }
-    for violation in invariants::violations(&job) {
+    for violation in validate(&job) {
         relate(&violation, &original, &source, &mut findings);
     }
     if findings.problems.is_empty() { Ok(job) } else { Err((findings.problems, findings.left_out)) }
@@ -77,66 +73,42 @@ fn read(text: &str, base_dir: &FilePath, models: &ModelCatalogue) -> Result<Trai
 
 /// Returns whether what seems to be missing was given under its other name, and cut out.
 fn is_given_wrong(field: &Path, findings: &Findings) -> bool {
-    let names = written_as("spec.schedule.total_steps").into_iter().map(Path::of);
-    let names: Vec<Path> = names.collect();
+    let names = written_as(&Path::of("spec.schedule.total_steps"));
     names.contains(field) && names.iter().any(|name| findings.is_broken(name))
-}
-
-/// Adds what only the document knows.
-fn fill_in(problem: &mut Problem, field: &Path, original: &Value) {
-    match problem {
-        Problem::Conflict { value, .. } => {
-            if let Some(raw) = field.find(original) {
-                *value = check::shown(raw);
-            }
-        }
-        Problem::Missing { present, .. } => {
-            if let Some(Value::Mapping(entries)) = field.parent().find(original) {
-                *present = check::present(entries);
-            }
-        }
-        _ => {}
-    }
 }
 
 /// Places a violation at the field that the file has, unless a field it depends on is already
 /// reported.
-fn relate(
-    violation: &invariants::Violation,
-    original: &Value,
-    source: &Source,
-    findings: &mut Findings,
-) {
-    let fields: Vec<Path> = std::iter::once(&violation.field)
-        .chain(violation.others)
-        .flat_map(|field| written_as(field))
-        .map(Path::of)
-        .collect();
-    if fields.iter().any(|field| findings.is_broken(field)) {
+fn relate(violation: &Violation, original: &Value, source: &Source, findings: &mut Findings) {
+    let names = written_as(&violation.field);
+    let others = violation.others.iter().flat_map(|field| written_as(&Path::of(field)));
+    let within = |broken: &Path| broken.starts_with(&violation.field);
+    if names.iter().cloned().chain(others).any(|field| findings.is_broken(&field))
+        || findings.broken.iter().any(within)
+    {
         return;
     }
-    let blamed = written_as(violation.field)
-        .into_iter()
-        .map(Path::of)
-        .find(|field| field.find(original).is_some_and(|value| !value.is_null()));
-    let (field, value) = match &blamed {
-        Some(field) => (field.clone(), field.find(original).map(check::shown)),
-        None => (Path::of(violation.field), None),
-    };
+    let given = |field: &&Path| field.find(original).is_some_and(|value| !value.is_null());
+    let blamed = names.iter().find(given);
+    let field = blamed.unwrap_or(&violation.field);
+    let value = blamed.and_then(|field| field.find(original)).map(check::shown);
     let problem = || Problem::Conflict {
         field: field.to_string(),
         value: value.unwrap_or_else(|| "left at its default".to_owned()),
         reason: violation.reason.clone(),
     };
-    findings.add(|| source.value(&field), problem);
+    findings.add(|| source.value(field), problem);
 }
 
 /// Returns the names that a field of the specification may have in the file.
-fn written_as(field: &'static str) -> Vec<&'static str> {
-    match field {
-        "spec.schedule.total_steps" => vec!["spec.schedule.steps", "spec.schedule.samples"],
-        "spec.schedule.warmup_steps" => vec![field, "spec.schedule.warmup_samples"],
-        _ => vec![field],
+fn written_as(field: &Path) -> Vec<Path> {
+    let schedule = Path::of("spec.schedule");
+    if *field == schedule.key("total_steps") {
+        vec![schedule.key("steps"), schedule.key("samples")]
+    } else if *field == schedule.key("warmup_steps") {
+        vec![field.clone(), schedule.key("warmup_samples")]
+    } else {
+        vec![field.clone()]
     }
 }
 
@@ -149,38 +121,17 @@ fn syntax(error: &serde_yaml::Error) -> (Position, Problem) {
     (place, Problem::Syntax { detail, hint: None })
 }
 
-impl From<Fault> for Problem {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Syntax { detail, hint } => Self::Syntax { detail, hint },
-            Fault::Empty => Self::Empty,
-            Fault::SeveralDocuments => Self::SeveralDocuments,
-            Fault::TooLarge { what, remedy } => Self::TooLarge { what, remedy },
-            Fault::DuplicateKey { path, first } => {
-                Self::DuplicateKey { field: path.to_string(), first }
-            }
-            Fault::Merge { path, found } => Self::Merge { field: path.to_string(), found },
-            Fault::Number { path, text } => Self::Value {
-                field: path.to_string(),
-                value: text,
-                expected: "a number that fits 64 bits, or text in quotes".to_owned(),
-                nearest: Vec::new(),
-            },
-        }
-    }
-}
-
 /// A job that arrived as JSON and cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// Not the JSON of a [`TrainJob`]; probably written by another version.
     #[error("the job is not in the form this version reads")]
     Json(#[from] serde_json::Error),
-    /// Fields that do not go together.
+    /// A value that no manifest gives, or fields that do not go together.
     #[error("{field}: {reason}")]
     Inconsistent {
         /// The field.
-        field: &'static str,
+        field: String,
         /// Why, and what is allowed.
         reason: String,
     },
@@ -189,15 +140,12 @@ pub enum SpecError {
 /// Reads the JSON that [`to_json`] wrote.
 ///
 /// # Errors
-/// Text that is not such JSON, or the first pair of fields that do not go together.
+/// Text that is not such JSON, or the first field that is out of bounds or does not go with others.
 pub fn from_validated_json(text: &str) -> Result<TrainJob, SpecError> {
     let job: TrainJob = serde_json::from_str(text)?;
-    if let Some((field, reason)) = invariants::out_of_range(&job) {
-        return Err(SpecError::Inconsistent { field, reason });
-    }
-    match invariants::violations(&job).into_iter().next() {
-        Some(violation) => {
-            Err(SpecError::Inconsistent { field: violation.field, reason: violation.reason })
+    match validate(&job).into_iter().next() {
+        Some(Violation { field, reason, .. }) => {
+            Err(SpecError::Inconsistent { field: field.to_string(), reason })
         }
         None => Ok(job),
     }
@@ -272,5 +220,73 @@ spec:
         let error = from_validated_json(&to_json(&job)).unwrap_err();
         assert!(error.to_string().starts_with("spec.schedule.warmup_steps: a warm-up of 3907"));
         assert!(from_validated_json("{}").is_err());
+    }
+
+    /// What the schema does not know is checked by itself.
+    #[test]
+    fn every_value_of_a_job_is_held_against_the_schema_but_for_what_only_a_job_has() {
+        let job = serde_json::to_value(minimal()).unwrap();
+        let spec = &crate::schema::of_file()["properties"]["spec"];
+        let mut passed_over = Vec::new();
+        for (section, value) in job.as_object().unwrap() {
+            let Some(schema) = property(spec, section) else {
+                passed_over.push(section.clone());
+                continue;
+            };
+            for key in value.as_object().into_iter().flat_map(|keys| keys.keys()) {
+                if property(schema, key).is_none() {
+                    passed_over.push(format!("{section}.{key}"));
+                }
+            }
+        }
+        let metadata = ["name", "labels"];
+        let own = ["model.config", "model.preprocess", "loss.ring_group", "schedule.total_steps"];
+        assert_eq!(passed_over, [&metadata[..], &own[..]].concat());
+    }
+
+    fn property(
+        schema: &'static serde_json::Value,
+        key: &str,
+    ) -> Option<&'static serde_json::Value> {
+        crate::schema::alternatives(schema).iter().find_map(|one| one["properties"].get(key))
+    }
+
+    #[test]
+    fn json_with_a_value_that_no_manifest_may_have_is_refused() {
+        let sent: serde_json::Value = serde_json::from_str(&to_json(&minimal())).unwrap();
+        for (field, value, reason) in [
+            ("/optimizer/lr", 0.into(), "spec.optimizer.lr: expected a number above 0, not 0.0"),
+            (
+                "/optimizer/beta2",
+                1.into(),
+                "spec.optimizer.beta2: expected a number of at least 0 and below 1, not 1.0",
+            ),
+            (
+                "/data/lanes",
+                0.into(),
+                "spec.data.lanes: expected a whole number from 1 to 1048576, not 0",
+            ),
+            (
+                "/data/aug_cfg/scale",
+                serde_json::json!([0.5, 2]),
+                "spec.data.aug_cfg.scale[1]: expected a number above 0 and at most 1, not 2.0",
+            ),
+            (
+                "/data/train",
+                serde_json::json!([]),
+                "spec.data.train: expected text or a list of texts",
+            ),
+            ("/name", "../evil".into(), "metadata.name: expected lower-case letters, digits and"),
+            (
+                "/checkpoint/uri",
+                "s3://key:secret@bucket".into(),
+                "spec.checkpoint.uri: expected URLs without names, passwords",
+            ),
+        ] {
+            let mut changed = sent.clone();
+            *changed.pointer_mut(field).unwrap() = value;
+            let error = from_validated_json(&changed.to_string()).unwrap_err().to_string();
+            assert!(error.starts_with(reason), "{error}");
+        }
     }
 }

@@ -1,18 +1,62 @@
-//! What the schema derived from [`crate::file`] says of a value: whether it fits, and in words.
+//! The schema of manifests, derived from [`crate::spec`] and [`crate::file`], and what it says of a value:
+//! whether it fits, and in words.
 
 use std::sync::LazyLock;
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use serde_yaml::{Number, Value};
 
-use crate::file;
+use crate::file::File;
 use crate::limits::{MAX_COUNT, MAX_JOB_NAME};
 use crate::number::{self, BYTES_FORM, COUNT_SUFFIX_FORM};
 
 /// The schema of a manifest, as documents are held against it.
 pub(crate) fn of_file() -> &'static Json {
-    static SCHEMA: LazyLock<Json> = LazyLock::new(|| schemars::schema_for!(file::File).to_value());
+    static SCHEMA: LazyLock<Json> = LazyLock::new(|| derived().to_value());
     &SCHEMA
+}
+
+/// Returns the schema that the types say, and the rules that hold of all their fields.
+pub(crate) fn derived() -> schemars::Schema {
+    let mut schema = schemars::schema_for!(File);
+    with_rules(&mut schema);
+    schema
+}
+
+/// A section takes no unknown keys. What has a default may be left out, or be null, which says the same.
+fn with_rules(schema: &mut schemars::Schema) {
+    schemars::transform::transform_subschemas(&mut with_rules, schema);
+    let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut) else {
+        return;
+    };
+    let mut optional = Vec::new();
+    for (key, property) in properties.iter_mut().filter(|(_, one)| one.get("default").is_some()) {
+        optional.push(Json::from(key.as_str()));
+        allow_null(property);
+    }
+    if let Some(Json::Array(mut required)) = schema.remove("required") {
+        required.retain(|key| !optional.contains(key));
+        if !required.is_empty() {
+            schema.insert("required".to_owned(), required.into());
+        }
+    }
+    schema.insert("additionalProperties".to_owned(), false.into());
+}
+
+fn allow_null(schema: &mut Json) {
+    let Some(fields) = schema.as_object_mut() else { return };
+    if let Some(reference) = fields.remove("$ref") {
+        fields.insert("anyOf".to_owned(), json!([{"$ref": reference}, {"type": "null"}]));
+    } else {
+        add_type(fields, "null");
+    }
+}
+
+/// Adds a type to those that a schema takes, where it names any.
+fn add_type(schema: &mut serde_json::Map<String, Json>, more: &str) {
+    let Some(types) = schema.get_mut("type") else { return };
+    let listed = types.as_array().cloned().unwrap_or_else(|| vec![types.clone()]);
+    *types = listed.into_iter().chain([more.into()]).collect();
 }
 
 /// Lets numbers be written as [`number`] reads them: what YAML takes for text, as `1_024`, an editor shall
@@ -20,17 +64,10 @@ pub(crate) fn of_file() -> &'static Json {
 pub(crate) fn with_written_numbers(schema: &mut schemars::Schema) {
     schemars::transform::transform_subschemas(&mut with_written_numbers, schema);
     for (name, pattern) in [("integer", number::WHOLE_PATTERN), ("number", number::REAL_PATTERN)] {
-        let types = match schema.get("type") {
-            Some(Json::String(one)) => vec![one.clone()],
-            Some(Json::Array(all)) => {
-                all.iter().filter_map(Json::as_str).map(str::to_owned).collect()
-            }
-            _ => continue,
-        };
-        let written = types.iter().any(|one| one == "string");
-        if types.iter().any(|one| one == name) && !written {
-            let types = types.into_iter().chain(["string".to_owned()]).collect::<Vec<_>>();
-            schema.insert("type".to_owned(), types.into());
+        let types = type_names(schema.as_value());
+        if types.contains(&name) && !types.contains(&"string") {
+            let schema = schema.ensure_object();
+            add_type(schema, "string");
             schema.insert("pattern".to_owned(), pattern.into());
         }
     }
@@ -122,6 +159,19 @@ fn number_of(value: &Value, schema: &Json) -> Option<f64> {
         (_, Value::Number(number)) => number.as_f64().filter(|number| !number.is_nan()),
         _ => None,
     }
+}
+
+/// Returns the whole number that an accepted count or size stands for: at most 2^53, which a float holds.
+pub(crate) fn plain_count(value: &Value, schema: &Json) -> Option<u64> {
+    let counts = matches!(schema["format"].as_str(), Some("count" | "bytes"));
+    counts.then(|| number_of(value, schema))?.map(|number| number as u64)
+}
+
+/// Returns whether a list is neither too short nor too long.
+pub(crate) fn length_fits(items: &[Value], schema: &Json) -> bool {
+    let fewest = schema["minItems"].as_u64().unwrap_or(0);
+    let most = schema["maxItems"].as_u64().unwrap_or(u64::MAX);
+    (fewest..=most).contains(&(items.len() as u64))
 }
 
 fn text_fits(text: &str, schema: &Json) -> bool {
@@ -287,6 +337,10 @@ pub(crate) fn type_names(schema: &Json) -> Vec<&str> {
         }
         _ => Vec::new(),
     }
+}
+
+pub(crate) fn is_required(key: &str, schema: &Json) -> bool {
+    schema["required"].as_array().is_some_and(|all| all.iter().any(|one| one == key))
 }
 
 pub(crate) fn keys(schema: &Json) -> Vec<&str> {

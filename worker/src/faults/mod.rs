@@ -28,6 +28,7 @@ pub(crate) use none::Faults;
 
 /// A place in a training step where a fault can strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(faults), allow(dead_code))]
 pub(crate) enum Place {
     /// Gradients computed, their reduction not started.
     BeforeReduce,

@@ -5,17 +5,18 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
-use super::{Content, Entry, Fault, Node, Path, Position, Segment, Size, hint};
+use super::{Content, Entry, Node, Path, Position, Segment, Size, hint};
+use crate::error::Problem;
 use crate::limits::{MAX_DEPTH, MAX_EXPANDED_TEXT, MAX_NODES};
 use crate::{merge, words};
 
 /// Digits from which on a whole number may not fit 64 bits; with a prefix as `0x`, a sign too.
 const LONG_NUMBER: usize = 18;
 
-type Faulty<T> = Result<T, (Position, Fault)>;
+type Faulty<T> = Result<T, (Position, Problem)>;
 
 /// Returns the root of a document's tree.
-pub(super) fn build(text: &str) -> Result<Node, Vec<(Position, Fault)>> {
+pub(super) fn build(text: &str) -> Result<Node, Vec<(Position, Problem)>> {
     let mut builder = Builder {
         text,
         parser: Parser::new_from_str(text),
@@ -42,7 +43,7 @@ struct Builder<'input> {
     /// Of all that was read so far, aliases followed.
     read: Size,
     /// Faults that do not stop the reading.
-    faults: Vec<(Position, Fault)>,
+    faults: Vec<(Position, Problem)>,
 }
 
 impl<'input> Builder<'input> {
@@ -53,7 +54,7 @@ impl<'input> Builder<'input> {
             match event {
                 Event::StreamEnd => break,
                 Event::DocumentStart(_) if root.is_some() => {
-                    return Err((span.start.into(), Fault::SeveralDocuments));
+                    return Err((span.start.into(), Problem::SeveralDocuments));
                 }
                 Event::StreamStart
                 | Event::DocumentStart(_)
@@ -62,7 +63,7 @@ impl<'input> Builder<'input> {
                 event => root = Some(self.node(event, span)?.0),
             }
         }
-        root.ok_or((Position::START, Fault::Empty))
+        root.ok_or((Position::START, Problem::Empty))
     }
 
     /// Returns the next event; the parser always ends with `StreamEnd` or an error.
@@ -73,7 +74,7 @@ impl<'input> Builder<'input> {
                 let place = Position::from(*error.marker());
                 let detail = error.info().to_owned();
                 let hint = hint::hint(self.text, error.marker().index());
-                Err((place, Fault::Syntax { detail, hint }))
+                Err((place, Problem::Syntax { detail, hint }))
             }
             None => Ok((Event::StreamEnd, Span::default())),
         }
@@ -116,13 +117,13 @@ impl<'input> Builder<'input> {
         }
         let what = format!("the document nests more than {MAX_DEPTH} levels here");
         let remedy = "a manifest needs no more than eight; is a bracket or brace not closed?";
-        Err((position, Fault::TooLarge { what, remedy }))
+        Err((position, Problem::TooLarge { what, remedy }))
     }
 
     fn alias(&mut self, anchor: usize, position: Position) -> Faulty<Content> {
         let Some(target) = self.anchors.get(&anchor).cloned() else {
             let detail = "an alias stands inside of what it repeats".to_owned();
-            return Err((position, Fault::Syntax { detail, hint: None }));
+            return Err((position, Problem::Syntax { detail, hint: None }));
         };
         self.count(target.size, position)?;
         Ok(target.content)
@@ -164,8 +165,8 @@ impl<'input> Builder<'input> {
         for Entry { key, place, .. } in entries {
             match seen.get(&**key) {
                 Some(first) => {
-                    let path = Path(self.here.clone()).key(key);
-                    self.faults.push((*place, Fault::DuplicateKey { path, first: *first }));
+                    let field = self.field(key);
+                    self.faults.push((*place, Problem::DuplicateKey { field, first: *first }));
                 }
                 None => {
                     seen.insert(key, *place);
@@ -194,10 +195,15 @@ impl<'input> Builder<'input> {
                 Content::Sequence(_) => "a list",
                 Content::Scalar => "a single value",
             };
-            let path = Path(self.here.clone()).key(merge::KEY);
-            self.faults.push((source.position, Fault::Merge { path, found }));
+            let field = self.field(merge::KEY);
+            self.faults.push((source.position, Problem::Merge { field, found }));
         }
         kept
+    }
+
+    /// Returns the name of a key of the mapping that is being read.
+    fn field(&self, key: &str) -> String {
+        Path(self.here.clone()).key(key).to_string()
     }
 
     /// Values are read into 64 bits.
@@ -205,9 +211,9 @@ impl<'input> Builder<'input> {
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
         let long = digits.len() > LONG_NUMBER && digits.starts_with(|c: char| c.is_ascii_digit());
         if long && serde_yaml::from_str::<serde_yaml::Value>(text).is_err() {
-            let path = Path(self.here.clone());
-            self.faults
-                .push((place, Fault::Number { path, text: words::short(text).into_owned() }));
+            let field = Path(self.here.clone()).to_string();
+            let expected = "a number that fits 64 bits, or text in quotes";
+            self.faults.push((place, Problem::value(field, words::short(text), expected)));
         }
     }
 
@@ -224,7 +230,7 @@ impl<'input> Builder<'input> {
             return Ok(());
         };
         let remedy = "repeat less with aliases, and name shards with braces as {00000..01242}";
-        Err((place, Fault::TooLarge { what, remedy }))
+        Err((place, Problem::TooLarge { what, remedy }))
     }
 }
 

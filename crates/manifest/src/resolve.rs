@@ -1,0 +1,234 @@
+//! From a document that is right by itself to the job it describes: what is written otherwise than a job
+//! stores it, absolute places, the model.
+
+use std::collections::HashSet;
+use std::mem;
+use std::path::Path as FilePath;
+
+use serde::Deserialize;
+use serde_yaml::Value;
+
+use crate::catalogue::ModelCatalogue;
+use crate::check;
+use crate::error::Problem;
+use crate::file::{self, ImageKeys};
+use crate::model_config::ModelConfig;
+use crate::source::Path;
+use crate::spec::{Model, Schedule, TrainJob};
+use crate::urls::{self, Budget};
+use crate::words;
+
+/// A mistake that only shows when a value is used, with the field it is in.
+pub(crate) type Finding = (Path, Problem);
+
+/// Returns the job that `document` describes and the mistakes met on the way.
+///
+/// The document was checked and filled by [`crate::check`]; `written` is what it was before. Where a
+/// placeholder stands in it, or a mistake is met here, the job may not be used.
+///
+/// # Errors
+/// A document that the types do not take: the schema should have refused it.
+pub(crate) fn resolve(
+    mut document: Value,
+    written: &Value,
+    base_dir: &FilePath,
+    models: &ModelCatalogue,
+) -> Result<(TrainJob, Vec<Finding>), serde_yaml::Error> {
+    let budget = Budget::default();
+    let mut resolver = Resolver { written, base_dir, models, budget, findings: Vec::new() };
+    let mut spec = mem::take(&mut document["spec"]);
+    for key in ["name", "labels"] {
+        spec[key] = mem::take(&mut document["metadata"][key]);
+    }
+    resolver.sections(&mut spec)?;
+    let mut job: TrainJob = serde_yaml::from_value(spec)?;
+    resolver.places(&mut job);
+    Ok((job, resolver.findings))
+}
+
+struct Resolver<'a> {
+    /// The document as people wrote it.
+    written: &'a Value,
+    base_dir: &'a FilePath,
+    models: &'a ModelCatalogue,
+    /// What lists of shards may still expand to.
+    budget: Budget,
+    findings: Vec<Finding>,
+}
+
+impl Resolver<'_> {
+    /// Brings into the form of a job what a manifest writes otherwise.
+    fn sections(&mut self, spec: &mut Value) -> Result<(), serde_yaml::Error> {
+        if spec["resources"]["min_ranks"].is_null() {
+            spec["resources"]["min_ranks"] = spec["resources"]["ranks"].clone();
+        }
+        self.model(&mut spec["model"])?;
+        make_list(&mut spec["data"]["train"]);
+        make_list(&mut spec["data"]["image_key"]);
+        for set in spec["eval"]["zero_shot"].as_sequence_mut().into_iter().flatten() {
+            make_list(&mut set["data"]);
+        }
+        let group = spec["loss"].get("ring").and_then(|ring| ring.get("group"));
+        spec["loss"]["ring_group"] =
+            group.filter(|group| group.is_u64()).cloned().unwrap_or_default();
+        let schedule = file::Schedule::deserialize(&spec["schedule"])?;
+        let global = spec["batch"]["global"].as_u64().unwrap_or(1);
+        spec["schedule"] = serde_yaml::to_value(self.schedule(&schedule, global))?;
+        Ok(())
+    }
+
+    /// Adds the configuration that the model's name stands for, and how images are prepared for it.
+    fn model(&mut self, model: &mut Value) -> Result<(), serde_yaml::Error> {
+        let name = model["name"].as_str().unwrap_or_default();
+        let config = self.models.get(name).cloned().unwrap_or_else(|| {
+            self.unknown_model(name);
+            ModelConfig { embed_dim: 1, ..ModelConfig::default() }
+        });
+        let preprocess = self.models.preprocess(name).unwrap_or_default();
+        let preprocess = ImageKeys::deserialize(&*model)?.over(preprocess);
+        model["config"] = serde_yaml::to_value(config)?;
+        model["preprocess"] = serde_yaml::to_value(preprocess)?;
+        Ok(())
+    }
+
+    fn unknown_model(&mut self, name: &str) {
+        let known = self.models.names().count();
+        let problem = Problem::Value {
+            field: "spec.model.name".to_owned(),
+            value: words::quoted(name),
+            expected: format!(
+                "one of the {known} models that `ringmaster models` lists, or one of the folder that \
+                 {} names",
+                crate::catalogue::FOLDER_VARIABLE
+            ),
+            nearest: self.models.nearest(name).into_iter().map(str::to_owned).collect(),
+        };
+        self.findings.push((Path::of("spec.model.name"), problem));
+    }
+
+    /// Steps come first; samples are rounded down to whole global batches, as big_vision does.
+    fn schedule(&mut self, schedule: &file::Schedule, global: u64) -> Schedule {
+        let total_steps = self.steps(schedule.steps, schedule.samples, "", global);
+        if schedule.steps.is_none() && schedule.samples.is_none() {
+            let section = Path::of("spec.schedule");
+            let present = section.find(self.written).and_then(Value::as_mapping);
+            let problem = Problem::Missing {
+                key: "samples".to_owned(),
+                within: section.to_string(),
+                present: present.map(check::present).unwrap_or_default(),
+                expected: "the length of the run, as samples (20M) or as steps".to_owned(),
+            };
+            self.findings.push((section.key("samples"), problem));
+        }
+        let warmup_steps =
+            self.steps(schedule.warmup_steps, schedule.warmup_samples, "warmup_", global);
+        Schedule { kind: schedule.kind, warmup_steps, total_steps }
+    }
+
+    fn steps(
+        &mut self,
+        steps: Option<u64>,
+        samples: Option<u64>,
+        prefix: &str,
+        global: u64,
+    ) -> u64 {
+        if steps.is_some() && samples.is_some() {
+            let reason = format!("{prefix}steps says the same in steps; keep one of the two");
+            self.conflict(Path::of("spec.schedule").key(&format!("{prefix}samples")), reason);
+        }
+        steps.or(samples.map(|samples| samples / global)).unwrap_or(0)
+    }
+
+    /// Makes every place absolute, expands lists of shards, and checks what only shows then.
+    fn places(&mut self, job: &mut TrainJob) {
+        let model = &mut job.model;
+        self.check_patch_dropout(model);
+        for (key, place) in [
+            ("pretrained", &mut model.pretrained),
+            ("pretrained_image", &mut model.pretrained_image),
+            ("pretrained_text", &mut model.pretrained_text),
+        ] {
+            self.place(&format!("spec.model.{key}"), place.as_mut(), urls::weights);
+        }
+        self.place("spec.model.tokenizer", model.tokenizer.as_mut(), urls::tokenizer);
+        self.shards(&Path::of("spec.data.train"), &mut job.data.train);
+        self.image_key(&mut job.data.image_key);
+        self.place("spec.checkpoint.uri", Some(&mut job.checkpoint.uri), urls::folder_url);
+        let (list, mut names) = (Path::of("spec.eval.zero_shot"), HashSet::new());
+        for (index, set) in job.eval.zero_shot.iter_mut().enumerate() {
+            let place = list.index(index);
+            if !names.insert(set.name.clone()) {
+                let reason = "another set has this name, and metrics are kept by name; expected a \
+                              name of its own";
+                self.conflict(place.key("name"), reason.to_owned());
+            }
+            self.shards(&place.key("data"), &mut set.data);
+        }
+    }
+
+    /// Refuses a patch dropout that the model's image tower does not have.
+    fn check_patch_dropout(&mut self, model: &Model) {
+        let Some(share) = model.force_patch_dropout else { return };
+        let mut config = model.config.clone();
+        config.vision_cfg.patch_dropout = share;
+        let Err(reason) = config.check() else { return };
+        let expected = reason.split_once("expected ").map_or(reason.as_str(), |(_, end)| end);
+        let field = Path::of("spec.model.force_patch_dropout");
+        self.refuse(field, share.to_string(), expected.to_owned());
+    }
+
+    /// Puts what `read` makes of a place there.
+    fn place(
+        &mut self,
+        field: &str,
+        place: Option<&mut String>,
+        read: impl Fn(&str, &FilePath) -> Result<String, String>,
+    ) {
+        let Some(place) = place else { return };
+        match read(place, self.base_dir) {
+            Ok(url) => *place = url,
+            Err(expected) => self.refuse(Path::of(field), words::quoted(place), expected),
+        }
+    }
+
+    /// Expands what a field of shards names.
+    fn shards(&mut self, field: &Path, shards: &mut Vec<String>) {
+        let one = field.find(self.written).is_some_and(Value::is_string);
+        for (index, text) in mem::take(shards).iter().enumerate() {
+            let place = if one { field.clone() } else { field.index(index) };
+            match urls::expand(text, self.base_dir, &mut self.budget) {
+                Ok(more) => shards.extend(more),
+                Err(expected) => self.refuse(place, words::quoted(text), expected),
+            }
+        }
+    }
+
+    fn image_key(&mut self, keys: &mut Vec<String>) {
+        let written = keys.join(";");
+        let split = written.split(';').map(|key| key.trim().trim_start_matches('.').to_owned());
+        *keys = split.filter(|key| !key.is_empty()).collect();
+        if keys.is_empty() {
+            let expected = "member extensions, as in png;jpg".to_owned();
+            self.refuse(Path::of("spec.data.image_key"), words::quoted(&written), expected);
+        }
+    }
+
+    fn refuse(&mut self, field: Path, value: String, expected: String) {
+        let problem = Problem::value(field.to_string(), value, expected);
+        self.findings.push((field, problem));
+    }
+
+    /// Adds a field that does not go with others.
+    fn conflict(&mut self, field: Path, reason: String) {
+        let value = field.find(self.written).map(check::shown).unwrap_or_default();
+        let problem = Problem::Conflict { field: field.to_string(), value, reason };
+        self.findings.push((field, problem));
+    }
+}
+
+/// Makes a list of one text.
+fn make_list(value: &mut Value) {
+    if value.is_string() {
+        *value = Value::Sequence(vec![mem::take(value)]);
+    }
+}
