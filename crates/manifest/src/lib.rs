@@ -3,7 +3,7 @@
 //!
 //! Modules in reading order: [`parse()`] (the way through), `text` (from bytes), `limits` (how much a
 //! manifest may ask for), [`spec`] (the validated specification, with the default, the bounds and the
-//! meaning of every field), `file` (where it is written otherwise), `source` (where everything stands),
+//! meaning of every field), `spec::written` (where it is written otherwise), `source` (where everything stands),
 //! `merge` (merge keys), `check`, `schema` and `defaults` (the document against its schema), `resolve` (units,
 //! places, the model), `invariants` (what must hold of every job),
 //! [`model_config`] (`OpenCLIP`'s model JSON) and [`catalogue`] (models by name), `resume` (what may change
@@ -13,7 +13,6 @@ pub mod catalogue;
 mod check;
 mod defaults;
 pub mod error;
-mod file;
 mod invariants;
 mod limits;
 mod merge;

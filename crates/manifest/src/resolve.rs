@@ -11,9 +11,9 @@ use serde_yaml::Value;
 use crate::catalogue::ModelCatalogue;
 use crate::check;
 use crate::error::Problem;
-use crate::file::{self, ImageKeys};
 use crate::model_config::ModelConfig;
 use crate::source::Path;
+use crate::spec::written::{self, ImageKeys};
 use crate::spec::{Model, Schedule, TrainJob};
 use crate::urls::{self, Budget};
 use crate::words;
@@ -71,7 +71,7 @@ impl Resolver<'_> {
         let group = spec["loss"].get("ring").and_then(|ring| ring.get("group"));
         spec["loss"]["ring_group"] =
             group.filter(|group| group.is_u64()).cloned().unwrap_or_default();
-        let schedule = file::Schedule::deserialize(&spec["schedule"])?;
+        let schedule = written::Schedule::deserialize(&spec["schedule"])?;
         let global = spec["batch"]["global"].as_u64().unwrap_or(1);
         spec["schedule"] = serde_yaml::to_value(self.schedule(&schedule, global))?;
         Ok(())
@@ -107,7 +107,7 @@ impl Resolver<'_> {
     }
 
     /// Steps come first; samples are rounded down to whole global batches, as big_vision does.
-    fn schedule(&mut self, schedule: &file::Schedule, global: u64) -> Schedule {
+    fn schedule(&mut self, schedule: &written::Schedule, global: u64) -> Schedule {
         let total_steps = self.steps(schedule.steps, schedule.samples, "", global);
         if schedule.steps.is_none() && schedule.samples.is_none() {
             let section = Path::of("spec.schedule");

@@ -1,4 +1,4 @@
-//! The schema of manifests, derived from [`crate::spec`] and [`crate::file`], and what it says of a value:
+//! The schema of manifests, derived from [`crate::spec`] and [`crate::spec::written`], and what it says of a value:
 //! whether it fits, and in words.
 
 use std::sync::LazyLock;
@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 use serde_json::{Value as Json, json};
 use serde_yaml::{Number, Value};
 
-use crate::file::File;
 use crate::limits::{MAX_COUNT, MAX_JOB_NAME};
 use crate::number::{self, BYTES_FORM, COUNT_SUFFIX_FORM};
+use crate::spec::written::File;
 
 /// The schema of a manifest, as documents are held against it.
 pub(crate) fn of_file() -> &'static Json {

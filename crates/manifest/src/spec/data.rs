@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::file::OneOrMany;
 use crate::limits::{MAX_LANES, MAX_THREADS};
+use crate::spec::written::OneOrMany;
 
 /// Training data and how it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

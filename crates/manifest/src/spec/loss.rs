@@ -3,8 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::file::Ring;
 use crate::number::ByteSize;
+use crate::spec::written::Ring;
 
 /// The contrastive loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

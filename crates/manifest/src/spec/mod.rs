@@ -11,15 +11,16 @@ mod data;
 mod loss;
 mod model;
 mod optimizer;
+pub(crate) mod written;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::file::OneOrMany;
 use crate::limits::{MAX_RANKS, MAX_THREADS};
 use crate::number::Count;
+use crate::spec::written::OneOrMany;
 
 pub use data::{Affine, AugCfg, Data};
 pub use loss::{Exchange, Loss, LossKind, Positives};
@@ -48,7 +49,7 @@ pub struct TrainJob {
     /// AdamW.
     pub optimizer: Optimizer,
     /// Learning-rate schedule and length of the run.
-    #[schemars(with = "crate::file::Schedule")]
+    #[schemars(with = "crate::spec::written::Schedule")]
     pub schedule: Schedule,
     /// Global batch and its division.
     pub batch: Batch,

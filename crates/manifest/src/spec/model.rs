@@ -44,7 +44,7 @@ pub struct Model {
     #[schemars(length(min = 1))]
     pub tokenizer: Option<String>,
     /// How images are prepared, resolved from the name and the keys `image_*`; see [`Self::preprocess`].
-    #[schemars(flatten, with = "crate::file::ImageKeys")]
+    #[schemars(flatten, with = "crate::spec::written::ImageKeys")]
     pub preprocess: Option<PreprocessCfg>,
 }
 

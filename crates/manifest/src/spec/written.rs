@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::{ScheduleKind, TrainJob};
 use crate::limits::MAX_JOB_NAME;
 use crate::model_config::PreprocessCfg;
 use crate::model_config::preprocess::{Interpolation, ResizeMode};
 use crate::number::Count;
-use crate::spec::{ScheduleKind, TrainJob};
 
 /// The only `apiVersion` this build reads.
 #[derive(JsonSchema)]
