@@ -6,6 +6,9 @@
 //! the schema of manifests is derived from them. A key that has a `default` may be left out of a manifest; in
 //! the JSON of a job all of them are written out. Where a manifest writes something otherwise than a job
 //! stores it, `with` names the type of `file` that describes it, and `resolve` translates.
+//!
+//! A field that is added later is absent in stored jobs: it needs `serde(default)`, as `when_busy` has it, with
+//! the value that stands for what was done before.
 
 mod data;
 mod loss;
