@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::limits::MAX_MISTAKES;
-use crate::source::Position;
+use crate::position::Position;
 
 /// One mistake in a manifest: `jobs/emoji.yaml:12:5: unknown key …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -20,6 +20,7 @@ pub mod model_config;
 mod nearest;
 mod number;
 mod parse;
+mod position;
 mod resolve;
 mod resume;
 mod schema;
@@ -34,8 +35,8 @@ pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
 pub use limits::{MAX_COUNT, MAX_JOB_NAME, MAX_NAMES, MAX_TEXT};
 pub use parse::{SpecError, from_validated_json, parse, to_json};
+pub use position::Position;
 pub use resume::{config_difference, resume_conflict};
-pub use source::Position;
 pub use text::decode;
 
 /// Returns the JSON schema of a manifest, for editors and `ringmaster schema`.

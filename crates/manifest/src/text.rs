@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Errors, Problem};
 use crate::limits::MAX_TEXT;
-use crate::source::Position;
+use crate::position::Position;
 
 /// Stands before a text to tell its encoding, and is no part of it.
 const BYTE_ORDER_MARK: char = '\u{feff}';

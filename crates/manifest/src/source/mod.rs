@@ -10,30 +10,9 @@ mod hint;
 use std::fmt;
 use std::rc::Rc;
 
-use saphyr_parser::Marker;
-
 use crate::error::Problem;
+pub(crate) use crate::position::Position;
 use crate::words;
-
-/// A place in the text, both counted from 1, columns in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Line, from 1.
-    pub line: usize,
-    /// Column, from 1.
-    pub column: usize,
-}
-
-impl Position {
-    /// The first character of the file.
-    pub(crate) const START: Self = Self { line: 1, column: 1 };
-}
-
-impl From<Marker> for Position {
-    fn from(marker: Marker) -> Self {
-        Self { line: marker.line(), column: marker.col() + 1 }
-    }
-}
 
 /// One step of a [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
