@@ -71,3 +71,38 @@ fn check(root: &Path, binary: &Path, folder: &str, features: &[&str]) {
         binary.display()
     );
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The list of crates was kept by hand once, and a crate was forgotten.
+    #[test]
+    fn a_build_id_covers_every_crate_that_the_binary_is_made_of_and_no_other() {
+        let root = root();
+        let covers = |own: &str, folder: &str| {
+            let inputs = build_id::inputs(&root, own).unwrap();
+            inputs.contains(&root.join(folder).join("src"))
+        };
+        // The last of these is reached through others only.
+        for shared in ["proto", "crates/manifest", "crates/store", "crates/words", "crates/kernels"]
+        {
+            assert!(covers(build_id::RINGMASTER, shared), "{shared}");
+            assert!(covers(build_id::WORKER, shared), "{shared}");
+        }
+        assert!(covers(build_id::RINGMASTER, "cli") && covers(build_id::RINGMASTER, "coordinator"));
+        assert!(covers(build_id::WORKER, "worker") && covers(build_id::WORKER, "crates/inputs"));
+        assert!(
+            !covers(build_id::RINGMASTER, "worker") && !covers(build_id::WORKER, "coordinator")
+        );
+        assert!(!covers(build_id::WORKER, "tests"), "what only its tests need");
+    }
+
+    #[test]
+    fn features_change_a_build_id() {
+        let id =
+            |features: &[&str]| build_id::compute(&root(), build_id::WORKER, features).unwrap();
+        assert_ne!(id(&[]), id(&["faults"]));
+    }
+}
