@@ -24,6 +24,38 @@ pub(crate) const RINGMASTER: &str = "cli";
 #[allow(dead_code)] // each build script uses one of the two
 pub(crate) const WORKER: &str = "worker";
 
+/// What makes ranks fail on demand, in the worker, and lets an agent take such a worker: the feature of this
+/// name, which every build for development has.
+#[allow(dead_code)] // the tests name it
+const FAULTS: &str = "faults";
+
+/// Has cargo embed the build id and the version, and set `cfg(faults)`, in the crate whose build script calls
+/// this; `own` is its folder.
+///
+/// # Errors
+/// No cargo around, or whatever reading the sources gives.
+#[allow(dead_code)] // the tests only compute
+pub(crate) fn embed(own: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let manifest_dir = std::env::var("CARGO_MANIFEST_DIR")?;
+    let root = Path::new(&manifest_dir).parent().ok_or("the crate lies in no workspace")?;
+    for input in inputs(root, own)? {
+        println!("cargo:rerun-if-changed={}", input.display());
+    }
+    println!("cargo:rustc-check-cfg=cfg({FAULTS})");
+    let has_faults =
+        std::env::var_os("CARGO_FEATURE_FAULTS").is_some() || std::env::var("PROFILE")? == "debug";
+    let features: &[&str] = if has_faults { &[FAULTS] } else { &[] };
+    if has_faults {
+        println!("cargo:rustc-cfg={FAULTS}");
+    }
+    let id = compute(root, own, features)?;
+    let version: String = features.iter().map(|feature| format!("+{feature}")).collect();
+    let version = std::env::var("CARGO_PKG_VERSION")? + &version;
+    println!("cargo:rustc-env=RINGMASTER_BUILD_ID={id}");
+    println!("cargo:rustc-env=RINGMASTER_VERSION={version} (build {id})");
+    Ok(())
+}
+
 /// Returns the first 16 hexadecimal digits of the SHA-256 over the features and the sources of the binary whose
 /// crate lies in the folder `own` below `root`: that crate and those of the workspace that it builds on, what
 /// they embed and the lock file, names and contents, in the order of names.

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ringmaster_agent::environment::LOG_FORMAT;
-use ringmaster_agent::{Agent, Options};
+use ringmaster_agent::{Agent, Options, RankProgram};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::agent_process::find_worker;
 use super::error::Error;
-use super::values;
+use super::values::{self, Words};
 
 /// What `ringmaster agent` can be told
 #[derive(Debug, Args)]
@@ -40,6 +40,16 @@ pub(crate) struct AgentArgs {
     /// Write the ranks' logs to `logs/` in each job's run folder instead of the work folder
     #[arg(long)]
     logs_in_runs: bool,
+    /// The ranks' executable, ringmaster-worker; default: RINGMASTER_WORKER, else the one beside this
+    /// command. It is probed at the start and whenever the file changes; while it cannot start, the node
+    /// takes no ranks
+    #[arg(long, value_name = "PATH", conflicts_with = "rank_program")]
+    worker: Option<PathBuf>,
+    /// Command that starts the ranks' executable, its arguments separated as in a shell, such as
+    /// "numactl --interleave=all" or "apptainer exec --nv clip.sif". --worker is then a path that this
+    /// command understands. Ranks have LOCAL_RANK in their environment
+    #[arg(long, value_name = "COMMAND", value_parser = values::words, conflicts_with = "rank_program")]
+    rank_prefix: Option<Words>,
     /// Device of this node's ranks
     #[arg(long, default_value = "cpu")]
     accelerator: Accelerator,
@@ -109,13 +119,11 @@ fn said(error: ringmaster_agent::Error) -> Error {
 
 fn options(args: &AgentArgs) -> Result<Options, Error> {
     let node = args.node.clone().unwrap_or_else(host_name);
-    let rank = match &args.rank_program {
-        Some(program) => std::iter::once(program).chain(&args.rank_argument).cloned().collect(),
-        None => vec![find_worker()?.into(), "rank".into()],
-    };
+    let rank = rank_program(args)?;
     let work_dir = args.work_dir.clone();
     let mut options = Options::new(&args.coordinator, &node, args.slots, work_dir, rank);
     options.build_id = env!("RINGMASTER_BUILD_ID").to_owned();
+    options.takes_faults = cfg!(faults);
     options.runs_dir = args.runs_dir.clone();
     options.logs_in_runs = args.logs_in_runs;
     options.parent_folder = args.parent_folder.clone();
@@ -130,6 +138,24 @@ fn options(args: &AgentArgs) -> Result<Options, Error> {
     options.grace = args.grace;
     options.orphan_timeout = args.orphan_timeout;
     Ok(options)
+}
+
+fn rank_program(args: &AgentArgs) -> Result<RankProgram, Error> {
+    if let Some(program) = &args.rank_program {
+        let words = std::iter::once(program).chain(&args.rank_argument).cloned();
+        return Ok(RankProgram::Other(words.collect()));
+    }
+    let worker = args.worker.as_deref();
+    Ok(match (&args.rank_prefix, worker) {
+        // Where it leads, that path need not be one of this file system.
+        (Some(prefix), Some(path)) => {
+            RankProgram::Worker { path: path.to_owned(), prefix: prefix.0.clone() }
+        }
+        (prefix, _) => RankProgram::Worker {
+            path: find_worker(worker)?,
+            prefix: prefix.clone().map(|prefix| prefix.0).unwrap_or_default(),
+        },
+    })
 }
 
 fn host_name() -> String {

@@ -49,7 +49,7 @@ pub(crate) struct AgentProcess {
 impl AgentProcess {
     /// Starts the agent.
     pub(crate) fn start(options: &Options<'_>) -> Result<Self, Error> {
-        let worker = find_worker()?;
+        let worker = find_worker(None)?;
         let log = options.work_dir.join("agent.log");
         let log_file = std::fs::File::create(&log)
             .map_err(|source| Error::io(format!("create {}", log.display()), source))?;
@@ -60,11 +60,12 @@ impl AgentProcess {
             .map_err(|source| Error::io("find this executable's own path", source))?;
         let mut command = Command::new(&program);
         command
-            .env(WORKER_VARIABLE, worker)
             .args(["agent", "--parent-pipe", "--node", NODE, "--address", "127.0.0.1"])
             .args(["--coordinator", &options.fleet_url])
             .args(["--slots", &options.slots.to_string()])
             .args(["--accelerator", options.accelerator])
+            .arg("--worker")
+            .arg(worker)
             .arg("--work-dir")
             .arg(options.work_dir)
             .arg("--runs-dir")
@@ -129,15 +130,21 @@ fn last_lines(log: &Path) -> String {
     lines[first..].iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Returns the worker's executable: `RINGMASTER_WORKER`, or the one beside this executable.
-pub(crate) fn find_worker() -> Result<PathBuf, Error> {
-    if let Some(named) = std::env::var_os(WORKER_VARIABLE).filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(named);
+/// Returns the worker's executable: the one that a flag names, else `RINGMASTER_WORKER`, else the one beside
+/// this executable.
+pub(crate) fn find_worker(flag: Option<&Path>) -> Result<PathBuf, Error> {
+    let variable = std::env::var_os(WORKER_VARIABLE).filter(|path| !path.is_empty());
+    let by_flag = flag.map(|path| (format!("--worker {}", path.display()), path.to_owned()));
+    let by_variable = || {
+        let path = PathBuf::from(variable?);
+        Some((format!("{WORKER_VARIABLE}={}", path.display()), path))
+    };
+    if let Some((named, path)) = by_flag.or_else(by_variable) {
         return match not_a_file(&path) {
             // For an agent that starts it from elsewhere, and never through PATH.
             None => std::path::absolute(&path)
                 .map_err(|source| Error::io(format!("find {}", path.display()), source)),
-            Some(found) => Err(Error::WorkerNotAFile { path, found }),
+            Some(found) => Err(Error::WorkerNotAFile { named, found }),
         };
     }
     let own = std::env::current_exe()

@@ -89,15 +89,15 @@ pub(crate) enum Error {
     /// The worker binary was not found.
     #[error(
         "cannot find ringmaster-worker beside {}; build it with `cargo build -p ringmaster-worker`, \
-         or name it by RINGMASTER_WORKER", beside.display()
+         or name it by --worker of `ringmaster agent` or by RINGMASTER_WORKER", beside.display()
     )]
     WorkerMissing { beside: PathBuf },
-    /// `RINGMASTER_WORKER` names something that is not a file.
+    /// What is named as worker is not a file.
     #[error(
-        "RINGMASTER_WORKER={} {found}; name the executable ringmaster-worker, or unset it to take the \
-         one beside this command", path.display()
+        "{named} {found}; name the executable ringmaster-worker, or nothing to take the one beside this \
+         command"
     )]
-    WorkerNotAFile { path: PathBuf, found: String },
+    WorkerNotAFile { named: String, found: String },
     /// The embedded agent ended before its job.
     #[error("the embedded agent ended early ({status}); its last words:\n{log}")]
     AgentEnded { status: String, log: String },

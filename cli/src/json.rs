@@ -1,6 +1,6 @@
 //! Messages as JSON for scripts. Field names are those of the wire messages.
 
-use ringmaster_proto::v1::{Event, Job, LogLine, Node, StepMetrics};
+use ringmaster_proto::v1::{Event, Job, LogLine, Node, StepMetrics, Worker};
 use serde_json::{Value, json};
 
 use super::text::{phase_word, state_word};
@@ -80,6 +80,21 @@ pub(crate) fn node(node: &Node) -> Value {
         "accelerator": node.accelerator, "connected": node.connected,
         "availability": node.availability,
         "address": node.address, "last_heartbeat_ms": time(node.last_heartbeat_ms),
+        "worker": node.worker.as_ref().map(worker),
+    })
+}
+
+fn worker(worker: &Worker) -> Value {
+    let devices = worker.devices.iter().map(|device| {
+        json!({
+            "uuid": device.uuid, "name": device.name, "memory_bytes": device.memory_bytes,
+        })
+    });
+    json!({
+        "version": worker.version, "build_id": worker.build_id, "features": worker.features,
+        "protocol": worker.protocol, "libtorch": worker.libtorch,
+        "devices": devices.collect::<Vec<_>>(),
+        "unusable": Some(&worker.unusable).filter(|why| !why.is_empty()),
     })
 }
 

@@ -173,7 +173,7 @@ fn node_table(nodes: &[Node], now_ms: i64) -> String {
 fn node_word(node: &Node) -> &str {
     let word = node.availability.split(':').next().unwrap_or_default();
     match (word, node.connected) {
-        ("drained" | "excluded", true) => word,
+        ("drained" | "excluded" | "unusable", true) => word,
         (_, true) => "connected",
         (_, false) => "lost",
     }

@@ -49,7 +49,7 @@ pub fn binaries() -> &'static Binaries {
             ringmaster: folder.join("ringmaster"),
             worker: folder.join("ringmaster-worker"),
         };
-        check(&root, &binaries.ringmaster, build_id::RINGMASTER, &[]);
+        check(&root, &binaries.ringmaster, build_id::RINGMASTER, &["faults"]);
         check(&root, &binaries.worker, build_id::WORKER, &["faults"]);
         binaries
     })

@@ -6,16 +6,17 @@
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write as _};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringmaster_agent::env::RankEnv;
 use ringmaster_agent::environment;
 use ringmaster_agent::exit::{self, ExitStatus};
 use ringmaster_agent::ffi::exit_now;
+use ringmaster_manifest::spec::Accelerator;
 use ringmaster_words::chain;
 use ringmaster_worker::control::panic_hook;
 use ringmaster_worker::control::signals::Termination;
 use ringmaster_worker::factory::commands::{self, ModelCommand};
-use ringmaster_worker::{error, train};
+use ringmaster_worker::{error, probe, train};
 use tracing_subscriber::EnvFilter;
 
 /// A rank of Ringmaster: what touches tensors.
@@ -39,9 +40,27 @@ enum LogFormat {
 enum Command {
     /// Trains as one rank of a job. Started by an agent, which sets its environment.
     Rank,
+    /// Says what this worker is and which GPUs it sees. Agents ask before they start a rank.
+    Probe(ProbeArgs),
     /// Runs, prepares inputs for, exports and looks into models.
     #[command(subcommand)]
     Model(Box<ModelCommand>),
+}
+
+#[derive(Debug, Args)]
+struct ProbeArgs {
+    /// One line of JSON instead of text
+    #[arg(long)]
+    json: bool,
+    /// What ranks are to compute on; it is an error if cuda cannot be used
+    #[arg(long, default_value = "cpu")]
+    accelerator: ProbedAccelerator,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProbedAccelerator {
+    Cpu,
+    Cuda,
 }
 
 /// Parses the command line, runs the command and ends the process with its exit code.
@@ -53,6 +72,7 @@ pub(crate) fn run() -> ! {
     start_logging(cli.log_format);
     let code = match cli.command {
         Command::Rank => run_rank(),
+        Command::Probe(args) => run_probe(&args),
         Command::Model(command) => run_model(&command),
     };
     // Nobody may be left to read it.
@@ -65,6 +85,28 @@ fn run_model(command: &ModelCommand) -> i32 {
         Ok(()) => exit::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
+            exit::FAILED
+        }
+    }
+}
+
+fn run_probe(args: &ProbeArgs) -> i32 {
+    let accelerator = match args.accelerator {
+        ProbedAccelerator::Cpu => Accelerator::Cpu,
+        ProbedAccelerator::Cuda => Accelerator::Cuda,
+    };
+    let said = probe::probe(accelerator).and_then(|info| {
+        let text = if args.json {
+            serde_json::to_string(&info).map_err(|error| error.to_string())? + "\n"
+        } else {
+            probe::in_words(&info)
+        };
+        io::stdout().write_all(text.as_bytes()).map_err(|error| format!("stdout: {error}"))
+    });
+    match said {
+        Ok(()) => exit::SUCCESS,
+        Err(why) => {
+            tracing::error!("{why}");
             exit::FAILED
         }
     }
@@ -91,6 +133,8 @@ fn colours(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
 }
 
 fn run_rank() -> i32 {
+    // An agent starts it by the number of an open file, which would be its name in ps. Cosmetic only.
+    let _ = nix::sys::prctl::set_name(c"ringmaster-work");
     let env = match RankEnv::from_env() {
         Ok(env) => env,
         Err(error) => {

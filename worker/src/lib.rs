@@ -7,7 +7,7 @@
 //! [`eval`], `plan` (what fixes the last bit) and [`report`] (what people see). A rank as a process:
 //! `rank` (what it keeps over generations), [`control`] (its lines to agent and coordinator), [`health`]
 //! (whether its machine is fit), [`split`] (how things are divided among ranks), [`progress`] (what shows
-//! that it moves on), `faults` (on demand, for tests), [`error`] (why it ends) and [`ffi`] (the only
+//! that it moves on), [`probe`] (what this build is, for its agent), `faults` (on demand, for tests), [`error`] (why it ends) and [`ffi`] (the only
 //! unsafe code). An agent starts and stops ranks: [`ringmaster_agent`].
 
 pub mod collective;
@@ -23,6 +23,7 @@ pub mod loss;
 pub mod model;
 pub mod optim;
 mod plan;
+pub mod probe;
 pub mod progress;
 mod rank;
 mod recover;

@@ -69,7 +69,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     // The drill and the load generator start the programs that they find beside themselves.
     // A drill makes ranks slow on demand, which what people run does not let itself be told.
     let (more, features): (_, &[&str]) = match options.what {
-        What::Recovery => ("ringmaster-tests", &["ringmaster-worker/faults"]),
+        What::Recovery => ("ringmaster-tests", &["ringmaster/faults", "ringmaster-worker/faults"]),
         _ => ("ringmaster-bench", &[]),
     };
     if !build(workspace, &[more], features)? {

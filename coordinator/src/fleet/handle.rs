@@ -229,6 +229,15 @@ impl Handle {
         self.send(Call::new("leaving", move |cluster| cluster.nodes.leave(session, &leaving))).await
     }
 
+    /// Says what a connected agent's worker is from now on.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub async fn worker(&self, session: u64, worker: v1::Worker) -> Result<(), Error> {
+        self.send(Call::new("worker", move |cluster| cluster.nodes.take_worker(session, worker)))
+            .await
+    }
+
     /// Says that an agent's stream has ended; its lease runs on.
     ///
     /// # Errors

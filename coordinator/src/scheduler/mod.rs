@@ -50,6 +50,15 @@ pub struct Node {
     pub accelerator: String,
     /// It was drained or excluded: it takes no ranks, and those it has leave at a checkpoint.
     pub closed: bool,
+    /// Its worker cannot start: it takes no ranks, and those it has go on.
+    pub unusable: bool,
+}
+
+impl Node {
+    /// Whether it takes ranks.
+    fn is_open(&self) -> bool {
+        !self.closed && !self.unusable
+    }
 }
 
 /// A job that runs or wants to.

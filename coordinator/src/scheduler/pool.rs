@@ -15,7 +15,7 @@ pub(super) struct Pool<'a> {
 #[derive(Default)]
 struct Kind<'a> {
     free: u32,
-    /// Of all open nodes, and of all closed ones.
+    /// Of all nodes that take ranks, and of all others.
     slots: (u32, u32),
     /// On open nodes.
     strays: u32,
@@ -24,10 +24,10 @@ struct Kind<'a> {
 }
 
 impl<'a> Pool<'a> {
-    /// Counts what is free once every taken seat is; closed nodes have nothing to give.
+    /// Counts what is free once every taken seat is; nodes that take no ranks have nothing to give.
     pub(super) fn new(problem: &'a Problem) -> Self {
         let free = |node: &Node| {
-            if node.closed { 0 } else { node.slots.saturating_sub(node.strays) }
+            if node.is_open() { node.slots.saturating_sub(node.strays) } else { 0 }
         };
         let nodes = problem.nodes.iter().map(|node| (node.name.as_str(), (node, free(node))));
         let mut nodes: BTreeMap<_, _> = nodes.collect();
@@ -52,7 +52,7 @@ impl<'a> Pool<'a> {
         self.kind(accelerator).map_or(0, |kind| kind.free)
     }
 
-    /// All slots with an accelerator: on open nodes, and on closed ones; absent without any node.
+    /// All slots with an accelerator: on nodes that take ranks, and on others; absent without any node.
     pub(super) fn slots(&self, accelerator: &str) -> Option<(u32, u32)> {
         self.kind(accelerator).map(|kind| kind.slots)
     }
@@ -70,7 +70,7 @@ impl<'a> Pool<'a> {
     /// Slots that would be free if the gang had gone: its seats on nodes that are open.
     pub(super) fn held_by(&self, seats: &[Option<String>]) -> u32 {
         let open =
-            |name: &&String| self.nodes.get(name.as_str()).is_some_and(|(node, _)| !node.closed);
+            |name: &&String| self.nodes.get(name.as_str()).is_some_and(|(node, _)| node.is_open());
         super::count(seats.iter().flatten().filter(open).count())
     }
 
@@ -141,11 +141,11 @@ impl<'a> Kind<'a> {
         if free > 0 {
             self.with_room.insert((free, name));
         }
-        if node.closed {
-            self.slots.1 += node.slots;
-        } else {
+        if node.is_open() {
             self.slots.0 += node.slots;
             self.strays += node.strays.min(node.slots);
+        } else {
+            self.slots.1 += node.slots;
         }
     }
 }

@@ -13,7 +13,7 @@ const CASES: u32 = 2000;
 /// An open node that nobody uses.
 pub(super) fn node(name: &str, slots: u32) -> Node {
     let (name, accelerator) = (name.to_owned(), "cpu".to_owned());
-    Node { name, slots, strays: 0, accelerator, closed: false }
+    Node { name, slots, strays: 0, accelerator, closed: false, unusable: false }
 }
 
 /// A queued gang that is not elastic.

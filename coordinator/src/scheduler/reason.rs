@@ -19,7 +19,7 @@ pub enum Reason {
         wanted: u32,
         /// Slots of all open nodes that fit.
         slots: u32,
-        /// Slots of the closed ones.
+        /// Slots of the nodes that take no ranks.
         closed: u32,
         /// What is wanted.
         accelerator: String,
@@ -79,7 +79,10 @@ impl fmt::Display for Reason {
                 write!(f, "the connected nodes have {slots} in all")?;
                 match closed {
                     0 => Ok(()),
-                    _ => write!(f, ", and {closed} on nodes that are drained or excluded"),
+                    _ => write!(
+                        f,
+                        ", and {closed} on nodes that are drained or excluded, or whose worker cannot start"
+                    ),
                 }
             }
             Self::Full { wanted, more, accelerator, free, ending, holders } => {

@@ -156,6 +156,7 @@ impl Session {
             Some(Message::Heartbeat(heartbeat)) => self.fleet.heartbeat(id, heartbeat).await,
             Some(Message::RankExited(exited)) => self.fleet.exited(id, exited).await,
             Some(Message::Leaving(leaving)) => self.fleet.leaving(id, leaving).await,
+            Some(Message::Worker(worker)) => self.fleet.worker(id, worker).await,
             Some(Message::Register(_)) => {
                 return Err(Status::invalid_argument("a session registers once"));
             }

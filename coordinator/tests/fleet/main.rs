@@ -20,3 +20,4 @@ mod resuming;
 mod standstill;
 mod stored;
 mod upgrade;
+mod workers;

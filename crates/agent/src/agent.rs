@@ -1,7 +1,6 @@
 //! An agent from its start to its end.
 
 use std::convert::Infallible;
-use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use crate::exits::Exits;
 use crate::launcher::{Launcher, LogFolder};
 use crate::ranks::{Key, Table};
 use crate::socket::Socket;
+use crate::worker::{Demands, RankProgram, Worker};
 use crate::{environment, group, logs, parent, session};
 
 /// How often overdue and silent ranks are looked for.
@@ -54,8 +54,10 @@ pub struct Options {
     pub parent_folder: Option<PathBuf>,
     /// Kill all ranks and end the process when stdin reaches its end.
     pub parent_pipe: bool,
-    /// Program and first arguments of a rank.
-    pub rank_program: Vec<OsString>,
+    /// What ranks are.
+    pub rank_program: RankProgram,
+    /// Take a worker that was compiled with the feature by which ranks fail on demand.
+    pub takes_faults: bool,
     /// A connected rank that says nothing for this long is killed; none: for the coordinator's lease.
     /// Ranks speak every second.
     pub silence: Option<Duration>,
@@ -66,16 +68,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns options with the defaults: CPU, all cores this process may use, loopback, silence for as
-    /// long as the coordinator's lease, 25 s of grace, an hour without coordinator.
-    ///
-    /// `rank_program` is the program of a rank and its first arguments.
+    /// Returns options with the defaults: CPU, all cores this process may use, loopback, no worker with
+    /// faults, silence for as long as the coordinator's lease, 25 s of grace, an hour without coordinator.
     pub fn new(
         coordinator: &str,
         node: &str,
         slots: u32,
         work_dir: PathBuf,
-        rank_program: Vec<OsString>,
+        rank_program: RankProgram,
     ) -> Self {
         Self {
             coordinator: coordinator.to_owned(),
@@ -91,6 +91,7 @@ impl Options {
             parent_folder: None,
             parent_pipe: false,
             rank_program,
+            takes_faults: false,
             silence: None,
             grace: Duration::from_secs(25),
             orphan_timeout: Duration::from_secs(3600),
@@ -134,6 +135,12 @@ pub enum Error {
     Refused {
         /// What the coordinator says.
         message: String,
+    },
+    /// The agent of `ringmaster train` has a worker that cannot run; any other agent waits for a better one.
+    #[error("the worker cannot run: {why}")]
+    Worker {
+        /// Why.
+        why: String,
     },
     /// A part of the agent ended that never should.
     #[error("the agent's {part} ended unexpectedly")]
@@ -181,21 +188,30 @@ impl Agent {
     /// when the grace is over, or `hurry` completes, are killed. Delivers what is left to say.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the coordinator refuses the first registration, [`Error::Socket`],
-    /// [`Error::Thread`], [`Error::Ended`]; all ranks are dead then as well.
+    /// [`Error::Refused`] when the coordinator refuses the first registration, [`Error::Worker`] with
+    /// `parent_pipe`, [`Error::Socket`], [`Error::Thread`], [`Error::Ended`]; all ranks are dead then as well.
     pub async fn run(
         self,
         shutdown: impl Future<Output = ()>,
         hurry: impl Future<Output = ()>,
     ) -> Result<(), Error> {
         let Self { options, endpoint, socket, table, launches } = self;
+        let mut shutdown = std::pin::pin!(shutdown);
+        let worker = Arc::new(worker(&options));
+        tokio::select! {
+            () = worker.probe() => {}
+            () = &mut shutdown => return Ok(()),
+        }
+        if let Some(why) = worker.unusable().filter(|_| options.parent_pipe) {
+            return Err(Error::Worker { why });
+        }
         let (line_sender, lines) = mpsc::channel(logs::QUEUE_LINES);
         let tails = logs::Tails {
             runtime: tokio::runtime::Handle::current(),
             lines: line_sender.downgrade(),
         };
         let agent_socket = socket.path();
-        let launcher = launcher(&options, &table, agent_socket, tails);
+        let launcher = launcher(&options, &table, &worker, agent_socket, tails);
         let mut launcher = watched_thread("rank-launcher", move || launcher.run(&launches))?;
 
         // A separate connection: logs must not take the heartbeats' window.
@@ -203,6 +219,7 @@ impl Agent {
         let service = session::Service {
             endpoint,
             table: Arc::clone(&table),
+            worker: Arc::clone(&worker),
             identity: identity(&options),
             orphan_timeout: options.orphan_timeout,
             silence: options.silence,
@@ -210,9 +227,10 @@ impl Agent {
         let mut session = tokio::spawn(service.run());
         let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
         let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
+        let probes = tokio::spawn(worker.watch());
 
         let outcome = tokio::select! {
-            () = shutdown => {
+            () = &mut shutdown => {
                 wind_down(&table, options.grace, hurry).await;
                 Ok(())
             }
@@ -228,7 +246,7 @@ impl Agent {
             _ = &mut launcher => Err(Error::Ended { part: "rank launcher" }),
         };
         farewell(&table, line_sender, shipper, &session).await;
-        for task in [session.abort_handle(), watchdog.abort_handle()] {
+        for task in [session.abort_handle(), watchdog.abort_handle(), probes.abort_handle()] {
             task.abort();
         }
         // The socket's folder goes with its task, and the process may end as soon as this returns.
@@ -299,15 +317,25 @@ async fn enforce(table: Arc<Table>) {
     }
 }
 
+fn worker(options: &Options) -> Worker {
+    let demands = Demands {
+        accelerator: options.accelerator.clone(),
+        slots: options.slots,
+        takes_faults: options.takes_faults,
+    };
+    Worker::new(options.rank_program.clone(), demands)
+}
+
 fn launcher(
     options: &Options,
     table: &Arc<Table>,
+    worker: &Arc<Worker>,
     agent_socket: PathBuf,
     tails: logs::Tails,
 ) -> Launcher {
     Launcher {
         table: Arc::clone(table),
-        program: options.rank_program.clone(),
+        worker: Arc::clone(worker),
         work_dir: options.work_dir.clone(),
         logs: if options.logs_in_runs {
             LogFolder::Runs(options.runs_dir.clone())

@@ -63,6 +63,13 @@ pub(super) struct Files {
     pub(super) log: PathBuf,
 }
 
+/// Returns what ranks get of the agent's own environment.
+pub(super) fn inherited(
+    agent: impl Iterator<Item = (OsString, OsString)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
+    agent.filter(|(name, _)| is_inherited(name))
+}
+
 /// Returns the complete environment of a rank; `agent` is the agent's own.
 pub(super) fn of_rank(
     start: &StartRank,
@@ -71,7 +78,7 @@ pub(super) fn of_rank(
     files: &Files,
     agent: impl Iterator<Item = (OsString, OsString)>,
 ) -> Vec<(OsString, OsString)> {
-    let mut all: Vec<_> = agent.filter(|(name, _)| is_inherited(name)).collect();
+    let mut all: Vec<_> = inherited(agent).collect();
     let mut set = |name: &str, value: &dyn AsRef<OsStr>| {
         all.push((name.into(), value.as_ref().to_owned()));
     };

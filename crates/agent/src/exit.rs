@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
 /// The run ended as it should: finished, or stopped gracefully.
@@ -53,6 +54,18 @@ pub fn read_status(path: &Path) -> io::Result<Option<ExitStatus>> {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Says how a process ended, as the end of a sentence about it.
+pub(crate) fn in_words(code: Option<i32>, signal: Option<i32>) -> String {
+    match (code, signal) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(number)) => match Signal::try_from(number) {
+            Ok(signal) => format!("ended by signal {number} ({signal})"),
+            Err(_) => format!("ended by signal {number}"),
+        },
+        (None, None) => "ended in an unknown way".to_owned(),
     }
 }
 

@@ -3,18 +3,16 @@
 //! One long-lived thread runs every exec; one thread per rank waits for its end, clears what the
 //! rank left behind, reads its last words and only then lets the exit be known.
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use ringmaster_proto::v1::StartRank;
@@ -26,6 +24,7 @@ use super::logs::{self, Tails};
 use super::ranks::{Key, Table};
 use super::secret::Secret;
 use super::shm;
+use super::worker::Worker;
 use crate::exit;
 use crate::ffi::in_new_session;
 
@@ -45,8 +44,8 @@ pub(super) enum LogFolder {
 #[derive(Debug)]
 pub(super) struct Launcher {
     pub(super) table: Arc<Table>,
-    /// Program and first arguments of a rank.
-    pub(super) program: Vec<OsString>,
+    /// What ranks are.
+    pub(super) worker: Arc<Worker>,
     pub(super) work_dir: PathBuf,
     /// Where each rank's log goes.
     pub(super) logs: LogFolder,
@@ -75,19 +74,17 @@ impl Launcher {
     }
 
     fn exec(&self, start: &StartRank, secret: &Secret, files: &Files) -> io::Result<Child> {
-        let [program, arguments @ ..] = &self.program[..] else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no rank program is set"));
-        };
         let log = File::create(&files.log)?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(environment::of_rank(start, secret, &self.node, files, std::env::vars_os()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        in_new_session(&mut command).spawn()
+        let output = log.try_clone()?;
+        self.worker.start(|command| {
+            command
+                .env_clear()
+                .envs(environment::of_rank(start, secret, &self.node, files, std::env::vars_os()))
+                .stdin(Stdio::null())
+                .stdout(output)
+                .stderr(log);
+            in_new_session(command).spawn()
+        })
     }
 
     fn watch(&self, key: Key, child: Child, launch: Launch, files: Files) {
@@ -189,12 +186,7 @@ fn describe(status: ExitStatus, files: &Files, killed_because: Option<String>) -
     let how = match (code, signal) {
         (Some(exit::SUCCESS), _) => return ending("finished".to_owned(), true),
         (Some(exit::AGENT_GONE), _) => "lost the connection to its agent".to_owned(),
-        (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(number)) => match Signal::try_from(number) {
-            Ok(signal) => format!("ended by signal {number} ({signal})"),
-            Err(_) => format!("ended by signal {number}"),
-        },
-        (None, None) => "ended in an unknown way".to_owned(),
+        _ => exit::in_words(code, signal),
     };
     let reason = match last_line(&files.log) {
         Some(line) => format!("{how}; its last line was: {line}"),

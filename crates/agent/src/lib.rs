@@ -1,11 +1,12 @@
 //! The agent of a node: starts and stops ranks, heartbeats for them, ships their logs.
 //!
 //! Modules in reading order: `agent` (its start and end), `session` (the stream to the coordinator),
-//! `ranks` (the table of ranks: the agent's only shared state) and `entry` (one rank in it), `launcher`
-//! (exec and the wait for the end), `environment` (what a rank is told) and [`mod@env`] (what it reads of
-//! that), `socket` and [`wire`] (the line to each rank), `exits` (kept until acknowledged), `logs`, `group`
-//! over `proc` and `shm` (nothing a rank started survives it), `parent` (the agent of `ringmaster train`
-//! ends with it), [`exit`] (how a rank ends), [`ffi`] (the only unsafe code).
+//! `ranks` (the table of ranks: the agent's only shared state) and `entry` (one rank in it), `worker` (which
+//! program ranks are, and whether it can run here), `launcher` (exec and the wait for the end),
+//! `environment` (what a rank is told) and [`mod@env`] (what it reads of that), `socket` and [`wire`] (the
+//! line to each rank), `exits` (kept until acknowledged), `logs`, `group` over `proc` and `shm` (nothing a
+//! rank started survives it), `parent` (the agent of `ringmaster train` ends with it), [`exit`] (how a rank
+//! ends), [`ffi`] (the only unsafe code).
 //!
 //! Nothing here links libtorch. A rank shares [`mod@env`], [`wire`], [`exit`] and [`ffi`] with its agent.
 //!
@@ -30,6 +31,8 @@ mod session;
 mod shm;
 mod socket;
 pub mod wire;
+mod worker;
 
 pub use agent::{Agent, Error, Options};
 pub use secret::Secret;
+pub use worker::{DeviceInfo, FAULTS, RankProgram, WorkerInfo};

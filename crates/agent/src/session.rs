@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ringmaster_proto::v1::agent_message::Message as Report;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::fleet_client::FleetClient;
-use ringmaster_proto::v1::{AgentMessage, CoordinatorMessage, Register, Registered};
+use ringmaster_proto::v1::{self, AgentMessage, CoordinatorMessage, Register, Registered};
 use ringmaster_proto::{address, limits};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
@@ -19,6 +19,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
 
 use super::ranks::Table;
+use super::worker::Worker;
 
 /// How long the coordinator may take to open the stream and to answer a registration.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,7 +106,8 @@ impl From<Status> for Error {
 pub(super) struct Service {
     pub(super) endpoint: Endpoint,
     pub(super) table: Arc<Table>,
-    /// What a registration always says; ranks and highest generation are filled in each time.
+    pub(super) worker: Arc<Worker>,
+    /// What a registration always says; worker, ranks and highest generation are filled in each time.
     pub(super) identity: Register,
     /// After this long without a coordinator, ranks are asked to checkpoint and stop.
     pub(super) orphan_timeout: Duration,
@@ -161,9 +163,11 @@ impl Service {
         let (sender, receiver) = mpsc::channel(OUTBOX);
         let outbox = Outbox(sender);
         let (running, highest) = self.table.registration();
+        let worker = self.worker.message();
         outbox.send(Report::Register(Register {
             running,
             highest_generation: Some(highest),
+            worker: worker.clone(),
             ..self.identity.clone()
         }))?;
         let answer = client.session(ReceiverStream::new(receiver));
@@ -174,7 +178,7 @@ impl Service {
         *lost_at = None;
         self.table.set_silence(self.silence.unwrap_or_else(|| silence_within(&terms)));
         tracing::info!(node = %self.identity.node, heartbeat_ms = terms.heartbeat_interval_ms, lease_ms = terms.lease_ms, "registered with the coordinator");
-        self.serve(&outbox, &mut orders, &terms).await
+        self.serve(&outbox, &mut orders, &terms, worker).await
     }
 
     /// Waits for the answer to the registration.
@@ -197,7 +201,9 @@ impl Service {
         outbox: &Outbox,
         orders: &mut Streaming<CoordinatorMessage>,
         terms: &Registered,
+        mut told: Option<v1::Worker>,
     ) -> Result<std::convert::Infallible, Error> {
+        let mut probes = self.worker.probes();
         let interval = Duration::from_millis(terms.heartbeat_interval_ms.max(10).into());
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -208,6 +214,7 @@ impl Service {
                     self.obey(order);
                 },
                 _ = ticks.tick() => outbox.send(Report::Heartbeat(self.table.heartbeat()))?,
+                () = probes.next() => {}
                 () = self.table.news.notified() => if self.table.take_urgent() {
                     outbox.send(Report::Heartbeat(self.table.heartbeat()))?;
                 },
@@ -215,6 +222,12 @@ impl Service {
             if !announced && let Some(leaving) = self.table.leaving() {
                 announced = true;
                 outbox.send(Report::Leaving(leaving))?;
+            }
+            // Before the exits: the coordinator knows then why a rank could not be started.
+            let worker = self.worker.message();
+            if told != worker {
+                worker.clone().map_or(Ok(()), |worker| outbox.send(Report::Worker(worker)))?;
+                told = worker;
             }
             for exit in self.table.exits.due(Instant::now(), interval * RESEND_HEARTBEATS) {
                 outbox.send(Report::RankExited(exit))?;

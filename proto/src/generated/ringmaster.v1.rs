@@ -59,6 +59,40 @@ pub struct StepMetrics {
     #[prost(double, optional, tag = "17")]
     pub slowest_over_median: ::core::option::Option<f64>,
 }
+/// The executable that ranks of a node are, as `ringmaster-worker probe` describes it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Worker {
+    /// Why it cannot run a rank; empty when it can. The other fields are then as far as it came to say.
+    #[prost(string, tag = "1")]
+    pub unusable: ::prost::alloc::string::String,
+    /// As its --version says.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub build_id: ::prost::alloc::string::String,
+    /// Features it was compiled with, such as "faults".
+    #[prost(string, repeated, tag = "4")]
+    pub features: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of the language between agents and ranks; an agent starts only ranks that speak its own.
+    #[prost(uint32, tag = "5")]
+    pub protocol: u32,
+    /// Version of libtorch it was compiled for.
+    #[prost(string, tag = "6")]
+    pub libtorch: ::prost::alloc::string::String,
+    /// GPUs it sees, in the order of local ranks.
+    #[prost(message, repeated, tag = "7")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Device {
+    /// The card's own name, as nvidia-smi -L shows it.
+    #[prost(string, tag = "1")]
+    pub uuid: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub memory_bytes: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum JobState {
@@ -395,7 +429,7 @@ pub struct NodesReply {
     #[prost(message, repeated, tag = "1")]
     pub nodes: ::prost::alloc::vec::Vec<Node>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Node {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
@@ -411,10 +445,13 @@ pub struct Node {
     pub address: ::prost::alloc::string::String,
     #[prost(int64, tag = "7")]
     pub last_heartbeat_ms: i64,
-    /// Whether it takes ranks, and if not why: "ready", "drained: …", "excluded: …" with the reason,
-    /// "not connected".
+    /// Whether it takes ranks, and if not why: "ready", "drained: …", "excluded: …" and "unusable: …" with
+    /// the reason, "not connected".
     #[prost(string, tag = "8")]
     pub availability: ::prost::alloc::string::String,
+    /// What its worker says of itself; absent from a node that runs some other program as rank.
+    #[prost(message, optional, tag = "9")]
+    pub worker: ::core::option::Option<Worker>,
 }
 /// Generated client implementations.
 pub mod jobs_client {
@@ -1413,7 +1450,7 @@ pub mod jobs_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -1428,6 +1465,9 @@ pub mod agent_message {
         RankExited(super::RankExited),
         #[prost(message, tag = "4")]
         Leaving(super::Leaving),
+        /// Its executable has changed, and this is what the new one says.
+        #[prost(message, tag = "5")]
+        Worker(super::Worker),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1458,6 +1498,9 @@ pub struct Register {
     /// Build id of the agent's binary; a coordinator of another build refuses it.
     #[prost(string, tag = "9")]
     pub build_id: ::prost::alloc::string::String,
+    /// What its worker says of itself; absent from an agent that runs some other program as rank.
+    #[prost(message, optional, tag = "10")]
+    pub worker: ::core::option::Option<Worker>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunningRank {

@@ -42,7 +42,7 @@ pub enum Error {
 }
 
 /// Makes an error of everything but success.
-fn check(call: &'static str, result: sys::CUresult) -> Result<(), Error> {
+pub(super) fn check(call: &'static str, result: sys::CUresult) -> Result<(), Error> {
     match result {
         sys::CUresult::CUDA_SUCCESS => Ok(()),
         other => Err(Error::Call { call, code: format!("{other:?}") }),
@@ -50,7 +50,7 @@ fn check(call: &'static str, result: sys::CUresult) -> Result<(), Error> {
 }
 
 /// Opens and initialises the driver, once.
-fn load() -> Result<(), Error> {
+pub(super) fn load() -> Result<(), Error> {
     static LOADED: OnceLock<Result<(), Error>> = OnceLock::new();
     LOADED
         .get_or_init(|| {

@@ -6,6 +6,7 @@ pub const LIBTORCH: &str = "2.11";
 
 pub mod cuda;
 pub mod device_memory;
+pub mod devices;
 pub mod driver;
 pub mod heap;
 pub mod library;

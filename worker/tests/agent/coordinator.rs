@@ -57,6 +57,15 @@ impl Seen {
         })
     }
 
+    /// What was said of the worker after the registration.
+    pub(crate) fn workers(&self) -> Vec<&Worker> {
+        let workers = self.reports.iter().filter_map(|report| match report {
+            Report::Worker(worker) => Some(worker),
+            _ => None,
+        });
+        workers.collect()
+    }
+
     pub(crate) fn heartbeats(&self) -> usize {
         self.reports.iter().filter(|report| matches!(report, Report::Heartbeat(_))).count()
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use ringmaster_agent::RankProgram;
 use ringmaster_proto::v1::{Generation, Phase, RankExited};
 
 use super::coordinator::Seen;
@@ -111,9 +112,10 @@ async fn nothing_a_rank_started_survives_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_cannot_be_started_is_reported_as_an_exit() {
-    let cluster =
-        Cluster::start_with(|options| options.rank_program = vec!["/nonexistent/rank".into()])
-            .await;
+    let cluster = Cluster::start_with(|options| {
+        options.rank_program = RankProgram::Other(vec!["/nonexistent/rank".into()])
+    })
+    .await;
     cluster.start_rank(0, FIRST, "exit 0").await;
     let exit = cluster.coordinator.wait_for_exit(0).await;
     assert_eq!((exit.code, exit.signal, exit.generation), (None, None, Some(FIRST)));

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ringmaster_agent::{Agent, Error, Options};
+use ringmaster_agent::{Agent, Error, Options, RankProgram};
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::{Generation, StartRank};
 pub(crate) use ringmaster_tests::processes::runs as is_alive;
@@ -69,7 +69,8 @@ pub(crate) const BUILD_ID: &str = "0123456789abcdef";
 
 pub(crate) fn options(coordinator: &Coordinator, folder: &TempDir) -> Options {
     let work_dir = folder.path().join("work");
-    let mut options = Options::new(&coordinator.url(), "node-a", 2, work_dir, probe_program());
+    let program = RankProgram::Other(probe_program());
+    let mut options = Options::new(&coordinator.url(), "node-a", 2, work_dir, program);
     options.runs_dir = folder.path().join("runs");
     options.build_id = BUILD_ID.to_owned();
     options

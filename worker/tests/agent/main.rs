@@ -10,3 +10,4 @@ mod orders;
 mod probe;
 mod process;
 mod session;
+mod worker;

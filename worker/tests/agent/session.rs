@@ -1,6 +1,6 @@
 //! The session survives what happens to it, and logs do not disturb it.
 
-use ringmaster_agent::{Agent, Error, Options};
+use ringmaster_agent::{Agent, Error, Options, RankProgram};
 use ringmaster_proto::v1::Generation;
 
 use super::coordinator::{Coordinator, Seen};
@@ -66,7 +66,7 @@ async fn an_agent_ends_when_what_answers_has_no_service_for_agents() {
     tokio::spawn(server.serve_with_incoming(incoming));
     let folder = tempfile::tempdir().unwrap();
     let work_dir = folder.path().join("work");
-    let options = Options::new(&url, "node-a", 1, work_dir, probe_program());
+    let options = Options::new(&url, "node-a", 1, work_dir, RankProgram::Other(probe_program()));
     let agent = Agent::build(options).unwrap();
     let error = agent.run(std::future::pending(), std::future::pending()).await.unwrap_err();
     let text = error.to_string();

@@ -4,7 +4,7 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
 
 use super::table::Nodes;
-use crate::fleet::{Batch, Jobs};
+use crate::fleet::{Batch, Jobs, Loss};
 
 impl Nodes {
     /// Takes in that a rank's process has ended, and acknowledges it.
@@ -22,6 +22,8 @@ impl Nodes {
             batch.send(&session.outbound, Message::ExitAck(ack));
         }
 
+        let is_unusable = node.unusable().is_some();
+
         // Is it news of the process that has the place of the rank?
         let generation = exited.generation.unwrap_or_default();
         let key = (exited.job_id.clone(), exited.rank);
@@ -35,6 +37,11 @@ impl Nodes {
         let Some(job) = jobs.by_id.get_mut(&exited.job_id).filter(|_| !doomed) else { return };
         let awaited = reached.is_some() || job.attach_until.is_some();
         if !awaited || !job.sits(exited.rank, name) || job.is_done(exited.rank) {
+            return;
+        }
+        // Its node could not start it and gets no other: the job has no part in that.
+        if is_unusable && exited.code.is_none() && exited.signal.is_none() {
+            job.lose(batch, exited.rank, Loss::blameless(&exited.reason, false));
             return;
         }
         let counts = reached.unwrap_or(generation) == job.generation();

@@ -27,6 +27,8 @@ pub(crate) struct Node {
     pub(crate) last_heartbeat_ms: i64,
     /// Its agent was told to end and takes no rank any more.
     pub(crate) leaving: bool,
+    /// What its worker says of itself, if that is one.
+    pub(crate) worker: Option<v1::Worker>,
     pub(crate) processes: BTreeMap<RankKey, Process>,
     /// Consecutive faults that it is blamed for.
     pub(crate) faults: Option<Faults>,
@@ -46,6 +48,11 @@ impl Node {
     /// True while its agent is connected and was heard of within a lease.
     pub(crate) fn answers(&self, now: Instant) -> bool {
         self.session.is_some() && !self.lease.is_expired(now)
+    }
+
+    /// Why its worker cannot run a rank; none when it can.
+    pub(crate) fn unusable(&self) -> Option<&str> {
+        self.worker.as_ref().map(|worker| worker.unusable.as_str()).filter(|why| !why.is_empty())
     }
 
     /// libtorch threads for each of its ranks.

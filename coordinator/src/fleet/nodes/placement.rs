@@ -63,6 +63,7 @@ impl Nodes {
                 strays: self.strays_on(jobs, name),
                 accelerator: node.accelerator.clone(),
                 closed: self.closures.contains_key(name),
+                unusable: node.unusable().is_some(),
             }
         });
         let gangs = jobs.by_id.values().filter_map(Job::gang);

@@ -47,9 +47,11 @@ impl Nodes {
             last_heartbeat_ms: batch.now.unix_ms,
             faults: known.as_ref().and_then(|node| node.faults.clone()),
             leaving: false,
+            worker: register.worker.clone(),
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
+        warn_if_unusable(&register.node, &node);
         self.by_name.insert(register.node.clone(), node);
         self.sessions.insert(id, register.node.clone());
 
@@ -172,6 +174,15 @@ impl Nodes {
         node.leaving = true;
     }
 
+    /// An agent's worker is another one, or fares otherwise. Ranks that run there go on.
+    pub(crate) fn take_worker(&mut self, session: u64, worker: v1::Worker) {
+        let Some(name) = self.sessions.get(&session) else { return };
+        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        tracing::info!(node = %name, version = %worker.version, "an agent's worker has changed");
+        node.worker = Some(worker);
+        warn_if_unusable(name, node);
+    }
+
     /// An agent's stream has ended; its lease runs on, but not for long.
     pub(crate) fn close(&mut self, batch: &Batch, session: u64) {
         let Some(name) = self.sessions.remove(&session) else { return };
@@ -179,6 +190,12 @@ impl Nodes {
         node.session = None;
         node.lease.shorten(batch.config.session_grace, batch.now.at);
         tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
+    }
+}
+
+fn warn_if_unusable(name: &str, node: &Node) {
+    if let Some(why) = node.unusable() {
+        tracing::warn!(node = %name, %why, "a node's worker cannot start; it gets no ranks");
     }
 }
 

@@ -24,7 +24,15 @@ impl Node {
             connected,
             address: self.address.clone(),
             last_heartbeat_ms: self.last_heartbeat_ms,
-            availability: availability(closure, connected),
+            availability: self.availability(closure, connected),
+            worker: self.worker.clone(),
+        }
+    }
+
+    fn availability(&self, closure: Option<&Closure>, connected: bool) -> String {
+        match self.unusable() {
+            Some(why) if connected && closure.is_none() => format!("unusable: {why}"),
+            _ => availability(closure, connected),
         }
     }
 }
