@@ -440,6 +440,11 @@ impl State {
                 self.closed.remove(node);
             }
             Change::Event(event) => {
+                // What a table says that was to start one more.
+                if event.message.contains("slots of this node are in use") {
+                    let what = event.message.clone();
+                    self.violate_at(now, "no node runs more ranks than it has slots", what);
+                }
                 let (job, kind) = (short(&event.job_id).to_owned(), &event.kind);
                 self.log(&format!(
                     "durable: {job} {kind}: {}",

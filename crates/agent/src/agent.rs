@@ -4,16 +4,19 @@ use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::v1::Register;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use crate::exits::Exits;
 use crate::launcher::{Launcher, LogFolder};
+use crate::processes::Sessions;
 use crate::ranks::{Key, Table};
+use crate::session::Line;
 use crate::socket::Socket;
 use crate::worker::{Demands, RankProgram, Worker};
 use crate::{environment, group, logs, parent, session};
@@ -157,7 +160,7 @@ pub struct Agent {
     endpoint: Endpoint,
     socket: Socket,
     table: Arc<Table>,
-    launches: std::sync::mpsc::Receiver<Key>,
+    launches: mpsc::UnboundedReceiver<Key>,
 }
 
 impl Agent {
@@ -172,11 +175,11 @@ impl Agent {
         options.runs_dir = folder(&options.runs_dir)?;
         group::end_orphans(&options.work_dir);
         let socket = Socket::bind().map_err(|source| Error::Socket { source })?;
-        let (sender, launches) = std::sync::mpsc::channel();
+        let (sender, launches) = mpsc::unbounded_channel();
         let slots = usize::try_from(options.slots).unwrap_or(usize::MAX);
         let exits = Exits::new(life(&options.node));
         let silence = options.silence.unwrap_or(SILENCE_BEFORE_TERMS);
-        let table = Arc::new(Table::new(slots, silence, exits, sender));
+        let table = Arc::new(Table::new(slots, silence, exits, sender, Arc::new(Sessions)));
         if options.parent_pipe {
             let folders = std::iter::once(socket.folder()).chain(options.parent_folder.clone());
             parent::watch(Arc::clone(&table), folders.collect(), KILL_TIMEOUT)?;
@@ -212,14 +215,14 @@ impl Agent {
         };
         let agent_socket = socket.path();
         let launcher = launcher(&options, &table, &worker, agent_socket, tails);
-        let mut launcher = watched_thread("rank-launcher", move || launcher.run(&launches))?;
+        let mut launcher = watched_thread("rank-launcher", move || launcher.run(launches))?;
 
         // A separate connection: logs must not take the heartbeats' window.
         let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
         let service = session::Service {
-            endpoint,
+            line: Line::Endpoint(endpoint),
             table: Arc::clone(&table),
-            worker: Arc::clone(&worker),
+            worker: Some(Arc::clone(&worker)),
             identity: identity(&options),
             orphan_timeout: options.orphan_timeout,
             silence: options.silence,

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use ringmaster_proto::v1::agent_command::Command;
 use ringmaster_proto::v1::{
     AgentCommand, Generation, Phase, RankExited, RankStatus, StartRank, StepMetrics,
 };
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::group;
+use super::processes::Processes;
 use super::secret::Secret;
 
 /// What is known of one rank.
@@ -67,17 +67,23 @@ pub(super) enum Line {
 
 /// How a process ended, as far as the operating system and the rank itself say.
 #[derive(Debug, Default)]
-pub(super) struct Ending {
-    pub(super) code: Option<i32>,
-    pub(super) signal: Option<i32>,
-    pub(super) reason: String,
-    pub(super) retryable: bool,
+pub struct Ending {
+    /// Its exit code, if no signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// False when running it again cannot help.
+    pub retryable: bool,
 }
 
-/// What the thread that starts ranks needs of one.
+/// What whoever starts a rank needs of it.
 #[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) start: StartRank,
+pub struct Launch {
+    /// What the coordinator asked for.
+    pub start: StartRank,
+    /// The generation it is in by now, in one word.
     pub(super) generation: Arc<AtomicU64>,
 }
 
@@ -164,11 +170,11 @@ impl Entry {
         }
     }
 
-    pub(super) fn kill(&mut self, because: &str) {
+    pub(super) fn kill(&mut self, processes: &dyn Processes, because: &str) {
         if let Process::Running(pid) = self.process {
             tracing::warn!(job_id = %self.start.job_id, rank = self.start.rank, pid, because, "killing the rank");
             self.killed_because.get_or_insert_with(|| because.to_owned());
-            group::kill_session(pid);
+            processes.kill(pid);
         }
     }
 

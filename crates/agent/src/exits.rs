@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringmaster_proto::v1::RankExited;
+use tokio::time::Instant;
 
 /// Keeps every exit until an ack names it, and says when to send it (again).
 #[derive(Debug)]
-pub(super) struct Exits {
+pub struct Exits {
     // Ids of another life of this agent must not collide with this one's.
     prefix: String,
     inner: Mutex<Inner>,
@@ -29,7 +30,7 @@ struct Pending {
 
 impl Exits {
     /// Starts without exits; `prefix` becomes the first part of every exit id.
-    pub(super) fn new(prefix: String) -> Self {
+    pub fn new(prefix: String) -> Self {
         Self { prefix, inner: Mutex::default() }
     }
 
@@ -67,7 +68,7 @@ impl Exits {
     }
 
     /// Returns whether every exit was acknowledged.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.lock().pending.is_empty()
     }
 

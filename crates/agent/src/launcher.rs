@@ -9,13 +9,13 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use ringmaster_proto::v1::StartRank;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::entry::{Ending, Launch};
 use super::environment::{self, Files, Node};
@@ -55,15 +55,15 @@ pub(super) struct Launcher {
 
 impl Launcher {
     /// Starts the ranks that come out of `queue` until every sender is gone.
-    pub(super) fn run(self, queue: &Receiver<Key>) {
+    pub(super) fn run(self, mut queue: UnboundedReceiver<Key>) {
         let table = Arc::clone(&self.table);
-        for key in queue {
+        while let Some(key) = queue.blocking_recv() {
             let mut files = None;
             let exec = |start: &StartRank, secret: &Secret| {
                 let prepared = prepare(&self.work_dir, &self.logs, start)?;
                 let child = self.exec(start, secret, &prepared)?;
                 files = Some(prepared);
-                Ok(child)
+                Ok((child.id(), child))
             };
             let Some((child, launch)) = table.launch(&key, exec) else { continue };
             let files = files.expect("a process was started with its files");

@@ -8,6 +8,8 @@
 //! rank started survives it), `parent` (the agent of `ringmaster train` ends with it), [`exit`] (how a rank
 //! ends), [`ffi`] (the only unsafe code).
 //!
+//! Whoever runs ranks that are no processes has [`Table`], [`Service`] and [`Processes`]: a simulation.
+//!
 //! Nothing here links libtorch. A rank shares [`mod@env`], [`wire`], [`exit`] and [`ffi`] with its agent.
 //!
 //! An agent that dies takes its ranks along: they end when its socket closes. So a restarted agent
@@ -25,6 +27,7 @@ mod launcher;
 mod logs;
 mod parent;
 mod proc;
+mod processes;
 mod ranks;
 mod secret;
 mod session;
@@ -34,5 +37,10 @@ pub mod wire;
 mod worker;
 
 pub use agent::{Agent, Error, Options};
+pub use entry::{Ending, Launch};
+pub use exits::Exits;
+pub use processes::Processes;
+pub use ranks::{Key, Table};
 pub use secret::Secret;
+pub use session::{Error as SessionError, Line, Service};
 pub use worker::{DeviceInfo, FAULTS, RankProgram, WorkerInfo};

@@ -11,25 +11,26 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::process::Child;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringmaster_proto::v1::agent_command::Command;
 use ringmaster_proto::v1::{
     AgentCommand, Generation, Heartbeat, Leaving, RankExited, RankStatus, Regenerate, RunningRank,
     StartRank, StopRank,
 };
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::entry::{Ending, Entry, Launch, Line, Process, pack};
 use super::exits::Exits;
+use super::processes::Processes;
 use super::secret::Secret;
 
 /// A job's rank: (job id, rank).
-pub(super) type Key = (String, u32);
+pub type Key = (String, u32);
 
 /// A pause between two looks at the ranks longer than this means that the agent itself stood
 /// still, so silence says nothing about the ranks.
@@ -37,7 +38,7 @@ const OWN_STALL: Duration = Duration::from_secs(1);
 
 /// The ranks of this node.
 #[derive(Debug)]
-pub(super) struct Table {
+pub struct Table {
     inner: Mutex<Inner>,
     emptied: Condvar,
     /// Exits the coordinator has not acknowledged.
@@ -45,7 +46,8 @@ pub(super) struct Table {
     /// Woken when there is something to tell the coordinator at once.
     pub(super) news: Notify,
     slots: usize,
-    launches: Sender<Key>,
+    launches: UnboundedSender<Key>,
+    processes: Arc<dyn Processes>,
 }
 
 #[derive(Debug)]
@@ -63,13 +65,14 @@ struct Inner {
 }
 
 impl Table {
-    /// Starts empty. Ranks to launch go to `launches`; a connected rank silent for `silence` is
-    /// killed.
-    pub(super) fn new(
+    /// Starts empty. Ranks to launch go to `launches`, those to end to `processes`; a connected rank that is
+    /// silent for `silence` is to end.
+    pub fn new(
         slots: usize,
         silence: Duration,
         exits: Exits,
-        launches: Sender<Key>,
+        launches: UnboundedSender<Key>,
+        processes: Arc<dyn Processes>,
     ) -> Self {
         let inner = Inner {
             closed: false,
@@ -87,6 +90,7 @@ impl Table {
             news: Notify::new(),
             slots,
             launches,
+            processes,
         }
     }
 
@@ -109,7 +113,7 @@ impl Table {
             }
             tracing::info!(job_id = %key.0, rank = key.1, %generation, "replacing the running process");
             entry.next = Some(start);
-            entry.kill("replaced by a newer generation");
+            entry.kill(&*self.processes, "replaced by a newer generation");
             return;
         }
         if let Some(leaving) = &inner.leaving {
@@ -174,7 +178,7 @@ impl Table {
     }
 
     /// Takes no rank any more, asks those that run to end gracefully, and has the coordinator told.
-    pub(super) fn leave(&self, grace: Duration, reason: &str) {
+    pub fn leave(&self, grace: Duration, reason: &str) {
         let grace_ms = u32::try_from(grace.as_millis()).unwrap_or(u32::MAX);
         self.lock().leaving = Some(Leaving { grace_ms, reason: reason.to_owned() });
         self.news.notify_one();
@@ -182,7 +186,7 @@ impl Table {
     }
 
     /// Returns the notice that this node leaves, if it does.
-    pub(super) fn leaving(&self) -> Option<Leaving> {
+    pub fn leaving(&self) -> Option<Leaving> {
         self.lock().leaving.clone()
     }
 
@@ -241,7 +245,7 @@ impl Table {
 
     /// Opens the line to the rank that was told `secret`, if it is one that runs; commands go to `sender`.
     /// Returns its process.
-    pub(super) fn connected(
+    pub fn connected(
         &self,
         key: &Key,
         secret: &Secret,
@@ -261,7 +265,7 @@ impl Table {
     }
 
     /// Takes in what the rank says of itself.
-    pub(super) fn status(&self, key: &Key, pid: u32, status: RankStatus) {
+    pub fn status(&self, key: &Key, pid: u32, status: RankStatus) {
         let mut inner = self.lock();
         if let Some(entry) = inner.ranks.get_mut(key).filter(|entry| entry.pid() == Some(pid)) {
             entry.heard_at = Some(Instant::now());
@@ -274,16 +278,14 @@ impl Table {
 
     // --- the life of a process ---
 
-    /// Runs `exec` for a queued rank and notes the process. Returns none, with nothing started,
-    /// when the rank is no longer wanted.
-    ///
-    /// # Errors
-    /// What `exec` gives; the entry is gone then and its exit kept for the coordinator.
-    pub(super) fn launch(
+    /// Runs `exec` for a queued rank and notes the process id it returns; what else it returns is handed on.
+    /// Returns none when nothing was started: the rank is no longer wanted, or `exec` failed, and then the
+    /// entry is gone and its exit kept for the coordinator.
+    pub fn launch<P>(
         &self,
         key: &Key,
-        exec: impl FnOnce(&StartRank, &Secret) -> io::Result<Child>,
-    ) -> Option<(Child, Launch)> {
+        exec: impl FnOnce(&StartRank, &Secret) -> io::Result<(u32, P)>,
+    ) -> Option<(P, Launch)> {
         let mut inner = self.lock();
         if inner.closed {
             inner.ranks.remove(key);
@@ -295,11 +297,11 @@ impl Table {
             *entry = Entry::new(next);
         }
         match exec(&entry.start, &entry.secret) {
-            Ok(child) => {
-                entry.process = Process::Running(child.id());
-                entry.status.pid = child.id();
+            Ok((pid, process)) => {
+                entry.process = Process::Running(pid);
+                entry.status.pid = pid;
                 let generation = Arc::clone(&entry.generation);
-                Some((child, Launch { start: entry.start.clone(), generation }))
+                Some((process, Launch { start: entry.start.clone(), generation }))
             }
             Err(error) => {
                 let generation = entry.target();
@@ -313,7 +315,7 @@ impl Table {
     }
 
     /// Notes that the leader is a zombie: from now on only its waiter touches what is left.
-    pub(super) fn ending(&self, key: &Key) {
+    pub fn ending(&self, key: &Key) {
         if let Some(entry) = self.lock().ranks.get_mut(key)
             && let Process::Running(pid) = entry.process
         {
@@ -322,12 +324,12 @@ impl Table {
     }
 
     /// Returns why the agent killed this rank; none when it did not.
-    pub(super) fn killed_because(&self, key: &Key) -> Option<String> {
+    pub fn killed_because(&self, key: &Key) -> Option<String> {
         self.lock().ranks.get(key)?.killed_because.clone()
     }
 
     /// Removes a rank of which nothing is left.
-    pub(super) fn ended(&self, key: &Key, ending: Ending) {
+    pub fn ended(&self, key: &Key, ending: Ending) {
         let mut inner = self.lock();
         let Some(entry) = inner.ranks.remove(key) else { return };
         self.emptied.notify_all();
@@ -346,34 +348,40 @@ impl Table {
     // --- killing ---
 
     /// Kills ranks whose grace is over and those that have said nothing for too long.
-    pub(super) fn enforce(&self, now: Instant) {
+    pub fn enforce(&self, now: Instant) {
         let mut inner = self.lock();
         let stalled = now.saturating_duration_since(inner.looked_at) > OWN_STALL;
         inner.looked_at = now;
         let silence = inner.silence;
         for entry in inner.ranks.values_mut() {
             if let Some((_, because)) = entry.kill_at.take_if(|(at, _)| *at <= now) {
-                entry.kill(&because);
+                entry.kill(&*self.processes, &because);
             }
             let Some(heard_at) = &mut entry.heard_at else { continue };
             if stalled {
                 *heard_at = now;
             } else if now.saturating_duration_since(*heard_at) > silence {
                 entry.heard_at = None;
-                entry.kill(&format!("no sign of life for {} s", silence.as_secs_f64()));
+                let because = format!("no sign of life for {} s", silence.as_secs_f64());
+                entry.kill(&*self.processes, &because);
             }
         }
     }
 
     /// Kills every rank and lets none start any more.
-    pub(super) fn kill_all(&self, because: &str) {
+    pub fn kill_all(&self, because: &str) {
         let mut inner = self.lock();
         inner.closed = true;
         inner.ranks.retain(|_, entry| entry.process != Process::Queued);
         for entry in inner.ranks.values_mut() {
-            entry.kill(because);
+            entry.kill(&*self.processes, because);
         }
         self.emptied.notify_all();
+    }
+
+    /// True when no rank is there, and every exit was acknowledged.
+    pub fn is_done(&self) -> bool {
+        self.lock().ranks.is_empty() && self.exits.is_empty()
     }
 
     /// Waits until no rank is left. Returns false when some are after `timeout`.

@@ -1,14 +1,20 @@
 //! Tests of the table of ranks: what it takes, refuses and tells.
 
-use std::sync::mpsc::Receiver;
-
 use ringmaster_proto::v1::Phase;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
+use crate::processes::Sessions;
 
-fn table(slots: usize) -> (Table, Receiver<Key>) {
-    let (launches, queue) = std::sync::mpsc::channel();
-    (Table::new(slots, Duration::from_secs(10), Exits::new("n".into()), launches), queue)
+fn table(slots: usize) -> (Table, UnboundedReceiver<Key>) {
+    let (launches, queue) = mpsc::unbounded_channel();
+    let silence = Duration::from_secs(10);
+    (Table::new(slots, silence, Exits::new("n".into()), launches, Arc::new(Sessions)), queue)
+}
+
+/// What is to be launched.
+fn queued(queue: &mut UnboundedReceiver<Key>) -> Vec<Key> {
+    std::iter::from_fn(|| queue.try_recv().ok()).collect()
 }
 
 fn start(rank: u32, counter: u32) -> StartRank {
@@ -23,11 +29,11 @@ fn refusals(table: &Table) -> Vec<(u32, Generation, String)> {
 
 #[test]
 fn a_repeated_start_is_taken_once_and_one_beyond_the_slots_is_refused() {
-    let (table, queue) = table(1);
+    let (table, mut queue) = table(1);
     table.start(start(0, 1));
     table.start(start(0, 1));
     table.start(start(1, 1));
-    assert_eq!(queue.try_iter().collect::<Vec<_>>(), [("job".to_owned(), 0)]);
+    assert_eq!(queued(&mut queue), [("job".to_owned(), 0)]);
     let refusals = refusals(&table);
     assert_eq!(refusals.len(), 1);
     assert_eq!((refusals[0].0, refusals[0].1), (1, Generation::new(1, 1)));
@@ -51,7 +57,7 @@ fn nothing_is_launched_after_everything_was_killed() {
     table.kill_all("test");
     table.start(start(1, 1));
     for rank in [0, 1] {
-        let exec = |_: &StartRank, _: &Secret| -> io::Result<Child> { panic!("must not run") };
+        let exec = |_: &StartRank, _: &Secret| -> io::Result<(u32, ())> { panic!("must not run") };
         assert!(table.launch(&("job".to_owned(), rank), exec).is_none());
     }
     assert!(table.wait_until_empty(Duration::ZERO));
@@ -59,11 +65,11 @@ fn nothing_is_launched_after_everything_was_killed() {
 
 #[test]
 fn a_node_that_leaves_takes_no_rank() {
-    let (table, queue) = table(2);
+    let (table, mut queue) = table(2);
     table.leave(Duration::from_secs(3), "told to end");
     assert_eq!(table.leaving().map(|leaving| leaving.grace_ms), Some(3000));
     table.start(start(0, 1));
-    assert_eq!(queue.try_iter().count(), 0);
+    assert_eq!(queued(&mut queue).len(), 0);
     assert!(refusals(&table)[0].2.contains("told to end"));
 }
 
@@ -89,14 +95,14 @@ fn only_milestones_of_a_generation_are_worth_a_heartbeat_of_their_own() {
 
 #[test]
 fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
-    let (table, queue) = table(1);
+    let (table, mut queue) = table(1);
     table.start(start(0, 1));
     table.start(start(0, 2));
-    assert_eq!(queue.try_iter().count(), 1);
+    assert_eq!(queued(&mut queue).len(), 1);
     let mut launched = None;
     let exec = |start: &StartRank, _: &Secret| {
         launched = start.generation;
-        Err(io::Error::other("enough"))
+        Err::<(u32, ()), _>(io::Error::other("enough"))
     };
     assert!(table.launch(&("job".to_owned(), 0), exec).is_none());
     assert_eq!(launched, Some(Generation::new(1, 2)));
@@ -113,7 +119,8 @@ fn who_shows_the_secret_of_a_rank_is_that_rank_and_nobody_else() {
         table.start(start(rank, 1));
         let exec = |_: &StartRank, secret: &Secret| {
             secrets.push(secret.clone());
-            std::process::Command::new("/bin/sleep").arg("600").spawn()
+            let child = std::process::Command::new("/bin/sleep").arg("600").spawn()?;
+            Ok((child.id(), child))
         };
         children.push(table.launch(&("job".to_owned(), rank), exec).unwrap().0);
     }

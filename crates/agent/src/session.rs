@@ -5,7 +5,7 @@
 
 use std::error::Error as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringmaster_proto::v1::agent_message::Message as Report;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
@@ -13,13 +13,13 @@ use ringmaster_proto::v1::fleet_client::FleetClient;
 use ringmaster_proto::v1::{self, AgentMessage, CoordinatorMessage, Register, Registered};
 use ringmaster_proto::{address, limits};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use super::ranks::Table;
-use super::worker::Worker;
+use super::worker::{Probes, Worker};
 
 /// How long the coordinator may take to open the stream and to answer a registration.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,7 +36,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(60);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+#[allow(missing_docs, reason = "each says what it means")]
+pub enum Error {
     #[error("cannot connect to the coordinator at {url}")]
     Connect {
         url: String,
@@ -101,12 +102,41 @@ impl From<Status> for Error {
     }
 }
 
+/// The way to the coordinator.
+#[derive(Debug, Clone)]
+pub enum Line {
+    /// A connection of its own for every session.
+    Endpoint(Endpoint),
+    /// What connects by itself, such as a simulated network.
+    Channel(Channel),
+}
+
+impl Line {
+    async fn connect(&self) -> Result<Channel, Error> {
+        match self {
+            Self::Endpoint(endpoint) => {
+                let connected = endpoint.connect().await;
+                connected.map_err(|source| Error::Connect { url: self.url(), source })
+            }
+            Self::Channel(channel) => Ok(channel.clone()),
+        }
+    }
+
+    fn url(&self) -> String {
+        match self {
+            Self::Endpoint(endpoint) => endpoint.uri().to_string(),
+            Self::Channel(_) => "the coordinator".to_owned(),
+        }
+    }
+}
+
 /// Keeps one session open.
 #[derive(Debug)]
-pub(super) struct Service {
-    pub(super) endpoint: Endpoint,
+pub struct Service {
+    pub(super) line: Line,
     pub(super) table: Arc<Table>,
-    pub(super) worker: Arc<Worker>,
+    /// None where ranks are no processes.
+    pub(super) worker: Option<Arc<Worker>>,
     /// What a registration always says; worker, ranks and highest generation are filled in each time.
     pub(super) identity: Register,
     /// After this long without a coordinator, ranks are asked to checkpoint and stop.
@@ -116,8 +146,15 @@ pub(super) struct Service {
 }
 
 impl Service {
+    /// A session for ranks that are no processes: a simulation's, or a load generator's. `identity` is what
+    /// a registration says beside the ranks that run.
+    pub fn without_worker(line: Line, table: Arc<Table>, identity: Register) -> Self {
+        let orphan_timeout = Duration::MAX;
+        Self { line, table, worker: None, identity, orphan_timeout, silence: None }
+    }
+
     /// Runs until the coordinator refuses this agent's first registration.
-    pub(super) async fn run(self) -> Error {
+    pub async fn run(self) -> Error {
         let mut ever_registered = false;
         let mut lost_at = Some(Instant::now());
         let mut pause = FIRST_PAUSE;
@@ -154,16 +191,14 @@ impl Service {
         registered: &mut bool,
         lost_at: &mut Option<Instant>,
     ) -> Result<std::convert::Infallible, Error> {
-        let url = || self.endpoint.uri().to_string();
-        let connected = self.endpoint.connect().await;
-        let channel = connected.map_err(|source| Error::Connect { url: url(), source })?;
+        let channel = self.line.connect().await?;
         let mut client = FleetClient::new(channel)
             .max_decoding_message_size(limits::MAX_MESSAGE_BYTES)
             .max_encoding_message_size(limits::MAX_MESSAGE_BYTES);
         let (sender, receiver) = mpsc::channel(OUTBOX);
         let outbox = Outbox(sender);
         let (running, highest) = self.table.registration();
-        let worker = self.worker.message();
+        let worker = self.worker_message();
         outbox.send(Report::Register(Register {
             running,
             highest_generation: Some(highest),
@@ -172,7 +207,8 @@ impl Service {
         }))?;
         let answer = client.session(ReceiverStream::new(receiver));
         let answered = timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Error::NoAnswer)?;
-        let mut orders = answered.map_err(|status| Error::at_first(status, url()))?.into_inner();
+        let unanswered = |status| Error::at_first(status, self.line.url());
+        let mut orders = answered.map_err(unanswered)?.into_inner();
         let terms = self.terms(&mut orders).await?;
         *registered = true;
         *lost_at = None;
@@ -203,20 +239,22 @@ impl Service {
         terms: &Registered,
         mut told: Option<v1::Worker>,
     ) -> Result<std::convert::Infallible, Error> {
-        let mut probes = self.worker.probes();
+        let mut probes = self.worker.as_ref().map(|worker| worker.probes());
         let interval = Duration::from_millis(terms.heartbeat_interval_ms.max(10).into());
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut announced = false;
         loop {
+            // In a fixed order, so that a simulation repeats itself: rare things first, none can be starved.
             tokio::select! {
-                order = next(orders) => if let Some(order) = order? {
-                    self.obey(order);
-                },
+                biased;
                 _ = ticks.tick() => outbox.send(Report::Heartbeat(self.table.heartbeat()))?,
-                () = probes.next() => {}
+                () = next_probe(&mut probes) => {}
                 () = self.table.news.notified() => if self.table.take_urgent() {
                     outbox.send(Report::Heartbeat(self.table.heartbeat()))?;
+                },
+                order = next(orders) => if let Some(order) = order? {
+                    self.obey(order);
                 },
             }
             if !announced && let Some(leaving) = self.table.leaving() {
@@ -224,7 +262,7 @@ impl Service {
                 outbox.send(Report::Leaving(leaving))?;
             }
             // Before the exits: the coordinator knows then why a rank could not be started.
-            let worker = self.worker.message();
+            let worker = self.worker_message();
             if told != worker {
                 worker.clone().map_or(Ok(()), |worker| outbox.send(Report::Worker(worker)))?;
                 told = worker;
@@ -233,6 +271,10 @@ impl Service {
                 outbox.send(Report::RankExited(exit))?;
             }
         }
+    }
+
+    fn worker_message(&self) -> Option<v1::Worker> {
+        self.worker.as_ref().and_then(|worker| worker.message())
     }
 
     fn obey(&self, order: Order) {
@@ -245,6 +287,14 @@ impl Service {
             Order::HeartbeatAck(_) => {}
             Order::Registered(_) => tracing::warn!("the coordinator repeats its terms; ignored"),
         }
+    }
+}
+
+/// Waits for the next probe; for ever where there is no worker.
+async fn next_probe(probes: &mut Option<Probes>) {
+    match probes {
+        Some(probes) => probes.next().await,
+        None => std::future::pending().await,
     }
 }
 

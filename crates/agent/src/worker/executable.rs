@@ -2,7 +2,7 @@
 //! by then.
 
 use std::ffi::OsStr;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,6 @@ pub(super) struct Executable {
     path: PathBuf,
     /// Closed in whatever is started, by std's default.
     file: File,
-    stamp: Stamp,
     /// It begins with `#!`: its interpreter opens it again, and can do so only by its name.
     is_script: bool,
 }
@@ -33,16 +32,13 @@ pub(super) struct Stamp {
 impl Stamp {
     /// Returns the stamp of what lies at `path` now; none where nothing can be seen.
     pub(super) fn at(path: &Path) -> Option<Self> {
-        std::fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
-    }
-
-    fn of(metadata: &Metadata) -> Self {
-        Self {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
+        })
     }
 }
 
@@ -50,18 +46,12 @@ impl Executable {
     /// Opens what lies at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        if !file.metadata()?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
         }
         let mut start = [0; 2];
         let is_script = file.read(&mut start)? == start.len() && start == *b"#!";
-        Ok(Self { path: path.to_owned(), file, stamp: Stamp::of(&metadata), is_script })
-    }
-
-    /// Returns its stamp at the time it was opened.
-    pub(super) fn stamp(&self) -> Stamp {
-        self.stamp
+        Ok(Self { path: path.to_owned(), file, is_script })
     }
 
     /// Returns a command that runs this file, even if another one has its name by now. A script is run by its
@@ -107,9 +97,10 @@ mod tests {
         let path = folder.path().join("worker");
         link("/bin/true", &path);
         let good = Executable::open(&path).unwrap();
-        assert_eq!(Stamp::at(&path), Some(good.stamp()));
+        let before = Stamp::at(&path);
+        assert_eq!(Stamp::at(&path), before);
         link("/bin/false", &path);
-        assert_ne!(Stamp::at(&path), Some(good.stamp()));
+        assert_ne!(Stamp::at(&path), before);
         assert_eq!(code(&good), Some(0));
         assert_eq!(code(&Executable::open(&path).unwrap()), Some(1));
         fs::remove_file(&path).unwrap();

@@ -1,0 +1,22 @@
+//! Who runs the processes of ranks: the operating system, or a simulation.
+
+use std::fmt::Debug;
+
+use super::group;
+
+/// What a table of ranks asks of whoever started them.
+pub trait Processes: Debug + Send + Sync {
+    /// Ends a rank and all it started, at once. May be repeated; called with the table's lock held, so it
+    /// must not call the table. The rank's end is told to the table as any other is.
+    fn kill(&self, pid: u32);
+}
+
+/// Ranks as leaders of sessions of this machine.
+#[derive(Debug)]
+pub(super) struct Sessions;
+
+impl Processes for Sessions {
+    fn kill(&self, pid: u32) {
+        group::kill_session(pid);
+    }
+}
