@@ -20,9 +20,9 @@ use tempfile::TempDir;
 use super::layout::CHUNK;
 use super::layout::StepName;
 use super::place::Place;
-use super::publish::{Grant, Publisher};
 use super::testing::{Coordinator, JOB_ID, assert_is, options, snapshot};
-use super::upload::Abandon;
+use super::write::publish::Publisher;
+use super::write::upload::{self, Abandon};
 use super::*;
 
 /// How a store tells apart who comes first.

@@ -95,10 +95,54 @@ impl FromStr for StepName {
     }
 }
 
+/// A roll-back that happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rollback {
+    /// The newest generation whose work is given up.
+    pub(crate) up_to: Generation,
+    /// What the job went back to.
+    pub(crate) to: StepName,
+}
+
+impl Rollback {
+    /// Whether this roll-back gave a checkpoint up.
+    pub(crate) fn abandons(self, name: StepName) -> bool {
+        name > self.to && name.generation <= self.up_to
+    }
+}
+
+impl fmt::Display for Rollback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rollback-{}-to-{}.json", self.up_to, self.to)
+    }
+}
+
+/// A name that is not a roll-back's.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct NotARollback;
+
+impl FromStr for Rollback {
+    type Err = NotARollback;
+
+    fn from_str(text: &str) -> Result<Self, NotARollback> {
+        let rest = text.strip_prefix("rollback-").and_then(|rest| rest.strip_suffix(".json"));
+        let (up_to, to) = rest.and_then(|rest| rest.split_once("-to-")).ok_or(NotARollback)?;
+        let rollback = Self {
+            up_to: up_to.parse().map_err(|_| NotARollback)?,
+            to: to.parse().map_err(|_| NotARollback)?,
+        };
+        if rollback.to_string() == text { Ok(rollback) } else { Err(NotARollback) }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    fn name(counter: u32, step: u64) -> StepName {
+        StepName { generation: Generation::new(1, counter), step }
+    }
 
     #[test]
     fn a_checkpoint_name_round_trips_and_other_spellings_are_refused() {
@@ -114,7 +158,6 @@ mod tests {
 
     #[test]
     fn a_newer_generation_is_above_a_higher_step_of_an_older_one() {
-        let name = |counter, step| StepName { generation: Generation::new(1, counter), step };
         assert!(name(2, 100) > name(1, 900));
         assert!(name(2, 101) > name(2, 100));
     }
@@ -126,5 +169,26 @@ mod tests {
         assert_eq!(job_url("/data/runs", "a #1%~ü"), "/data/runs/a #1%~ü");
         assert_eq!(job_url("s3://b/runs/", "a #1%~ü"), "s3://b/runs/a%20%231%25~%C3%BC");
         assert_eq!(url_below("s3://b", "sub/part-1.bin"), "s3://b/sub/part-1.bin");
+    }
+
+    #[test]
+    fn a_name_says_the_whole_roll_back() {
+        let rollback = Rollback { up_to: Generation::new(2, 9), to: name(3, 100) };
+        let text = "rollback-g2.9-to-step-0000000100.g1.3.json";
+        assert_eq!((rollback.to_string().as_str(), text.parse()), (text, Ok(rollback)));
+        for other in ["rollback-g2.9.json", "rollback-g2.9-to-step-100.g1.3.json", "latest.json"] {
+            assert_eq!(other.parse::<Rollback>(), Err(NotARollback), "{other}");
+        }
+    }
+
+    #[test]
+    fn what_is_above_is_abandoned_until_a_later_generation() {
+        let rollback = Rollback { up_to: Generation::new(1, 5), to: name(3, 100) };
+        for abandoned in [name(3, 101), name(4, 50), name(5, 900)] {
+            assert!(rollback.abandons(abandoned), "{abandoned}");
+        }
+        for kept in [name(3, 100), name(3, 90), name(2, 900), name(6, 101), name(6, 1)] {
+            assert!(!rollback.abandons(kept), "{kept}");
+        }
     }
 }

@@ -18,32 +18,25 @@
 //! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
 //! finds a checkpoint whose writer died between the two writes.
 //!
-//! Modules in reading order: `state` (what is saved), `memory` (where a snapshot waits while it is
-//! written), `layout` (names), `place` (a folder of a store), `tensors` (safetensors files), `upload` and
-//! `fetch` (objects, in parts), `checksum`, `manifest` (the two metadata files), `publish` (the phases),
-//! `rollback` and `retention` (what goes), [`Writer`] (the background thread), `choose` (reading),
-//! [`browse`] (what people do with checkpoints), [`Listing`] (the names in a folder) and
-//! [`download`](fn@download) (one object to a file). Nothing here touches ATen.
+//! Modules in reading order: `state` (what is saved), `layout` (names), `manifest` (the two metadata files),
+//! `checksum`, `tensors` (safetensors files) over `chunks`, `place` (a folder of a store), `write` (from a
+//! snapshot to a published checkpoint), `read` (choosing and loading), `rollback`, and [`browse`] (what people
+//! do with checkpoints). Nothing here touches ATen.
 
 pub mod browse;
 mod checksum;
-mod choose;
-mod download;
+mod chunks;
 mod error;
-mod fetch;
 mod layout;
-mod listing;
 mod manifest;
-mod memory;
 mod place;
 mod progress;
-mod publish;
-mod retention;
+mod read;
 mod rollback;
+mod runtime;
 mod state;
 mod tensors;
-mod upload;
-mod writer;
+mod write;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -55,14 +48,10 @@ mod testing;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
-pub use choose::{Chosen, Loaded, choose};
-pub use download::download;
 pub use error::{Error, GrantError};
 pub use layout::{is_weights, job_url, step_of, url_below};
-pub use listing::Listing;
-pub use memory::{Blank, Memory};
 pub use progress::moved;
-pub use publish::{Grant, Published};
+pub use read::{Chosen, Listing, Loaded, choose, download};
 pub use rollback::{choose_rolled_back, roll_back};
 pub use safetensors::Dtype;
 pub use state::{
@@ -70,4 +59,4 @@ pub use state::{
     Substitution,
 };
 pub use tensors::{Moment, Part, Values};
-pub use writer::{Saved, Writer, WriterOptions};
+pub use write::{Blank, Grant, Memory, Published, Saved, Writer, WriterOptions};

@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::Error;
-use super::fetch::Chunks;
+use super::chunks::Chunks;
 
 // Values are written as they lie in memory, and the format is little-endian.
 const _: () = assert!(cfg!(target_endian = "little"));

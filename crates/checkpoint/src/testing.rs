@@ -10,7 +10,7 @@ use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, StoredObject};
 use serde_json::json;
 
-use super::publish::{Phase, Publisher};
+use super::write::publish::{Phase, Publisher};
 use super::*;
 
 pub(crate) const JOB_ID: &str = "tiny-abc234";

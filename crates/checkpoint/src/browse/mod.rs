@@ -20,10 +20,9 @@ use ringmaster_proto::v1::Generation;
 
 use super::Error;
 use super::layout::{self, StepName};
-use super::listing::Listing;
 use super::manifest::Manifest;
-use super::place::Place;
-use super::rollback::Survey;
+use super::place::{Place, Survey};
+use super::read::Listing;
 use super::state::State;
 
 pub use headers::TensorInfo;

@@ -5,11 +5,12 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use futures::TryFutureExt as _;
 use object_store::{ObjectStoreExt, PutMode, UpdateVersion};
 
 use super::Place;
 use crate::Error;
-use crate::layout::LATEST;
+use crate::layout::{LATEST, StepName};
 use crate::manifest::Pointer;
 use ringmaster_store::Conditional;
 
@@ -44,7 +45,7 @@ impl Place {
     }
 
     /// Keeps others from changing latest.json where the store has no compare-and-set.
-    pub(crate) async fn lock_latest(&self) -> Result<Option<File>, Error> {
+    async fn lock_latest(&self) -> Result<Option<File>, Error> {
         match &self.local {
             Some(folder) => Ok(Some(lock(folder.join(LOCK)).await?)),
             None => Ok(None),
@@ -53,10 +54,7 @@ impl Place {
 
     /// How a latest.json of this version is replaced, and created where there is none; without a
     /// condition where the store honours none.
-    pub(crate) async fn latest_mode(
-        &self,
-        version: Option<UpdateVersion>,
-    ) -> Result<PutMode, Error> {
+    async fn latest_mode(&self, version: Option<UpdateVersion>) -> Result<PutMode, Error> {
         if self.local.is_some() {
             return Ok(PutMode::Overwrite);
         }
@@ -88,6 +86,34 @@ impl Place {
                 | object_store::Error::AlreadyExists { .. },
             ) => Ok(false),
             Err(source) => Err(self.store_error("write", self.latest_url(), source)),
+        }
+    }
+
+    /// Lets latest.json name `to`, or removes it for none, if it names one that `leaves` says.
+    pub(crate) async fn move_latest(
+        &self,
+        leaves: impl Fn(StepName) -> bool,
+        to: Option<StepName>,
+    ) -> Result<(), Error> {
+        let _lock = self.lock_latest().await?;
+        loop {
+            let Some((pointer, version)) = self.latest().await? else { return Ok(()) };
+            if pointer.is_some_and(|pointer| !leaves(pointer.name())) {
+                return Ok(());
+            }
+            let path = self.base.clone().join(LATEST);
+            let error = |action| move |source| self.store_error(action, self.latest_url(), source);
+            let Some(to) = to else {
+                return self.store.delete(&path).map_err(error("delete")).await;
+            };
+            let mode = self.latest_mode(Some(version)).await?;
+            let text = Pointer::to(to).encode();
+            match self.store.put_opts(&path, text.into(), mode.into()).await {
+                Ok(_) => return Ok(()),
+                // Somebody wrote it meanwhile; what it says now may be right already.
+                Err(object_store::Error::Precondition { .. }) => {}
+                Err(source) => return Err(error("write")(source)),
+            }
         }
     }
 
@@ -151,15 +177,34 @@ mod tests {
     use ringmaster_proto::v1::Generation;
 
     use super::*;
-    use crate::layout::StepName;
+
+    fn name(counter: u32, step: u64) -> StepName {
+        StepName { generation: Generation::new(1, counter), step }
+    }
 
     #[tokio::test]
     async fn a_pointer_that_says_nothing_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(LATEST), "{").unwrap();
         let place = Place::open(folder.path().to_str().unwrap()).unwrap();
-        let name = StepName { generation: Generation::new(1, 1), step: 5 };
-        place.advance_latest(&Pointer::to(name)).await.unwrap();
-        assert_eq!(place.latest().await.unwrap().unwrap().0.unwrap().name(), name);
+        place.advance_latest(&Pointer::to(name(1, 5))).await.unwrap();
+        assert_eq!(place.latest().await.unwrap().unwrap().0.unwrap().name(), name(1, 5));
+    }
+
+    #[tokio::test]
+    async fn latest_json_leaves_what_was_given_up_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        for place in [Place::memory(), Place::open(folder.path().to_str().unwrap()).unwrap()] {
+            let latest = async || place.latest().await.unwrap().map(|(p, _)| p.unwrap().name());
+            place.move_latest(|_| true, Some(name(1, 1))).await.unwrap();
+            assert_eq!(latest().await, None, "there was none, and none is made");
+            place.advance_latest(&Pointer::to(name(1, 30))).await.unwrap();
+            place.move_latest(|named| named == name(1, 20), Some(name(1, 10))).await.unwrap();
+            assert_eq!(latest().await, Some(name(1, 30)));
+            place.move_latest(|named| named == name(1, 30), Some(name(1, 10))).await.unwrap();
+            assert_eq!(latest().await, Some(name(1, 10)));
+            place.move_latest(|_| true, None).await.unwrap();
+            assert_eq!(latest().await, None);
+        }
     }
 }

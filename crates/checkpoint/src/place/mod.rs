@@ -4,9 +4,10 @@
 //! changed, so what was granted survives a power cut. What is to be created once is created with a
 //! condition; where the store ignores conditions it is looked at before and read back after.
 //!
-//! Modules: `latest` (the pointer that never goes back).
+//! Modules: `latest` (the pointer that never goes back), `survey` (what lies in a job's folder).
 
 mod latest;
+mod survey;
 
 use std::fs::File;
 use std::path::{Path as FsPath, PathBuf};
@@ -16,6 +17,8 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use ringmaster_store::{self as store, Conditional, Scheme, Store};
+
+pub(crate) use survey::Survey;
 
 use super::Error;
 use super::layout::StepName;
@@ -79,6 +82,11 @@ impl Place {
         job.base = self.base.parent().unwrap_or_default();
         job.local = self.local.as_deref().and_then(FsPath::parent).map(FsPath::to_owned);
         Some((job, name))
+    }
+
+    /// Whether both are the same folder, however it was written.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.base == other.base && origin(&self.url) == origin(&other.url)
     }
 
     /// Returns where an object of a checkpoint lies in the store.
@@ -276,6 +284,12 @@ impl Place {
     }
 }
 
+/// The store that a URL leads to: scheme and bucket, nothing for files.
+fn origin(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://").filter(|(scheme, _)| *scheme != "file")?;
+    Some((scheme, rest.split('/').next().unwrap_or_default()))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -305,6 +319,15 @@ mod tests {
         assert_eq!(job.local.as_deref(), Some(FsPath::new("/runs/a b")));
         assert_eq!(job.base.as_ref(), "runs/a b");
         assert!(job.split().is_none());
+    }
+
+    #[test]
+    fn a_folder_is_the_same_however_it_is_written() {
+        let open = |url: &str| Place::open(url).unwrap();
+        assert!(open("/runs/a").is_same(&open("file:///runs/a/")));
+        assert!(!open("/runs/a").is_same(&open("/runs/b")));
+        assert_ne!(origin("s3://a/runs"), origin("s3://b/runs"));
+        assert_ne!(origin("s3://a/runs"), origin("/runs"));
     }
 }
 

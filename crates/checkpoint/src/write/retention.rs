@@ -11,10 +11,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Error;
-use super::layout::{self, StepName};
-use super::place::Place;
 use super::publish::{Phase, Publisher};
+use crate::Error;
+use crate::layout::{self, StepName};
+use crate::place::Place;
 
 /// A checkpoint of the job's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use super::Error;
-use super::fetch::{self, Chunks, Fetched};
-use super::layout::{self, StepName};
-use super::manifest::Manifest;
-use super::place::Place;
-use super::state::State;
-use super::tensors::{Moment, Moments, TensorFile, Values};
+use super::fetch::{self, Fetched};
+use crate::Error;
+use crate::chunks::Chunks;
+use crate::layout::{self, StepName};
+use crate::manifest::Manifest;
+use crate::place::Place;
+use crate::runtime::runtime;
+use crate::state::State;
+use crate::tensors::{Moment, Moments, TensorFile, Values};
 
 /// A verified checkpoint, in memory.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
                 }
             };
             for name in candidates {
-                match read(&place, name).await? {
+                match examine(&place, name).await? {
                     Verdict::Complete(chosen) => return Ok(Some(*chosen)),
                     Verdict::Unfinished => {
                         tracing::debug!(url = place.step_url(name), "has no manifest, passed over");
@@ -97,16 +99,6 @@ pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
     })
 }
 
-/// What reads for a caller that blocks.
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("checkpoint-store")
-        .enable_all()
-        .build()
-        .map_err(|source| Error::Runtime { source })
-}
-
 /// What a look at one checkpoint found.
 pub(crate) enum Verdict {
     Complete(Box<Chosen>),
@@ -120,7 +112,7 @@ pub(crate) enum Verdict {
 }
 
 /// Reads and verifies a checkpoint.
-pub(crate) async fn read(place: &Place, name: StepName) -> Result<Verdict, Error> {
+pub(crate) async fn examine(place: &Place, name: StepName) -> Result<Verdict, Error> {
     let Some(text) = place.text(name, layout::MANIFEST).await? else {
         return Ok(Verdict::Unfinished);
     };

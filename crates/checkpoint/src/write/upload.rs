@@ -9,11 +9,10 @@ use ringmaster_proto::v1::StoredObject;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::Error;
-use super::checksum::Hasher;
-use super::layout::CHUNK;
-use super::layout::StepName;
-use super::place::Place;
+use crate::Error;
+use crate::checksum::Hasher;
+use crate::layout::{CHUNK, StepName};
+use crate::place::Place;
 use crate::progress;
 
 /// Parts on their way at once. They are views of the snapshot and cost no memory of their own.

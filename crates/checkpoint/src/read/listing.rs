@@ -3,8 +3,8 @@
 use object_store::ObjectStore as _;
 
 use crate::Error;
-use crate::choose::runtime;
 use crate::place::Place;
+use crate::runtime::runtime;
 
 /// The names in a folder; none for one that does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use ringmaster_proto::v1::Generation;
 
-use super::Error;
 use super::publish::{Grant, Published, Publisher};
-use super::state::Snapshot;
 use super::upload::Abandon;
+use crate::Error;
+use crate::state::Snapshot;
 
 /// What a [`Writer`] is told.
 #[derive(Clone)]

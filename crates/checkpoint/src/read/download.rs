@@ -8,8 +8,8 @@ use object_store::{GetResult, ObjectMeta, ObjectStoreExt as _};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::Error;
-use crate::choose::runtime;
 use crate::progress;
+use crate::runtime::runtime;
 use ringmaster_store::{self as store, Store};
 
 /// How the names of files begin that are not complete.

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future::join_all;
 use ringmaster_proto::v1::StoredObject;
+use ringmaster_words::chain;
 use tokio::runtime::Runtime;
 
-use super::layout::{self, StepName};
-use super::manifest::{Manifest, Pointer};
-use super::place::Place;
-use super::state::Snapshot;
-use super::tensors;
+use super::WriterOptions;
 use super::upload::{self, Abandon};
-use super::{Error, GrantError, WriterOptions};
-use ringmaster_words::chain;
+use crate::layout::{self, StepName};
+use crate::manifest::{Manifest, Pointer};
+use crate::place::Place;
+use crate::runtime::runtime;
+use crate::state::Snapshot;
+use crate::{Error, GrantError, tensors};
 
 /// The coordinator's word on who may publish. Calls block, and may wait as long as it takes.
 pub trait Grant: Send + Sync {
@@ -100,24 +101,17 @@ pub(crate) struct Publisher {
     pub(crate) abandon: Arc<Abandon>,
     /// Dies at the n-th phase it enters, in tests.
     #[cfg(test)]
-    pub(crate) crash: super::testing::Crash,
+    pub(crate) crash: crate::testing::Crash,
 }
 
 impl Publisher {
     pub(crate) fn new(options: WriterOptions, abandon: Arc<Abandon>) -> Result<Self, Error> {
-        // Two threads: one signs and encrypts a part while the other talks to the store.
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("checkpoint-store")
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Runtime { source })?;
         Ok(Self {
             options,
-            runtime,
+            runtime: runtime()?,
             abandon,
             #[cfg(test)]
-            crash: super::testing::Crash::default(),
+            crash: crate::testing::Crash::default(),
         })
     }
 

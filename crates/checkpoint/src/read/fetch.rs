@@ -6,56 +6,15 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use tokio::task::JoinSet;
 
-use super::Error;
-use super::layout::CHUNK;
-use super::layout::StepName;
-use super::manifest::Object;
-use super::place::Place;
+use crate::Error;
+use crate::chunks::Chunks;
+use crate::layout::{CHUNK, StepName};
+use crate::manifest::Object;
+use crate::place::Place;
 use crate::progress;
 
 /// Chunks on their way at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
-
-/// An object in memory, as the chunks it was read in.
-#[derive(Debug, Default)]
-pub(crate) struct Chunks {
-    /// Each but the last of [`CHUNK`] bytes.
-    chunks: Vec<Bytes>,
-    len: usize,
-}
-
-impl Chunks {
-    #[cfg(test)]
-    pub(crate) fn of(bytes: Vec<u8>) -> Self {
-        let (len, bytes) = (bytes.len(), Bytes::from(bytes));
-        let chunks = (0..len).step_by(CHUNK).map(|at| bytes.slice(at..len.min(at + CHUNK)));
-        Self { chunks: chunks.collect(), len }
-    }
-
-    /// Length in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Copies bytes from `at` on.
-    ///
-    /// # Panics
-    /// When the object ends before `out` is full.
-    pub(crate) fn copy_to(&self, mut at: usize, mut out: &mut [u8]) {
-        while !out.is_empty() {
-            let chunk = &self.chunks[at / CHUNK][at % CHUNK..];
-            let (now, rest) = out.split_at_mut(out.len().min(chunk.len()));
-            now.copy_from_slice(&chunk[..now.len()]);
-            at += now.len();
-            out = rest;
-        }
-    }
-
-    /// Returns everything in one piece.
-    pub(crate) fn to_vec(&self) -> Vec<u8> {
-        self.chunks.concat()
-    }
-}
 
 /// What reading an object came to.
 #[derive(Debug)]
@@ -102,7 +61,7 @@ pub(crate) async fn fetch(
             Err(reason) => return Ok(Fetched::Bad(reason)),
         }
     }
-    Ok(Fetched::Good(Chunks { chunks, len: object.size as usize }))
+    Ok(Fetched::Good(Chunks::new(chunks, object.size as usize)))
 }
 
 /// Returns what about an object contradicts the manifest without reading it, if anything.
@@ -148,7 +107,7 @@ mod tests {
     use ringmaster_proto::v1::Generation;
 
     use super::*;
-    use crate::upload::{self, Abandon};
+    use crate::write::upload::{self, Abandon};
 
     fn name() -> StepName {
         StepName { generation: Generation::new(1, 1), step: 3 }
