@@ -201,7 +201,7 @@ impl Error {
             | Self::ResumeConflict { .. }
             | Self::Insecure { .. }
             | Self::Checkpoints { .. }
-            | Self::Checkpoint(ringmaster_checkpoint::Error::Place { .. })
+            | Self::Checkpoint(ringmaster_checkpoint::Error::Unusable { .. })
             | Self::Agent(ringmaster_agent::Error::Address(_))
             | Self::CoordinatorAddress(_) => exit_code::REFUSED,
             Self::Agent(ringmaster_agent::Error::Refused { .. }) => exit_code::HOPELESS,

@@ -116,7 +116,7 @@ async fn look(wanted: &str, url: &str, job: &TrainJob) -> Result<(), Error> {
             .to_owned(),
     };
     let checkpoint = match Target::open(url).await {
-        Err(ringmaster_checkpoint::Error::Place { reason, .. }) => {
+        Err(ringmaster_checkpoint::Error::Unusable { reason, .. }) => {
             return Err(match weights_in(url).await {
                 Some(file) => weights_alone(wanted, url, &format!("it holds weights ({file})")),
                 None => refused(reason),
@@ -159,7 +159,7 @@ async fn latest(uri: &str, job: &TrainJob) -> Result<String, Error> {
     let jobs = match Target::open(uri).await {
         Ok(Target::Jobs(jobs)) => jobs,
         Ok(Target::Job(_) | Target::One(..)) => Vec::new(),
-        Err(ringmaster_checkpoint::Error::Place { .. }) => Vec::new(),
+        Err(ringmaster_checkpoint::Error::Unusable { .. }) => Vec::new(),
         Err(error) => return Err(error.into()),
     };
     let mut runs = Vec::new();

@@ -220,6 +220,6 @@ mod tests {
             assert_eq!((data.retryable(), store.retryable()), (again, again), "{code}");
         }
         let (url, reason) = ("s3://runs".to_owned(), "there are no credentials".to_owned());
-        assert!(!Error::Store(checkpoint::Error::Place { url, reason }).retryable());
+        assert!(!Error::Store(checkpoint::Error::Unusable { url, reason }).retryable());
     }
 }

@@ -7,9 +7,9 @@ use ringmaster_store as store;
 /// Why a checkpoint was not written or cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A place that cannot hold checkpoints.
-    #[error("checkpoint place {url:?}: {reason}")]
-    Place {
+    /// A path or URL that does not lead to what is asked for, or that this build cannot use.
+    #[error("cannot use {url:?}: {reason}")]
+    Unusable {
         /// As the manifest or the command line gave it.
         url: String,
         /// The constraint it breaks, and what to give instead.
@@ -140,7 +140,7 @@ impl Error {
     /// fails in the same way.
     pub fn is_mistake(&self) -> bool {
         match self {
-            Self::Place { .. } => true,
+            Self::Unusable { .. } => true,
             Self::Store { source, .. } => source.kind.is_mistake(),
             _ => false,
         }

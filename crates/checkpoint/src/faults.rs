@@ -17,9 +17,9 @@ use ringmaster_tests::logged::logged;
 use ringmaster_tests::s3;
 use tempfile::TempDir;
 
+use super::dir::CheckpointDir;
 use super::layout::CHUNK;
 use super::layout::StepName;
-use super::place::Place;
 use super::testing::{Coordinator, JOB_ID, assert_is, options, snapshot};
 use super::write::publish::Publisher;
 use super::write::upload::{self, Abandon};
@@ -67,8 +67,8 @@ impl World {
         job_url(&self.uri, JOB_ID)
     }
 
-    fn place(&self) -> Place {
-        Place::open(&self.job_url()).unwrap()
+    fn dir(&self) -> CheckpointDir {
+        CheckpointDir::open(&self.job_url()).unwrap()
     }
 
     /// One step by all ranks, one after the other; the first error ends it, as it ends the process.
@@ -89,16 +89,16 @@ impl World {
 
     /// The step latest.json names, after checking that it is there, whole, and loadable.
     fn latest(&self) -> u64 {
-        let place = self.place();
-        let name = block_on(place.latest()).unwrap().unwrap().0.unwrap().name();
-        let chosen = choose(&[&place.step_url(name)]).unwrap();
+        let dir = self.dir();
+        let name = block_on(dir.latest()).unwrap().unwrap().0.unwrap().name();
+        let chosen = choose(&[&dir.step_url(name)]).unwrap();
         let loaded = chosen.expect("latest.json names one that exists").load().unwrap();
         assert_is(&loaded, name.step);
         name.step
     }
 
     fn exists(&self, counter: u32, step: u64, object: &str) -> bool {
-        block_on(self.place().exists(name(counter, step), object)).unwrap()
+        block_on(self.dir().exists(name(counter, step), object)).unwrap()
     }
 }
 
@@ -124,7 +124,7 @@ fn check_what_a_death_left(world: &World, fault: Fault, world_size: usize) -> (u
     assert_is(&world.newest().unwrap(), 40);
     assert_eq!(world.latest(), 40, "{what}");
     // Its own, the one before it, and nothing of the dead.
-    let names = block_on(world.place().survey()).unwrap().names;
+    let names = block_on(world.dir().survey()).unwrap().names;
     let before = if newest == 30 { name(2, 30) } else { name(1, 20) };
     assert_eq!(names, [name(3, 40), before], "{what}");
     (newest, latest)
@@ -142,9 +142,9 @@ fn killed_before_or_after_any_operation_a_writer_leaves_the_right_checkpoint_loa
                     world.publish(1, 10, world_size).unwrap();
                     world.publish(1, 20, world_size).unwrap();
                     // Of a writer that died before this one.
-                    let place = world.place();
-                    let left = place.object(name(1, 11), "state.json");
-                    block_on(place.store.put(&left, "half a checkpoint".into())).unwrap();
+                    let dir = world.dir();
+                    let left = dir.object(name(1, 11), "state.json");
+                    block_on(dir.store.put(&left, "half a checkpoint".into())).unwrap();
 
                     world.faulty.set(fault);
                     let _ = world.publish(2, 30, world_size);
@@ -224,10 +224,10 @@ fn a_torn_upload_is_invisible_and_the_next_one_is_whole() {
         for at in 0.. {
             let fault = Fault::DieBefore(at);
             let world = World::new(like);
-            let (place, step) = (world.place(), name(1, 1));
+            let (dir, step) = (world.dir(), name(1, 1));
             let put = |step| {
-                let (place, pieces) = (&place, pieces.clone());
-                async move { upload::put(place, step, "object", pieces, &Abandon::default()).await }
+                let (dir, pieces) = (&dir, pieces.clone());
+                async move { upload::put(dir, step, "object", pieces, &Abandon::default()).await }
             };
             world.faulty.set(fault);
             let runtime =
@@ -236,7 +236,7 @@ fn a_torn_upload_is_invisible_and_the_next_one_is_whole() {
             let died = world.faulty.died();
             world.faulty.set(Fault::None);
             assert_eq!(torn.is_err(), died, "{like:?}, {fault:?}");
-            let visible = runtime.block_on(place.exists(step, "object")).unwrap();
+            let visible = runtime.block_on(dir.exists(step, "object")).unwrap();
             assert_eq!(visible, !died, "{like:?}, {fault:?}");
             let stored = runtime.block_on(put(name(1, 2))).unwrap();
             assert_eq!(stored.size, pieces[0].len() as u64);
@@ -276,25 +276,25 @@ fn a_bit_that_changes_on_the_way_is_never_taken_for_what_was_saved() {
 }
 
 /// Returns the objects of the newest checkpoint, and where they are.
-fn objects(place: &Place, name: StepName) -> Vec<Path> {
-    let folder = place.base.clone().join(name.to_string());
-    let listed = place.store.list(Some(&folder)).map_ok(|object| object.location);
+fn objects(dir: &CheckpointDir, name: StepName) -> Vec<Path> {
+    let folder = dir.base.clone().join(name.to_string());
+    let listed = dir.store.list(Some(&folder)).map_ok(|object| object.location);
     block_on(listed.try_collect()).unwrap()
 }
 
 #[test]
 fn one_changed_byte_in_any_object_is_found_on_every_store_and_the_object_is_named() {
-    let mut worlds: Vec<(String, Place)> = Vec::new();
+    let mut worlds: Vec<(String, CheckpointDir)> = Vec::new();
     let memory = World::new(Like::Conditions);
-    worlds.push((memory.uri.clone(), memory.place()));
+    worlds.push((memory.uri.clone(), memory.dir()));
     if let Some(server) = s3::server_for_part() {
-        let opened = super::place::testing::opened(&server.bucket(), "", &[]);
+        let opened = super::dir::testing::opened(&server.bucket(), "", &[]);
         register("one-changed-byte", opened);
         let uri = "memory://one-changed-byte/runs".to_owned();
-        let place = Place::open(&job_url(&uri, JOB_ID)).unwrap();
-        worlds.push((uri, place));
+        let dir = CheckpointDir::open(&job_url(&uri, JOB_ID)).unwrap();
+        worlds.push((uri, dir));
     }
-    for (uri, place) in worlds {
+    for (uri, dir) in worlds {
         let publish = |step| {
             let grant = Arc::new(Coordinator::new(2));
             for rank in [1, 0] {
@@ -306,22 +306,22 @@ fn one_changed_byte_in_any_object_is_found_on_every_store_and_the_object_is_name
         };
         publish(10);
         publish(20);
-        let found = || choose(&[&place.url]).unwrap().unwrap().load().unwrap();
-        let objects = objects(&place, name(1, 20));
+        let found = || choose(&[&dir.url]).unwrap().unwrap().load().unwrap();
+        let objects = objects(&dir, name(1, 20));
         assert_eq!(objects.len(), 5, "{uri}: {objects:?}");
         for object in objects {
-            let get = async { place.store.get(&object).await?.bytes().await };
+            let get = async { dir.store.get(&object).await?.bytes().await };
             let good = block_on(get).unwrap();
             for at in [0, good.len() / 3, good.len() - 1] {
                 let mut bad = good.to_vec();
                 bad[at] ^= 0x80;
-                block_on(place.store.put(&object, bad.into())).unwrap();
+                block_on(dir.store.put(&object, bad.into())).unwrap();
                 let log = logged(|| assert_is(&found(), 10));
                 let file = object.filename().unwrap();
-                let url = format!("{}/step-0000000020.g1.1/{file}", place.url);
+                let url = format!("{}/step-0000000020.g1.1/{file}", dir.url);
                 assert!(log.contains("WARN") && log.contains(&url), "{uri}: {log}");
             }
-            block_on(place.store.put(&object, good.into())).unwrap();
+            block_on(dir.store.put(&object, good.into())).unwrap();
         }
         assert_is(&found(), 20);
     }

@@ -28,7 +28,7 @@ pub fn job_url(uri: &str, job_id: &str) -> String {
 const ESCAPED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// Returns the place of `name`, a file's or folder's own name or a path of such, below `folder`, a URL or an
+/// Returns the path or URL of `name`, a file's or folder's own name or a path of such, below `folder`, a URL or an
 /// absolute path without a slash at its end: escaped in a URL, as it is in a path.
 pub fn url_below(folder: &str, name: &str) -> String {
     if folder.contains("://") {
@@ -42,8 +42,8 @@ pub fn url_below(folder: &str, name: &str) -> String {
 const WEIGHTS: [&str; 6] = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".index.json"];
 
 /// Whether a path or URL ends as a file of weights does, or as an index of weights in parts.
-pub fn is_weights(place: &str) -> bool {
-    WEIGHTS.iter().any(|ending| place.ends_with(ending))
+pub fn is_weights(url: &str) -> bool {
+    WEIGHTS.iter().any(|ending| url.ends_with(ending))
 }
 
 /// Returns the step of the checkpoint at `url`; none when its last part is no checkpoint's name.

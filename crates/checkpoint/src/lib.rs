@@ -19,17 +19,17 @@
 //! finds a checkpoint whose writer died between the two writes.
 //!
 //! Modules in reading order: `state` (what is saved), `layout` (names), `manifest` (the two metadata files),
-//! `checksum`, `tensors` (safetensors files) over `chunks`, `place` (a folder of a store), `write` (from a
+//! `checksum`, `tensors` (safetensors files) over `chunks`, `dir` (a folder of a store), `write` (from a
 //! snapshot to a published checkpoint), `read` (choosing and loading), `rollback`, and [`browse`] (what people
 //! do with checkpoints). Nothing here touches ATen.
 
 pub mod browse;
 mod checksum;
 mod chunks;
+mod dir;
 mod error;
 mod layout;
 mod manifest;
-mod place;
 mod progress;
 mod read;
 mod rollback;

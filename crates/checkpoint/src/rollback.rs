@@ -12,9 +12,9 @@ use ringmaster_proto::v1::Generation;
 use serde_json::json;
 
 use super::Error;
+use super::dir::CheckpointDir;
 use super::layout::{Rollback, StepName};
 use super::manifest::VERSION;
-use super::place::Place;
 use super::read::{self, Chosen, Verdict};
 use super::runtime::runtime;
 
@@ -24,10 +24,10 @@ use super::runtime::runtime;
 /// # Errors
 /// A `url` that is no checkpoint's, or a store that fails; what was given up then is all or nothing.
 pub async fn roll_back(url: &str, up_to: Generation) -> Result<(), Error> {
-    let (place, to) = checkpoint(url)?;
+    let (dir, to) = checkpoint(url)?;
     let rollback = Rollback { up_to, to };
-    place.create_rollback(rollback).await?;
-    place.move_latest(|named| rollback.abandons(named), Some(to)).await
+    dir.create_rollback(rollback).await?;
+    dir.move_latest(|named| rollback.abandons(named), Some(to)).await
 }
 
 /// Rolls back to the checkpoint at `url` as [`roll_back`] does, and returns what to go on from: what was
@@ -41,10 +41,10 @@ pub async fn roll_back(url: &str, up_to: Generation) -> Result<(), Error> {
 /// that was not before.
 pub fn choose_rolled_back(url: &str, up_to: Generation) -> Result<Chosen, Error> {
     runtime()?.block_on(async {
-        let (place, to) = checkpoint(url)?;
-        let names = place.survey().await?.names;
+        let (dir, to) = checkpoint(url)?;
+        let names = dir.survey().await?.names;
         for name in names.into_iter().filter(|name| name.generation > up_to) {
-            match good(&place, name).await? {
+            match good(&dir, name).await? {
                 Ok(chosen) => {
                     roll_back(url, up_to).await?;
                     return Ok(chosen);
@@ -52,7 +52,7 @@ pub fn choose_rolled_back(url: &str, up_to: Generation) -> Result<Chosen, Error>
                 Err((object, reason)) => tracing::warn!(object, reason, "passed over"),
             }
         }
-        let chosen = good(&place, to).await?;
+        let chosen = good(&dir, to).await?;
         let chosen = chosen.map_err(|(object, reason)| Error::Damaged { object, reason })?;
         roll_back(url, up_to).await?;
         Ok(chosen)
@@ -60,22 +60,25 @@ pub fn choose_rolled_back(url: &str, up_to: Generation) -> Result<Chosen, Error>
 }
 
 /// Reads and verifies a checkpoint, or says which object is wrong, and how.
-async fn good(place: &Place, name: StepName) -> Result<Result<Chosen, (String, String)>, Error> {
-    Ok(match read::examine(place, name).await? {
+async fn good(
+    dir: &CheckpointDir,
+    name: StepName,
+) -> Result<Result<Chosen, (String, String)>, Error> {
+    Ok(match read::examine(dir, name).await? {
         Verdict::Complete(chosen) => Ok(*chosen),
-        Verdict::Unfinished => Err((place.step_url(name), "it has no MANIFEST.json".to_owned())),
+        Verdict::Unfinished => Err((dir.step_url(name), "it has no MANIFEST.json".to_owned())),
         Verdict::Damaged { object, reason } => Err((object, reason)),
     })
 }
 
-fn checkpoint(url: &str) -> Result<(Place, StepName), Error> {
-    Place::open(url)?.split().ok_or_else(|| Error::Place {
+fn checkpoint(url: &str) -> Result<(CheckpointDir, StepName), Error> {
+    CheckpointDir::open(url)?.split().ok_or_else(|| Error::Unusable {
         url: url.to_owned(),
         reason: "not the folder of one checkpoint; write …/step-<step>.<generation>".to_owned(),
     })
 }
 
-impl Place {
+impl CheckpointDir {
     async fn create_rollback(&self, rollback: Rollback) -> Result<(), Error> {
         let text = json!({
             "version": VERSION,
@@ -184,8 +187,8 @@ mod tests {
         let (_root, job) = job(&[(1, 10), (1, 20)]);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let rollback = Rollback { up_to: Generation::new(1, 1), to: name(1, 10) };
-        let place = Place::open(&job).unwrap();
-        runtime.block_on(place.create_rollback(rollback)).unwrap();
+        let dir = CheckpointDir::open(&job).unwrap();
+        runtime.block_on(dir.create_rollback(rollback)).unwrap();
         assert_eq!((newest(&job), latest(&job)), (10, "step-0000000020.g1.1".to_owned()));
         let url = format!("{job}/step-0000000010.g1.1");
         for _ in 0..2 {

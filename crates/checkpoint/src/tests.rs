@@ -15,7 +15,7 @@ use super::testing::{
 };
 use super::*;
 
-/// A place of its own for each test.
+/// A folder of its own for each test.
 struct Folder {
     root: TempDir,
 }

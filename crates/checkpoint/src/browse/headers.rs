@@ -51,7 +51,7 @@ impl Checkpoint {
     /// Reads one file's header.
     pub(super) async fn header(&self, object: &str, size: u64) -> Result<Vec<TensorInfo>, Error> {
         let damaged = |reason: String| Error::Damaged {
-            object: self.place.object_url(self.step_name, object),
+            object: self.dir.object_url(self.step_name, object),
             reason,
         };
         if size < PREFIX {
@@ -73,9 +73,9 @@ impl Checkpoint {
         if range.is_empty() {
             return Ok(Vec::new());
         }
-        let path = self.place.object(self.step_name, object);
-        let bytes = self.place.store.get_range(&path, range).await;
-        let bytes = bytes.map_err(|e| self.place.read_error(self.step_name, object, e))?;
+        let path = self.dir.object(self.step_name, object);
+        let bytes = self.dir.store.get_range(&path, range).await;
+        let bytes = bytes.map_err(|e| self.dir.read_error(self.step_name, object, e))?;
         Ok(bytes.into())
     }
 
@@ -115,7 +115,7 @@ impl Checkpoint {
     }
 }
 
-/// Says where sorted ranges do not cover `0..len` exactly once: first place only.
+/// Says where sorted ranges do not cover `0..len` exactly once: first gap only.
 fn uncovered(ranges: &[(u64, u64)], len: u64) -> Option<(u64, u64, &'static str)> {
     let mut covered = 0;
     for &(start, end) in ranges {

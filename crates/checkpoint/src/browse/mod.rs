@@ -19,9 +19,9 @@ use object_store::ObjectStore as _;
 use ringmaster_proto::v1::Generation;
 
 use super::Error;
+use super::dir::{CheckpointDir, Survey};
 use super::layout::{self, StepName};
 use super::manifest::Manifest;
-use super::place::{Place, Survey};
 use super::read::Listing;
 use super::state::State;
 
@@ -47,13 +47,13 @@ impl Target {
     /// Looks what `url` names: an absolute path or a URL.
     ///
     /// # Errors
-    /// A place that cannot be reached, or that holds nothing of this kind.
+    /// A folder that cannot be reached, or that holds nothing of this kind.
     pub async fn open(url: &str) -> Result<Self, Error> {
-        let place = Place::open(url)?;
+        let dir = CheckpointDir::open(url)?;
         let nothing =
-            |reason: &str| Error::Place { url: url.to_owned(), reason: reason.to_owned() };
-        if let Some((place, name)) = place.split() {
-            let job = JobFolder::look(place).await?;
+            |reason: &str| Error::Unusable { url: url.to_owned(), reason: reason.to_owned() };
+        if let Some((dir, name)) = dir.split() {
+            let job = JobFolder::look(dir).await?;
             if !job.survey.names.contains(&name) {
                 return Err(nothing(&format!(
                     "there is no such checkpoint; {} holds {}",
@@ -64,12 +64,12 @@ impl Target {
             let checkpoint = job.checkpoint(name).await?;
             return Ok(Self::One(job, Box::new(checkpoint)));
         }
-        let folder = JobFolder::look(place).await?;
+        let folder = JobFolder::look(dir).await?;
         if folder.is_job() {
             return Ok(Self::Job(folder));
         }
         let names = folder.survey.folders.iter();
-        let below: Vec<Place> = names.filter_map(|name| folder.place.below(name)).collect();
+        let below: Vec<CheckpointDir> = names.filter_map(|name| folder.dir.below(name)).collect();
         let jobs: Vec<JobFolder> = futures::stream::iter(below.into_iter().map(JobFolder::look))
             .buffered(LOOKS_AT_ONCE)
             .try_collect()
@@ -79,7 +79,7 @@ impl Target {
         if jobs.is_empty() {
             return Err(nothing(&format!(
                 "no checkpoint lies there: {}; name a folder of jobs, a job's folder or a checkpoint's",
-                instead(&folder.place).await?
+                instead(&folder.dir).await?
             )));
         }
         Ok(Self::Jobs(jobs))
@@ -95,14 +95,14 @@ impl Target {
 }
 
 /// Says what a folder holds that holds no checkpoints.
-async fn instead(place: &Place) -> Result<String, Error> {
+async fn instead(dir: &CheckpointDir) -> Result<String, Error> {
     const SHOWN: usize = 4;
-    match &place.local {
+    match &dir.local {
         Some(path) if path.is_file() => return Ok("it is a file".to_owned()),
         Some(path) if !path.exists() => return Ok("there is no such folder".to_owned()),
         _ => {}
     }
-    let Listing { files, folders } = Listing::read(&place.url).await?;
+    let Listing { files, folders } = Listing::read(&dir.url).await?;
     if let Some(weights) = files.iter().find(|name| layout::is_weights(name)) {
         return Ok(format!("it holds plain weights ({weights}), which are no checkpoint of a run"));
     }
@@ -119,11 +119,11 @@ async fn instead(place: &Place) -> Result<String, Error> {
 /// The folder of one job's checkpoints, as it was when it was looked at.
 #[derive(Debug, Clone)]
 pub struct JobFolder {
-    place: Place,
+    dir: CheckpointDir,
     survey: Survey,
 }
 
-impl Place {
+impl CheckpointDir {
     /// Returns a folder within this one; none for a link to one, which has another name.
     fn below(&self, name: &str) -> Option<Self> {
         let local = self.local.as_ref().map(|folder| folder.join(name));
@@ -139,9 +139,9 @@ impl Place {
 }
 
 impl JobFolder {
-    async fn look(place: Place) -> Result<Self, Error> {
-        let survey = place.survey().await?;
-        Ok(Self { place, survey })
+    async fn look(dir: CheckpointDir) -> Result<Self, Error> {
+        let survey = dir.survey().await?;
+        Ok(Self { dir, survey })
     }
 
     fn is_job(&self) -> bool {
@@ -150,13 +150,13 @@ impl JobFolder {
 
     /// Returns where it is.
     pub fn url(&self) -> &str {
-        &self.place.url
+        &self.dir.url
     }
 
     /// Returns the folder's own name: the job's id, unless somebody renamed it.
     pub fn name(&self) -> &str {
         let of_url = || self.url().rsplit('/').next().unwrap_or_default();
-        self.place.base.filename().unwrap_or_else(of_url)
+        self.dir.base.filename().unwrap_or_else(of_url)
     }
 
     /// Returns its checkpoints, complete or not, newest first.
@@ -204,12 +204,12 @@ impl JobFolder {
     /// # Errors
     /// A store that fails.
     pub async fn latest(&self) -> Result<Option<String>, Error> {
-        let latest = self.place.latest().await?;
+        let latest = self.dir.latest().await?;
         Ok(latest.and_then(|(pointer, _)| Some(pointer?.name().to_string())))
     }
 
     async fn checkpoint(&self, name: StepName) -> Result<Checkpoint, Error> {
-        Checkpoint::look(&self.place, name, self.survey.is_abandoned(name)).await
+        Checkpoint::look(&self.dir, name, self.survey.is_abandoned(name)).await
     }
 
     /// Names the steps that are there, for people.
@@ -260,7 +260,7 @@ impl Status {
 /// One checkpoint, as its folder shows it.
 #[derive(Debug, Clone)]
 pub struct Checkpoint {
-    place: Place,
+    dir: CheckpointDir,
     step_name: StepName,
     /// How it stands.
     pub status: Status,
@@ -274,9 +274,9 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    async fn look(place: &Place, name: StepName, abandoned: bool) -> Result<Self, Error> {
+    async fn look(dir: &CheckpointDir, name: StepName, abandoned: bool) -> Result<Self, Error> {
         let mut checkpoint = Self {
-            place: place.clone(),
+            dir: dir.clone(),
             step_name: name,
             status: Status::Unfinished,
             objects: BTreeMap::new(),
@@ -286,14 +286,14 @@ impl Checkpoint {
         };
         checkpoint.list().await?;
         let text = if checkpoint.objects.contains_key(layout::MANIFEST) {
-            place.text(name, layout::MANIFEST).await?
+            dir.text(name, layout::MANIFEST).await?
         } else {
             None
         };
         match text.map(|text| Manifest::decode(&text, name)) {
             None => {}
             Some(Err(reason)) => {
-                let object = place.object_url(name, layout::MANIFEST);
+                let object = dir.object_url(name, layout::MANIFEST);
                 checkpoint.status = Status::Damaged { reason: format!("{object}: {reason}") };
             }
             Some(Ok(manifest)) => {
@@ -312,10 +312,10 @@ impl Checkpoint {
     }
 
     async fn list(&mut self) -> Result<(), Error> {
-        let prefix = self.place.base.clone().join(self.step_name.to_string());
-        let url = self.place.step_url(self.step_name);
-        let error = |source| self.place.store_error("list", url, source);
-        let listed = self.place.store.list_with_delimiter(Some(&prefix)).await.map_err(error)?;
+        let prefix = self.dir.base.clone().join(self.step_name.to_string());
+        let url = self.dir.step_url(self.step_name);
+        let error = |source| self.dir.store_error("list", url, source);
+        let listed = self.dir.store.list_with_delimiter(Some(&prefix)).await.map_err(error)?;
         for object in listed.objects {
             let Some(name) = object.location.filename() else { continue };
             self.objects.insert(name.to_owned(), object.size);
@@ -328,7 +328,7 @@ impl Checkpoint {
     /// Says which object is missing or has another size than the manifest says.
     fn misfit(&self, manifest: &Manifest) -> Option<String> {
         manifest.objects.iter().find_map(|object| {
-            let url = self.place.object_url(self.step_name, &object.name);
+            let url = self.dir.object_url(self.step_name, &object.name);
             match self.objects.get(&object.name) {
                 None => Some(format!("{url} does not exist")),
                 Some(size) if *size == object.size => None,
@@ -348,7 +348,7 @@ impl Checkpoint {
 
     /// Returns where it is.
     pub fn url(&self) -> String {
-        self.place.step_url(self.step_name)
+        self.dir.step_url(self.step_name)
     }
 
     /// Returns the id of the job that wrote it, whatever its folder is called now.
@@ -396,10 +396,10 @@ impl Checkpoint {
     /// # Errors
     /// A store that fails, or a state that cannot be understood.
     pub async fn state(&self) -> Result<Option<State>, Error> {
-        let Some(text) = self.place.text(self.step_name, layout::STATE).await? else {
+        let Some(text) = self.dir.text(self.step_name, layout::STATE).await? else {
             return Ok(None);
         };
-        let object = self.place.object_url(self.step_name, layout::STATE);
+        let object = self.dir.object_url(self.step_name, layout::STATE);
         State::decode(&text, &object).map(Some)
     }
 }

@@ -49,24 +49,24 @@ proptest! {
         std::fs::create_dir_all(&out).unwrap();
         let file = out.join(format!("{name}.safetensors"));
         let as_url = Url::from_file_path(&file).unwrap();
-        for (place, overwrite) in [(file.to_str().unwrap(), false), (as_url.as_str(), true)] {
-            run(checkpoint.export(place, overwrite, &Meter::default()));
-            prop_assert_eq!(names(&out), vec![format!("{}.safetensors", name)], "{}", place);
+        for (url, overwrite) in [(file.to_str().unwrap(), false), (as_url.as_str(), true)] {
+            run(checkpoint.export(url, overwrite, &Meter::default()));
+            prop_assert_eq!(names(&out), vec![format!("{}.safetensors", name)], "{}", url);
         }
         let listing = run(Listing::read(out.to_str().unwrap()));
         prop_assert_eq!(listing.files, vec![format!("{}.safetensors", name)]);
 
         let jobs = root.path().join("jobs");
         for folder in [jobs.display().to_string(), Url::from_file_path(&jobs).unwrap().to_string()] {
-            let place = url_below(&folder, &name);
-            let destination = run(Destination::open(&place));
+            let url = url_below(&folder, &name);
+            let destination = run(Destination::open(&url));
             run(checkpoint.copy_to(&destination, &Meter::default()));
             prop_assert_eq!(names(&jobs), vec![name.clone()]);
             let Target::Jobs(found) = run(Target::open(&folder)) else { panic!("no jobs") };
             prop_assert_eq!(found.len(), 1);
-            prop_assert_eq!((found[0].name(), found[0].url()), (name.as_str(), place.as_str()));
+            prop_assert_eq!((found[0].name(), found[0].url()), (name.as_str(), url.as_str()));
             let newest = run(found[0].newest()).unwrap();
-            prop_assert_eq!(newest.url(), format!("{place}/step-0000000010.g1.1"));
+            prop_assert_eq!(newest.url(), format!("{url}/step-0000000010.g1.1"));
             prop_assert_eq!(run(newest.verify(&Meter::default())), vec![]);
             let chosen = crate::choose(&[&newest.url()]).unwrap().unwrap();
             prop_assert_eq!(chosen.url(), newest.url());

@@ -20,9 +20,9 @@ impl JobFolder {
                 break;
             }
         }
-        self.place.move_latest(|named| named == name, heir).await?;
-        self.place.delete(name, layout::MANIFEST).await?;
-        self.place.delete_all(name).await
+        self.dir.move_latest(|named| named == name, heir).await?;
+        self.dir.delete(name, layout::MANIFEST).await?;
+        self.dir.delete_all(name).await
     }
 
     /// Whether no complete checkpoint would be left without this one.

@@ -15,9 +15,9 @@ use tokio::task::JoinSet;
 use super::verify::{Checksums, read_through};
 use super::{Checkpoint, JobFolder, Meter};
 use crate::Error;
+use crate::dir::CheckpointDir;
 use crate::layout::{self, StepName};
 use crate::manifest::{Object, Pointer};
-use crate::place::Place;
 
 /// Objects that are copied at once.
 const OBJECTS_AT_ONCE: usize = 3;
@@ -39,34 +39,34 @@ pub struct Copied {
 
 /// A job's folder to copy to; it need not exist.
 #[derive(Debug, Clone)]
-pub struct Destination(Place);
+pub struct Destination(CheckpointDir);
 
 impl Destination {
     /// Opens the folder at `url`.
     ///
     /// # Errors
-    /// A place that cannot be reached, that is a checkpoint's own folder, or that holds jobs.
+    /// A folder that cannot be reached, that is a checkpoint's own folder, or that holds jobs.
     pub async fn open(url: &str) -> Result<Self, Error> {
-        let place = Place::open(url)?;
-        let refused = |reason: String| Error::Place { url: url.to_owned(), reason };
-        if place.split().is_some() {
+        let dir = CheckpointDir::open(url)?;
+        let refused = |reason: String| Error::Unusable { url: url.to_owned(), reason };
+        if dir.split().is_some() {
             return Err(refused(
                 "a checkpoint's own folder; name the job's folder above it".into(),
             ));
         }
-        let job = JobFolder::look(place).await?;
+        let job = JobFolder::look(dir).await?;
         if job.is_job() {
-            return Ok(Self(job.place));
+            return Ok(Self(job.dir));
         }
         for name in &job.survey.folders {
-            let Some(below) = job.place.below(name) else { continue };
+            let Some(below) = job.dir.below(name) else { continue };
             if JobFolder::look(below).await?.is_job() {
                 let example = layout::url_below(url.trim_end_matches('/'), name);
                 let reason = format!("a folder of jobs; name a job's folder in it, as {example}");
                 return Err(refused(reason));
             }
         }
-        Ok(Self(job.place))
+        Ok(Self(job.dir))
     }
 }
 
@@ -79,27 +79,27 @@ impl Checkpoint {
     /// A store that fails, bytes that do not verify, a checkpoint that was given up at the
     /// destination, [`Error::Interrupted`]: then no checkpoint is visible there.
     pub async fn copy_to(&self, to: &Destination, meter: &Meter) -> Result<Copied, Error> {
-        let (place, name) = (&to.0, self.step_name);
+        let (dir, name) = (&to.0, self.step_name);
         let Some(manifest) = &self.manifest else {
             let reason = "it has no MANIFEST.json that can be read, so nothing can be verified";
             return Err(Error::Damaged { object: self.url(), reason: reason.to_owned() });
         };
-        if place.is_same(&self.place) {
+        if dir.is_same(&self.dir) {
             let reason = "the checkpoint lies there; name another folder".to_owned();
-            return Err(Error::Place { url: place.url.clone(), reason });
+            return Err(Error::Unusable { url: dir.url.clone(), reason });
         }
-        if let Some(rollback) = place.survey().await?.rollback_of(name) {
+        if let Some(rollback) = dir.survey().await?.rollback_of(name) {
             let reason = format!(
                 "a roll-back to {} gave {name} up in this folder; copy to another one",
                 rollback.to
             );
-            return Err(Error::Place { url: place.url.clone(), reason });
+            return Err(Error::Unusable { url: dir.url.clone(), reason });
         }
 
         let permits = Arc::new(Semaphore::new(OBJECTS_AT_ONCE));
         let mut tasks = JoinSet::new();
         for object in manifest.objects.clone() {
-            let (from, to, meter) = (self.place.clone(), place.clone(), meter.clone());
+            let (from, to, meter) = (self.dir.clone(), dir.clone(), meter.clone());
             let permits = Arc::clone(&permits);
             tasks.spawn(async move {
                 let _permit = permits.acquire_owned().await.expect("nobody closes it");
@@ -110,7 +110,7 @@ impl Checkpoint {
                     meter.add(object.size);
                 } else {
                     let url = to.object_url(name, &object.name);
-                    let goal = Goal { path: &path, url, place: &to };
+                    let goal = Goal { path: &path, url, dir: &to };
                     stream(&from, name, &object, &goal, &meter).await?;
                 }
                 Ok::<_, Error>(is_there)
@@ -137,9 +137,9 @@ impl Checkpoint {
             return Err(error);
         }
         meter.go_on()?;
-        place.create(name, layout::MANIFEST, manifest.encode()).await?;
-        place.advance_latest(&Pointer::to(name)).await?;
-        Ok(Copied { url: place.step_url(name), copied, kept })
+        dir.create(name, layout::MANIFEST, manifest.encode()).await?;
+        dir.advance_latest(&Pointer::to(name)).await?;
+        Ok(Copied { url: dir.step_url(name), copied, kept })
     }
 
     /// Writes the model alone to a file at `url`, an absolute path or a URL, as OpenCLIP loads it. It
@@ -150,11 +150,11 @@ impl Checkpoint {
     /// [`Error::Interrupted`].
     pub async fn export(&self, url: &str, overwrite: bool, meter: &Meter) -> Result<u64, Error> {
         let refused =
-            |reason: &str| Error::Place { url: url.to_owned(), reason: reason.to_owned() };
+            |reason: &str| Error::Unusable { url: url.to_owned(), reason: reason.to_owned() };
         if !url.ends_with(".safetensors") {
             return Err(refused("only safetensors files are written; name a file ….safetensors"));
         }
-        let file = Place::open(url)?;
+        let file = CheckpointDir::open(url)?;
         if file.local.as_ref().is_some_and(|path| path.is_dir()) {
             return Err(refused("it is a folder; name a file in it"));
         }
@@ -173,8 +173,8 @@ impl Checkpoint {
             let reason = "it has no MANIFEST.json that can be read, so nothing can be verified";
             return Err(Error::Damaged { object: self.url(), reason: reason.to_owned() });
         };
-        let goal = Goal { path: &file.base, url: url.to_owned(), place: &file };
-        stream(&self.place, self.step_name, model, &goal, meter).await?;
+        let goal = Goal { path: &file.base, url: url.to_owned(), dir: &file };
+        stream(&self.dir, self.step_name, model, &goal, meter).await?;
         Ok(model.size)
     }
 
@@ -186,16 +186,16 @@ impl Checkpoint {
 
 /// An object that is to be written.
 struct Goal<'a> {
-    /// In the store of `place`.
+    /// In the store of `dir`.
     path: &'a Path,
     url: String,
-    place: &'a Place,
+    dir: &'a CheckpointDir,
 }
 
-/// Streams one object to another place, compared with its checksums; it appears there only if all of
+/// Streams one object to another folder, compared with its checksums; it appears there only if all of
 /// it is right.
 async fn stream(
-    from: &Place,
+    from: &CheckpointDir,
     name: StepName,
     object: &Object,
     goal: &Goal<'_>,
@@ -204,8 +204,8 @@ async fn stream(
     let url = from.object_url(name, &object.name);
     let missing = || Error::Damaged { object: url.clone(), reason: "it does not exist".to_owned() };
     let result = from.get(name, &object.name).await?.ok_or_else(missing)?;
-    let write_error = |source| goal.place.store_error("write", goal.url.clone(), source);
-    let upload = goal.place.store.put_multipart(goal.path).await.map_err(write_error)?;
+    let write_error = |source| goal.dir.store_error("write", goal.url.clone(), source);
+    let upload = goal.dir.store.put_multipart(goal.path).await.map_err(write_error)?;
     let mut writer = WriteMultipart::new_with_chunk_size(upload, PART);
     let filled = fill(from, name, object, result, &mut writer, meter, write_error).await;
     if let Err(error) = filled {
@@ -218,7 +218,7 @@ async fn stream(
 }
 
 async fn fill(
-    from: &Place,
+    from: &CheckpointDir,
     name: StepName,
     object: &Object,
     result: object_store::GetResult,

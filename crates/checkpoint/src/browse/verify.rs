@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 use super::{Checkpoint, JobFolder, Meter, Status};
 use crate::Error;
 use crate::checksum::Hasher;
+use crate::dir::CheckpointDir;
 use crate::layout::CHUNK;
 use crate::layout::{self, StepName};
 use crate::manifest::{Manifest, Object};
-use crate::place::Place;
 use crate::state::State;
 
 /// Objects that are read at once; each takes one part of its stream in memory.
@@ -59,12 +59,12 @@ impl Checkpoint {
         let permits = Arc::new(Semaphore::new(OBJECTS_AT_ONCE));
         let mut tasks = JoinSet::new();
         for object in manifest.objects.clone() {
-            let (place, name, meter) = (self.place.clone(), self.step_name, meter.clone());
+            let (dir, name, meter) = (self.dir.clone(), self.step_name, meter.clone());
             let permits = Arc::clone(&permits);
             tasks.spawn(async move {
                 let _permit = permits.acquire_owned().await.expect("nobody closes it");
-                let reasons = read_through(&place, name, &object, &meter).await?;
-                let url = place.object_url(name, &object.name);
+                let reasons = read_through(&dir, name, &object, &meter).await?;
+                let url = dir.object_url(name, &object.name);
                 let finding = |reason| Finding { object: url.clone(), reason };
                 Ok::<_, Error>(reasons.into_iter().map(finding).collect::<Vec<_>>())
             });
@@ -112,7 +112,7 @@ impl Checkpoint {
     }
 
     fn object_url(&self, object: &str) -> String {
-        self.place.object_url(self.step_name, object)
+        self.dir.object_url(self.step_name, object)
     }
 }
 
@@ -122,8 +122,8 @@ impl JobFolder {
     /// # Errors
     /// A store that fails.
     pub async fn verify_latest(&self) -> Result<Option<Finding>, Error> {
-        let finding = |reason: String| Some(Finding { object: self.place.latest_url(), reason });
-        let named = match self.place.latest().await? {
+        let finding = |reason: String| Some(Finding { object: self.dir.latest_url(), reason });
+        let named = match self.dir.latest().await? {
             None => return Ok(None),
             Some((None, _)) => return Ok(finding("it cannot be understood".to_owned())),
             Some((Some(pointer), _)) => pointer.name(),
@@ -140,12 +140,12 @@ impl JobFolder {
 
 /// Streams one object past its checksums; returns what differs.
 pub(super) async fn read_through(
-    place: &Place,
+    dir: &CheckpointDir,
     name: StepName,
     object: &Object,
     meter: &Meter,
 ) -> Result<Vec<String>, Error> {
-    let Some(result) = place.get(name, &object.name).await? else {
+    let Some(result) = dir.get(name, &object.name).await? else {
         meter.add(object.size);
         return Ok(vec!["it does not exist".to_owned()]);
     };
@@ -155,7 +155,7 @@ pub(super) async fn read_through(
     }
     let mut checksums = Checksums::new(object);
     let mut parts = result.into_stream();
-    let error = |source| place.read_error(name, &object.name, source);
+    let error = |source| dir.read_error(name, &object.name, source);
     while let Some(part) = parts.try_next().await.map_err(error)? {
         meter.go_on()?;
         checksums.update(&part);

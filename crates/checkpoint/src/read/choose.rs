@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use super::fetch::{self, Fetched};
 use crate::Error;
 use crate::chunks::Chunks;
+use crate::dir::CheckpointDir;
 use crate::layout::{self, StepName};
 use crate::manifest::Manifest;
-use crate::place::Place;
 use crate::runtime::runtime;
 use crate::state::State;
 use crate::tensors::{Moment, Moments, TensorFile, Values};
@@ -18,7 +18,7 @@ use crate::tensors::{Moment, Moments, TensorFile, Values};
 /// A verified checkpoint, in memory.
 #[derive(Debug)]
 pub struct Chosen {
-    place: Place,
+    dir: CheckpointDir,
     name: StepName,
     manifest: Manifest,
     /// By name, as stored.
@@ -58,32 +58,32 @@ impl Loaded {
     }
 }
 
-/// Returns the newest complete checkpoint of the first place that has one; `None` if none has.
-/// A place is a job's folder or the folder of one checkpoint. "Newest" is by generation, then by
+/// Returns the newest complete checkpoint of the first folder that has one; `None` if none has.
+/// Each of `urls` leads to a job's folder or to the folder of one checkpoint. "Newest" is by generation, then by
 /// step, and what a roll-back gave up is none of a job's. One whose manifest or objects do not verify is
 /// passed over with a warning that names the object and the reason.
 ///
 /// Blocks; not for use inside an async runtime.
 ///
 /// # Errors
-/// A place that this build cannot reach, or a store that fails for another reason than absence:
+/// A folder that this build cannot reach, or a store that fails for another reason than absence:
 /// then a newer checkpoint than those seen may exist, so nothing is chosen.
-pub fn choose(places: &[&str]) -> Result<Option<Chosen>, Error> {
+pub fn choose(urls: &[&str]) -> Result<Option<Chosen>, Error> {
     runtime()?.block_on(async {
-        for url in places {
-            let place = Place::open(url)?;
-            let (place, candidates) = match place.split() {
+        for url in urls {
+            let dir = CheckpointDir::open(url)?;
+            let (dir, candidates) = match dir.split() {
                 Some((job, name)) => (job, vec![name]),
                 None => {
-                    let steps = place.survey().await?.standing();
-                    (place, steps)
+                    let steps = dir.survey().await?.standing();
+                    (dir, steps)
                 }
             };
             for name in candidates {
-                match examine(&place, name).await? {
+                match examine(&dir, name).await? {
                     Verdict::Complete(chosen) => return Ok(Some(*chosen)),
                     Verdict::Unfinished => {
-                        tracing::debug!(url = place.step_url(name), "has no manifest, passed over");
+                        tracing::debug!(url = dir.step_url(name), "has no manifest, passed over");
                     }
                     Verdict::Damaged { object, reason } => {
                         tracing::warn!(
@@ -112,12 +112,12 @@ pub(crate) enum Verdict {
 }
 
 /// Reads and verifies a checkpoint.
-pub(crate) async fn examine(place: &Place, name: StepName) -> Result<Verdict, Error> {
-    let Some(text) = place.text(name, layout::MANIFEST).await? else {
+pub(crate) async fn examine(dir: &CheckpointDir, name: StepName) -> Result<Verdict, Error> {
+    let Some(text) = dir.text(name, layout::MANIFEST).await? else {
         return Ok(Verdict::Unfinished);
     };
     let damaged = |object: &str, reason: String| {
-        Ok(Verdict::Damaged { object: place.object_url(name, object), reason })
+        Ok(Verdict::Damaged { object: dir.object_url(name, object), reason })
     };
     let manifest = match Manifest::decode(&text, name) {
         Ok(manifest) => manifest,
@@ -125,19 +125,19 @@ pub(crate) async fn examine(place: &Place, name: StepName) -> Result<Verdict, Er
     };
     let mut objects = BTreeMap::new();
     for object in &manifest.objects {
-        match fetch::fetch(place, name, object).await? {
+        match fetch::fetch(dir, name, object).await? {
             Fetched::Good(chunks) => objects.insert(object.name.clone(), chunks),
             Fetched::Bad(reason) => return damaged(&object.name, reason),
         };
     }
-    let chosen = Chosen { place: place.clone(), name, manifest, objects };
+    let chosen = Chosen { dir: dir.clone(), name, manifest, objects };
     Ok(Verdict::Complete(Box::new(chosen)))
 }
 
 impl Chosen {
-    /// Returns where it lies, in the style of the place it was found in.
+    /// Returns where it lies, in the style of the folder it was found in.
     pub fn url(&self) -> String {
-        self.place.step_url(self.name)
+        self.dir.step_url(self.name)
     }
 
     /// Returns the digest of parameters and optimizer state that its writers agreed on.
@@ -152,7 +152,7 @@ impl Chosen {
     /// optimizer state that do not cover every parameter. No older checkpoint is tried, because
     /// such content is no accident of storage.
     pub fn load(mut self) -> Result<Loaded, Error> {
-        let state_url = self.place.object_url(self.name, layout::STATE);
+        let state_url = self.dir.object_url(self.name, layout::STATE);
         let state = State::decode(&self.take(layout::STATE).to_vec(), &state_url)?;
         if state.step != self.name.step || state.generation != self.name.generation {
             let reason = format!("it is the state of step {}", state.step);
@@ -163,13 +163,13 @@ impl Chosen {
             self.objects.keys().filter(|name| layout::is_optim(name)).cloned().collect();
         let optim = slices.iter().map(|name| self.tensors(name)).collect::<Result<Vec<_>, _>>()?;
         let urls: Vec<String> =
-            slices.iter().map(|name| self.place.object_url(self.name, name)).collect();
+            slices.iter().map(|name| self.dir.object_url(self.name, name)).collect();
         let moments = Moments::index(&model, &optim, &urls, &self.url())?;
         Ok(Loaded { state, model, optim, moments })
     }
 
     fn tensors(&mut self, object: &str) -> Result<TensorFile, Error> {
-        let url = self.place.object_url(self.name, object);
+        let url = self.dir.object_url(self.name, object);
         TensorFile::parse(self.take(object), &url)
     }
 

@@ -31,7 +31,7 @@ pub fn download(
     moved: &mut dyn FnMut(u64, u64),
 ) -> Result<PathBuf, Error> {
     let store = store::open(url)
-        .map_err(|unusable| Error::Place { url: unusable.url, reason: unusable.reason })?;
+        .map_err(|unusable| Error::Unusable { url: unusable.url, reason: unusable.reason })?;
     if let Some(local) = store.local {
         return Ok(local);
     }

@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 
 use crate::Error;
 use crate::chunks::Chunks;
+use crate::dir::CheckpointDir;
 use crate::layout::{CHUNK, StepName};
 use crate::manifest::Object;
-use crate::place::Place;
 use crate::progress;
 
 /// Chunks on their way at once.
@@ -36,11 +36,11 @@ struct Chunk {
 /// # Errors
 /// A store that fails for another reason than absence.
 pub(crate) async fn fetch(
-    place: &Place,
+    dir: &CheckpointDir,
     name: StepName,
     object: &Object,
 ) -> Result<Fetched, Error> {
-    if let Some(reason) = misfit(place, name, object).await? {
+    if let Some(reason) = misfit(dir, name, object).await? {
         return Ok(Fetched::Bad(reason));
     }
     let object = Arc::new(object.clone());
@@ -50,7 +50,7 @@ pub(crate) async fn fetch(
     let mut in_flight = JoinSet::new();
     loop {
         while next < count && in_flight.len() < CHUNKS_IN_FLIGHT {
-            in_flight.spawn(chunk(place.clone(), name, Arc::clone(&object), next));
+            in_flight.spawn(chunk(dir.clone(), name, Arc::clone(&object), next));
             next += 1;
         }
         let Some(ended) = in_flight.join_next().await else { break };
@@ -65,13 +65,17 @@ pub(crate) async fn fetch(
 }
 
 /// Returns what about an object contradicts the manifest without reading it, if anything.
-async fn misfit(place: &Place, name: StepName, object: &Object) -> Result<Option<String>, Error> {
-    let size = match place.store.head(&place.object(name, &object.name)).await {
+async fn misfit(
+    dir: &CheckpointDir,
+    name: StepName,
+    object: &Object,
+) -> Result<Option<String>, Error> {
+    let size = match dir.store.head(&dir.object(name, &object.name)).await {
         Ok(meta) => meta.size,
         Err(object_store::Error::NotFound { .. }) => {
             return Ok(Some("it does not exist".to_owned()));
         }
-        Err(source) => return Err(place.read_error(name, &object.name, source)),
+        Err(source) => return Err(dir.read_error(name, &object.name, source)),
     };
     if size != object.size {
         return Ok(Some(format!("{size} bytes, the manifest says {}", object.size)));
@@ -81,16 +85,16 @@ async fn misfit(place: &Place, name: StepName, object: &Object) -> Result<Option
 
 /// Reads and verifies one chunk.
 async fn chunk(
-    place: Place,
+    dir: CheckpointDir,
     name: StepName,
     object: Arc<Object>,
     index: usize,
 ) -> Result<Chunk, Error> {
     let start = (index * CHUNK) as u64;
     let range = start..object.size.min(start + CHUNK as u64);
-    let path = place.object(name, &object.name);
-    let bytes = place.store.get_range(&path, range.clone()).await;
-    let bytes = bytes.map_err(|source| place.read_error(name, &object.name, source))?;
+    let path = dir.object(name, &object.name);
+    let bytes = dir.store.get_range(&path, range.clone()).await;
+    let bytes = bytes.map_err(|source| dir.read_error(name, &object.name, source))?;
     let verify = move || {
         let whole = bytes.len() as u64 == range.end - range.start;
         let good = whole && object.verifies(index, &bytes);
@@ -117,9 +121,9 @@ mod tests {
         (0..len).map(|i| (i / 7) as u8).collect::<Vec<u8>>().into()
     }
 
-    async fn stored(place: &Place, bytes: &Bytes) -> Object {
+    async fn stored(dir: &CheckpointDir, bytes: &Bytes) -> Object {
         let alive = Abandon::default();
-        let stored = upload::put(place, name(), "object", vec![bytes.clone()], &alive).await;
+        let stored = upload::put(dir, name(), "object", vec![bytes.clone()], &alive).await;
         let stored = stored.unwrap();
         Object {
             name: stored.name,
@@ -131,11 +135,11 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_read_is_what_was_written_whatever_its_length() {
-        let place = Place::memory();
+        let dir = CheckpointDir::memory();
         for len in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5] {
             let bytes = pattern(len);
-            let object = stored(&place, &bytes).await;
-            let Fetched::Good(chunks) = fetch(&place, name(), &object).await.unwrap() else {
+            let object = stored(&dir, &bytes).await;
+            let Fetched::Good(chunks) = fetch(&dir, name(), &object).await.unwrap() else {
                 panic!("{len} bytes are damaged")
             };
             assert_eq!(chunks.len(), len);
@@ -150,13 +154,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_mismatch_says_where_it_is() {
-        let place = Place::memory();
+        let dir = CheckpointDir::memory();
         let bytes = pattern(CHUNK + 2);
-        let object = stored(&place, &bytes).await;
+        let object = stored(&dir, &bytes).await;
         let reason = async |found: Vec<u8>, object: &Object| {
-            let path = place.object(name(), "object");
-            place.store.put(&path, found.into()).await.unwrap();
-            match fetch(&place, name(), object).await.unwrap() {
+            let path = dir.object(name(), "object");
+            dir.store.put(&path, found.into()).await.unwrap();
+            match fetch(&dir, name(), object).await.unwrap() {
                 Fetched::Bad(reason) => reason,
                 Fetched::Good(_) => panic!("not noticed"),
             }
@@ -170,8 +174,8 @@ mod tests {
         let short = Object { blake3: object.blake3[1..].to_vec(), ..object.clone() };
         let found = reason(bytes.to_vec(), &short).await;
         assert_eq!(found, "the manifest lists 1 checksums for 16777218 bytes");
-        place.delete_all(name()).await.unwrap();
-        let Fetched::Bad(found) = fetch(&place, name(), &object).await.unwrap() else { panic!() };
+        dir.delete_all(name()).await.unwrap();
+        let Fetched::Bad(found) = fetch(&dir, name(), &object).await.unwrap() else { panic!() };
         assert_eq!(found, "it does not exist");
     }
 }

@@ -3,7 +3,7 @@
 use object_store::ObjectStore as _;
 
 use crate::Error;
-use crate::place::Place;
+use crate::dir::CheckpointDir;
 use crate::runtime::runtime;
 
 /// The names in a folder; none for one that does not exist.
@@ -19,11 +19,11 @@ impl Listing {
     /// Lists the folder at `url`, an absolute path or a URL, without what lies in its folders.
     ///
     /// # Errors
-    /// A place that cannot be reached, or a store that fails.
+    /// A folder that cannot be reached, or a store that fails.
     pub async fn read(url: &str) -> Result<Self, Error> {
-        let place = Place::open(url)?;
-        let listed = place.store.list_with_delimiter(Some(&place.base)).await;
-        let listed = listed.map_err(|e| place.store_error("list", place.url.clone(), e))?;
+        let dir = CheckpointDir::open(url)?;
+        let listed = dir.store.list_with_delimiter(Some(&dir.base)).await;
+        let listed = listed.map_err(|e| dir.store_error("list", dir.url.clone(), e))?;
         let objects = listed.objects.iter().filter_map(|object| object.location.filename());
         let prefixes = listed.common_prefixes.iter().filter_map(|prefix| prefix.filename());
         let mut files: Vec<String> = objects.map(str::to_owned).collect();

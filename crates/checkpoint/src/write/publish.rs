@@ -13,9 +13,9 @@ use tokio::runtime::Runtime;
 
 use super::WriterOptions;
 use super::upload::{self, Abandon};
+use crate::dir::CheckpointDir;
 use crate::layout::{self, StepName};
 use crate::manifest::{Manifest, Pointer};
-use crate::place::Place;
 use crate::runtime::runtime;
 use crate::state::Snapshot;
 use crate::{Error, GrantError, tensors};
@@ -60,7 +60,7 @@ pub trait Grant: Send + Sync {
 pub struct Published {
     /// Steps applied.
     pub step: u64,
-    /// Of the checkpoint, in the style of the place's URL.
+    /// Of the checkpoint, in the style of the folder's URL.
     pub url: String,
 }
 
@@ -120,13 +120,13 @@ impl Publisher {
     pub(crate) fn publish(&self, snapshot: Snapshot) -> Result<Published, Error> {
         let Snapshot { step, digest, .. } = snapshot;
         let name = StepName { generation: self.options.generation, step };
-        let place = Place::open(&layout::job_url(&self.options.uri, &self.options.job_id))?;
-        let published = Published { step, url: place.step_url(name) };
+        let dir = CheckpointDir::open(&layout::job_url(&self.options.uri, &self.options.job_id))?;
+        let published = Published { step, url: dir.step_url(name) };
         let refused = |what| move |source| Error::Grant { what, step, source };
         let grant = &self.options.grant;
 
         // Upload: durable when it returns, and the snapshot's memory is free again.
-        let objects = match self.runtime.block_on(self.upload(&place, name, snapshot)) {
+        let objects = match self.runtime.block_on(self.upload(&dir, name, snapshot)) {
             Ok(objects) => objects,
             Err(error) => {
                 // The other ranks' parts are worthless now; the first error is the one that counts.
@@ -150,16 +150,16 @@ impl Publisher {
 
         // From here on it is granted: the only writer that may finish this checkpoint.
         self.enter(Phase::Manifest, step)?;
-        self.runtime.block_on(place.create(name, layout::MANIFEST, manifest.encode()))?;
+        self.runtime.block_on(dir.create(name, layout::MANIFEST, manifest.encode()))?;
 
         self.enter(Phase::Latest, step)?;
-        self.runtime.block_on(place.advance_latest(&Pointer::to(name)))?;
+        self.runtime.block_on(dir.advance_latest(&Pointer::to(name)))?;
 
         self.enter(Phase::Announce, step)?;
         grant.published(step, &published.url).map_err(refused("the announcement"))?;
 
         // The new checkpoint is safe: a failure to tidy up is no failure of it.
-        if let Err(error) = self.runtime.block_on(self.retain(&place, name)) {
+        if let Err(error) = self.runtime.block_on(self.retain(&dir, name)) {
             tracing::warn!(error = %chain(&error), "old checkpoints could not be deleted");
         }
         Ok(published)
@@ -169,7 +169,7 @@ impl Publisher {
     /// durable, the others travel.
     async fn upload(
         &self,
-        place: &Place,
+        dir: &CheckpointDir,
         name: StepName,
         snapshot: Snapshot,
     ) -> Result<Vec<StoredObject>, Error> {
@@ -191,21 +191,20 @@ impl Publisher {
         objects.push((object, optim));
         // From here on the parts alone keep the snapshot's memory: each frees what it has sent.
         drop(bytes);
-        let puts =
-            objects.into_iter().map(|(object, pieces)| self.put(place, name, object, pieces));
+        let puts = objects.into_iter().map(|(object, pieces)| self.put(dir, name, object, pieces));
         // All come to their end, so that the one that fails leaves none half-way.
         join_all(puts).await.into_iter().collect()
     }
 
     async fn put(
         &self,
-        place: &Place,
+        dir: &CheckpointDir,
         checkpoint: StepName,
         object: String,
         pieces: Vec<Bytes>,
     ) -> Result<StoredObject, Error> {
         self.enter(Phase::Upload, checkpoint.step)?;
-        upload::put(place, checkpoint, &object, pieces, &self.abandon).await
+        upload::put(dir, checkpoint, &object, pieces, &self.abandon).await
     }
 
     /// Every phase begins here, so that tests can end a writer before any of them.

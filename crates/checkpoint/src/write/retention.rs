@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 
 use super::publish::{Phase, Publisher};
 use crate::Error;
+use crate::dir::CheckpointDir;
 use crate::layout::{self, StepName};
-use crate::place::Place;
 
 /// A checkpoint of the job's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,49 +74,49 @@ fn plan(found: &[Found], own: StepName, rules: &Rules) -> Plan {
 
 impl Publisher {
     /// Deletes what `own`, just published, makes superfluous.
-    pub(crate) async fn retain(&self, place: &Place, own: StepName) -> Result<(), Error> {
-        place.abort_unfinished_before(own).await;
-        let survey = place.survey().await?;
+    pub(crate) async fn retain(&self, dir: &CheckpointDir, own: StepName) -> Result<(), Error> {
+        dir.abort_unfinished_before(own).await;
+        let survey = dir.survey().await?;
         let mut found = Vec::new();
         for &name in &survey.names {
-            let complete = place.exists(name, layout::MANIFEST).await?;
+            let complete = dir.exists(name, layout::MANIFEST).await?;
             found.push(Found { name, complete, abandoned: survey.is_abandoned(name) });
         }
-        let plan = plan(&found, own, &self.rules(place));
+        let plan = plan(&found, own, &self.rules(dir));
         for name in plan.clear {
-            self.clear(place, name, own).await?;
+            self.clear(dir, name, own).await?;
         }
         for name in plan.retire {
             self.enter(Phase::Retire, own.step)?;
-            place.delete(name, layout::MANIFEST).await?;
-            self.clear(place, name, own).await?;
+            dir.delete(name, layout::MANIFEST).await?;
+            self.clear(dir, name, own).await?;
         }
         Ok(())
     }
 
-    fn rules(&self, place: &Place) -> Rules {
+    fn rules(&self, dir: &CheckpointDir) -> Rules {
         let mut rules = Rules {
             keep_last: self.options.keep_last as usize,
             keep_every: self.options.keep_every,
             ..Rules::default()
         };
         for url in self.options.spared.iter().chain(&self.options.grant.in_use()) {
-            // A place that cannot be opened here is not this one.
-            let Ok(other) = Place::open(url) else { continue };
+            // A folder that cannot be opened here is not this one.
+            let Ok(other) = CheckpointDir::open(url) else { continue };
             match other.split() {
-                Some((job, name)) if job.is_same(place) => {
+                Some((job, name)) if job.is_same(dir) => {
                     rules.spared.insert(name);
                 }
-                None if other.is_same(place) => rules.spare_all = true,
+                None if other.is_same(dir) => rules.spare_all = true,
                 _ => {}
             }
         }
         rules
     }
 
-    async fn clear(&self, place: &Place, name: StepName, own: StepName) -> Result<(), Error> {
+    async fn clear(&self, dir: &CheckpointDir, name: StepName, own: StepName) -> Result<(), Error> {
         self.enter(Phase::Clear, own.step)?;
-        place.delete_all(name).await
+        dir.delete_all(name).await
     }
 }
 
@@ -211,14 +211,14 @@ mod tests {
             let mut standing: Vec<StepName> =
                 found.iter().filter(|f| f.complete && !f.abandoned).map(|f| f.name).collect();
             standing.sort_by(|a, b| b.cmp(a));
-            let place = |name: &StepName| standing.iter().position(|other| other == name);
+            let index = |name: &StepName| standing.iter().position(|other| other == name);
             for Found { name, complete, abandoned } in &found {
                 let retired = plan.retire.contains(name);
                 let cleared = plan.clear.contains(name);
                 prop_assert!(!(retired && cleared));
                 let untouchable = *name >= own || rules.spared.contains(name);
                 let kept = rules.spare_all || !abandoned && (
-                    place(name) < Some(rules.keep_last.max(1))
+                    index(name) < Some(rules.keep_last.max(1))
                     || rules.keep_every.is_some_and(|every| name.step % every == 0)
                 );
                 prop_assert_eq!(retired, *complete && !untouchable && !kept, "{}", name);

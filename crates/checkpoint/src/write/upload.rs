@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use crate::Error;
 use crate::checksum::Hasher;
+use crate::dir::CheckpointDir;
 use crate::layout::{CHUNK, StepName};
-use crate::place::Place;
 use crate::progress;
 
 /// Parts on their way at once. They are views of the snapshot and cost no memory of their own.
@@ -54,7 +54,7 @@ impl Abandon {
 /// # Errors
 /// [`Error::Abandoned`], or the store's.
 pub(crate) async fn put(
-    place: &Place,
+    dir: &CheckpointDir,
     checkpoint: StepName,
     name: &str,
     pieces: Vec<Bytes>,
@@ -62,17 +62,17 @@ pub(crate) async fn put(
 ) -> Result<StoredObject, Error> {
     let parts = parts(pieces);
     let size = parts.iter().map(|part| part.content_length() as u64).sum();
-    let path = place.object(checkpoint, name);
+    let path = dir.object(checkpoint, name);
     let stored = match parts.len() {
         // In one request, which is atomic too.
-        0 | 1 => put_whole(place, &path, parts, abandon).await,
-        _ => put_parts(place, &path, parts, abandon).await,
+        0 | 1 => put_whole(dir, &path, parts, abandon).await,
+        _ => put_parts(dir, &path, parts, abandon).await,
     };
     let blake3 = stored.map_err(|failure| match failure {
         Failure::Abandoned => Error::Abandoned { step: checkpoint.step },
         Failure::Store(source) => Error::Store {
             action: "write",
-            object: place.object_url(checkpoint, name),
+            object: dir.object_url(checkpoint, name),
             source: source.into(),
         },
     })?;
@@ -127,7 +127,7 @@ fn parts(pieces: Vec<Bytes>) -> Vec<PutPayload> {
 
 /// Returns the checksum of an object of at most one part.
 async fn put_whole(
-    place: &Place,
+    dir: &CheckpointDir,
     path: &Path,
     mut parts: Vec<PutPayload>,
     abandon: &Abandon,
@@ -136,18 +136,18 @@ async fn put_whole(
         Some(payload) => (payload.clone(), vec![hashed(payload).await]),
         None => (PutPayload::new(), Vec::new()),
     };
-    unless_abandoned(abandon, place.store.put(path, payload)).await?;
+    unless_abandoned(abandon, dir.store.put(path, payload)).await?;
     Ok(sums)
 }
 
 /// Returns the checksum of every part.
 async fn put_parts(
-    place: &Place,
+    dir: &CheckpointDir,
     path: &Path,
     parts: Vec<PutPayload>,
     abandon: &Abandon,
 ) -> Result<Vec<String>, Failure> {
-    let mut upload = unless_abandoned(abandon, place.store.put_multipart(path)).await?;
+    let mut upload = unless_abandoned(abandon, dir.store.put_multipart(path)).await?;
     let result = match send_parts(upload.as_mut(), parts, abandon).await {
         Ok(sums) => unless_abandoned(abandon, upload.complete()).await.map(|_| sums),
         Err(failure) => Err(failure),
@@ -226,15 +226,17 @@ mod tests {
         let bytes: Bytes = (0..2 * CHUNK + 5).map(|i| (i / 7) as u8).collect::<Vec<u8>>().into();
         let expected: Vec<String> =
             bytes.chunks(CHUNK).map(|chunk| blake3::hash(chunk).to_hex().to_string()).collect();
-        for place in [Place::memory(), Place::open(folder.path().to_str().unwrap()).unwrap()] {
+        for dir in
+            [CheckpointDir::memory(), CheckpointDir::open(folder.path().to_str().unwrap()).unwrap()]
+        {
             let alive = Abandon::default();
             for cuts in [vec![], vec![3, CHUNK + 9], vec![CHUNK, 2 * CHUNK], vec![5, 5, 6]] {
                 let ends = cuts.iter().copied().chain([bytes.len()]);
                 let starts = [0].into_iter().chain(cuts.iter().copied());
                 let pieces = starts.zip(ends).map(|(start, end)| bytes.slice(start..end));
-                let stored = put(&place, name(), "object", pieces.collect(), &alive).await.unwrap();
+                let stored = put(&dir, name(), "object", pieces.collect(), &alive).await.unwrap();
                 assert_eq!((stored.size, &stored.blake3), (bytes.len() as u64, &expected));
-                assert!(place.text(name(), "object").await.unwrap().unwrap() == bytes);
+                assert!(dir.text(name(), "object").await.unwrap().unwrap() == bytes);
             }
         }
     }
@@ -242,14 +244,14 @@ mod tests {
     #[tokio::test]
     async fn an_abandoned_upload_leaves_no_object() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::open(folder.path().to_str().unwrap()).unwrap();
+        let dir = CheckpointDir::open(folder.path().to_str().unwrap()).unwrap();
         let abandon = Abandon::default();
         abandon.set();
         for len in [3, 3 * CHUNK] {
             let pieces = vec![Bytes::from(vec![1; len])];
-            let error = put(&place, name(), "object", pieces, &abandon).await.unwrap_err();
+            let error = put(&dir, name(), "object", pieces, &abandon).await.unwrap_err();
             assert!(matches!(error, Error::Abandoned { step: 3 }), "{error}");
-            assert!(place.text(name(), "object").await.unwrap().is_none());
+            assert!(dir.text(name(), "object").await.unwrap().is_none());
         }
         assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is staged");
     }

@@ -25,7 +25,7 @@ use super::layout::StepName;
 
 /// A folder of a store.
 #[derive(Debug, Clone)]
-pub(crate) struct Place {
+pub(crate) struct CheckpointDir {
     /// Its failed requests are made again with patience, its errors say what they mean.
     pub(crate) store: Arc<dyn ObjectStore>,
     opened: Store,
@@ -37,19 +37,20 @@ pub(crate) struct Place {
     pub(crate) local: Option<PathBuf>,
 }
 
-impl Place {
+impl CheckpointDir {
     /// Chooses the store by the URL's scheme.
     ///
     /// # Errors
-    /// [`Error::Place`] for what is neither an absolute path nor a URL of a known scheme, and for
+    /// [`Error::Unusable`] for what is neither an absolute path nor a URL of a known scheme, and for
     /// settings that cannot be used.
     pub(crate) fn open(url: &str) -> Result<Self, Error> {
         let trimmed = if url.len() > 1 { url.trim_end_matches('/') } else { url };
-        let place = |error: store::Unusable| Error::Place { url: error.url, reason: error.reason };
-        let opened = store::open(trimmed).map_err(place)?;
+        let unusable =
+            |error: store::Unusable| Error::Unusable { url: error.url, reason: error.reason };
+        let opened = store::open(trimmed).map_err(unusable)?;
         if opened.scheme() == Scheme::Http {
             let reason = "a web server takes no checkpoints; write s3://…, gs://…, az://… or /…";
-            return Err(Error::Place { url: url.to_owned(), reason: reason.to_owned() });
+            return Err(Error::Unusable { url: url.to_owned(), reason: reason.to_owned() });
         }
         Ok(Self::of(opened, trimmed))
     }
@@ -305,15 +306,15 @@ mod tests {
             ("runs", "neither an absolute path nor a URL"),
             ("file://other/runs", "a file URL names no other host"),
         ] {
-            let error = Place::open(url).unwrap_err().to_string();
+            let error = CheckpointDir::open(url).unwrap_err().to_string();
             assert!(error.contains(url) && error.contains(reason), "{error}");
         }
     }
 
     #[test]
     fn a_checkpoints_own_folder_is_told_from_a_jobs() {
-        let place = Place::open("file:///runs/a%20b/step-0000000012.g1.7/").unwrap();
-        let (job, name) = place.split().unwrap();
+        let dir = CheckpointDir::open("file:///runs/a%20b/step-0000000012.g1.7/").unwrap();
+        let (job, name) = dir.split().unwrap();
         assert_eq!(name, StepName { generation: Generation::new(1, 7), step: 12 });
         assert_eq!(job.url, "file:///runs/a%20b");
         assert_eq!(job.local.as_deref(), Some(FsPath::new("/runs/a b")));
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_folder_is_the_same_however_it_is_written() {
-        let open = |url: &str| Place::open(url).unwrap();
+        let open = |url: &str| CheckpointDir::open(url).unwrap();
         assert!(open("/runs/a").is_same(&open("file:///runs/a/")));
         assert!(!open("/runs/a").is_same(&open("/runs/b")));
         assert_ne!(origin("s3://a/runs"), origin("s3://b/runs"));

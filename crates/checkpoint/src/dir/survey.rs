@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Place;
+use super::CheckpointDir;
 use crate::Error;
 use crate::layout::{LATEST, Rollback, StepName};
 
@@ -36,7 +36,7 @@ impl Survey {
     }
 }
 
-impl Place {
+impl CheckpointDir {
     /// Looks what lies in this folder; nothing for one that does not exist.
     pub(crate) async fn survey(&self) -> Result<Survey, Error> {
         let listed = self.store.list_with_delimiter(Some(&self.base)).await;

@@ -1,4 +1,4 @@
-//! Places in every kind of store that tests can have.
+//! Folders in every kind of store that tests can have.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use tempfile::TempDir;
 
 use ringmaster_store::{Settings, Store};
 
-use super::Place;
+use super::CheckpointDir;
 
-/// A place, what kind of store it is in, and what must live as long.
+/// A folder, what kind of store it is in, and what must live as long.
 pub(crate) struct Subject {
     pub(crate) store: &'static str,
-    pub(crate) place: Place,
+    pub(crate) dir: CheckpointDir,
     _folder: Option<TempDir>,
     _proxy: Option<FaultyProxy>,
 }
 
-/// Returns an empty place in each kind of store; the real S3 server's only where there is one.
+/// Returns an empty folder in each kind of store; the real S3 server's only where there is one.
 pub(crate) fn subjects() -> Vec<Subject> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a job & ünïcode").to_str().unwrap().to_owned();
-    let files = Place::open(&path).unwrap();
-    let subject = |store, place| Subject { store, place, _folder: None, _proxy: None };
+    let files = CheckpointDir::open(&path).unwrap();
+    let subject = |store, dir| Subject { store, dir, _folder: None, _proxy: None };
     let mut all = vec![
         Subject { _folder: Some(folder), ..subject("files", files) },
-        subject("memory", Place::memory()),
+        subject("memory", CheckpointDir::memory()),
     ];
     if let Some(server) = s3::server_for_part() {
         let folder = "runs/a%20job%20&%20%C3%BCn%C3%AFcode";
@@ -34,8 +34,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         let bucket = server.bucket();
         let proxy = FaultyProxy::start(bucket.address, 7);
         proxy.set(misbehaviour());
-        let place = on_s3(&bucket.through(proxy.address), folder, &[]);
-        all.push(Subject { _proxy: Some(proxy), ..subject("s3 behind a faulty proxy", place) });
+        let dir = on_s3(&bucket.through(proxy.address), folder, &[]);
+        all.push(Subject { _proxy: Some(proxy), ..subject("s3 behind a faulty proxy", dir) });
     }
     all
 }
@@ -54,8 +54,8 @@ fn misbehaviour() -> Vec<Trouble> {
 }
 
 /// Opens a folder of a bucket, with more settings than those that lead to it.
-pub(crate) fn on_s3(bucket: &Bucket, folder: &str, more: &[(&str, &str)]) -> Place {
-    Place::of(opened(bucket, folder, more), &bucket.url(folder))
+pub(crate) fn on_s3(bucket: &Bucket, folder: &str, more: &[(&str, &str)]) -> CheckpointDir {
+    CheckpointDir::of(opened(bucket, folder, more), &bucket.url(folder))
 }
 
 /// The same as a store.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::TryFutureExt as _;
 use object_store::{ObjectStoreExt, PutMode, UpdateVersion};
 
-use super::Place;
+use super::CheckpointDir;
 use crate::Error;
 use crate::layout::{LATEST, StepName};
 use crate::manifest::Pointer;
@@ -23,7 +23,7 @@ const LOCK: &str = ".latest.lock";
 /// Attempts at a store that cannot compare, against writers that overwrite each other.
 const ATTEMPTS: usize = 10;
 
-impl Place {
+impl CheckpointDir {
     /// Points latest.json at `pointer` unless it names that one or a newer one already.
     pub(crate) async fn advance_latest(&self, pointer: &Pointer) -> Result<(), Error> {
         let lock = self.lock_latest().await?;
@@ -186,24 +186,26 @@ mod tests {
     async fn a_pointer_that_says_nothing_is_replaced() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(LATEST), "{").unwrap();
-        let place = Place::open(folder.path().to_str().unwrap()).unwrap();
-        place.advance_latest(&Pointer::to(name(1, 5))).await.unwrap();
-        assert_eq!(place.latest().await.unwrap().unwrap().0.unwrap().name(), name(1, 5));
+        let dir = CheckpointDir::open(folder.path().to_str().unwrap()).unwrap();
+        dir.advance_latest(&Pointer::to(name(1, 5))).await.unwrap();
+        assert_eq!(dir.latest().await.unwrap().unwrap().0.unwrap().name(), name(1, 5));
     }
 
     #[tokio::test]
     async fn latest_json_leaves_what_was_given_up_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        for place in [Place::memory(), Place::open(folder.path().to_str().unwrap()).unwrap()] {
-            let latest = async || place.latest().await.unwrap().map(|(p, _)| p.unwrap().name());
-            place.move_latest(|_| true, Some(name(1, 1))).await.unwrap();
+        for dir in
+            [CheckpointDir::memory(), CheckpointDir::open(folder.path().to_str().unwrap()).unwrap()]
+        {
+            let latest = async || dir.latest().await.unwrap().map(|(p, _)| p.unwrap().name());
+            dir.move_latest(|_| true, Some(name(1, 1))).await.unwrap();
             assert_eq!(latest().await, None, "there was none, and none is made");
-            place.advance_latest(&Pointer::to(name(1, 30))).await.unwrap();
-            place.move_latest(|named| named == name(1, 20), Some(name(1, 10))).await.unwrap();
+            dir.advance_latest(&Pointer::to(name(1, 30))).await.unwrap();
+            dir.move_latest(|named| named == name(1, 20), Some(name(1, 10))).await.unwrap();
             assert_eq!(latest().await, Some(name(1, 30)));
-            place.move_latest(|named| named == name(1, 30), Some(name(1, 10))).await.unwrap();
+            dir.move_latest(|named| named == name(1, 30), Some(name(1, 10))).await.unwrap();
             assert_eq!(latest().await, Some(name(1, 10)));
-            place.move_latest(|_| true, None).await.unwrap();
+            dir.move_latest(|_| true, None).await.unwrap();
             assert_eq!(latest().await, None);
         }
     }
