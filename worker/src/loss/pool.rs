@@ -1,4 +1,4 @@
-//! Memory for sub-chunks that travel, used again and again.
+//! Memory for blocks that travel and their sums, used again and again.
 
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -16,7 +16,7 @@ impl Chunk {
     }
 
     /// The same tensors, lent.
-    pub(super) fn again(&self) -> Self {
+    pub(super) fn lend(&self) -> Self {
         Self::lent(self.tensors.iter().map(Tensor::shallow_clone).collect())
     }
 
@@ -24,7 +24,7 @@ impl Chunk {
         &self.tensors
     }
 
-    /// The first tensor; results have no other.
+    /// The first tensor; sums have no other.
     pub(super) fn first(&self) -> &Tensor {
         &self.tensors[0]
     }
@@ -111,13 +111,13 @@ mod tests {
         pool.fill(1).unwrap();
         let chunk = pool.take(5).unwrap();
         assert_eq!(chunk.first().size(), [5, 3]);
-        let place = chunk.first().data_ptr();
+        let address = chunk.first().data_ptr();
         pool.give(Chunk::lent(vec![like]));
         assert!(pool.free.is_empty());
         pool.give(chunk);
         pool.add(&Tensor::zeros([1], (Kind::Int64, Device::Cpu))).unwrap();
         let chunk = pool.take(8).unwrap();
-        assert_eq!(chunk.first().data_ptr(), place, "the same memory");
+        assert_eq!(chunk.first().data_ptr(), address, "the same memory");
         assert_eq!((chunk.tensors()[1].size(), chunk.tensors()[1].kind()), (vec![8], Kind::Int64));
     }
 }

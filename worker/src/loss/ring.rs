@@ -1,18 +1,23 @@
-//! Carrying every rank's rows past all ranks, and what each rank adds to them back home.
+//! Every rank's rows carried past all ranks in blocks, and the sums that the ranks add up for them.
 //!
-//! Ranks stand in groups of `group` (1: the flat ring). Rows move in sub-chunks, so the memory in
-//! use is a fixed number of sub-chunks for any world size and batch. At hop h of a lap the group g
-//! holds the sub-chunks of group (g − h) mod G, each member the slice of its counterpart:
+//! As in ring attention (arXiv:2310.01889), with sums that follow the blocks: a *block* is up to
+//! `sub_chunk` rows of one rank, its *owner*, with what belongs to them. Ranks stand in groups of
+//! `group` (1: the flat ring). In one round every owner's block of the same rows goes round once, so
+//! the memory in use is a fixed number of blocks for any world size and batch. At hop h of a round
+//! the group g holds the blocks of group (g − h) mod G, each member that of its counterpart:
 //!
-//! 1. the member passes its slice on to its counterpart in the next group (in flight meanwhile),
-//! 2. works on its slice, then on those of the other members, which rotate inside the group,
-//! 3. returns to each member the part of the result that belongs to that member's slice,
-//! 4. passes the result on, to which the groups before have added; it follows one hop behind and
-//!    is needed only when there is something to add to it.
+//! 1. the member sends its block on to its counterpart in the next group (in flight meanwhile),
+//! 2. works on its block, then on those of the other members, which rotate inside the group,
+//! 3. returns to each member the part of the sum that belongs to that member's block,
+//! 4. sends the sum on, to which the groups before have added; it follows one hop behind the block
+//!    and is needed only when there is something to add to it.
 //!
-//! After G hops every result is home. A flat ring of W ranks pays W latencies a lap; G groups pay
-//! G between the groups, where links are slow, and the rest inside them. The order of additions
-//! depends on the counts, the group and the sub-chunk only.
+//! After G hops every sum is back at its block's owner. A flat ring of W ranks pays W latencies a
+//! round; G groups pay G between the groups, where links are slow, and the rest inside them. The
+//! order of additions depends on the counts, the group and the sub-chunk only.
+//!
+//! Ranks cannot wait for one another in a circle: all start the same exchanges in the same order,
+//! whatever their rows, and an exchange sends while it receives.
 
 use std::ops::Range;
 
@@ -22,66 +27,66 @@ use super::pool::{Chunk, Pool};
 use super::{Error, tile};
 use crate::collective::{Collective, Pending};
 
-/// What a rank does with the rows that come past.
-pub(super) trait Visit {
-    /// Returns rows of this rank's own cargo: tensors whose dimension 0 is rows.
-    fn cargo(&self, rows: Range<usize>) -> Vec<Tensor>;
+/// What a rank computes with the blocks that come past.
+pub(super) trait BlockWork {
+    /// Returns rows of this rank's own: tensors whose dimension 0 is rows.
+    fn block(&self, rows: Range<usize>) -> Vec<Tensor>;
 
-    /// Works on rows `rows` of `owner`'s cargo and returns `result` with this rank's part added.
+    /// Works on rows `rows` of `owner` and returns `sum` with this rank's part added.
     ///
     /// The sooner it asks for [`Sum::ready`], the less of the transfer is hidden.
-    fn visit(
+    fn compute(
         &mut self,
-        cargo: &[Tensor],
+        block: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        result: Sum<'_>,
+        sum: Sum<'_>,
     ) -> Result<Chunk, Error>;
 
     /// Adds another rank's part to `sum`.
-    fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error>;
+    fn combine(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error>;
 }
 
-/// What other ranks have added to the result for some rows, perhaps still on its way, and what this rank
+/// What other ranks have added up for the rows of a block, perhaps still on its way, and what this rank
 /// adds.
 pub(super) enum Sum<'p> {
     /// Nothing yet: memory that is not initialised.
-    Nothing(Chunk),
-    /// An exchange that brings it.
-    Coming(Arrival, &'p mut Pool),
+    Empty(Chunk),
+    /// A transfer that brings it.
+    InFlight(Transfer, &'p mut Pool),
     /// It is here, and this rank has added to it.
-    Here(Chunk),
+    Arrived(Chunk),
 }
 
 impl Sum<'_> {
     /// Waits for it; true if nobody has added anything.
     pub(super) fn ready(self) -> Result<(Chunk, bool), Error> {
         match self {
-            Self::Nothing(chunk) => Ok((chunk, true)),
-            Self::Coming(arrival, pool) => Ok((arrival.wait(pool)?, false)),
-            Self::Here(chunk) => Ok((chunk, false)),
+            Self::Empty(chunk) => Ok((chunk, true)),
+            Self::InFlight(transfer, pool) => Ok((transfer.wait(pool)?, false)),
+            Self::Arrived(chunk) => Ok((chunk, false)),
         }
     }
 
     /// Adds W Y; only the first call waits for the sum of the ranks before this one. Shapes: `[n, m]`,
     /// `[m, d]` → `[n, d]`.
     pub(super) fn add(self, weights: &Tensor, rows: &Tensor) -> Result<Self, Error> {
-        let (mut sum, nothing) = self.ready()?;
-        tile::multiply_into(sum.first_mut(), weights, rows, nothing)?;
-        Ok(Self::Here(sum))
+        let (mut sum, empty) = self.ready()?;
+        tile::multiply_into(sum.first_mut(), weights, rows, empty)?;
+        Ok(Self::Arrived(sum))
     }
 
     /// Waits for it; zeros if nobody has added anything.
     pub(super) fn finish(self) -> Result<Chunk, Error> {
-        let (mut sum, nothing) = self.ready()?;
-        if nothing {
+        let (mut sum, empty) = self.ready()?;
+        if empty {
             let _ = sum.first_mut().f_zero_()?;
         }
         Ok(sum)
     }
 }
 
-/// The order in which rows pass the ranks.
+/// The order in which blocks pass the ranks.
 pub(super) struct Ring<'a> {
     collective: &'a dyn Collective,
     /// Rows every rank sends round, by rank.
@@ -91,10 +96,10 @@ pub(super) struct Ring<'a> {
     sub_chunk: usize,
 }
 
-/// Memory for what travels: cargo one way, results behind it.
+/// Memory for what travels: blocks, and their sums behind them.
 pub(super) struct Pools {
-    cargo: Pool,
-    results: Pool,
+    blocks: Pool,
+    sums: Pool,
 }
 
 impl<'a> Ring<'a> {
@@ -112,34 +117,34 @@ impl<'a> Ring<'a> {
         Ok(Self { collective, counts, group, sub_chunk: sub_chunk.max(1) })
     }
 
-    /// Memory for turns whose cargo and results are like these tensors. As much as any ring needs,
+    /// Memory for passes whose blocks and sums are like these tensors. As much as any ring needs,
     /// so that it is the same for any number of ranks.
-    pub(super) fn pools(&self, cargo: &[Tensor], results: &Tensor) -> Result<Pools, Error> {
+    pub(super) fn pools(&self, block: &[Tensor], sums: &Tensor) -> Result<Pools, Error> {
         let rows = self.sub_chunk.min(self.most());
         let mut pools = Pools {
-            cargo: Pool::like(cargo, rows),
-            results: Pool::like(std::slice::from_ref(results), rows),
+            blocks: Pool::like(block, rows),
+            sums: Pool::like(std::slice::from_ref(sums), rows),
         };
         if self.collective.world_size() > 1 {
-            pools.cargo.fill(2)?;
-            pools.results.fill(2)?;
+            pools.blocks.fill(2)?;
+            pools.sums.fill(2)?;
         }
         Ok(pools)
     }
 
-    /// The memory of a turn that is over, for one whose cargo has one more tensor and whose results
+    /// The memory of a pass that is over, for one whose blocks have one more tensor and whose sums
     /// are others.
     pub(super) fn pools_after(
         &self,
         mut pools: Pools,
-        more_cargo: &Tensor,
-        results: &Tensor,
+        more: &Tensor,
+        sums: &Tensor,
     ) -> Result<Pools, Error> {
-        pools.cargo.add(more_cargo)?;
+        pools.blocks.add(more)?;
         let rows = self.sub_chunk.min(self.most());
-        pools.results = Pool::like(std::slice::from_ref(results), rows);
+        pools.sums = Pool::like(std::slice::from_ref(sums), rows);
         if self.collective.world_size() > 1 {
-            pools.results.fill(2)?;
+            pools.sums.fill(2)?;
         }
         Ok(pools)
     }
@@ -149,149 +154,62 @@ impl<'a> Ring<'a> {
         self.counts.iter().copied().max().unwrap_or(0)
     }
 
-    /// Sends all rows round once; `home` receives this rank's results. Shape `[counts[rank], …]`.
-    pub(super) fn turn(
+    /// Sends all rows of all ranks round once; `out` receives the sums of this rank's rows. Shape
+    /// `[counts[rank], …]`.
+    pub(super) fn pass(
         &self,
-        visitor: &mut impl Visit,
-        home: &Tensor,
+        work: &mut impl BlockWork,
+        out: &Tensor,
         pools: &mut Pools,
     ) -> Result<(), Error> {
-        let mut coming_home = None;
+        let mut pass = Pass { ring: self, work, pools };
+        let mut returning = None;
         // Every rank walks the same sub-chunk starts, so that the exchanges pair up even when some
-        // ranks hold fewer rows (their later sub-chunks are empty).
+        // ranks hold fewer rows (their later blocks are empty).
         for rows in tile::ranges(self.most(), self.sub_chunk) {
-            coming_home = self.lap(rows.start, visitor, home, coming_home, pools)?;
+            returning = pass.round(rows.start, out, returning)?;
         }
-        finish(coming_home, &mut pools.results)
+        finish(returning, &mut pass.pools.sums)
     }
 
-    /// One sub-chunk of every rank once round. Returns the last exchange, still in flight, which
-    /// brings this rank's result home.
-    fn lap(
+    /// Starts to fetch the block of the member `distance` behind, if the group has one.
+    fn fetch_from_member(
         &self,
-        start: usize,
-        visitor: &mut impl Visit,
-        home: &Tensor,
-        mut previous_lap: Option<Arrival>,
-        pools: &mut Pools,
-    ) -> Result<Option<Arrival>, Error> {
-        let groups = self.collective.world_size() / self.group;
-        let own_rows = self.rows(self.collective.rank(), start);
-        let home = Chunk::lent(vec![narrow(home, &own_rows)]);
-        let mut slice = Chunk::lent(visitor.cargo(own_rows));
-        let mut arriving: Option<Arrival> = None;
-        for hop in 0..groups {
-            let at = At { ring: self, hop, start };
-            let last = hop + 1 == groups;
-            let next_slice = if last {
-                None
-            } else {
-                Some(self.pass(&slice, pools.cargo.take(at.rows_before())?)?)
-            };
-            let sum = match arriving.take() {
-                Some(arriving) => Sum::Coming(arriving, &mut pools.results),
-                // Alone, or in one group, results do not travel: they are made where they belong.
-                None if groups == 1 => Sum::Nothing(home.again()),
-                None => Sum::Nothing(pools.results.take(at.rows_of(0).len())?),
-            };
-            let mut first_guest = self.rotate_guest(&slice, &at, 1, &mut pools.cargo)?;
-            let mut sum = visitor.visit(slice.tensors(), at.owner(0), at.rows_of(0), sum)?;
-            finish(previous_lap.take(), &mut pools.results)?;
-            self.visit_others(visitor, &slice, &at, &mut first_guest, &mut sum, pools)?;
-            if groups > 1 {
-                let into =
-                    if last { home.again() } else { pools.results.take(at.rows_before())? };
-                arriving = Some(self.send_on(sum, into)?);
-            }
-            if let Some(next) = next_slice {
-                let next = next.wait(&mut pools.cargo)?;
-                pools.cargo.give(std::mem::replace(&mut slice, next));
-            }
-        }
-        pools.cargo.give(slice);
-        Ok(arriving)
-    }
-
-    /// Works on the sub-chunks that the other members of this rank's group hold, and adds to `sum`
-    /// what they made of this member's `slice`.
-    fn visit_others(
-        &self,
-        visitor: &mut impl Visit,
-        slice: &Chunk,
-        at: &At<'_>,
-        next_guest: &mut Option<Arrival>,
-        sum: &mut Chunk,
-        pools: &mut Pools,
-    ) -> Result<(), Error> {
-        let mut returning: Option<Arrival> = None;
-        for distance in 1..self.group {
-            let member = -(distance as isize);
-            let Some(arrival) = next_guest.take() else { break };
-            let guest = arrival.wait(&mut pools.cargo)?;
-            *next_guest = self.rotate_guest(slice, at, distance + 1, &mut pools.cargo)?;
-            let rows = at.rows_of(member);
-            let part = Sum::Nothing(pools.results.take(rows.len())?);
-            let part = visitor.visit(guest.tensors(), at.owner(member), rows, part)?;
-            pools.cargo.give(guest);
-            self.join(visitor, sum, returning.take(), pools)?;
-            let into = pools.results.take(at.rows_of(0).len())?;
-            returning = Some(self.exchange(part, into, (0, member))?);
-        }
-        self.join(visitor, sum, returning, pools)
-    }
-
-    fn join(
-        &self,
-        visitor: &impl Visit,
-        sum: &mut Chunk,
-        returning: Option<Arrival>,
-        pools: &mut Pools,
-    ) -> Result<(), Error> {
-        let Some(returning) = returning else { return Ok(()) };
-        let part = returning.wait(&mut pools.results)?;
-        visitor.join(sum.first_mut(), part.first())?;
-        pools.results.give(part);
-        Ok(())
-    }
-
-    /// Starts to fetch the slice of the member `distance` behind, if the group has one.
-    fn rotate_guest(
-        &self,
-        slice: &Chunk,
-        at: &At<'_>,
+        block: &Chunk,
+        hop: &Hop<'_>,
         distance: usize,
         pool: &mut Pool,
-    ) -> Result<Option<Arrival>, Error> {
+    ) -> Result<Option<Transfer>, Error> {
         if distance >= self.group {
             return Ok(None);
         }
-        let guest = pool.take(at.rows_of(-(distance as isize)).len())?;
-        self.exchange(slice.again(), guest, (0, distance as isize)).map(Some)
+        let fetched = pool.take(hop.rows_of(-(distance as isize)).len())?;
+        // collective: exchange inside the group. All its members rotate by the same distance.
+        self.exchange(block.lend(), fetched, (0, distance as isize)).map(Some)
     }
 
-    /// Sends the slice to this rank's counterpart in the next group; it is kept, to be worked on.
-    fn pass(&self, slice: &Chunk, into: Chunk) -> Result<Arrival, Error> {
-        self.exchange(slice.again(), into, (1, 0))
+    /// Sends a block, or a sum after the block it belongs to, to this rank's counterpart in the next
+    /// group, and receives that of the group before.
+    fn send_on(&self, chunk: Chunk, into: Chunk) -> Result<Transfer, Error> {
+        // collective: exchange between groups. Every rank sends one group ahead at once.
+        self.exchange(chunk, into, (1, 0))
     }
 
-    /// Sends a result after the slice it belongs to.
-    fn send_on(&self, sum: Chunk, into: Chunk) -> Result<Arrival, Error> {
-        self.exchange(sum, into, (1, 0))
-    }
-
-    /// Sends to the rank (groups, members) ahead and receives from the one as far behind.
+    /// Sends to the rank (groups, members) ahead and receives from the one as far behind. Returns at
+    /// once: [`Transfer::wait`] waits.
     fn exchange(
         &self,
         sent: Chunk,
         into: Chunk,
         (groups, members): (isize, isize),
-    ) -> Result<Arrival, Error> {
+    ) -> Result<Transfer, Error> {
         let (to, from) = (self.ahead(groups, members), self.ahead(-groups, -members));
         let mut pending = Vec::with_capacity(into.tensors().len());
+        // One exchange per tensor of the block; blocks of all ranks have the same tensors.
         for (send, into) in sent.tensors().iter().zip(into.tensors()) {
             pending.push(self.collective.exchange(send, to, into, from)?);
         }
-        Ok(Arrival { sent, received: into, pending })
+        Ok(Transfer { sent, received: into, pending })
     }
 
     /// The rank `groups` groups and `members` members ahead of this one, both round their circles.
@@ -311,38 +229,137 @@ impl<'a> Ring<'a> {
     }
 }
 
-/// A hop of a lap: whose sub-chunks this rank's group holds.
-struct At<'a> {
-    ring: &'a Ring<'a>,
-    hop: usize,
+/// All rows on their way round the ring once.
+struct Pass<'p, 'r, W> {
+    ring: &'r Ring<'r>,
+    work: &'p mut W,
+    pools: &'p mut Pools,
+}
+
+impl<W: BlockWork> Pass<'_, '_, W> {
+    /// Sends the block of every rank that begins at row `start` round once. Returns the last transfer,
+    /// still in flight, which brings the sum of this rank's block to `out`.
+    fn round(
+        &mut self,
+        start: usize,
+        out: &Tensor,
+        mut previous_round: Option<Transfer>,
+    ) -> Result<Option<Transfer>, Error> {
+        let ring = self.ring;
+        let groups = ring.collective.world_size() / ring.group;
+        let own_rows = ring.rows(ring.collective.rank(), start);
+        let out = Chunk::lent(vec![narrow(out, &own_rows)]);
+        let mut block = Chunk::lent(self.work.block(own_rows));
+        let mut sum_behind: Option<Transfer> = None;
+        for index in 0..groups {
+            let hop = Hop { ring, index, start };
+            let last = index + 1 == groups;
+            // The next block is asked for before this one is worked on, which hides its transfer.
+            let next_block = if last {
+                None
+            } else {
+                Some(ring.send_on(block.lend(), self.pools.blocks.take(hop.next_rows())?)?)
+            };
+            let sum = match sum_behind.take() {
+                Some(transfer) => Sum::InFlight(transfer, &mut self.pools.sums),
+                // Alone, or in one group, sums do not travel: they are made where they belong.
+                None if groups == 1 => Sum::Empty(out.lend()),
+                None => Sum::Empty(self.pools.sums.take(hop.rows_of(0).len())?),
+            };
+            let fetching = ring.fetch_from_member(&block, &hop, 1, &mut self.pools.blocks)?;
+            // `compute` waits for the sum of the groups before; SigLIP does so after its first tile.
+            let mut sum = self.work.compute(block.tensors(), hop.owner(0), hop.rows_of(0), sum)?;
+            // The last sum of the round before is waited for only here: the work above hides its way.
+            finish(previous_round.take(), &mut self.pools.sums)?;
+            self.members(&block, &hop, fetching, &mut sum)?;
+            if groups > 1 {
+                // The last hop leads to the owner: its sum is received where it belongs.
+                let into = if last { out.lend() } else { self.pools.sums.take(hop.next_rows())? };
+                sum_behind = Some(ring.send_on(sum, into)?);
+            }
+            if let Some(next) = next_block {
+                let next = next.wait(&mut self.pools.blocks)?;
+                self.pools.blocks.give(std::mem::replace(&mut block, next));
+            }
+        }
+        self.pools.blocks.give(block);
+        Ok(sum_behind)
+    }
+
+    /// Works on the blocks that the other members of this rank's group hold, and adds to `sum` what
+    /// they made of this member's `block`. `fetching` brings the first of them.
+    fn members(
+        &mut self,
+        block: &Chunk,
+        hop: &Hop<'_>,
+        mut fetching: Option<Transfer>,
+        sum: &mut Chunk,
+    ) -> Result<(), Error> {
+        let ring = self.ring;
+        let mut returning: Option<Transfer> = None;
+        for distance in 1..ring.group {
+            let member = -(distance as isize);
+            let Some(fetched) = fetching.take() else { break };
+            let theirs = fetched.wait(&mut self.pools.blocks)?;
+            fetching = ring.fetch_from_member(block, hop, distance + 1, &mut self.pools.blocks)?;
+            let rows = hop.rows_of(member);
+            let part = Sum::Empty(self.pools.sums.take(rows.len())?);
+            let part = self.work.compute(theirs.tensors(), hop.owner(member), rows, part)?;
+            self.pools.blocks.give(theirs);
+            // Parts are added in the order of distance on every run, whichever arrives first.
+            self.combine(sum, returning.take())?;
+            let into = self.pools.sums.take(hop.rows_of(0).len())?;
+            // collective: exchange inside the group, back the way the block came: each member gets
+            // its part from the member that has just worked on its block.
+            returning = Some(ring.exchange(part, into, (0, member))?);
+        }
+        self.combine(sum, returning)
+    }
+
+    /// Waits for another member's part of the sum, if one is on its way, and adds it.
+    fn combine(&mut self, sum: &mut Chunk, returning: Option<Transfer>) -> Result<(), Error> {
+        let Some(returning) = returning else { return Ok(()) };
+        let part = returning.wait(&mut self.pools.sums)?;
+        self.work.combine(sum.first_mut(), part.first())?;
+        self.pools.sums.give(part);
+        Ok(())
+    }
+}
+
+/// A hop of a round: whose blocks this rank's group holds.
+struct Hop<'r> {
+    ring: &'r Ring<'r>,
+    /// From 0.
+    index: usize,
+    /// First row of the blocks.
     start: usize,
 }
 
-impl At<'_> {
-    /// Owner of the slice that the member `members` ahead of this one holds.
+impl Hop<'_> {
+    /// Owner of the block that the member `members` ahead of this one holds.
     fn owner(&self, members: isize) -> usize {
-        self.ring.ahead(-(self.hop as isize), members)
+        self.ring.ahead(-(self.index as isize), members)
     }
 
     fn rows_of(&self, members: isize) -> Range<usize> {
         self.ring.rows(self.owner(members), self.start)
     }
 
-    /// How many rows the slice has that comes next.
-    fn rows_before(&self) -> usize {
-        self.ring.rows(self.ring.ahead(-(self.hop as isize) - 1, 0), self.start).len()
+    /// How many rows the block has that comes next.
+    fn next_rows(&self) -> usize {
+        self.ring.rows(self.ring.ahead(-(self.index as isize) - 1, 0), self.start).len()
     }
 }
 
 /// An exchange in flight.
-pub(super) struct Arrival {
+pub(super) struct Transfer {
     sent: Chunk,
     received: Chunk,
     pending: Vec<Pending>,
 }
 
-impl Arrival {
-    /// Waits; what was sent is free again, in `pool`.
+impl Transfer {
+    /// Waits for the rank behind; what was sent is free again, in `pool`.
     fn wait(self, pool: &mut Pool) -> Result<Chunk, Error> {
         for pending in self.pending {
             pending.wait()?;
@@ -352,10 +369,10 @@ impl Arrival {
     }
 }
 
-fn finish(arrival: Option<Arrival>, pool: &mut Pool) -> Result<(), Error> {
-    if let Some(arrival) = arrival {
-        let arrived = arrival.wait(pool)?;
-        pool.give(arrived);
+fn finish(transfer: Option<Transfer>, pool: &mut Pool) -> Result<(), Error> {
+    if let Some(transfer) = transfer {
+        let received = transfer.wait(pool)?;
+        pool.give(received);
     }
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! others: L = −(1/B) Σ_ij log σ(z_ij s_ij). Let g_ij = ∂L/∂s_ij = −z_ij σ(−z_ij s_ij) / B. Then
 //! dX_i = t Σ_j g_ij y_j, dY_j = t Σ_i g_ij x_i, dt′ = Σ_ij g_ij (s_ij − β) and dβ = Σ_ij g_ij.
 //!
-//! Text moves round the ring in sub-chunks; each sub-chunk's gradient travels the same way one hop
-//! behind, collecting every rank's part, and is home after the last hop (`ring`). Loss and
+//! Text moves round the ring in blocks; each block's gradient travels the same way one hop behind,
+//! collecting every rank's part, and is back at the block's owner after the last hop (`ring`). Loss and
 //! gradient of a tile come from one pass over its dot products, so nothing is kept for a backward
 //! pass: three matrix products per pair instead of autograd's three plus the pair matrix. Transfers
 //! are in flight while tiles are computed.
@@ -16,7 +16,7 @@ use tch::{Kind, Tensor};
 
 use super::epilogue::{Marks, Sigmoid};
 use super::pool::Chunk;
-use super::ring::{Ring, Sum, Visit, narrow};
+use super::ring::{BlockWork, Ring, Sum, narrow};
 use super::tile::{self, Tile, Tiling};
 use super::{Error, Inputs, Output, Positives};
 use crate::collective::{Collective, ReduceOp};
@@ -52,8 +52,8 @@ pub fn ring(
     let mut work = Work::new(inputs, options.tiling, rank)?;
     let like_text = (inputs.compute_kind(), inputs.text.device());
     let grad_text = Tensor::f_empty(inputs.text.size().as_slice(), like_text)?;
-    let mut pools = ring.pools(&work.cargo(0..0), &grad_text)?;
-    ring.turn(&mut work, &grad_text, &mut pools)?;
+    let mut pools = ring.pools(&work.block(0..0), &grad_text)?;
+    ring.pass(&mut work, &grad_text, &mut pools)?;
     work.finish(grad_text, collective)
 }
 
@@ -72,31 +72,32 @@ struct Work<'a> {
     epilogue: Sigmoid,
 }
 
-impl Visit for Work<'_> {
-    fn cargo(&self, rows: Range<usize>) -> Vec<Tensor> {
-        let mut cargo = vec![narrow(self.inputs.text, &rows)];
+impl BlockWork for Work<'_> {
+    /// Text rows, and their labels where positives are by label.
+    fn block(&self, rows: Range<usize>) -> Vec<Tensor> {
+        let mut block = vec![narrow(self.inputs.text, &rows)];
         if let Positives::Labels { text, .. } = self.inputs.positives {
-            cargo.push(narrow(text, &rows));
+            block.push(narrow(text, &rows));
         }
-        cargo
+        block
     }
 
-    /// Adds all pairs of this rank's images with the visiting text: Σ w x to the result.
-    fn visit(
+    /// Adds all pairs of this rank's images with the block's text: Σ w x to the sum.
+    fn compute(
         &mut self,
-        cargo: &[Tensor],
+        block: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        mut result: Sum<'_>,
+        mut sum: Sum<'_>,
     ) -> Result<Chunk, Error> {
         let images = self.inputs.image.size()[0] as usize;
         if rows.is_empty() || images == 0 {
-            return result.finish();
+            return sum.finish();
         }
-        let text = tile::operand(&cargo[0], self.kind)?;
+        let text = tile::operand(&block[0], self.kind)?;
         for image_rows in tile::ranges(images, self.tiling.image_rows) {
             let labels = self.image_labels(&image_rows);
-            let marks = match (&labels, cargo.get(1)) {
+            let marks = match (&labels, block.get(1)) {
                 (Some(image), Some(text)) => Marks::Labels { rows: image, columns: text },
                 _ => diagonal(&image_rows, &rows, owner == self.rank),
             };
@@ -107,13 +108,13 @@ impl Visit for Work<'_> {
             let weights = low.unwrap_or(products);
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            // Only now is the sum of the ranks before needed.
-            result = result.add(&weights.tr(), &image)?;
+            // The first call waits for the sum of the ranks before; the products above hid its way here.
+            sum = sum.add(&weights.tr(), &image)?;
         }
-        result.finish()
+        sum.finish()
     }
 
-    fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {
+    fn combine(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {
         let _ = sum.f_add_(part)?;
         Ok(())
     }
@@ -153,10 +154,12 @@ impl<'a> Work<'a> {
         collective: &dyn Collective,
     ) -> Result<Output, Error> {
         let sums = Tensor::from_slice(&self.epilogue.totals());
+        // collective: all-reduce of the loss's sums; every rank enters it after its pass round the ring.
         let reduced = collective.all_reduce(&sums, ReduceOp::Sum)?;
         let batch = self.inputs.batch() as f64;
         let _ = self.grad_image.f_mul_scalar_(self.scale / batch)?;
         let _ = grad_text.f_mul_scalar_(self.scale / batch)?;
+        // Waits for the slowest rank; the scaling above is done meanwhile.
         reduced.wait()?;
         let mean = |i: i64| sums.double_value(&[i]) / batch;
         Ok(Output {

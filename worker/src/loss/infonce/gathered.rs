@@ -1,4 +1,4 @@
-//! Text gathered once, its gradient sent home once.
+//! Text gathered once, its gradient reduced and scattered once.
 
 use tch::Tensor;
 
@@ -37,31 +37,35 @@ pub fn all_gather(
     };
     let mut gathering = match world_size {
         1 => None,
+        // collective: all-gather of the text. Every rank enters it before its first tile, also one
+        // without rows of its own.
         _ => Some(collective.all_gather(inputs.text, &text, inputs.text_counts)?),
     };
     let stats = passes.no_stats(batch as usize)?;
     // Own columns first: the others are still on their way.
-    let stretches = stretches(inputs, rank, world_size, options.tiling.sub_chunk);
-    for stretch in &stretches {
-        if !stretch.own
+    let blocks = blocks(inputs, rank, world_size, options.tiling.sub_chunk);
+    for block in &blocks {
+        if !block.own
             && let Some(gathering) = gathering.take()
         {
+            // Waits until every rank's text is here: the first column of another rank needs it.
             gathering.wait()?;
         }
-        let text = if stretch.own {
-            narrow(inputs.text, &stretch.rows)
+        let text = if block.own {
+            narrow(inputs.text, &block.rows)
         } else {
-            narrow(&text, &stretch.columns)
+            narrow(&text, &block.columns)
         };
-        let columns = stretch.columns_of(&text);
-        passes.first(&columns, &mut narrow(&stats, &stretch.columns))?;
+        let columns = block.columns_of(&text);
+        passes.first(&columns, &mut narrow(&stats, &block.columns))?;
     }
+    // Still in flight where the other ranks have no text.
     if let Some(gathering) = gathering {
         gathering.wait()?;
     }
     let mut stats = combine(&stats, collective)?;
 
-    let grad_text = send_home(&mut passes, &text, &stats, &stretches, collective)?;
+    let grad_text = reduce_scatter_gradient(&mut passes, &text, &stats, &blocks, collective)?;
     drop(text);
     let offset = inputs.text_offset(rank);
     stats = narrow(&stats, &(offset..offset + inputs.text_counts[rank]));
@@ -71,11 +75,11 @@ pub fn all_gather(
 /// The second pass over all text, and the sum of all ranks' gradients of this rank's: a
 /// reduce-scatter one rank's part at a time, each in flight while the next is computed. Every rank
 /// adds in the order of the distance that a part has come, its own last.
-fn send_home(
+fn reduce_scatter_gradient(
     passes: &mut Passes<'_>,
     text: &Tensor,
     stats: &Stats,
-    stretches: &[Stretch],
+    blocks: &[TextBlock],
     collective: &dyn Collective,
 ) -> Result<Tensor, Error> {
     let (rank, world_size) = (collective.rank(), collective.world_size());
@@ -87,14 +91,15 @@ fn send_home(
     for distance in (1..world_size).chain([0]) {
         let owner = (rank + distance) % world_size;
         let part = pool.take(counts[owner])?;
-        for stretch in stretches.iter().filter(|stretch| stretch.owner == owner) {
-            let text = narrow(text, &stretch.columns);
-            let columns = stretch.columns_of(&text);
-            let stats = narrow(stats, &stretch.columns);
-            let rows = Chunk::lent(vec![narrow(part.first(), &stretch.rows)]);
-            passes.second(&columns, &stats, Sum::Nothing(rows))?;
+        for block in blocks.iter().filter(|block| block.owner == owner) {
+            let text = narrow(text, &block.columns);
+            let columns = block.columns_of(&text);
+            let stats = narrow(stats, &block.columns);
+            let rows = Chunk::lent(vec![narrow(part.first(), &block.rows)]);
+            passes.second(&columns, &stats, Sum::Empty(rows))?;
         }
         if let Some((sent, received, pending)) = in_flight.take() {
+            // Waits for the rank that computed this rank's part while this one computed the part it sent.
             pending.wait()?;
             pool.give(sent);
             sum = Some(add(sum, received, &mut pool)?);
@@ -104,6 +109,8 @@ fn send_home(
         }
         let received = pool.take(counts[rank])?;
         let from = (rank + world_size - distance) % world_size;
+        // collective: exchange over the same distance on every rank. The part goes to the owner of its
+        // rows and one of this rank's comes from as far behind; the next part is computed meanwhile.
         let pending = collective.exchange(part.first(), owner, received.first(), from)?;
         in_flight = Some((part, received, pending));
     }
@@ -117,8 +124,8 @@ fn add(sum: Option<Chunk>, part: Chunk, pool: &mut Pool) -> Result<Chunk, Error>
     Ok(sum)
 }
 
-/// A sub-chunk of one rank's text.
-struct Stretch {
+/// Up to a sub-chunk of one rank's text.
+struct TextBlock {
     owner: usize,
     /// Rows of its owner.
     rows: std::ops::Range<usize>,
@@ -127,29 +134,24 @@ struct Stretch {
     own: bool,
 }
 
-impl Stretch {
+impl TextBlock {
     fn columns_of<'t>(&self, text: &'t Tensor) -> Columns<'t> {
         Columns { text, rows: self.rows.clone(), start: self.columns.start, own: self.own }
     }
 }
 
-/// All sub-chunks, this rank's first.
-fn stretches(
-    inputs: &Inputs<'_>,
-    rank: usize,
-    world_size: usize,
-    sub_chunk: usize,
-) -> Vec<Stretch> {
-    let mut stretches = Vec::new();
+/// All blocks, this rank's first.
+fn blocks(inputs: &Inputs<'_>, rank: usize, world_size: usize, sub_chunk: usize) -> Vec<TextBlock> {
+    let mut blocks = Vec::new();
     for distance in 0..world_size {
         let owner = (rank + distance) % world_size;
         let offset = inputs.text_offset(owner);
         for rows in tile::ranges(inputs.text_counts[owner], sub_chunk) {
             let columns = offset + rows.start..offset + rows.end;
-            stretches.push(Stretch { owner, rows, columns, own: distance == 0 });
+            blocks.push(TextBlock { owner, rows, columns, own: distance == 0 });
         }
     }
-    stretches
+    blocks
 }
 
 /// Combines every rank's column statistics: the maximum of B numbers, then the sum of B rescaled
@@ -157,8 +159,10 @@ fn stretches(
 fn combine(stats: &Stats, collective: &dyn Collective) -> Result<Stats, Error> {
     let maximum = stats.select(1, 0).contiguous(); // [B]
     let own_maximum = maximum.copy();
+    // collective: all-reduce. Waited for at once, as every other rank's maximum rescales the sums.
     collective.all_reduce(&maximum, ReduceOp::Max)?.wait()?;
     let sum = stats.select(1, 1) * (own_maximum - &maximum).exp(); // [B]
+    // collective: all-reduce. The gradients of the second pass need every column's complete sum.
     collective.all_reduce(&sum, ReduceOp::Sum)?.wait()?;
     Ok(Tensor::f_stack(&[maximum, sum], 1)?) // [B, 2]
 }

@@ -8,14 +8,14 @@
 //! [`all_gather`] gathers the text once: half the traffic of gathering both sides, and four matrix
 //! products per pair, three when the dot products fit [`Options::logits_budget`] and are kept.
 //! [`ring`] passes the text round twice instead (first for C, then for the gradients), and never
-//! holds more than a few sub-chunks of it.
+//! holds more than a few blocks of it.
 
 mod gathered;
 mod passes;
-mod travelling;
+mod ring;
 
 pub use gathered::all_gather;
-pub use travelling::ring;
+pub use ring::ring;
 
 use super::Tiling;
 

@@ -1,4 +1,4 @@
-//! This rank's images against some text: the two passes over a stretch of the pair matrix.
+//! This rank's images against some text: the two passes over some columns of the pair matrix.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -98,17 +98,17 @@ impl<'a> Passes<'a> {
         Ok(())
     }
 
-    /// Second pass, over the same columns in any order: the gradients. Returns `result` with
+    /// Second pass, over the same columns in any order: the gradients. Returns `sum` with
     /// Σ w x over this rank's images added, shape `[m, d]`; it is asked for only after the first
     /// tile's products.
     pub(super) fn second(
         &mut self,
         columns: &Columns<'_>,
         column_stats: &Stats,
-        mut result: Sum<'_>,
+        mut sum: Sum<'_>,
     ) -> Result<Chunk, Error> {
         if columns.rows.is_empty() || self.inputs.image.size()[0] == 0 {
-            return result.finish();
+            return sum.finish();
         }
         let text = tile::operand(columns.text, self.kind)?;
         let kept = self.kept.as_mut().and_then(|kept| kept.remove(&columns.start));
@@ -120,9 +120,9 @@ impl<'a> Passes<'a> {
                 self.weights(columns, &image_rows, &image, &text, column_stats, products)?;
             let mut grad_image = narrow(&self.grad_image, &image_rows);
             tile::multiply_into(&mut grad_image, &weights, &text, false)?;
-            result = result.add(&weights.tr(), &image)?;
+            sum = sum.add(&weights.tr(), &image)?;
         }
-        result.finish()
+        sum.finish()
     }
 
     /// A tile's w = 2B G, in the dtype in which it is multiplied. Shape `[n, m]`.
@@ -158,10 +158,12 @@ impl<'a> Passes<'a> {
         let [weighted, positives] = self.epilogue.totals();
         let twice_loss = lse(&self.row_stats) + lse(own_columns) - 2.0 * positives;
         let sums = Tensor::from_slice(&[twice_loss, weighted]);
+        // collective: all-reduce of the loss's sums; every rank enters it after its second pass.
         let reduced = collective.all_reduce(&sums, ReduceOp::Sum)?;
         let twice_batch = 2.0 * self.inputs.batch() as f64;
         let _ = self.grad_image.f_mul_scalar_(self.scale / twice_batch)?;
         let _ = grad_text.f_mul_scalar_(self.scale / twice_batch)?;
+        // Waits for the slowest rank; the scaling above is done meanwhile.
         reduced.wait()?;
         Ok(Output {
             loss: sums.double_value(&[0]) / twice_batch,

@@ -1,4 +1,4 @@
-//! Text passed round the ring twice: nobody holds all of it.
+//! Text passed round the ring twice: no rank holds all of it.
 
 use std::ops::Range;
 
@@ -9,13 +9,13 @@ use super::passes::{Columns, Passes};
 use crate::collective::Collective;
 use crate::loss::epilogue::{self, Stats};
 use crate::loss::pool::Chunk;
-use crate::loss::ring::{Ring, Sum, Visit, narrow};
+use crate::loss::ring::{BlockWork, Ring, Sum, narrow};
 use crate::loss::{Error, Inputs, Output};
 
-/// Computes the loss of the global batch and this rank's gradients, text travelling.
+/// Computes the loss of the global batch and this rank's gradients, text passed round the ring.
 ///
-/// Shapes: see [`Inputs`] and [`Output`]; the bias is ignored. On the first way round every
-/// column's statistics travel behind its text, on the second they travel with it and the gradient
+/// Shapes: see [`Inputs`] and [`Output`]; the bias is ignored. In the first pass every
+/// column's statistics travel behind its text, in the second they travel with it and the gradient
 /// behind. Memory beyond inputs and outputs: four sub-chunks of text or its gradient and one tile,
 /// for any number of ranks, and 32 bytes a row of this rank's. Four matrix products per pair; one and
 /// a half times the traffic of [`super::all_gather`].
@@ -34,76 +34,76 @@ pub fn ring(
     let own_stats = passes.no_stats(inputs.text_counts[rank])?;
 
     let mut first = First { passes, rank };
-    let mut pools = ring.pools(&first.cargo(0..0), &own_stats)?;
-    ring.turn(&mut first, &own_stats, &mut pools)?;
+    let mut pools = ring.pools(&first.block(0..0), &own_stats)?;
+    ring.pass(&mut first, &own_stats, &mut pools)?;
 
     let passes = first.passes;
     let grad_text =
         Tensor::f_empty(inputs.text.size().as_slice(), (passes.kind(), passes.device()))?;
     let mut second = Second { passes, rank, own_stats };
     let mut pools = ring.pools_after(pools, &second.own_stats, &grad_text)?;
-    ring.turn(&mut second, &grad_text, &mut pools)?;
+    ring.pass(&mut second, &grad_text, &mut pools)?;
     second.passes.finish(&second.own_stats, grad_text, collective)
 }
 
-/// Way one: text goes round, its columns' statistics come home.
+/// First pass: text goes round, its columns' statistics return to its owner.
 struct First<'a> {
     passes: Passes<'a>,
     rank: usize,
 }
 
-impl Visit for First<'_> {
-    fn cargo(&self, rows: Range<usize>) -> Vec<Tensor> {
+impl BlockWork for First<'_> {
+    fn block(&self, rows: Range<usize>) -> Vec<Tensor> {
         vec![narrow(self.passes.inputs.text, &rows)]
     }
 
-    fn visit(
+    fn compute(
         &mut self,
-        cargo: &[Tensor],
+        block: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        result: Sum<'_>,
+        sum: Sum<'_>,
     ) -> Result<Chunk, Error> {
-        let (mut sum, nothing) = result.ready()?;
-        if nothing {
+        let (mut sum, empty) = sum.ready()?;
+        if empty {
             epilogue::clear_stats(sum.first())?;
         }
         let start = self.passes.inputs.text_offset(owner) + rows.start;
-        let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
+        let columns = Columns { text: &block[0], rows, start, own: owner == self.rank };
         self.passes.first(&columns, sum.first_mut())?;
         Ok(sum)
     }
 
-    fn join(&self, sum: &mut Stats, part: &Stats) -> Result<(), Error> {
+    fn combine(&self, sum: &mut Stats, part: &Stats) -> Result<(), Error> {
         epilogue::join_stats(sum, part)
     }
 }
 
-/// Way two: text and statistics go round, the text's gradient comes home.
+/// Second pass: text and statistics go round, the text's gradient returns to its owner.
 struct Second<'a> {
     passes: Passes<'a>,
     rank: usize,
     own_stats: Stats,
 }
 
-impl Visit for Second<'_> {
-    fn cargo(&self, rows: Range<usize>) -> Vec<Tensor> {
+impl BlockWork for Second<'_> {
+    fn block(&self, rows: Range<usize>) -> Vec<Tensor> {
         vec![narrow(self.passes.inputs.text, &rows), narrow(&self.own_stats, &rows)]
     }
 
-    fn visit(
+    fn compute(
         &mut self,
-        cargo: &[Tensor],
+        block: &[Tensor],
         owner: usize,
         rows: Range<usize>,
-        result: Sum<'_>,
+        sum: Sum<'_>,
     ) -> Result<Chunk, Error> {
         let start = self.passes.inputs.text_offset(owner) + rows.start;
-        let columns = Columns { text: &cargo[0], rows, start, own: owner == self.rank };
-        self.passes.second(&columns, &cargo[1], result)
+        let columns = Columns { text: &block[0], rows, start, own: owner == self.rank };
+        self.passes.second(&columns, &block[1], sum)
     }
 
-    fn join(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {
+    fn combine(&self, sum: &mut Tensor, part: &Tensor) -> Result<(), Error> {
         let _ = sum.f_add_(part)?;
         Ok(())
     }
