@@ -194,12 +194,12 @@ impl Bench {
         // A run reserves its memory long before the first snapshot.
         drop(memory.take(len, PATIENCE).context("the memory was not given back")?);
         let began = Instant::now();
-        let mut blank = memory.take(len, Duration::ZERO).context("the memory is lent out")?;
+        let mut buffer = memory.take(len, Duration::ZERO).context("the memory is lent out")?;
         let buffers = [&self.state[0], &self.state[1], &self.state[2]];
-        let digest = capture(step, buffers, &self.portion, &mut blank, self.threads);
+        let digest = capture(step, buffers, &self.portion, &mut buffer, self.threads);
         let state = self.describe(step);
         let layout = Arc::clone(&self.portion.layout);
-        let bytes = blank.filled();
+        let bytes = buffer.filled();
         writer.save(Snapshot { step, layout, bytes, state: Some(state), digest });
         round.stall = began.elapsed().as_secs_f64();
         match writer.finish().context("the checkpoint was not written")? {

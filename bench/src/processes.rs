@@ -40,7 +40,7 @@ struct Listening {
 
 /// The parent's answer once it knows all addresses.
 #[derive(Serialize, Deserialize)]
-struct Place {
+struct Membership {
     rank: usize,
     peers: Vec<String>,
     token: String,
@@ -87,20 +87,21 @@ pub fn child() -> anyhow::Result<Box<dyn Collective>> {
     let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen on loopback")?;
     report(&Listening { address: listener.local_addr()?.to_string() })?;
     let mut line = String::new();
-    io::stdin().read_line(&mut line).context("cannot read this rank's place from stdin")?;
-    let place: Place = serde_json::from_str(&line).context("stdin holds no place in a ring")?;
+    io::stdin().read_line(&mut line).context("cannot read this rank's membership from stdin")?;
+    let ring: Membership =
+        serde_json::from_str(&line).context("stdin holds no membership of a ring")?;
     std::thread::Builder::new().name("parent-pipe".into()).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         exit_now(1)
     })?;
-    if place.peers.len() == 1 {
+    if ring.peers.len() == 1 {
         return Ok(Box::new(Solo::new()));
     }
     let options = Options {
         generation: Generation::new(1, 1),
-        rank: place.rank,
-        peers: place.peers,
-        token: hex::decode(&place.token).context("the ring's token is not hexadecimal")?,
+        rank: ring.rank,
+        peers: ring.peers,
+        token: hex::decode(&ring.token).context("the ring's token is not hexadecimal")?,
         connect_timeout: CONNECT_TIMEOUT,
         deadline: None,
         tls: None,
@@ -132,7 +133,7 @@ struct Rank {
 }
 
 impl Group {
-    /// Starts `program` with `args` as `world_size` ranks and tells each its place.
+    /// Starts `program` with `args` as `world_size` ranks and tells each its rank and its peers.
     ///
     /// # Errors
     /// A process could not be started or ended before it had an address.
@@ -234,7 +235,7 @@ impl Group {
         results.into_iter().enumerate().map(|(rank, r)| r.ok_or_else(missing(rank))).collect()
     }
 
-    /// Collects every rank's address and tells all of them their places.
+    /// Collects every rank's address and tells each its rank and its peers.
     fn introduce(&mut self) -> anyhow::Result<()> {
         let mut peers = vec![String::new(); self.ranks.len()];
         while peers.iter().any(String::is_empty) {
@@ -249,8 +250,8 @@ impl Group {
         }
         let token = hex::encode(rand::random::<[u8; 32]>());
         for (rank, child) in self.ranks.iter_mut().enumerate() {
-            let place = Place { rank, peers: peers.clone(), token: token.clone() };
-            let line = serde_json::to_string(&place)? + "\n";
+            let membership = Membership { rank, peers: peers.clone(), token: token.clone() };
+            let line = serde_json::to_string(&membership)? + "\n";
             let stdin = child.process.stdin.as_mut().context("a rank's stdin was not piped")?;
             stdin.write_all(line.as_bytes()).with_context(|| format!("rank {rank} is gone"))?;
         }

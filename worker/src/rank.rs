@@ -14,7 +14,7 @@ use tch::Device;
 use crate::control::agent::Control;
 use crate::control::coordinator::RanksClient;
 use crate::control::history::History;
-use crate::control::interrupt::Switch;
+use crate::control::interrupt::Interrupt;
 use crate::control::signals::Termination;
 use crate::data::{self, Dataset, Order, OrderOptions};
 use crate::error::Error;
@@ -33,7 +33,7 @@ pub(crate) struct Rank {
     pub(crate) job: TrainJob,
     pub(crate) device: Device,
     pub(crate) control: Control,
-    pub(crate) switch: Arc<Switch>,
+    pub(crate) interrupt: Arc<Interrupt>,
     pub(crate) client: RanksClient,
     pub(crate) history: History,
     pub(crate) faults: Faults,
@@ -63,10 +63,10 @@ impl Rank {
         let faults = Faults::parse(env.fault.as_deref(), env.rank)
             .map_err(|what| Error::Environment { what })?;
         let client = RanksClient::start(&env.coordinator)?;
-        let switch = Arc::new(Switch::new(env.generation, client.clone()));
+        let interrupt = Arc::new(Interrupt::new(env.generation, client.clone()));
         let history = History::new(client.clone(), &env.job_id);
-        history.follow_stores(&switch);
-        let obeying = Arc::clone(&switch);
+        history.follow_stores(&interrupt);
+        let obeying = Arc::clone(&interrupt);
         let control = Control::connect(
             &env.agent_socket,
             &env.job_id,
@@ -76,7 +76,7 @@ impl Rank {
                 obeying.obey(command);
             },
         )?;
-        let told = Arc::clone(&switch);
+        let told = Arc::clone(&interrupt);
         let stop = move || {
             tracing::info!("SIGTERM: this job stops after a checkpoint at the next step boundary");
             told.request_stop();
@@ -115,7 +115,7 @@ impl Rank {
             job,
             device,
             control,
-            switch,
+            interrupt,
             client,
             history,
             faults,

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringmaster_checkpoint::{
-    self as checkpoint, Blank, GrantError, Memory, Published, Saved, Snapshot, Writer,
+    self as checkpoint, GrantError, Memory, Published, Saved, Snapshot, SnapshotBuffer, Writer,
     WriterOptions,
 };
 use ringmaster_manifest::spec::{TrainJob, WhenBusy};
@@ -128,16 +128,16 @@ impl Saving {
         self.collect();
         let began = Instant::now();
         let free = !self.writer.busy();
-        let blank = if free { self.memory.take(self.portion.layout.len, HANDOVER) } else { None };
-        if any(blank.is_none(), collective)? {
+        let buffer = if free { self.memory.take(self.portion.layout.len, HANDOVER) } else { None };
+        if any(buffer.is_none(), collective)? {
             tracing::warn!(
                 step = replica.applied,
                 "the previous checkpoint is still being written, this one is skipped"
             );
             return compare_digests(replica.digest(), replica.applied, collective);
         }
-        let blank = blank.expect("no rank is busy");
-        self.write(blank, replica, collective)?;
+        let buffer = buffer.expect("no rank is busy");
+        self.write(buffer, replica, collective)?;
         tracing::info!(
             step = replica.applied,
             milliseconds = began.elapsed().as_millis() as u64,
@@ -161,8 +161,8 @@ impl Saving {
         loop {
             self.wait_for_writer()?;
             self.collect();
-            let blank = self.wait_for_memory()?;
-            self.write(blank, replica, collective)?;
+            let buffer = self.wait_for_memory()?;
+            self.write(buffer, replica, collective)?;
             self.wait_for_writer()?;
             let failure = self.collect();
             if !any(failure.is_some(), collective)? {
@@ -181,11 +181,11 @@ impl Saving {
     /// Takes the snapshot and hands it to the writer.
     fn write(
         &mut self,
-        mut blank: Blank,
+        mut buffer: SnapshotBuffer,
         replica: &Replica,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        let digest = replica.capture(&self.portion, &mut blank);
+        let digest = replica.capture(&self.portion, &mut buffer);
         compare_digests(digest, replica.applied, collective)?;
         let saved_at_ms = self.saved_at_ms(replica.applied);
         let state = self.state.clone().map(|mut state| {
@@ -198,7 +198,7 @@ impl Saving {
         let snapshot = Snapshot {
             step: replica.applied,
             layout: Arc::clone(&self.portion.layout),
-            bytes: blank.filled(),
+            bytes: buffer.filled(),
             state,
             digest,
         };
@@ -228,10 +228,10 @@ impl Saving {
     }
 
     /// A writer of an older generation may still be letting go of its snapshot.
-    fn wait_for_memory(&self) -> Result<Blank, Error> {
+    fn wait_for_memory(&self) -> Result<SnapshotBuffer, Error> {
         loop {
-            if let Some(blank) = self.memory.take(self.portion.layout.len, GLANCE) {
-                return Ok(blank);
+            if let Some(buffer) = self.memory.take(self.portion.layout.len, GLANCE) {
+                return Ok(buffer);
             }
             self.check()?;
         }

@@ -9,7 +9,7 @@ use super::batch::Now;
 use super::cluster::Cluster;
 use super::config::Config;
 use super::handle::{Call, Handle};
-use super::pace::Pace;
+use super::settle_timer::SettleTimer;
 use crate::logs::LogIndex;
 use crate::state::{self, Loaded, Store};
 
@@ -69,7 +69,7 @@ async fn run(
     tick: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), state::Error> {
-    let mut pace = Pace::new(tick, Instant::now());
+    let mut timer = SettleTimer::new(tick, Instant::now());
     loop {
         // ---- A batch: whatever waits, or nothing but the passing of time
         let mut batch = Vec::new();
@@ -81,7 +81,7 @@ async fn run(
                     return Ok(());
                 }
             }
-            () = tokio::time::sleep_until(pace.next()) => {}
+            () = tokio::time::sleep_until(timer.next()) => {}
         }
 
         // ---- Decide, without IO
@@ -93,10 +93,10 @@ async fn run(
             cluster.unsettled |= !call.is_heartbeat;
             (call.work)(&mut cluster);
         }
-        pace.wants(cluster.unsettled);
-        if pace.is_due(now.at) || cluster.has_losses() {
+        timer.request(cluster.unsettled);
+        if timer.is_due(now.at) || cluster.has_losses() {
             cluster.settle();
-            pace.settled(now.at, Instant::now());
+            timer.settled(now.at, Instant::now());
         }
 
         // ---- Durable first, told afterwards

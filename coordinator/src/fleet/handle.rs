@@ -157,8 +157,8 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::UnknownJob`].
-    pub async fn hold(&self, job_id: String, url: String) -> Result<Hold, Error> {
-        let hold = Hold { job_id: job_id.clone(), url: url.clone(), handle: self.clone() };
+    pub async fn hold(&self, job_id: String, url: String) -> Result<ReadGuard, Error> {
+        let hold = ReadGuard { job_id: job_id.clone(), url: url.clone(), handle: self.clone() };
         self.ask("hold", move |cluster| cluster.jobs.get(&job_id).map(|job| job.hold(url))).await?;
         Ok(hold)
     }
@@ -330,13 +330,13 @@ impl Handle {
 
 /// Somebody reads a checkpoint as long as this lives.
 #[derive(Debug)]
-pub struct Hold {
+pub struct ReadGuard {
     job_id: String,
     url: String,
     handle: Handle,
 }
 
-impl Drop for Hold {
+impl Drop for ReadGuard {
     fn drop(&mut self) {
         let (job_id, url) = (std::mem::take(&mut self.job_id), std::mem::take(&mut self.url));
         let call = Call::new("release", move |cluster| {

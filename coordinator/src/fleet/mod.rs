@@ -7,7 +7,7 @@
 //! transition that a crash could undo, and a request may be repeated at any time.
 //!
 //! Modules in reading order, each using only what comes after it: `actor` (the task), `handle` (what may
-//! be asked), `pace` (when it settles), `settling` (desired, observed, difference), `cluster` (what is
+//! be asked), `settle_timer` (when it settles), `settling` (desired, observed, difference), `cluster` (what is
 //! known), `nodes` (agents, what they run, who gets which seat), `jobs` (a job and its transitions),
 //! `batch` (what is about to be made durable and told), `config`, `rings` (the ranks that train
 //! together), `error`.
@@ -20,14 +20,14 @@ mod error;
 mod handle;
 mod jobs;
 mod nodes;
-mod pace;
 mod rings;
+mod settle_timer;
 mod settling;
 
 pub use actor::{Task, start};
 pub use config::Config;
 pub use error::Error;
-pub use handle::{Handle, Hold};
+pub use handle::{Handle, ReadGuard};
 pub use jobs::{RolledBack, Submission};
 pub use nodes::Lease;
 pub use rings::Deadlines;

@@ -59,4 +59,4 @@ pub use state::{
     Substitution,
 };
 pub use tensors::{Moment, Part, Values};
-pub use write::{Blank, Grant, Memory, Published, Saved, Writer, WriterOptions};
+pub use write::{Grant, Memory, Published, Saved, SnapshotBuffer, Writer, WriterOptions};

@@ -42,13 +42,13 @@ pub(super) struct Context {
     pub(super) place: String,
     /// Never shown.
     pub(super) secrets: Vec<String>,
-    pub(super) way: Way,
+    pub(super) route: Route,
     health: Mutex<Health>,
 }
 
 /// How a store is reached, for remedies.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Way {
+pub(super) struct Route {
     /// What names the server: a variable, or "the URL".
     pub(super) endpoint: String,
     /// Whether it is asked without TLS.
@@ -74,12 +74,12 @@ impl fmt::Debug for Context {
 
 impl Context {
     pub(super) fn new(scheme: Scheme, place: String, secrets: Vec<String>) -> Self {
-        Self { scheme, place, secrets, way: Way::default(), health: Mutex::default() }
+        Self { scheme, place, secrets, route: Route::default(), health: Mutex::default() }
     }
 
     /// Says how the store is reached.
-    pub(super) fn by(self, way: Way) -> Self {
-        Self { way, ..self }
+    pub(super) fn by(self, route: Route) -> Self {
+        Self { route, ..self }
     }
 
     /// Of an error whose store is not known.
@@ -95,7 +95,7 @@ impl Context {
 
     /// Returns what to do about a failure; empty where nothing but waiting helps.
     pub(super) fn remedy(&self, kind: Kind, code: Option<&str>, flaw: Flaw) -> String {
-        let Way { endpoint, plain, .. } = &self.way;
+        let Route { endpoint, plain, .. } = &self.route;
         match kind {
             Kind::NoCredentials | Kind::WrongCredentials | Kind::NoPermission => {
                 self.credentials_remedy(kind, code)
@@ -125,7 +125,7 @@ impl Context {
             Scheme::File | Scheme::Memory | Scheme::Http => "",
         };
         match (kind, self.scheme) {
-            (Kind::NoCredentials, _) if !variables.is_empty() => match &self.way.unread {
+            (Kind::NoCredentials, _) if !variables.is_empty() => match &self.route.unread {
                 Some(unread) => unread.clone(),
                 None => format!("set {variables}, or run where a role is attached"),
             },
@@ -165,7 +165,7 @@ impl Context {
 
     /// What to do where nothing answers.
     fn way_remedy(&self) -> String {
-        match (&self.way.proxy, self.scheme) {
+        match (&self.route.proxy, self.scheme) {
             (Some(proxy), _) => format!(
                 "check the proxy that {proxy} names, or list the store's host in NO_PROXY to go past it"
             ),

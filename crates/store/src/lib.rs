@@ -50,7 +50,7 @@ pub use self::kind::Kind;
 pub use self::news::{News, on_news};
 pub use self::settings::{PATIENCE, STALL, Settings};
 
-use self::context::{Context, Way};
+use self::context::{Context, Route};
 use self::guard::Guarded;
 use self::retries::Patience;
 use self::unfinished::Bucket;
@@ -350,7 +350,7 @@ fn context(scheme: Scheme, what: &str, usual: &str, settings: &Settings) -> Cont
         (None, Scheme::Http) => "the URL".to_owned(),
         (None, _) => String::new(),
     };
-    Context::new(scheme, format!("{what}{at}{through}"), settings.secrets()).by(Way {
+    Context::new(scheme, format!("{what}{at}{through}"), settings.secrets()).by(Route {
         endpoint,
         plain: server.starts_with("http://"),
         proxy: proxy.map(|proxy| proxy.variable),

@@ -43,7 +43,7 @@ enum WaitsFor {
     /// The end of the transfer.
     End(Receiver<Result<(), Error>>),
     /// Its place in the device's queue; what this thread queues afterwards waits there.
-    Place(Receiver<Result<Queued, Error>>, Option<Nans>),
+    Queued(Receiver<Result<Queued, Error>>, Option<Nans>),
 }
 
 impl Pending {
@@ -62,7 +62,7 @@ impl Pending {
         nans: Option<Nans>,
         tensors: Vec<Tensor>,
     ) -> Self {
-        Self { waits_for: Some(WaitsFor::Place(queued, nans)), _tensors: tensors }
+        Self { waits_for: Some(WaitsFor::Queued(queued, nans)), _tensors: tensors }
     }
 
     /// Waits until the tensors hold the result.
@@ -84,7 +84,7 @@ impl Pending {
         let _waiting = crate::progress::wait_for_peers();
         let result = match waits_for {
             WaitsFor::End(done) => done.recv().unwrap_or_else(|_| Err(thread_ended())),
-            WaitsFor::Place(queued, nans) => queued
+            WaitsFor::Queued(queued, nans) => queued
                 .recv()
                 .unwrap_or_else(|_| Err(thread_ended()))
                 .and_then(Queued::precede_what_follows)

@@ -7,7 +7,7 @@ use ringmaster_proto::v1::{Generation, NoteKind, NoteRequest};
 use ringmaster_store::{self as store, News};
 
 use crate::control::coordinator::RanksClient;
-use crate::control::interrupt::Switch;
+use crate::control::interrupt::Interrupt;
 use crate::eval::Scores;
 
 /// A way to the job's history.
@@ -33,11 +33,11 @@ impl History {
     }
 
     /// Tells from now on what befalls the stores that this process uses.
-    pub(crate) fn follow_stores(&self, switch: &Arc<Switch>) {
-        let (history, switch) = (self.clone(), Arc::clone(switch));
+    pub(crate) fn follow_stores(&self, interrupt: &Arc<Interrupt>) {
+        let (history, interrupt) = (self.clone(), Arc::clone(interrupt));
         store::on_news(move |news| {
             let (News::Trouble(what) | News::Answers(what)) = news;
-            history.note(switch.newest_generation(), NoteKind::Store, what);
+            history.note(interrupt.newest_generation(), NoteKind::Store, what);
         });
     }
 }

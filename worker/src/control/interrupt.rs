@@ -13,7 +13,7 @@ use crate::control::coordinator::RanksClient;
 
 /// Shared by the control thread, which gives orders, and the compute thread, which follows them.
 #[derive(Debug)]
-pub(crate) struct Switch {
+pub(crate) struct Interrupt {
     state: Mutex<State>,
     changed: Condvar,
     stop: AtomicBool,
@@ -28,8 +28,8 @@ struct State {
     ring: Option<Aborter>,
 }
 
-impl Switch {
-    /// Returns the switch of a rank that was started for `generation`.
+impl Interrupt {
+    /// Returns the interrupt of a rank that was started for `generation`.
     pub(crate) fn new(generation: Generation, client: RanksClient) -> Self {
         let state = State { newest: generation, flag: AbortFlag::new(), ring: None };
         Self {

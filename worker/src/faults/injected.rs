@@ -9,22 +9,22 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Place;
+use super::FaultPoint;
 
 /// How long a fault waits for the files that `after` names before it strikes all the same.
 const AFTER_LIMIT: Duration = Duration::from_secs(60);
 /// Time between two looks for them.
 const AFTER_POLL: Duration = Duration::from_millis(2);
 
-/// Every place and its word.
-const PLACES: [(&str, Place); 7] = [
-    ("before_reduce", Place::BeforeReduce),
-    ("in_ready", Place::InReady),
-    ("before_apply", Place::BeforeApply),
-    ("after_apply", Place::AfterApply),
-    ("in_eval", Place::InEval),
-    ("before_last_eval", Place::BeforeLastEval),
-    ("after_finish", Place::AfterFinish),
+/// Every point and its word.
+const POINTS: [(&str, FaultPoint); 7] = [
+    ("before_reduce", FaultPoint::BeforeReduce),
+    ("in_ready", FaultPoint::InReady),
+    ("before_apply", FaultPoint::BeforeApply),
+    ("after_apply", FaultPoint::AfterApply),
+    ("in_eval", FaultPoint::InEval),
+    ("before_last_eval", FaultPoint::BeforeLastEval),
+    ("after_finish", FaultPoint::AfterFinish),
 ];
 
 /// What becomes of the rank that a fault strikes.
@@ -37,13 +37,13 @@ enum Act {
     Pause(Duration),
 }
 
-impl FromStr for Place {
+impl FromStr for FaultPoint {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let known = PLACES.iter().find(|(word, _)| *word == text);
-        known.map(|(_, place)| *place).ok_or_else(|| {
-            let words: Vec<&str> = PLACES.iter().map(|(word, _)| *word).collect();
+        let known = POINTS.iter().find(|(word, _)| *word == text);
+        known.map(|(_, point)| *point).ok_or_else(|| {
+            let words: Vec<&str> = POINTS.iter().map(|(word, _)| *word).collect();
             format!("at={text} is none of {}", words.join(", "))
         })
     }
@@ -55,7 +55,7 @@ struct Fault {
     rank: u32,
     /// 1-based: the steps that would be applied next.
     steps: RangeInclusive<u64>,
-    at: Place,
+    at: FaultPoint,
     act: Act,
     /// None: every time.
     marker: Option<PathBuf>,
@@ -86,7 +86,7 @@ impl Faults {
     }
 
     /// Dies, hangs or waits here if a fault says so.
-    pub(crate) fn strike(&self, step: u64, at: Place) {
+    pub(crate) fn strike(&self, step: u64, at: FaultPoint) {
         for fault in self.due(step, at) {
             if !fault.fires() {
                 continue;
@@ -105,23 +105,24 @@ impl Faults {
 
     /// Whether a fault says that this rank's memory is damaged after it has applied `step`.
     pub(crate) fn corrupts(&self, step: u64) -> bool {
-        let mut due = self.faults.iter().filter(|f| f.is_at(self.rank, step, Place::AfterApply));
+        let mut due =
+            self.faults.iter().filter(|f| f.is_at(self.rank, step, FaultPoint::AfterApply));
         due.any(|fault| fault.act == Act::Corrupt && fault.fires())
     }
 
     /// Whether a fault says that this rank is not to learn that *ready* of `step` is over.
     pub(crate) fn ready_is_lost(&self, step: u64) -> bool {
-        self.due(step, Place::InReady).any(Fault::fires)
+        self.due(step, FaultPoint::InReady).any(Fault::fires)
     }
 
-    fn due(&self, step: u64, at: Place) -> impl Iterator<Item = &Fault> {
+    fn due(&self, step: u64, at: FaultPoint) -> impl Iterator<Item = &Fault> {
         let here = move |fault: &&Fault| fault.is_at(self.rank, step, at);
         self.faults.iter().filter(here).filter(|fault| fault.act != Act::Corrupt)
     }
 }
 
 impl Fault {
-    fn is_at(&self, rank: u32, step: u64, at: Place) -> bool {
+    fn is_at(&self, rank: u32, step: u64, at: FaultPoint) -> bool {
         (self.rank, self.at) == (rank, at) && self.steps.contains(&step)
     }
 
@@ -226,7 +227,7 @@ mod tests {
         let place = "rank=1,step=2-4,at=before_reduce";
         let faults = parse(&format!("{place},act=pause,seconds=0.5")).unwrap();
         assert_eq!(faults.faults[0].act, Act::Pause(Duration::from_millis(500)));
-        let due = |step| faults.due(step, Place::BeforeReduce).filter(|f| f.fires()).count();
+        let due = |step| faults.due(step, FaultPoint::BeforeReduce).filter(|f| f.fires()).count();
         assert_eq!([1, 2, 2, 4, 5].map(due), [0, 1, 1, 1, 0], "it comes every time");
         let error = |text: &str| parse(&format!("{place}{text}")).unwrap_err();
         assert!(error("").contains("lacks marker="));

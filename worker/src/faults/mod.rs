@@ -26,10 +26,10 @@ pub(crate) use injected::Faults;
 #[cfg(not(faults))]
 pub(crate) use none::Faults;
 
-/// A place in a training step where a fault can strike.
+/// A point of a training step where a fault can strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(not(faults), allow(dead_code))]
-pub(crate) enum Place {
+pub(crate) enum FaultPoint {
     /// Gradients computed, their reduction not started.
     BeforeReduce,
     /// *Ready* entered, and the news that all ranks did is lost: the rank lives and its ring breaks,

@@ -1,6 +1,6 @@
 //! A build in which no fault can be asked for.
 
-use super::Place;
+use super::FaultPoint;
 
 /// No faults.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Faults {
         }
     }
 
-    pub(crate) fn strike(&self, _step: u64, _at: Place) {}
+    pub(crate) fn strike(&self, _step: u64, _at: FaultPoint) {}
 
     pub(crate) fn corrupts(&self, _step: u64) -> bool {
         false

@@ -50,7 +50,7 @@ pub(super) struct PackedText {
 
 /// What is packed of a caption's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct PackedToken {
     pub(super) token: i64,
     /// In the position table.
     pub(super) position: i64,
@@ -155,8 +155,8 @@ pub(super) fn pack_text(
 /// Captions of one length form a group; or all are `filled` up to the longest with `padding`, which
 /// nothing attends to.
 pub(super) fn pack_unpadded(
-    captions: &[Vec<Place>],
-    padding: Place,
+    captions: &[Vec<PackedToken>],
+    padding: PackedToken,
     filled: bool,
     mask_kind: Kind,
     device: Device,
@@ -175,10 +175,10 @@ pub(super) fn pack_unpadded(
             batch_order[row] = pooled.len() as i64;
             pooled.push(tokens.len() as i64);
             let caption = captions[row].iter().chain(std::iter::repeat(&padding)).take(len);
-            caption.for_each(|place| {
-                tokens.push(place.token);
-                positions.push(place.position);
-                keys.push(place.key);
+            caption.for_each(|token| {
+                tokens.push(token.token);
+                positions.push(token.position);
+                keys.push(token.key);
             });
         }
         let lengths: Vec<usize> = rows.iter().map(|&row| captions[row].len()).collect();
@@ -287,9 +287,9 @@ mod tests {
 
     #[test]
     fn filled_captions_see_only_themselves() {
-        let place = |token, position| Place { token, position, key: 10 * token };
-        let captions = [vec![place(5, 2)], vec![place(6, 2), place(7, 3)]];
-        let padding = Place { token: 1, position: 1, key: 0 };
+        let packed = |token, position| PackedToken { token, position, key: 10 * token };
+        let captions = [vec![packed(5, 2)], vec![packed(6, 2), packed(7, 3)]];
+        let padding = PackedToken { token: 1, position: 1, key: 0 };
         let packed = pack_unpadded(&captions, padding, false, Kind::Float, Device::Cpu);
         assert_eq!(ids(&packed.tokens), [5, 6, 7]);
         assert_eq!(ids(&packed.positions), [2, 2, 3]);

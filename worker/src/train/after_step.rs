@@ -9,7 +9,7 @@ use crate::collective::{Collective, ReduceOp};
 use crate::control::history;
 use crate::error::Error;
 use crate::eval;
-use crate::faults::Place;
+use crate::faults::FaultPoint;
 use crate::rank::{Rank, preprocess};
 use crate::report::{self, Summary};
 
@@ -111,7 +111,7 @@ impl Rank {
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         self.control.status(|status| status.phase = Phase::Eval.into());
-        self.faults.strike(self.replica.applied, Place::InEval);
+        self.faults.strike(self.replica.applied, FaultPoint::InEval);
         let preprocess = preprocess(&self.job);
         for set in &self.eval_sets {
             let clip = &self.replica.clip;
@@ -135,7 +135,7 @@ impl Rank {
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         let checkpoint = self.save_last(collective)?;
-        self.faults.strike(self.replica.applied, Place::BeforeLastEval);
+        self.faults.strike(self.replica.applied, FaultPoint::BeforeLastEval);
         self.evaluate(generation, collective)?;
         self.control.status(|status| status.phase = Phase::Done.into());
         if let Some(summary) = self.write_report(checkpoint, true)? {
@@ -144,7 +144,7 @@ impl Rank {
                 generation: Some(generation),
                 summary_json: summary.to_json(),
             })?;
-            self.faults.strike(self.replica.applied, Place::AfterFinish);
+            self.faults.strike(self.replica.applied, FaultPoint::AfterFinish);
         }
         collective.barrier()?;
         Ok(())

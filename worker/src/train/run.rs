@@ -42,7 +42,7 @@ pub fn run(env: RankEnv, termination: Termination) -> Result<(), Error> {
         rank.control.status(|status| status.phase = Phase::Join.into());
         // Without an order nobody died and the ring broke all the same: joining once more tells the
         // coordinator, which then forms a new generation. It may be away; joining waits for it.
-        if let Some(next) = rank.switch.next_generation(generation, REGROUP_PATIENCE) {
+        if let Some(next) = rank.interrupt.next_generation(generation, REGROUP_PATIENCE) {
             generation = next;
         }
     }
@@ -52,7 +52,7 @@ impl Rank {
     /// One generation: form the ring, agree on the state, train to the end.
     fn attempt(&mut self, generation: Generation) -> Result<(), Error> {
         let interruptions = self.client.interruptions();
-        let abort = self.switch.arm(generation);
+        let abort = self.interrupt.arm(generation);
         // The snapshot of an older generation can no longer be published.
         self.saving = None;
         self.control.status(|status| {
@@ -66,7 +66,7 @@ impl Rank {
         let reply = self.join(generation, &listener, interruptions)?;
         let collective = self.connect(generation, &listener, &reply, &abort)?;
         let collective: &dyn Collective = &Counted::begin(collective);
-        self.switch.attach(collective.aborter());
+        self.interrupt.attach(collective.aborter());
         self.note_numeric_plan(&reply);
         self.in_ring(generation, &reply, &abort, collective)
     }

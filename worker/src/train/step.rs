@@ -12,7 +12,7 @@ use super::towers::{Draw, Share};
 use crate::collective::{self, Collective, Pending, ReduceOp, bytes};
 use crate::data::{self, Batch, Substitution};
 use crate::error::Error;
-use crate::faults::Place;
+use crate::faults::FaultPoint;
 use crate::model::Tower;
 use crate::replica::{HeldStep, Replica};
 
@@ -56,7 +56,7 @@ pub(crate) fn run(
     let embeddings = (&image.embeddings, &text.embeddings);
     let loss = loss_choice::loss(context, &replica.clip, batch, embeddings.0, embeddings.1)?;
     share.backward(Tower::Image, image, &loss.grad_image)?;
-    faults.strike(step + 1, Place::BeforeReduce);
+    faults.strike(step + 1, FaultPoint::BeforeReduce);
     let image_sum = reduce(replica, Tower::Image, *collective)?;
     share.backward(Tower::Text, text, &loss.grad_text)?;
     let text_sum = reduce(replica, Tower::Text, *collective)?;
@@ -70,11 +70,11 @@ pub(crate) fn run(
     let order_digest = held.order_digest;
     replica.held = Some(held);
     let busy = began.elapsed().as_secs_f64() - (collective::waited() - waited);
-    ready(context, replica, Own { loss: loss.loss, order_digest, stop, busy })
+    ready(context, replica, Contribution { loss: loss.loss, order_digest, stop, busy })
 }
 
 /// What a rank brings into *ready*.
-struct Own {
+struct Contribution {
     loss: f64,
     order_digest: u64,
     stop: bool,
@@ -109,8 +109,8 @@ fn ledger(
 }
 
 /// The small all-reduce that says that every rank holds the reduced gradients.
-fn ready(context: &Context<'_>, replica: &Replica, own: Own) -> Result<Ready, Error> {
-    let Own { loss, order_digest, stop, busy } = own;
+fn ready(context: &Context<'_>, replica: &Replica, own: Contribution) -> Result<Ready, Error> {
+    let Contribution { loss, order_digest, stop, busy } = own;
     let squared_norm = crate::optim::norm::squared_norm(replica.clip.params().grad());
     let finite = squared_norm.is_finite() && loss.is_finite();
     // max and −max(−x): equal only if all ranks hold the same gradients.

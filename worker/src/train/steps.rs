@@ -11,7 +11,7 @@ use super::step::{self, Ready};
 use crate::collective::{self, Collective};
 use crate::data::{self, Loader, LoaderOptions};
 use crate::error::Error;
-use crate::faults::Place;
+use crate::faults::FaultPoint;
 use crate::rank::{Rank, preprocess};
 use crate::replica::Applied;
 use crate::report::clock::Clock;
@@ -55,14 +55,14 @@ impl Rank {
                 plan: &self.plan,
                 corrupt_limit,
             };
-            let stop = self.switch.stop_requested();
+            let stop = self.interrupt.stop_requested();
             let ready = step::run(&context, &mut self.replica, &batch, stop)?;
-            self.faults.strike(self.replica.applied + 1, Place::BeforeApply);
+            self.faults.strike(self.replica.applied + 1, FaultPoint::BeforeApply);
 
             // Apply: every rank alone, nothing can interrupt it.
             self.control.status(|status| status.phase = Phase::Apply.into());
             let applied = self.replica.apply(&self.job)?;
-            self.faults.strike(self.replica.applied, Place::AfterApply);
+            self.faults.strike(self.replica.applied, FaultPoint::AfterApply);
             if self.faults.corrupts(self.replica.applied) {
                 self.replica.corrupt()?;
             }

@@ -145,8 +145,8 @@ pub(crate) fn run(
             Err(why) => Verdict::not_run(why.clone()),
             Ok(torch) => {
                 console::step(claim);
-                let place = Place { programs: &programs, torch, python: &options.python, limit };
-                place.put_to_the_test(trial)
+                let runner = Runner { programs: &programs, torch, python: &options.python, limit };
+                runner.run(trial)
             }
         };
         let ran = verdict.result != Outcome::NotRun;
@@ -195,15 +195,15 @@ impl Verdict {
 }
 
 /// A machine that can run the trials.
-struct Place<'a> {
+struct Runner<'a> {
     programs: &'a Programs,
     torch: &'a Path,
     python: &'a str,
     limit: Duration,
 }
 
-impl Place<'_> {
-    fn put_to_the_test(&self, trial: &Trial) -> Verdict {
+impl Runner<'_> {
+    fn run(&self, trial: &Trial) -> Verdict {
         let outcome = match trial {
             Trial::Test(name) => self.test(name),
             Trial::Compare { kind } => self.compare(kind),

@@ -6,7 +6,7 @@ use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::wants::Wants;
+use super::spec::JobSpec;
 use crate::fleet::rings::{Checkpoints, Membership, Progress, Recovery, order};
 use crate::fleet::{Batch, Error};
 use crate::state::{Change, JobRecord};
@@ -15,7 +15,7 @@ use crate::state::{Change, JobRecord};
 #[derive(Debug, Default)]
 pub(crate) struct Job {
     pub(crate) record: JobRecord,
-    pub(crate) wants: Wants,
+    pub(crate) spec: JobSpec,
     /// Last heartbeat of every rank, by seat.
     pub(crate) statuses: Vec<Option<v1::RankStatus>>,
     /// Newest metrics of the ring's first rank.
@@ -72,14 +72,14 @@ impl Loss {
 }
 
 impl Job {
-    pub(crate) fn new(record: JobRecord, wants: Wants) -> Self {
+    pub(crate) fn new(record: JobRecord, spec: JobSpec) -> Self {
         let ranks = record.ranks as usize;
         Self {
             statuses: vec![None; ranks],
             preferred: vec![None; ranks],
             high_step: record.high_step,
             record,
-            wants,
+            spec,
             ..Self::default()
         }
     }

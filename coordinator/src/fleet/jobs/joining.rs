@@ -47,7 +47,7 @@ impl Job {
             batch.reply(replaced, Err(Error::Replaced { job_id, rank: seat }));
         }
         let (joined, taken) = (self.membership.joined(), self.taken());
-        let enough = taken >= self.wants.min_ranks as usize && self.lost.is_empty();
+        let enough = taken >= self.spec.min_ranks as usize && self.lost.is_empty();
         if joined == taken && enough {
             self.form(batch);
         } else if enough {

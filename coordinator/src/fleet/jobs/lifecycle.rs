@@ -115,11 +115,11 @@ impl Job {
     }
 
     fn is_out_of_restarts(&self) -> bool {
-        self.record.without_progress >= self.wants.max_without_progress
+        self.record.without_progress >= self.spec.max_without_progress
     }
 
     fn fail_for_want_of_progress(&mut self, batch: &mut Batch, why: &str) {
-        let allowed = self.wants.max_without_progress;
+        let allowed = self.spec.max_without_progress;
         let reason = format!(
             "{why}; {allowed} recoveries in a row without a new step are allowed \
              (restart.max_without_progress)"

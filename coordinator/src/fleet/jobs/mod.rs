@@ -4,7 +4,7 @@
 //! durable and who must be told goes there. Nothing here knows of nodes; those report losses and
 //! are asked for seats.
 //!
-//! Modules in reading order: `job` (one job) and `wants` (what its manifest asks for), `table` (all of
+//! Modules in reading order: `job` (one job) and `spec` (what its manifest asks for), `table` (all of
 //! them), `requests` (submitting, cancelling), `seating` (getting seats), `joining` (forming a ring),
 //! `saving` (granting checkpoints), `reports` (notes and the summary), `lifecycle` (losing, recovering,
 //! ending), `halting` (stopping to go on later), `resuming` (going on, from an older checkpoint too),
@@ -20,9 +20,9 @@ mod requests;
 mod resuming;
 mod saving;
 mod seating;
+mod spec;
 mod table;
 mod view;
-mod wants;
 mod watching;
 
 pub(crate) use job::{Job, Loss};

@@ -31,8 +31,7 @@ impl Jobs {
             // Once it has saved, it goes on from there.
             let starts = !other.record.state.is_ended() && other.record.checkpoint_url.is_empty();
             if starts {
-                let from =
-                    std::iter::once(&other.record.resume_from).chain(&other.wants.pretrained);
+                let from = std::iter::once(&other.record.resume_from).chain(&other.spec.pretrained);
                 urls.extend(from.filter(|url| job_of(url) == Some(job_id)).cloned());
             }
         }
@@ -51,7 +50,7 @@ fn job_of(url: &str) -> Option<&str> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::wants::Wants;
+    use super::super::spec::JobSpec;
     use super::*;
     use crate::state::{JobRecord, Rollback};
 
@@ -59,7 +58,7 @@ mod tests {
 
     fn job(resume_from: &str) -> Job {
         let record = JobRecord { resume_from: resume_from.to_owned(), ..JobRecord::default() };
-        Job::new(record, Wants::default())
+        Job::new(record, JobSpec::default())
     }
 
     #[test]

@@ -4,8 +4,8 @@ use rand::Rng as _;
 use ringmaster_manifest::MAX_JOB_NAME;
 
 use super::job::Job;
+use super::spec::JobSpec;
 use super::table::Jobs;
-use super::wants::Wants;
 use crate::fleet::{Batch, Error};
 use crate::state::{JobRecord, State};
 
@@ -45,17 +45,17 @@ impl Jobs {
         if let Some(job_id) = self.requests.get(&submission.request_id) {
             return Ok(job_id.clone());
         }
-        let wants = Wants::read(&submission.manifest).map_err(|source| Error::Manifest {
+        let spec = JobSpec::read(&submission.manifest).map_err(|source| Error::Manifest {
             file_name: submission.file_name.clone(),
             source,
         })?;
-        check(&wants)?;
+        check(&spec)?;
 
-        let job_id = self.new_job_id(&wants.name);
+        let job_id = self.new_job_id(&spec.name);
         self.last_sequence += 1;
-        let record = new_record(&job_id, self.last_sequence, submission, &wants, batch.now.unix_ms);
+        let record = new_record(&job_id, self.last_sequence, submission, &spec, batch.now.unix_ms);
         self.requests.insert(record.request_id.clone(), job_id.clone());
-        let mut job = Job::new(record, wants);
+        let mut job = Job::new(record, spec);
         let message = format!("queued with {} ranks", job.record.ranks);
         job.event(batch, "submitted", message);
         let announced = job_id.clone();
@@ -98,14 +98,14 @@ impl Job {
 }
 
 /// The name becomes part of ids, files and URLs, so it is checked again here.
-fn check(wants: &Wants) -> Result<(), Error> {
+fn check(spec: &JobSpec) -> Result<(), Error> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if (1..=MAX_JOB_NAME).contains(&wants.name.len()) && wants.name.chars().all(plain) {
+    if (1..=MAX_JOB_NAME).contains(&spec.name.len()) && spec.name.chars().all(plain) {
         return Ok(());
     }
     Err(Error::Invalid {
         field: "metadata.name",
-        value: format!("{:?}", wants.name),
+        value: format!("{:?}", spec.name),
         constraint: format!("use 1 to {MAX_JOB_NAME} lower-case letters, digits and dashes"),
     })
 }
@@ -114,26 +114,26 @@ fn new_record(
     job_id: &str,
     sequence: u64,
     submission: Submission,
-    wants: &Wants,
+    spec: &JobSpec,
     now_ms: i64,
 ) -> JobRecord {
     JobRecord {
         job_id: job_id.to_owned(),
         sequence,
-        name: wants.name.clone(),
+        name: spec.name.clone(),
         reason: "waits for its first placement".to_owned(),
         request_id: submission.request_id,
         manifest: submission.manifest,
         manifest_yaml: submission.manifest_yaml,
         file_name: submission.file_name,
         resume_from: submission.resume_from,
-        priority: wants.priority,
-        labels: wants.labels.clone(),
-        ranks: wants.ranks,
+        priority: spec.priority,
+        labels: spec.labels.clone(),
+        ranks: spec.ranks,
         submitted_at_ms: now_ms,
-        seats: vec![None; wants.ranks as usize],
-        slots: vec![0; wants.ranks as usize],
-        done: vec![false; wants.ranks as usize],
+        seats: vec![None; spec.ranks as usize],
+        slots: vec![0; spec.ranks as usize],
+        done: vec![false; spec.ranks as usize],
         ..JobRecord::default()
     }
 }

@@ -11,7 +11,7 @@
 use ringmaster_proto::v1::{self, Generation};
 
 use super::job::Job;
-use super::wants::Wants;
+use super::spec::JobSpec;
 use crate::fleet::{Batch, Error};
 use crate::state::{HaltKind, Rollback, State};
 
@@ -95,7 +95,7 @@ impl Job {
 
     /// Puts a job that failed or was cancelled back into the queue.
     fn revive(&mut self, batch: &mut Batch) -> Result<(), Error> {
-        self.wants = Wants::read(&self.record.manifest).map_err(|source| Error::Manifest {
+        self.spec = JobSpec::read(&self.record.manifest).map_err(|source| Error::Manifest {
             file_name: self.record.file_name.clone(),
             source,
         })?;

@@ -99,7 +99,7 @@ impl Job {
             self.record.rollback = None;
             self.record.checkpoint_step = step;
             self.record.checkpoint_url.clone_from(&url);
-            self.at_checkpoint = self.record.formed && step < self.wants.total_steps;
+            self.at_checkpoint = self.record.formed && step < self.spec.total_steps;
             self.event(batch, "checkpoint", format!("step {step} is published at {url}"));
         }
         batch.change(Change::ForgetShards { job_id: job_id.clone(), up_to_step: step });

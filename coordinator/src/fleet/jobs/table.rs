@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ringmaster_proto::v1::{self, Generation};
 
 use super::job::Job;
-use super::wants::Wants;
+use super::spec::JobSpec;
 use crate::fleet::{Batch, Error};
 use crate::state::{JobRecord, ShardRecord, State};
 
@@ -49,11 +49,11 @@ impl Jobs {
         batch.effect(move |logs| logs.announce(&announced, ended));
 
         let placed = record.state.is_placed();
-        let (wants, unreadable) = match Wants::read(&record.manifest) {
-            Ok(wants) => (wants, None),
-            Err(error) => (Wants::of_record(&record), Some(error)),
+        let (spec, unreadable) = match JobSpec::read(&record.manifest) {
+            Ok(spec) => (spec, None),
+            Err(error) => (JobSpec::of_record(&record), Some(error)),
         };
-        let mut job = Job::new(record, wants);
+        let mut job = Job::new(record, spec);
         if let Some(error) = unreadable.filter(|_| !ended) {
             let reason = format!("this coordinator cannot read the job's stored manifest: {error}");
             job.fail(batch, &reason);

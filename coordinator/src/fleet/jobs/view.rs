@@ -39,7 +39,7 @@ impl Job {
             labels: record.labels.clone().into_iter().collect(),
             priority: record.priority,
             max_ranks: record.ranks,
-            min_ranks: self.wants.min_ranks,
+            min_ranks: self.spec.min_ranks,
             rolled_back_to: record.rollback.as_ref().map(|to| to.url.clone()).unwrap_or_default(),
         }
     }

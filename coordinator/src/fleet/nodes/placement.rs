@@ -121,7 +121,7 @@ impl Nodes {
             let nodes = seats.iter().flatten().filter_map(|name| self.by_name.get(name));
             nodes.map(Node::threads_per_slot).min()
         };
-        job.wants.threads_per_rank.or_else(tightest).unwrap_or(1)
+        job.spec.threads_per_rank.or_else(tightest).unwrap_or(1)
     }
 }
 

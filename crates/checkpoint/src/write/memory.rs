@@ -2,7 +2,7 @@
 //!
 //! [`Memory::reserve`] touches the pages on a thread of its own, so that not even the first snapshot
 //! waits for the kernel. While a snapshot is being written its memory is lent out as [`Bytes`]; it
-//! comes home when the last of them is dropped, and only then is there room for the next snapshot.
+//! returns when the last of them is dropped, and only then is there room for the next snapshot.
 //! So a rank never holds more than one snapshot, however slow its store is.
 
 use std::ops::{Deref, DerefMut};
@@ -17,17 +17,17 @@ const PAGE: usize = 4096;
 /// The memory of one rank's snapshots, shared by everybody who holds a clone.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
-    home: Arc<Home>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
-struct Home {
-    room: Mutex<Room>,
+struct Shared {
+    slot: Mutex<Slot>,
     returned: Condvar,
 }
 
 #[derive(Debug, Default)]
-enum Room {
+enum Slot {
     /// Nothing is allocated yet.
     #[default]
     Empty,
@@ -46,34 +46,34 @@ impl Memory {
     /// The system allows no further thread.
     pub fn reserve(&self, len: usize) {
         {
-            let mut room = self.home.room();
-            if !matches!(*room, Room::Empty) {
+            let mut slot = self.shared.slot();
+            if !matches!(*slot, Slot::Empty) {
                 return;
             }
-            *room = Room::Preparing;
+            *slot = Slot::Preparing;
         }
-        let home = Arc::clone(&self.home);
+        let shared = Arc::clone(&self.shared);
         std::thread::Builder::new()
             .name("snapshot-memory".to_owned())
-            .spawn(move || home.take_back(touched(len)))
+            .spawn(move || shared.take_back(touched(len)))
             .expect("a rank may start threads");
     }
 
     /// Returns memory of `len` bytes to fill; none while it is lent out, and that for longer than
     /// `patience`.
-    pub fn take(&self, len: usize, patience: Duration) -> Option<Blank> {
-        let preparing = |room: &mut Room| matches!(room, Room::Preparing);
-        let ready = self.home.returned.wait_while(self.home.room(), preparing);
+    pub fn take(&self, len: usize, patience: Duration) -> Option<SnapshotBuffer> {
+        let preparing = |slot: &mut Slot| matches!(slot, Slot::Preparing);
+        let ready = self.shared.returned.wait_while(self.shared.slot(), preparing);
         let ready = ready.unwrap_or_else(PoisonError::into_inner);
-        let lent = |room: &mut Room| matches!(room, Room::Lent);
-        let waited = self.home.returned.wait_timeout_while(ready, patience, lent);
-        let (mut room, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let bytes = match std::mem::replace(&mut *room, Room::Lent) {
-            Room::Lent | Room::Preparing => return None,
-            Room::Empty => Vec::new(),
-            Room::Here(bytes) => bytes,
+        let lent = |slot: &mut Slot| matches!(slot, Slot::Lent);
+        let waited = self.shared.returned.wait_timeout_while(ready, patience, lent);
+        let (mut slot, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let bytes = match std::mem::replace(&mut *slot, Slot::Lent) {
+            Slot::Lent | Slot::Preparing => return None,
+            Slot::Empty => Vec::new(),
+            Slot::Here(bytes) => bytes,
         };
-        drop(room);
+        drop(slot);
         // Before it is resized: what was not asked for any more goes back to the system first, so
         // that old and new memory never stand side by side.
         let bytes = if bytes.len() == len {
@@ -82,17 +82,17 @@ impl Memory {
             drop(bytes);
             touched(len)
         };
-        Some(Blank { bytes: Lent { bytes, home: Arc::clone(&self.home) } })
+        Some(SnapshotBuffer { bytes: Lent { bytes, shared: Arc::clone(&self.shared) } })
     }
 }
 
-impl Home {
-    fn room(&self) -> MutexGuard<'_, Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_back(&self, bytes: Vec<u8>) {
-        *self.room() = Room::Here(bytes);
+        *self.slot() = Slot::Here(bytes);
         self.returned.notify_all();
     }
 }
@@ -110,7 +110,7 @@ fn touched(len: usize) -> Vec<u8> {
 #[derive(Debug)]
 struct Lent {
     bytes: Vec<u8>,
-    home: Arc<Home>,
+    shared: Arc<Shared>,
 }
 
 impl AsRef<[u8]> for Lent {
@@ -121,24 +121,24 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        self.home.take_back(std::mem::take(&mut self.bytes));
+        self.shared.take_back(std::mem::take(&mut self.bytes));
     }
 }
 
 /// Memory to fill with a snapshot; whatever it held last is still in it.
 #[derive(Debug)]
-pub struct Blank {
+pub struct SnapshotBuffer {
     bytes: Lent,
 }
 
-impl Blank {
+impl SnapshotBuffer {
     /// Ends the filling: from here on the bytes are shared and do not change.
     pub fn filled(self) -> Bytes {
         Bytes::from_owner(self.bytes)
     }
 }
 
-impl Deref for Blank {
+impl Deref for SnapshotBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -146,7 +146,7 @@ impl Deref for Blank {
     }
 }
 
-impl DerefMut for Blank {
+impl DerefMut for SnapshotBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes.bytes
     }
@@ -163,17 +163,17 @@ mod tests {
     #[test]
     fn there_is_one_snapshot_at_a_time_and_its_memory_comes_back() {
         let memory = Memory::default();
-        let mut blank = memory.take(5000, NOW).unwrap();
-        blank.fill(7);
-        let place = blank.as_ptr();
-        let bytes = blank.filled();
+        let mut buffer = memory.take(5000, NOW).unwrap();
+        buffer.fill(7);
+        let address = buffer.as_ptr();
+        let bytes = buffer.filled();
         assert!(memory.take(5000, NOW).is_none());
         let part = bytes.slice(10..20);
         drop(bytes);
         assert!(memory.take(5000, NOW).is_none(), "a part of it is still in use");
         drop(part);
         let again = memory.take(5000, NOW).unwrap();
-        assert_eq!(again.as_ptr(), place);
+        assert_eq!(again.as_ptr(), address);
         drop(again);
         assert_eq!(
             memory.take(3, NOW).unwrap().len(),

@@ -10,6 +10,6 @@ mod retention;
 pub(crate) mod upload;
 mod writer;
 
-pub use memory::{Blank, Memory};
+pub use memory::{Memory, SnapshotBuffer};
 pub use publish::{Grant, Published};
 pub use writer::{Saved, Writer, WriterOptions};

@@ -34,7 +34,7 @@ struct Newcomer {
 }
 
 /// A listener and those who have come to it.
-pub(super) struct Door<'a> {
+pub(super) struct Acceptor<'a> {
     listener: &'a TcpListener,
     options: &'a Options,
     /// The oldest first.
@@ -71,8 +71,8 @@ impl Next {
     }
 }
 
-impl<'a> Door<'a> {
-    /// Opens the door.
+impl<'a> Acceptor<'a> {
+    /// Opens the listener.
     pub(super) fn new(listener: &'a TcpListener, options: &'a Options) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         Ok(Self { listener, options, newcomers: Vec::new(), is_full: false })

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollTimeout, poll};
 
 use super::super::Error;
-use super::accept::Door;
+use super::accept::Acceptor;
 use super::channel::Channel;
 use super::hello::{ANSWER_LEN, Answer, Member, NONCE_LEN, nonce};
 use super::{AbortFlag, Options, tls};
@@ -165,16 +165,16 @@ impl Mesh<'_> {
     }
 
     fn accept_higher(&mut self, listener: &TcpListener) -> Result<(), Error> {
-        let door = Door::new(listener, self.options);
-        let mut door = door.map_err(|e| self.failed(format!("listener: {e}")))?;
+        let acceptor = Acceptor::new(listener, self.options);
+        let mut acceptor = acceptor.map_err(|e| self.failed(format!("listener: {e}")))?;
         while let Some(missing) = self.missing() {
             self.check()?;
             if Instant::now() >= self.deadline {
                 return Err(self.failed(format!("rank {missing} did not connect in time")));
             }
-            door.wait();
-            door.admit().map_err(|reason| self.failed(reason))?;
-            door.hear(&mut self.channels);
+            acceptor.wait();
+            acceptor.admit().map_err(|reason| self.failed(reason))?;
+            acceptor.hear(&mut self.channels);
         }
         Ok(())
     }

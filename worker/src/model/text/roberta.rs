@@ -17,7 +17,7 @@ use super::super::compute::{Activation, Compute, heads_first};
 use super::super::dropout::{Dropout, Rates, token_key};
 use super::super::init::Init;
 use super::super::layers::{LayerNorm, Linear};
-use super::super::packing::{PackedText, Packing, Place, pack_unpadded};
+use super::super::packing::{PackedText, PackedToken, Packing, pack_unpadded};
 use super::super::projection::Projection;
 use super::super::vars::Vars;
 use super::look_up;
@@ -156,18 +156,18 @@ impl Roberta {
         let mut rows = Vec::with_capacity(ids.len() / length.max(1));
         for (row, ids) in ids.chunks(length).enumerate() {
             let kept = ids.iter().copied().filter(|id| *id != self.pad_token_id);
-            let place = |(index, token): (usize, i64)| Place {
+            let packed = |(index, token): (usize, i64)| PackedToken {
                 token,
                 position: self.pad_token_id + 1 + index as i64,
                 key: if idle { 0 } else { token_key(mode, row, index) },
             };
-            let kept: Vec<Place> = kept.enumerate().map(place).collect();
+            let kept: Vec<PackedToken> = kept.enumerate().map(packed).collect();
             if kept.is_empty() {
                 return Err(Error::OnlyPadding { row, pad_id: self.pad_token_id });
             }
             rows.push(kept);
         }
-        let padding = Place { token: self.pad_token_id, position: self.pad_token_id, key: 0 };
+        let padding = PackedToken { token: self.pad_token_id, position: self.pad_token_id, key: 0 };
         Ok(pack_unpadded(&rows, padding, filled, compute.product, compute.device))
     }
 

@@ -9,7 +9,7 @@ use crate::state::JobRecord;
 
 /// The part of a validated manifest that the coordinator acts on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Wants {
+pub(crate) struct JobSpec {
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     /// The most it runs with.
@@ -27,7 +27,7 @@ pub(crate) struct Wants {
     pub(crate) pretrained: Vec<String>,
 }
 
-impl Wants {
+impl JobSpec {
     /// Reads a validated manifest.
     pub(crate) fn read(manifest: &str) -> Result<Self, SpecError> {
         let job = ringmaster_manifest::from_validated_json(manifest)?;

@@ -13,7 +13,7 @@ const SHARE: u32 = 4;
 /// for it before the next tick, and whatever does ask waits until settling has had no more than its
 /// share of time.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct SettleTimer {
     tick: Duration,
     /// Something arrived that settling may have to act on.
     wanted: bool,
@@ -23,14 +23,14 @@ pub(super) struct Pace {
     not_before: Instant,
 }
 
-impl Pace {
-    /// Returns the pace of an actor that starts now and settles at least once per tick.
+impl SettleTimer {
+    /// Returns the timer of an actor that starts now and settles at least once per tick.
     pub(super) fn new(tick: Duration, now: Instant) -> Self {
         Self { tick, wanted: true, last: now, not_before: now }
     }
 
     /// Takes in whether something arrived that settling may have to act on.
-    pub(super) fn wants(&mut self, wanted: bool) {
+    pub(super) fn request(&mut self, wanted: bool) {
         self.wanted |= wanted;
     }
 
@@ -63,26 +63,26 @@ mod tests {
     #[test]
     fn a_quick_settling_follows_whatever_asks_for_it_at_once() {
         let start = Instant::now();
-        let mut pace = Pace::new(TICK, start);
-        assert!(pace.is_due(start), "what was loaded is settled first");
-        pace.settled(start, start);
-        assert!(!pace.is_due(start + 249 * MS), "nothing asked");
-        assert!(pace.is_due(start + TICK));
-        pace.wants(false);
-        assert!(!pace.is_due(start + MS), "a heartbeat waits for the tick");
-        pace.wants(true);
-        assert!(pace.is_due(start + MS));
+        let mut timer = SettleTimer::new(TICK, start);
+        assert!(timer.is_due(start), "what was loaded is settled first");
+        timer.settled(start, start);
+        assert!(!timer.is_due(start + 249 * MS), "nothing asked");
+        assert!(timer.is_due(start + TICK));
+        timer.request(false);
+        assert!(!timer.is_due(start + MS), "a heartbeat waits for the tick");
+        timer.request(true);
+        assert!(timer.is_due(start + MS));
     }
 
     #[test]
     fn a_slow_settling_takes_no_more_than_its_share_of_the_time() {
         let start = Instant::now();
-        let mut pace = Pace::new(TICK, start);
-        pace.settled(start, start + 10 * MS);
-        pace.wants(true);
-        assert!(!pace.is_due(start + 39 * MS));
-        assert_eq!(pace.next(), start + 40 * MS);
-        pace.settled(start, start + 200 * MS);
-        assert_eq!(pace.next(), start + 800 * MS, "even when a tick has passed");
+        let mut timer = SettleTimer::new(TICK, start);
+        timer.settled(start, start + 10 * MS);
+        timer.request(true);
+        assert!(!timer.is_due(start + 39 * MS));
+        assert_eq!(timer.next(), start + 40 * MS);
+        timer.settled(start, start + 200 * MS);
+        assert_eq!(timer.next(), start + 800 * MS, "even when a tick has passed");
     }
 }
