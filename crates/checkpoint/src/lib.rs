@@ -7,7 +7,7 @@
 //! <uri>/<job>/step-0000001000.g1.7/model.safetensors              parameters, OpenCLIP's names
 //!                                 /optim-00000-of-00002.safetensors  moments, slice of rank 0
 //!                                 /optim-00001-of-00002.safetensors  moments, slice of rank 1
-//!                                 /state.json                     step, numeric plan, ledger, job
+//!                                 /state.json                     step, numeric plan, substitutions, job
 //!                                 /MANIFEST.json                  sizes and checksums; written last
 //! <uri>/<job>/latest.json                                         names the newest complete one
 //! ```

@@ -28,7 +28,7 @@ pub enum Site {
     /// Initial weights: (hash of the parameter's name).
     Init = 7,
     /// Order digest: (step, global row, sample).
-    Ledger = 8,
+    OrderDigest = 8,
     /// Stochastic depth: (step, global row, block).
     DropPath = 9,
     /// Dropout: (step, global row, position), and then site and column.

@@ -296,7 +296,8 @@ impl Shared {
     ) -> Result<(), Error> {
         let original = self.options.order.sample(step, row).index;
         if let Some(known) = self.known.get(&(step, row)) {
-            // The ledger is law even if the sample has been repaired since.
+            // A recorded substitution is repeated even if the sample has been repaired since: every
+            // run of the job reads the same data.
             let result = self.append(step, row, known.replacement, scratch, unit)?;
             if result.is_none() {
                 return Ok(());

@@ -155,7 +155,7 @@ fn corrupt_samples_are_replaced_counted_and_replayed_and_nothing_else_changes() 
             }
         }
     }
-    // The ledger holds even after the shard was repaired.
+    // What was recorded holds even after the shard was repaired.
     let replayed = load(&clean, 0..24, 0..6, 1, made).unwrap();
     for (actual, replayed) in actual.iter().zip(&replayed) {
         assert_eq!(actual.sample_ids, replayed.sample_ids);

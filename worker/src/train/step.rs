@@ -66,7 +66,7 @@ pub(crate) fn run(
     control.status(|status| status.phase = Phase::Collective.into());
     image_sum.wait()?;
     text_sum.wait()?;
-    let held = ledger(context, replica, batch, loss.loss)?;
+    let held = share_substitutions(context, replica, batch, loss.loss)?;
     let order_digest = held.order_digest;
     replica.held = Some(held);
     let busy = began.elapsed().as_secs_f64() - (collective::waited() - waited);
@@ -83,8 +83,8 @@ struct Contribution {
 }
 
 /// Returns what every rank has to know of the step: whoever applies it, even alone after a fault,
-/// has the whole ledger of replaced samples.
-fn ledger(
+/// has all substitutions.
+fn share_substitutions(
     context: &Context<'_>,
     replica: &Replica,
     batch: &Batch,
@@ -97,11 +97,12 @@ fn ledger(
     if sums.int64_value(&[1]) > 0 {
         let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
         for text in bytes::gather(&own, context.collective)? {
-            let theirs: Vec<Substitution> = serde_json::from_slice(&text)
-                .map_err(|e| Error::Internal { what: format!("ledger: {e}") })?;
+            let theirs: Vec<Substitution> = serde_json::from_slice(&text).map_err(|e| {
+                Error::Internal { what: format!("substitutions of another rank: {e}") }
+            })?;
             substitutions.extend(theirs);
         }
-        // All ranks see the same ledger, so all of them stop here or none does.
+        // All ranks see the same substitutions, so all of them stop here or none does.
         let all = replica.substitutions.iter().chain(&substitutions);
         data::check_corrupt(all, context.corrupt_limit)?;
     }
@@ -149,7 +150,7 @@ fn order_digest(seed: u64, step: u64, batch: &Batch) -> u64 {
         .rows
         .clone()
         .zip(&batch.sample_ids)
-        .fold(0, |sum, (row, id)| sum.wrapping_add(key(seed, Site::Ledger, &[step, row, *id])))
+        .fold(0, |sum, (row, id)| sum.wrapping_add(key(seed, Site::OrderDigest, &[step, row, *id])))
 }
 
 fn reduce(replica: &Replica, tower: Tower, collective: &dyn Collective) -> Result<Pending, Error> {
