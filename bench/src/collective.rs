@@ -136,6 +136,7 @@ fn rank(args: &CollectiveArgs) -> anyhow::Result<()> {
     for step in 0..WARMUP_STEPS + args.steps {
         // Every step adds the same ones, so that the last result can be checked.
         let _ = tensor.shallow_clone().f_fill_(1.0)?;
+        // collective: barrier, so that no rank's time holds its wait for another to begin.
         ring.barrier()?;
         let began = Instant::now();
         once(args.op, &*ring, &tensor, &received)?;

@@ -67,6 +67,7 @@ pub fn decide(reports: &[Report]) -> Plan {
         match *report {
             Report::Held { applied_step, digest, .. } if applied_step == newest => match agreed {
                 None => agreed = Some((rank, digest)),
+                // Two states of one step: which of them is right cannot be told, so neither is used.
                 Some((_, expected)) if expected != digest => return stored(reports.len()),
                 Some(_) => {}
             },

@@ -129,6 +129,7 @@ impl Saving {
         let began = Instant::now();
         let free = !self.writer.busy();
         let buffer = if free { self.memory.take(self.portion.layout.len, HANDOVER) } else { None };
+        // A checkpoint needs every rank's part: one rank without memory makes all skip it.
         if any(buffer.is_none(), collective)? {
             tracing::warn!(
                 step = replica.applied,
@@ -165,6 +166,7 @@ impl Saving {
             self.write(buffer, replica, collective)?;
             self.wait_for_writer()?;
             let failure = self.collect();
+            // All leave the loop or none does, though stores and clocks differ from rank to rank.
             if !any(failure.is_some(), collective)? {
                 return Ok(self.last.map(|published| published.url));
             }
@@ -220,6 +222,8 @@ impl Saving {
         Some(at)
     }
 
+    /// Waits for this rank's store. Other ranks may wait for this one in a collective meanwhile; an order
+    /// to join a newer generation ends the wait through the abort flag.
     fn wait_for_writer(&mut self) -> Result<(), Error> {
         while !self.writer.wait(GLANCE) {
             self.check()?;
@@ -280,6 +284,7 @@ impl Saving {
 /// Whether `own` is true on any rank.
 fn any(own: bool, collective: &dyn Collective) -> Result<bool, Error> {
     let flag = Tensor::from_slice(&[i64::from(own)]);
+    // collective: all-reduce. Its callers ask at the same points of the program on every rank.
     collective.all_reduce(&flag, ReduceOp::Max)?.wait()?;
     Ok(flag.int64_value(&[0]) > 0)
 }
@@ -291,6 +296,7 @@ fn compare_digests(digest: u64, step: u64, collective: &dyn Collective) -> Resul
     // max and −max(−x) of halves that cannot overflow.
     let (high, low) = (digest >> 32, digest & 0xffff_ffff);
     let extremes = Tensor::from_slice(&[high, -high, low, -low]);
+    // collective: all-reduce, of every checkpoint that is due: a skipped one is compared too.
     collective.all_reduce(&extremes, ReduceOp::Max)?.wait()?;
     let extreme = |i: i64| extremes.int64_value(&[i]);
     if extreme(0) != -extreme(1) || extreme(2) != -extreme(3) {

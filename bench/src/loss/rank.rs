@@ -52,7 +52,7 @@ pub(super) fn run(args: &LossArgs) -> anyhow::Result<()> {
     let bench = Bench::new(args, device, &*collective);
     let measured = tch::no_grad(|| bench.measure())?;
     processes::report(&measured)?;
-    // Nobody leaves while another may still wait for it.
+    // collective: barrier, so that no rank leaves while another may still wait for it.
     Ok(collective.barrier()?)
 }
 
@@ -73,6 +73,7 @@ fn join_gpus(host: Box<dyn Collective>, ordinal: usize) -> anyhow::Result<Box<dy
             UniqueId::create()?.as_bytes().iter().map(|byte| i64::from(*byte)).collect();
         id.shallow_clone().f_copy_(&Tensor::from_slice(&bytes))?;
     }
+    // collective: broadcast over the host's ring; the GPUs are not connected yet.
     host.broadcast(&id, 0)?.wait()?;
     let bytes: Vec<u8> =
         slices::to_i64(&id).into_iter().map(u8::try_from).collect::<Result<_, _>>()?;
@@ -144,12 +145,14 @@ impl<'a> Bench<'a> {
         for _ in 0..WARMUP_STEPS {
             self.call()?;
         }
+        // collective: barrier. What is measured begins when every rank is warm.
         Ok(self.collective.barrier()?)
     }
 
     /// Seconds from the moment all ranks begin to the moment all have finished.
     fn timed(&self, mut work: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
         self.synchronize();
+        // collective: barriers at both ends, so that every rank measures the slowest.
         self.collective.barrier()?;
         let began = Instant::now();
         work()?;

@@ -43,6 +43,7 @@ impl ByDevice {
             let reason = format!("tensors are on {devices:?}, but must be on one device");
             return Err(Error::Tensor { operation, reason });
         }
+        // Waits until this rank's device collectives have succeeded, so that *ready* says so too.
         self.device.settle()?;
         Ok(self.host.as_ref())
     }

@@ -223,18 +223,22 @@ impl Shared {
     fn wait_for(&self, step: u64) -> Result<Vec<Unit>, Error> {
         let units = self.units_per_step();
         let mut state = self.lock();
+        // Lets readers go on that wait for room: they may be `prefetch` batches ahead of this one.
         state.wanted = step;
         self.changed.notify_all();
         while !(0..units).all(|unit| state.units.contains_key(&(step, unit))) {
+            // Batches that are complete are handed out although a reader has failed; this one is not.
             if let Some(error) = state.error.take() {
                 return Err(error);
             }
+            // A reader that panicked has left no error; without this check nobody would wake the trainer.
             if state.readers == 0 {
                 let reason = format!("all ended before batch {step} was ready");
                 return Err(Error::Reader { reason });
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        // In the order of rows, whichever reader was faster.
         Ok((0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect())
     }
 
@@ -269,6 +273,7 @@ impl Shared {
             if state.stop || step >= self.options.last_step {
                 return None;
             }
+            // Bounds the memory of decoded batches: at most `prefetch` of them beside the one in use.
             if step <= state.wanted + self.options.prefetch {
                 let unit = state.next_unit % units;
                 state.next_unit += 1;
@@ -349,6 +354,7 @@ impl Shared {
         };
         let start = unit.images.len();
         unit.images.resize(start + options.preprocess.values(), 0.0);
+        // Keyed by step and row: the same draws whichever rank or reader decodes the row.
         let mut stream = Stream::new(options.seed, Site::Augment, &[step, row]);
         let pixels = decode(&sample.image).and_then(|image| {
             self.augment.apply(&image, &mut stream, scratch, &mut unit.images[start..])

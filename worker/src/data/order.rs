@@ -145,6 +145,7 @@ impl Order {
 
     /// Returns the sample in row `row` of global batch `step` (0-based).
     pub fn sample(&self, step: u64, row: u64) -> SampleId {
+        // Row r belongs to lane r / m, in every batch and for any number of ranks.
         let epoch = step / self.steps_per_epoch;
         let lane = row / self.per_batch;
         let position = step % self.steps_per_epoch * self.per_batch + row % self.per_batch;
@@ -161,6 +162,8 @@ impl Order {
         let lane = row / self.per_batch;
         let used = self.steps_per_epoch * self.per_batch;
         let reserve = self.lane_len - used;
+        // The reserve first: no batch of the epoch reads it otherwise. Which of it follows from step and row,
+        // so that whoever reads the row, now or after a restart, tries the same samples.
         let visits = reserve.min(RESERVE_VISITS);
         let position = if attempt < visits {
             let start = key(self.options.seed, Site::Substitute, &[step, row]) % reserve;
@@ -178,6 +181,7 @@ impl Order {
         let window = position / window_len;
         let start = window * window_len;
         let len = window_len.min(used - start);
+        // One window is kept per lane: readers work close to one another in the order.
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let known = windows.get(&lane).filter(|w| (w.epoch, w.number) == (epoch, window));
         let places = match known {
@@ -210,6 +214,7 @@ impl Order {
         if let Some(known) = epochs.iter().find(|epoch| epoch.number == number) {
             return Arc::clone(known);
         }
+        // Keyed by the epoch alone: every rank and every restart gets the same permutation.
         let mut blocks: Vec<u32> = (0..self.blocks.len() as u32).collect();
         Stream::new(self.options.seed, Site::BlockOrder, &[number]).shuffle(&mut blocks);
         let mut start = 0;

@@ -13,6 +13,7 @@ pub(super) fn counts(collective: &dyn Collective, value: usize) -> Result<Vec<us
     let world_size = collective.world_size();
     let own = Tensor::from_slice(&[value as i64]);
     let all = Tensor::zeros([world_size as i64], (Kind::Int64, Device::Cpu));
+    // collective: all-gather; a rank without samples enters it too, with a zero.
     collective.all_gather(&own, &all, &vec![1; world_size])?.wait()?; // [W]
     Ok(integers(&all)?.into_iter().map(|count| count as usize).collect())
 }
@@ -28,6 +29,7 @@ pub(super) fn rows(
     let mut shape = own.size();
     shape[0] = counts.iter().sum::<usize>() as i64;
     let all = Tensor::zeros(shape, (own.kind(), Device::Cpu));
+    // collective: all-gather; ranks without rows enter it too.
     collective.all_gather(&own.contiguous(), &all, counts)?.wait()?;
     Ok(all)
 }

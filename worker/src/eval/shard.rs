@@ -73,7 +73,7 @@ pub fn score(
     collective: &dyn Collective,
     embed: impl FnOnce(&[String]) -> Result<Tensor, Error>,
 ) -> Result<Outcome, Error> {
-    // Everybody learns who holds which image and caption.
+    // Every rank learns which rank holds which image and caption.
     let counts = gather::counts(collective, part.captions.len())?;
     let first = counts[..collective.rank()].iter().sum::<usize>();
     let captions = gather::strings(collective, &part.captions)?;
@@ -81,7 +81,7 @@ pub fn score(
     let indices: Vec<i64> = part.indices.iter().map(|&index| index as i64).collect();
     let indices = gather::rows(collective, &Tensor::from_slice(&indices), &counts)?; // [N]
 
-    // Everybody holds every distinct caption's embedding.
+    // Every rank gets the embedding of every distinct caption.
     let (names, of_text) = distinct(captions);
     let classes = Classes::new(of_text, names.len());
     let shares = even_counts(names.len(), collective.world_size());
@@ -186,6 +186,7 @@ fn count_images_before(
     let mut before = vec![0; classes.texts()];
     rows.for_each(|place, row| classes.count_before(first + place, row, &own, &mut before))?;
     let before = Tensor::from_slice(&before);
+    // collective: all-reduce. Each rank has counted its own images; every rank needs the counts of all.
     collective.all_reduce(&before, ReduceOp::Sum)?.wait()?; // [N]
     gather::integers(&before)
 }

@@ -41,6 +41,7 @@ pub fn measure(collective: &dyn Collective, device: Device) -> Result<Option<Lin
     // Connections warm up, buffers are made; and it shows how many rounds there is time for.
     let began = Instant::now();
     blocks.round(collective)?;
+    // The slowest rank's time decides for all, so that every rank goes the same number of rounds.
     let longest = greatest(collective, &[began.elapsed().as_secs_f64()])?[0];
     let rounds = (BUDGET.as_secs_f64() / longest.max(1e-6)) as usize;
     let mut best = f64::INFINITY;
@@ -58,6 +59,7 @@ pub fn measure(collective: &dyn Collective, device: Device) -> Result<Option<Lin
 /// The greatest of every number over all ranks.
 fn greatest(collective: &dyn Collective, numbers: &[f64]) -> Result<Vec<f64>, Error> {
     let tensor = Tensor::from_slice(numbers);
+    // collective: all-reduce; every rank of the ring is measuring.
     collective.all_reduce(&tensor, ReduceOp::Max)?.wait()?;
     Ok((0..numbers.len() as i64).map(|i| tensor.double_value(&[i])).collect())
 }
@@ -84,9 +86,13 @@ impl Blocks {
             let receives = phase_of(previous, world_size) == phase;
             let send = if sends { &self.full } else { &self.empty };
             let recv = if receives { &self.received } else { &self.empty };
+            // collective: barrier. Without it a receiver would measure how late its sender is.
             collective.barrier()?;
             let began = Instant::now();
+            // collective: exchange. A rank that sends or receives nothing in this phase takes part with an
+            // empty tensor, as every rank has to.
             collective.exchange(send, next, recv, previous)?.wait()?;
+            // On a GPU the exchange is only queued so far.
             collective.settle()?;
             if receives {
                 seconds = began.elapsed().as_secs_f64();

@@ -79,6 +79,7 @@ impl Rank {
             deadline: None,
             tls: self.tls()?,
         };
+        // Waits until all peers have connected, for CONNECT_TIMEOUT at most; `abort` ends the wait.
         let host = Tcp::connect(listener, &options, abort)?;
         match self.device {
             Device::Cuda(ordinal) => self.connect_gpus(host, ordinal, reply, abort),
@@ -117,6 +118,8 @@ impl Rank {
             abort_deadline: ABORT_DEADLINE,
             on_failure: Some(host.aborter()),
         };
+        // collective: NCCL's initialisation. Waits until all ranks have joined the communicator, for
+        // COMMUNICATOR_TIMEOUT at most; `abort` ends the wait.
         let device = Nccl::connect(options, abort)?;
         Ok(Box::new(ByDevice::new(Box::new(device), Box::new(host))))
     }

@@ -23,6 +23,7 @@ impl Rank {
             return Ok(());
         }
         let checked = Tensor::from_slice(&[i64::from(was_checked)]);
+        // collective: all-reduce. Source and world size are the same on every rank: all come here or none.
         collective.all_reduce(&checked, ReduceOp::Max)?.wait()?;
         if checked.int64_value(&[0]) > 0 {
             return Ok(());

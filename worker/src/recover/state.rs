@@ -37,9 +37,12 @@ impl Rank {
     ) -> Result<(), Error> {
         let source = reply.source_rank as usize;
         let stored = reply.source() == StateSource::Stored;
+        // One rank reads for all. The others wait for it in the first broadcast below; if it fails, it breaks
+        // the ring, which ends their wait.
         if stored && collective.rank() == source {
             self.load_stored(reply)?;
         }
+        // The same on every rank: also those that hold the state take part in the broadcast.
         if stored || !reply.receivers.is_empty() {
             let began = Instant::now();
             let own = reply.apply_held.then(|| self.replica.digest());

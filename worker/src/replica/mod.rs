@@ -181,6 +181,8 @@ impl Replica {
             metrics: self.metrics.map(|m| m.encode_to_vec()).unwrap_or_default(),
         };
         let text = serde_json::to_vec(&header).expect("plain data serialises");
+        // collective: broadcast of what lies beside the buffers. Waits for the source, which may still be
+        // reading a checkpoint.
         let text = bytes::broadcast(&text, source, collective)?;
         let header: Header = serde_json::from_slice(&text)
             .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
@@ -190,6 +192,7 @@ impl Replica {
         }
         self.pristine = false;
         for buffer in self.buffers() {
+            // collective: broadcast of one flat buffer, the same three in the same order on every rank.
             collective.broadcast(buffer, source)?.wait()?;
         }
         // On a device the buffers are whole only now.

@@ -72,6 +72,7 @@ impl Rank {
             i64::from(due.checkpoint && missing.checkpoint),
             i64::from(due.evaluation && missing.evaluation),
         ]);
+        // collective: all-reduce. All ranks have come here: they agree on the step, and so on what is due.
         collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
         let wanted = |i: i64| flags.int64_value(&[i]) > 0;
         let due = Due { checkpoint: wanted(0), evaluation: wanted(1) };
@@ -113,6 +114,7 @@ impl Rank {
         self.control.status(|status| status.phase = Phase::Eval.into());
         self.faults.strike(self.replica.applied, FaultPoint::InEval);
         let preprocess = preprocess(&self.job);
+        // All ranks have the same sets in the same order, and score each of them together.
         for set in &self.eval_sets {
             let clip = &self.replica.clip;
             let scores = eval::evaluate(clip, &self.tokenizer, collective, set, &preprocess)?;
@@ -146,6 +148,8 @@ impl Rank {
             })?;
             self.faults.strike(self.replica.applied, FaultPoint::AfterFinish);
         }
+        // collective: barrier. The others wait for rank 0, which writes the report and hands it in: should it
+        // be lost before that, they still hold the state.
         collective.barrier()?;
         Ok(())
     }
@@ -155,6 +159,7 @@ impl Rank {
         tracing::info!(step = self.replica.applied, "stopping as asked, after a checkpoint");
         let checkpoint = self.save_last(collective)?;
         self.write_report(checkpoint, false)?;
+        // collective: barrier. The others wait for rank 0, which writes the report.
         collective.barrier()?;
         Ok(())
     }

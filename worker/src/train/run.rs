@@ -63,6 +63,8 @@ impl Rank {
         });
         let listener = TcpListener::bind((self.env.address.as_str(), 0))
             .map_err(|source| Error::Listen { address: self.env.address.clone(), source })?;
+        // Waits at the coordinator until every seat that is taken has joined. An order to join a newer
+        // generation ends the wait; `interruptions` was read before, so that none is missed.
         let reply = self.join(generation, &listener, interruptions)?;
         let collective = self.connect(generation, &listener, &reply, &abort)?;
         let collective: &dyn Collective = &Counted::begin(collective);
@@ -94,8 +96,11 @@ impl Rank {
         abort: &AbortFlag,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
+        // From here on every rank enters the same collectives in the same order: links, state, what was
+        // missed, then step after step.
         self.control.status(|status| status.phase = Phase::Load.into());
         self.check_links(generation, reply, collective)?;
+        // Before the state is agreed on: survivors that are one step behind are then where the source is.
         if reply.apply_held {
             self.apply_held(generation)?;
         }

@@ -51,23 +51,31 @@ pub(crate) fn run(
     let micro = context.plan.micro_per_rank;
     let share = Share::new(&replica.clip, batch, &rows, micro, draw, *device);
 
+    // Forward: this rank's rows alone.
     let image = share.encode(Tower::Image)?;
     let text = share.encode(Tower::Text)?;
     let embeddings = (&image.embeddings, &text.embeddings);
+    // The loss exchanges embeddings with all ranks: its collectives are the first of the step. They leave
+    // complete gradients of this rank's rows.
     let loss = loss_choice::loss(context, &replica.clip, batch, embeddings.0, embeddings.1)?;
     share.backward(Tower::Image, image, &loss.grad_image)?;
     faults.strike(step + 1, FaultPoint::BeforeReduce);
+    // collective: all-reduce of the image tower's gradients, in flight while the text tower goes backward.
     let image_sum = reduce(replica, Tower::Image, *collective)?;
     share.backward(Tower::Text, text, &loss.grad_text)?;
+    // collective: all-reduce of the text tower's gradients.
     let text_sum = reduce(replica, Tower::Text, *collective)?;
     // t′ and β: the loss already summed these over all ranks.
     replica.set_logit_gradients(loss.grad_log_scale, loss.grad_bias);
 
     control.status(|status| status.phase = Phase::Collective.into());
+    // Waits for the rank whose backward pass is slowest.
     image_sum.wait()?;
     text_sum.wait()?;
     let held = share_substitutions(context, replica, batch, loss.loss)?;
     let order_digest = held.order_digest;
+    // From here on this rank can apply the step alone. It must be set before *ready* begins: recovery takes
+    // it that a rank which entered *ready* holds the gradients, and that others may have applied them.
     replica.held = Some(held);
     let busy = began.elapsed().as_secs_f64() - (collective::waited() - waited);
     ready(context, replica, Contribution { loss: loss.loss, order_digest, stop, busy })
@@ -92,6 +100,8 @@ fn share_substitutions(
 ) -> Result<HeldStep, Error> {
     let order = order_digest(context.job.data.seed, replica.applied, batch);
     let sums = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
+    // collective: all-reduce in every step, also where nothing was replaced. Its sum tells every rank alike
+    // whether the longer exchange below follows.
     context.collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
     let mut substitutions = Vec::new();
     if sums.int64_value(&[1]) > 0 {
@@ -122,6 +132,8 @@ fn ready(context: &Context<'_>, replica: &Replica, own: Contribution) -> Result<
     flags.resize(times + context.collective.world_size(), 0.0);
     flags[times + context.collective.rank()] = busy.max(0.0);
     let flags = Tensor::from_slice(&flags);
+    // collective: *ready*, an all-reduce. It ends here only when every rank has begun it, and a rank begins
+    // it with the reduced gradients in hand. So the update that follows needs no other rank.
     context.collective.all_reduce(&flags, ReduceOp::Max)?.wait()?;
     if context.faults.ready_is_lost(replica.applied + 1) {
         let reason = "RINGMASTER_FAULT takes the end of ready away".to_owned();

@@ -41,6 +41,7 @@ impl Rank {
             // Data.
             self.control.status(|status| status.phase = Phase::Data.into());
             let waiting = Instant::now();
+            // Waits for this rank's own readers, never for another rank.
             let batch = loader.next()?;
             clock.data += waiting.elapsed().as_secs_f64();
 
@@ -71,9 +72,11 @@ impl Rank {
 
             // What follows a step: metrics, checkpoint, evaluation.
             self.report(generation, &ready, applied, &mut clock)?;
+            // The wish to stop went through *ready*: all ranks leave after the same step.
             if ready.stop {
                 return Ok(Ended::Stopped);
             }
+            // What is due is a function of the job and the step, so that all ranks enter its collectives.
             self.follow_up(generation, Due::after(&self.job, self.replica.applied), collective)?;
         }
         Ok(Ended::Complete)

@@ -48,6 +48,8 @@ impl Job {
         }
         let (joined, taken) = (self.membership.joined(), self.taken());
         let enough = taken >= self.spec.min_ranks as usize && self.lost.is_empty();
+        // Every rank waits for the last one to join. While a loss has not been acted on nothing is formed:
+        // the lost rank's seat still counts as taken, and settling opens another generation.
         if joined == taken && enough {
             self.form(batch);
         } else if enough {

@@ -154,8 +154,11 @@ impl Job {
     /// Opens the next generation and lets nobody wait for the old one.
     pub(crate) fn form_anew(&mut self, batch: &mut Batch, state: State, kind: &str, why: &str) {
         let old = self.generation();
+        // From here on calls of the old generation are refused, its commits of checkpoints among them.
         let generation = self.open_generation(batch, why);
+        // Ranks that wait for an answer in the old generation learn at once that it is over.
         self.refuse_stale(batch, old);
+        // A checkpoint of which parts were stored can no longer be granted.
         self.forget_shards(batch);
         self.record.state = state;
         self.record.reason = format!("{why}; forming generation {generation}");

@@ -58,6 +58,8 @@ impl Job {
                 batch.reply(reply, Err(Error::ShardFailed { job_id, rank, step, reason }));
             }
             Answer::Granted { digest, objects, is_new } => {
+                // Stored before it is answered, as all changes of a batch are: a coordinator that restarts in
+                // between knows what it granted.
                 if is_new {
                     batch.change(Change::Grant(Box::new(CheckpointGrant {
                         job_id,

@@ -323,6 +323,7 @@ impl Collective for Nccl {
     fn barrier(&self) -> Result<(), Error> {
         let one = Tensor::f_zeros([1], (Kind::Int64, Device::Cuda(self.ordinal)))
             .map_err(|e| refused("barrier", &e))?;
+        // collective: all-reduce, as NCCL has no barrier; the host has to wait for its end.
         self.all_reduce(&one, ReduceOp::Sum)?.wait()?;
         self.settle()
     }

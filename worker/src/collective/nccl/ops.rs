@@ -79,6 +79,8 @@ pub(super) fn queue(
         Call::Broadcast { data, dtype, root } => {
             communicator.broadcast(*data, *data, *dtype, *root, stream)
         }
+        // A group, in which NCCL sends and receives at once: one after the other, a circle of ranks that all
+        // send would stand still.
         Call::Exchange { send, to, recv, from, dtypes } => communicator.group(|c| {
             if !send.is_empty() {
                 c.send(*send, dtypes.0, *to, stream)?;

@@ -46,6 +46,8 @@ pub(super) struct Parcel {
 /// Runs jobs until the queue closes, then says goodbye; the first failure ends the ring.
 pub(super) fn run(mut links: Links, queue: Receiver<Job>) {
     let mut last = 0;
+    // One operation at a time, in the order in which it was started. All ranks start the same ones in the same
+    // order, so each finds its peers in the same operation or on their way to it.
     for job in queue {
         last = job.sequence;
         let result = match links.check_abort() {
@@ -150,6 +152,7 @@ fn all_reduce(
     for peer in links.peers() {
         links.send(peer, frame, HostBytes::EMPTY, 0..0);
     }
+    // Sends are queued and go out while this rank receives: no rank waits for another to receive first.
     for block in 0..count.min(AHEAD) {
         send_parts(links, data, &ranges, block);
     }
@@ -160,6 +163,7 @@ fn all_reduce(
         if block + AHEAD < count {
             send_parts(links, data, &ranges, block + AHEAD);
         }
+        // The order on the connection: a peer sends the result of a block after the parts of AHEAD more.
         if block > AHEAD {
             receive_results(links, frame, data, &ranges, block - AHEAD - 1)?;
         }
@@ -207,6 +211,7 @@ fn reduce_block(
     if to.is_empty() {
         return Ok(());
     }
+    // In rank order, whichever part arrives first: the same bits on every rank and in every run.
     for rank in 0..links.world_size {
         if rank == links.rank {
             reduction.fold_own(own, to);
@@ -315,6 +320,8 @@ fn broadcast(links: &mut Links, frame: Frame, data: HostBytes, root: usize) -> R
     for peer in links.peers() {
         links.expect(peer, frame)?;
     }
+    // Each block is passed on as soon as it has come. The root only sends; the rank before it, the last of
+    // the chain, only receives.
     if receives {
         for block in 0..data.len().div_ceil(BLOCK) {
             let range = block_of(&(0..data.len()), block);
@@ -339,6 +346,8 @@ fn exchange(links: &mut Links, sequence: u64, send: Parcel, recv: Parcel) -> Res
         to.write(0..to.len()).copy_from_slice(from.read(0..from.len()));
         return Ok(());
     }
+    // Queued first and sent while this rank receives, so that a circle of ranks that all send does not stand
+    // still.
     links.send(send.peer, frame(send), from, 0..from.len());
     links.expect(recv.peer, frame(recv))?;
     links.receive(recv.peer, frame(recv), to.write(0..to.len()))?;
