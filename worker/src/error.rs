@@ -5,14 +5,12 @@ use crate::{collective, data, eval, health, loss, model, report};
 use ringmaster_checkpoint as checkpoint;
 
 /// Why a rank, or one of its attempts, ended.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The environment or the manifest the agent handed over is wrong.
     #[error("{what}")]
-    Environment {
-        /// What is wrong with it.
-        what: String,
-    },
+    Environment { what: String },
     /// This machine cannot train the job.
     #[error("health check")]
     Health(#[from] health::Error),
@@ -21,16 +19,10 @@ pub enum Error {
     Control(#[from] agent::Error),
     /// The coordinator refused a call.
     #[error("the coordinator refused a call")]
-    Coordinator {
-        /// The refusal.
-        source: coordinator::Error,
-    },
+    Coordinator { source: coordinator::Error },
     /// A newer generation has begun.
     #[error("this generation is over: {what}")]
-    Superseded {
-        /// Which one took its place.
-        what: String,
-    },
+    Superseded { what: String },
     /// The ring broke.
     #[error("ring broke")]
     Collective(#[from] collective::Error),
@@ -39,12 +31,7 @@ pub enum Error {
     Tls(#[from] collective::tcp::tls::Error),
     /// No socket for the peers.
     #[error("cannot listen for peers on {address}")]
-    Listen {
-        /// This node's address.
-        address: String,
-        /// What the system says.
-        source: std::io::Error,
-    },
+    Listen { address: String, source: std::io::Error },
     /// Training data that cannot be read.
     #[error("training data")]
     Data(#[from] data::Error),
@@ -65,16 +52,12 @@ pub enum Error {
     Store(#[from] checkpoint::Error),
     /// A checkpoint that does not fit the model.
     #[error("checkpoint: {what}")]
-    Checkpoint {
-        /// What does not fit.
-        what: String,
-    },
+    Checkpoint { what: String },
     /// Weights to start from, or a training checkpoint of OpenCLIP's, that cannot be had or do not fit.
     #[error("{field}")]
     Weights {
         /// Where the manifest or the command line names them.
         field: String,
-        /// Why.
         source: crate::factory::Error,
     },
     /// The end of a run that could not be stored.
@@ -85,7 +68,6 @@ pub enum Error {
     NotSaved {
         /// Steps applied.
         step: u64,
-        /// Why.
         what: String,
     },
     /// Evaluation failed.
@@ -102,7 +84,6 @@ pub enum Error {
     NotFinite {
         /// 1-based step.
         step: u64,
-        /// Loss of that step.
         loss: f64,
         /// Of this rank's reduced gradient.
         squared_norm: f64,
@@ -131,10 +112,7 @@ pub enum Error {
     },
     /// A message between ranks of the same build that makes no sense.
     #[error("internal: {what}")]
-    Internal {
-        /// Which.
-        what: String,
-    },
+    Internal { what: String },
 }
 
 impl Error {

@@ -103,6 +103,7 @@ impl Options {
 }
 
 /// Why an agent cannot start or go on.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No coordinator can be where it was said to be.
@@ -111,46 +112,32 @@ pub enum Error {
     /// A folder cannot be made.
     #[error("cannot make the folder {}", path.display())]
     Folder {
-        /// The folder.
         path: PathBuf,
-        /// What the system says.
         #[source]
         source: io::Error,
     },
     /// The socket for ranks cannot be bound, or broke.
     #[error("cannot serve the Unix socket for ranks")]
     Socket {
-        /// What the system says.
         #[source]
         source: io::Error,
     },
     /// A thread could not be started.
     #[error("cannot start thread {name}")]
     Thread {
-        /// Its name.
         name: &'static str,
-        /// What the system says.
         #[source]
         source: io::Error,
     },
     /// The coordinator does not take this agent, for instance because it is of another build.
     #[error("{message}")]
-    Refused {
-        /// What the coordinator says.
-        message: String,
-    },
+    Refused { message: String },
     /// The agent of `ringmaster train` has a worker that cannot run; any other agent waits for a better one.
     #[error("the worker cannot run: {why}")]
-    Worker {
-        /// Why.
-        why: String,
-    },
+    Worker { why: String },
     /// A part of the agent ended that never should.
     #[error("the agent's {part} ended unexpectedly")]
-    Ended {
-        /// Which.
-        part: &'static str,
-    },
+    Ended { part: &'static str },
 }
 
 /// An agent, ready to run.

@@ -102,26 +102,17 @@ pub struct DataTls {
 }
 
 /// What is wrong with the environment.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
     /// A variable is not set, or empty.
     #[error(
         "the environment variable {name} is not set: ranks are started by `ringmaster agent`, not by hand"
     )]
-    Missing {
-        /// The variable.
-        name: &'static str,
-    },
+    Missing { name: &'static str },
     /// A variable holds something else than it should.
     #[error("the environment variable {name} is {value:?}, but must be {expected}")]
-    Invalid {
-        /// The variable.
-        name: &'static str,
-        /// What it holds.
-        value: String,
-        /// What it should hold.
-        expected: String,
-    },
+    Invalid { name: &'static str, value: String, expected: String },
 }
 
 impl RankEnv {

@@ -10,6 +10,7 @@ const MAX_MESSAGE_BYTES: usize = 1 << 20;
 const MAX_PREFIX_BYTES: usize = 10;
 
 /// Why a byte stream stopped making sense.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The length is no varint or is beyond the limit.
@@ -18,7 +19,6 @@ pub enum Error {
     /// The bytes are no message of the expected type.
     #[error("a message cannot be decoded")]
     Decode {
-        /// What prost says.
         #[source]
         source: prost::DecodeError,
     },

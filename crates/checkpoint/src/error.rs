@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ringmaster_store as store;
 
 /// Why a checkpoint was not written or cannot be read.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A path or URL that does not lead to what is asked for, or that this build cannot use.
@@ -18,7 +19,6 @@ pub enum Error {
     /// The store failed; [`store::Kind::is_lasting`] says whether another attempt may succeed.
     #[error("cannot {action} {object}")]
     Store {
-        /// What was tried.
         action: &'static str,
         /// URL of the object or folder.
         object: String,
@@ -27,40 +27,16 @@ pub enum Error {
     },
     /// A local file or folder beside the store's own calls.
     #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
     /// Somebody holds the lock of latest.json and does not let go.
     #[error("{} stayed locked for {seconds} s", path.display())]
-    Locked {
-        /// The lock file.
-        path: PathBuf,
-        /// How long this process waited.
-        seconds: u64,
-    },
+    Locked { path: PathBuf, seconds: u64 },
     /// The coordinator does not let this rank go on.
     #[error("the coordinator did not take {what} of step {step}")]
-    Grant {
-        /// What was asked for.
-        what: &'static str,
-        /// Of which step.
-        step: u64,
-        /// Its reason.
-        source: GrantError,
-    },
+    Grant { what: &'static str, step: u64, source: GrantError },
     /// A snapshot or a commit that lacks a part.
     #[error("checkpoint of step {step} lacks {missing}")]
-    Incomplete {
-        /// Of which step.
-        step: u64,
-        /// The part.
-        missing: String,
-    },
+    Incomplete { step: u64, missing: String },
     /// A checkpoint of this step and generation exists and says something else.
     #[error("{object} exists already with other content")]
     Conflict {
@@ -69,16 +45,12 @@ pub enum Error {
     },
     /// The writer was dropped before the commit was granted.
     #[error("checkpoint of step {step} was abandoned: its generation is over")]
-    Abandoned {
-        /// Of which step.
-        step: u64,
-    },
+    Abandoned { step: u64 },
     /// Content that verifies and makes no sense, or does not verify.
     #[error("{object} is damaged: {reason}")]
     Damaged {
         /// URL of the object.
         object: String,
-        /// What is wrong with it.
         reason: String,
     },
     /// A format of another release.
@@ -88,9 +60,7 @@ pub enum Error {
     Version {
         /// URL of the object.
         object: String,
-        /// The version it says.
         found: u64,
-        /// The newest version known here.
         supported: u64,
     },
     /// JSON of the right version that does not parse.
@@ -98,7 +68,6 @@ pub enum Error {
     Json {
         /// URL of the object.
         object: String,
-        /// Where and why.
         source: serde_json::Error,
     },
     /// A tensor whose values do not fill its shape.
@@ -106,9 +75,7 @@ pub enum Error {
         "tensor {name} has shape {shape:?}, which is {expected} bytes, and {bytes} bytes of values"
     )]
     Shape {
-        /// The tensor.
         name: String,
-        /// Its shape.
         shape: Vec<i64>,
         /// Bytes of values it came with.
         bytes: usize,
@@ -123,10 +90,7 @@ pub enum Error {
     },
     /// No runtime for the store's calls.
     #[error("cannot start the runtime of the checkpoint store")]
-    Runtime {
-        /// What the system says.
-        source: std::io::Error,
-    },
+    Runtime { source: std::io::Error },
     /// Somebody asked for an end.
     #[error("interrupted")]
     Interrupted,

@@ -23,21 +23,19 @@ pub struct ModelCatalogue {
 }
 
 /// A model configuration that cannot be used.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A folder or file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The folder or file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: io::Error,
     },
     /// A file is no usable model configuration in `OpenCLIP`'s format.
     #[error("{} is no usable model configuration", path.display())]
     Config {
-        /// The file.
         path: PathBuf,
         /// Which field, its value, and what is allowed.
         #[source]

@@ -122,6 +122,7 @@ fn syntax(error: &serde_yaml::Error) -> (Position, Problem) {
 }
 
 /// A job that arrived as JSON and cannot be used.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     /// Not the JSON of a [`TrainJob`]; probably written by another version.
@@ -130,7 +131,6 @@ pub enum SpecError {
     /// A value that no manifest gives, or fields that do not go together.
     #[error("{field}: {reason}")]
     Inconsistent {
-        /// The field.
         field: String,
         /// Why, and what is allowed.
         reason: String,

@@ -3,23 +3,19 @@
 use std::path::{Path, PathBuf};
 
 /// A file that is not what it should be. Nothing in it was executed.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be opened or mapped.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
     /// A folder where a file is read.
     #[error("{} is a folder; name the file of weights in it, or its index (….index.json)", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-    },
+    Folder { path: PathBuf },
     /// The file is something else, which is known.
     #[error(
         "{} is {what}; expected safetensors, a PyTorch checkpoint (.pt, .pth, .bin), numpy's .npz or \
@@ -27,7 +23,6 @@ pub enum Error {
         path.display()
     )]
     NoWeights {
-        /// The file.
         path: PathBuf,
         /// What it is, and what to do about it.
         what: String,
@@ -39,45 +34,27 @@ pub enum Error {
         path.display()
     )]
     UnknownFormat {
-        /// The file.
         path: PathBuf,
         /// Its first bytes, as text or hexadecimal numbers.
         found: String,
     },
     /// A file of a known format without a tensor by name.
     #[error("{} holds no tensors by name: it is {found}; {remedy}", path.display())]
-    NoTensors {
-        /// The file.
-        path: PathBuf,
-        /// What it holds.
-        found: String,
-        /// What to do.
-        remedy: &'static str,
-    },
+    NoTensors { path: PathBuf, found: String, remedy: &'static str },
     /// An index of weights in parts that cannot be followed, or that its parts do not bear out.
     #[error("{} cannot be followed: {reason}", path.display())]
     Index {
-        /// The index.
         path: PathBuf,
         /// What it says or lacks, and what to do.
         reason: String,
     },
     /// What this build does not read although nothing is wrong with the file.
     #[error("{} is {what}, which is not read here; {remedy}", path.display())]
-    Unsupported {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: String,
-        /// What to do.
-        remedy: &'static str,
-    },
+    Unsupported { path: PathBuf, what: String, remedy: &'static str },
     /// The file breaks the rules of its format.
     #[error("{} is no intact {format}: {reason}", path.display())]
     Corrupt {
-        /// The file.
         path: PathBuf,
-        /// What it seems to be.
         format: &'static str,
         /// Where and how, and what was expected.
         reason: String,
@@ -90,31 +67,22 @@ pub enum Error {
         path.display()
     )]
     Refused {
-        /// The file.
         path: PathBuf,
         /// The pickle inside it.
         part: String,
-        /// What it named.
         global: String,
-        /// Where it named it.
         position: usize,
     },
     /// No run can go on from the file.
     #[error("no run can go on from {}: {reason}", path.display())]
     Training {
-        /// The file.
         path: PathBuf,
         /// What it lacks, and what to do instead.
         reason: String,
     },
     /// There is no tensor of that name.
     #[error("{} holds no tensor {name}", path.display())]
-    NoTensor {
-        /// The file.
-        path: PathBuf,
-        /// The name.
-        name: String,
-    },
+    NoTensor { path: PathBuf, name: String },
     /// What is stored under that name is of a type that is not read.
     #[error(
         "{name} of {} is stored as {what}, which is not read here; convert it with the library that \
@@ -122,9 +90,7 @@ pub enum Error {
         path.display()
     )]
     Unreadable {
-        /// The file.
         path: PathBuf,
-        /// The name.
         name: String,
         /// Its type, in words.
         what: String,
@@ -132,11 +98,8 @@ pub enum Error {
     /// A tensor has another shape than its place in a model.
     #[error("{name} of {} has shape {found:?}; expected {expected}", path.display())]
     Shape {
-        /// The file.
         path: PathBuf,
-        /// The tensor.
         name: String,
-        /// Its shape.
         found: Vec<usize>,
         /// What was expected, in words.
         expected: String,

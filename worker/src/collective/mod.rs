@@ -32,38 +32,31 @@ pub use solo::Solo;
 pub use crate::split::even_counts;
 
 /// Why a collective failed. After any of these the ring is broken: form a new generation.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A peer's connection closed or failed in the middle of the run.
     #[error("lost rank {peer} in {operation} #{sequence}: {reason}")]
     PeerLost {
-        /// Rank of the peer.
         peer: usize,
         /// Name of the operation this rank was in.
         operation: &'static str,
         /// Sequence number of that operation.
         sequence: u64,
-        /// What the socket said.
         reason: String,
     },
     /// [`Aborter::abort`] was called, here or by a failure of an earlier operation.
     #[error("collective aborted: {reason}")]
-    Aborted {
-        /// Why.
-        reason: String,
-    },
+    Aborted { reason: String },
     /// The operation outlasted its deadline.
     #[error(
         "{operation} #{sequence} exceeded its deadline of {deadline:?} while waiting for rank {peer}"
     )]
     Deadline {
-        /// Name of the operation.
         operation: &'static str,
-        /// Its sequence number.
         sequence: u64,
         /// The rank that had not answered.
         peer: usize,
-        /// The deadline.
         deadline: Duration,
     },
     /// A peer is in another operation, or with other sizes: the ranks' programs differ.
@@ -71,26 +64,13 @@ pub enum Error {
         "rank {peer} sent {got} while this rank is in {want}; \
          all ranks must start the same collectives in the same order"
     )]
-    Mismatch {
-        /// Rank of the peer.
-        peer: usize,
-        /// What arrived.
-        got: String,
-        /// What this rank expected.
-        want: String,
-    },
+    Mismatch { peer: usize, got: String, want: String },
     /// The ring could not be formed.
     #[error("cannot form the ring of {world_size} ranks: {reason}")]
-    Connect {
-        /// Ranks in the ring.
-        world_size: usize,
-        /// What went wrong.
-        reason: String,
-    },
+    Connect { world_size: usize, reason: String },
     /// A tensor the back end cannot work on.
     #[error("{operation}: {reason}")]
     Tensor {
-        /// Name of the operation.
         operation: &'static str,
         /// Which property is wrong: device, dtype, layout or shape.
         reason: String,

@@ -24,23 +24,20 @@ const TICK: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Why there is no line to the agent.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The socket refused the connection or the first message.
     #[error("cannot reach the agent at {}", path.display())]
     Connect {
-        /// The socket.
         path: PathBuf,
-        /// What the system says.
         #[source]
         source: io::Error,
     },
     /// A thread could not be started.
     #[error("cannot start thread {name}")]
     Thread {
-        /// Its name.
         name: &'static str,
-        /// What the system says.
         #[source]
         source: io::Error,
     },

@@ -26,6 +26,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a call gave no answer.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A newer generation exists; the message names it. The caller must drop what it was doing.
@@ -36,21 +37,13 @@ pub enum Error {
     Interrupted,
     /// The coordinator refuses the call; sending it again cannot help.
     #[error("the coordinator refuses {call}: {message} ({code:?})")]
-    Refused {
-        /// Name of the call.
-        call: &'static str,
-        /// Its gRPC code.
-        code: Code,
-        /// What it says.
-        message: String,
-    },
+    Refused { call: &'static str, code: Code, message: String },
     /// No coordinator can be where it was said to be.
     #[error("the coordinator's address cannot be used")]
     Address(#[source] address::Error),
     /// The thread or its runtime could not be started.
     #[error("cannot start the thread that calls the coordinator")]
     Thread {
-        /// What the system says.
         #[source]
         source: io::Error,
     },

@@ -56,16 +56,15 @@ pub struct RawSample {
 }
 
 /// Why a sample could not be read.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum SampleError {
     /// Its bytes are wrong, and will be next time.
     #[error("{shard}, sample {key}: {reason}")]
     Corrupt {
-        /// The shard.
         shard: String,
         /// The sample's key, or its place in the shard.
         key: String,
-        /// What is wrong.
         reason: String,
     },
     /// The store failed.

@@ -30,45 +30,27 @@ use ringmaster_manifest::spec::TrainJob;
 use crate::split::even_range;
 
 /// Why training data cannot be used.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A URL whose scheme no store serves.
     #[error("{url}: {reason}")]
-    Url {
-        /// The URL.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    Url { url: String, reason: String },
     /// A shard that is not there.
     #[error("shard {url} does not exist; correct its URL in the manifest, or make the file")]
-    Missing {
-        /// The shard.
-        url: String,
-    },
+    Missing { url: String },
     /// A store that refuses, or fails for longer than the retries last.
     #[error("cannot read {url}")]
-    Store {
-        /// The object.
-        url: String,
-        /// What the store says.
-        source: ringmaster_store::Error,
-    },
+    Store { url: String, source: ringmaster_store::Error },
     /// A shard that holds no sample.
     #[error("shard {url} holds no sample: {reason}")]
-    Empty {
-        /// The shard.
-        url: String,
-        /// What was found instead.
-        reason: String,
-    },
+    Empty { url: String, reason: String },
     /// Too few samples for one global batch in every lane.
     #[error(
         "the data set has {samples} samples, too few for a global batch of {global_batch} over \
          {lanes} lanes; add shards or lower batch.global"
     )]
     TooSmall {
-        /// Samples found.
         samples: u64,
         /// `batch.global`.
         global_batch: u32,
@@ -80,14 +62,7 @@ pub enum Error {
         "{count} corrupt samples, more than the {limit} that data.max_corrupt accepts; repair the \
          shards or raise it. Found: {list}"
     )]
-    TooManyCorrupt {
-        /// Corrupt samples so far.
-        count: usize,
-        /// Accepted.
-        limit: u64,
-        /// The samples and what is wrong with them.
-        list: String,
-    },
+    TooManyCorrupt { count: usize, limit: u64, list: String },
     /// A slot that no sample of its lane can fill.
     #[error(
         "global batch {step}, row {row}: the sample and {attempts} replacements are corrupt; repair \
@@ -98,17 +73,12 @@ pub enum Error {
         step: u64,
         /// Row of the global batch.
         row: u64,
-        /// Replacements tried.
         attempts: u64,
-        /// The samples and what is wrong with them.
         list: String,
     },
     /// A thread that could not be started, or ended.
     #[error("reader thread: {reason}")]
-    Reader {
-        /// What happened.
-        reason: String,
-    },
+    Reader { reason: String },
 }
 
 impl Error {

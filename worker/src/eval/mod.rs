@@ -18,44 +18,26 @@ pub use scores::{Choice, Picture, Prediction, Scores};
 pub use scoring::{Ranks, Retrieval};
 
 /// Why an evaluation could not be finished.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The data set cannot be opened.
     #[error("evaluation set {set}: cannot open its data")]
-    Open {
-        /// Name of the set.
-        set: String,
-        /// Why.
-        source: crate::data::Error,
-    },
+    Open { set: String, source: crate::data::Error },
     /// A sample cannot be read for a reason other than its own corruption.
     #[error("evaluation set {set}: cannot read sample {index}")]
-    Read {
-        /// Name of the set.
-        set: String,
-        /// Index of the sample.
-        index: u64,
-        /// Why.
-        source: crate::data::SampleError,
-    },
+    Read { set: String, index: u64, source: crate::data::SampleError },
     /// No sample of the set can be used.
     #[error(
         "evaluation set {set}: none of its {samples} samples has a decodable image and a caption"
     )]
-    Empty {
-        /// Name of the set.
-        set: String,
-        /// Samples it has.
-        samples: u64,
-    },
+    Empty { set: String, samples: u64 },
     /// The model refused its input.
     #[error("evaluation set {set}: the model cannot encode the {what}")]
     Model {
-        /// Name of the set.
         set: String,
         /// `images` or `captions`.
         what: &'static str,
-        /// Why.
         source: crate::model::Error,
     },
     /// A peer was lost, or the generation ended.
@@ -63,12 +45,7 @@ pub enum Error {
     Collective(#[from] crate::collective::Error),
     /// A tensor operation failed.
     #[error("evaluation: {operation} failed")]
-    Tensor {
-        /// The operation.
-        operation: &'static str,
-        /// Why.
-        source: tch::TchError,
-    },
+    Tensor { operation: &'static str, source: tch::TchError },
     /// The host refuses a thread.
     #[error("cannot start the thread that reads evaluation samples")]
     Thread(#[source] std::io::Error),

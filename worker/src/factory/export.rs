@@ -24,31 +24,22 @@ pub enum Layout {
 }
 
 /// Why a model cannot be exported.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
     /// The tensors cannot be written.
     #[error("cannot write {}: {reason}", path.display())]
-    Tensors {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
+    Tensors { path: PathBuf, reason: String },
     /// The other library has no such model.
     #[error("transformers has no model like this one: {reason}; export it for open_clip")]
-    NoCounterpart {
-        /// What it lacks.
-        reason: String,
-    },
+    NoCounterpart { reason: String },
 }
 
 /// A tensor on its way to a file.

@@ -91,6 +91,7 @@ pub struct Created {
 }
 
 /// Why a model cannot be made.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No model or folder has this name.
@@ -104,27 +105,17 @@ pub enum Error {
     Checkpoint(#[from] ringmaster_checkpoint::Error),
     /// The weights are not this model's.
     #[error("{}: {misfit}", path.display())]
-    Misfit {
-        /// The file.
-        path: PathBuf,
-        /// Everything that does not fit.
-        misfit: load::Misfit,
-    },
+    Misfit { path: PathBuf, misfit: load::Misfit },
     /// The weights were trained with the other GELU.
     #[error(
         "{} was trained with {with} and {model} uses {uses}, which would cost accuracy silently; {remedy}",
         path.display()
     )]
     GeluMismatch {
-        /// The file.
         path: PathBuf,
-        /// What it was trained with.
         with: &'static str,
-        /// The model.
         model: String,
-        /// What that uses.
         uses: &'static str,
-        /// What to do.
         remedy: String,
     },
     /// A training checkpoint is of a run with another loss.
@@ -134,12 +125,7 @@ pub enum Error {
         path.display(),
         if *has_bias { "a logit_bias, which the loss infonce does not have" } else { "no logit_bias, which the loss siglip trains" }
     )]
-    OtherLoss {
-        /// The file.
-        path: PathBuf,
-        /// Whether it has a bias.
-        has_bias: bool,
-    },
+    OtherLoss { path: PathBuf, has_bias: bool },
     /// The configuration describes no model.
     #[error(transparent)]
     Model(#[from] model::Error),

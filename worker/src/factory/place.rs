@@ -25,6 +25,7 @@ pub struct Found {
 }
 
 /// Why a name leads nowhere.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No model has this name.
@@ -34,7 +35,6 @@ pub enum Error {
         words::did_you_mean(", ", nearest)
     )]
     UnknownModel {
-        /// The name.
         name: String,
         /// Names that look like it.
         nearest: Vec<String>,
@@ -45,16 +45,13 @@ pub enum Error {
     /// A file of a model's folder cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
     /// A folder's configuration is something else.
     #[error("{} is {what}", path.display())]
     Other {
-        /// The file.
         path: PathBuf,
         /// What it is, and what to do.
         what: String,
@@ -62,9 +59,7 @@ pub enum Error {
     /// A folder's configuration is no model's.
     #[error("{} is no usable model configuration", path.display())]
     Config {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: model_config::Error,
     },
@@ -76,37 +71,26 @@ pub enum Error {
     Checkpoint(#[from] checkpoint::Error),
     /// A place holds no complete checkpoint.
     #[error("{url} holds no complete checkpoint")]
-    NoCheckpoint {
-        /// The URL.
-        url: String,
-    },
+    NoCheckpoint { url: String },
     /// A folder of a store with nothing in it.
     #[error(
         "{url} holds neither checkpoints of a run nor files; check its spelling: a store knows no empty \
          folders"
     )]
-    Nothing {
-        /// The URL.
-        url: String,
-    },
+    Nothing { url: String },
     /// A URL on a web server that does not end as a file of weights.
     #[error(
         "{url} does not end as a file of weights does (.safetensors, .bin, .pt, .pth, .npz, .index.json), \
          and web servers list no folders; name the file itself"
     )]
-    WebFolder {
-        /// The URL.
-        url: String,
-    },
+    WebFolder { url: String },
     /// An index of weights in parts cannot be followed.
     #[error(transparent)]
     Index(#[from] ringmaster_weights::Error),
     /// The cache cannot be written.
     #[error("cannot make the link {}", path.display())]
     Cache {
-        /// The link.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },

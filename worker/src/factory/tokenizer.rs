@@ -9,6 +9,7 @@ use super::place;
 use ringmaster_inputs::text::{self, Tokenizer};
 
 /// Why a model has no tokenizer here.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its files are nowhere.
@@ -17,9 +18,7 @@ pub enum Error {
          folder with its tokenizer.json by spec.model.tokenizer"
     )]
     NotFound {
-        /// Its name.
         name: String,
-        /// What the hub said.
         #[source]
         source: hub::Error,
     },

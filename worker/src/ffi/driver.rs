@@ -18,6 +18,7 @@ const LIBCUDA: Wanted = Wanted {
 };
 
 /// Why the driver did not do what was asked.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no driver.
@@ -34,7 +35,6 @@ pub enum Error {
     /// A call failed.
     #[error("{call} failed: {code}")]
     Call {
-        /// The function.
         call: &'static str,
         /// CUDA's name of the error.
         code: String,

@@ -36,6 +36,7 @@ type Code = c_uint;
 type Handle = *mut c_void;
 
 /// Why NVML did not answer.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no NVML.
@@ -43,18 +44,10 @@ pub enum Error {
     Missing(#[from] Missing),
     /// It has no function of this name.
     #[error("NVML has no {name}; update NVIDIA's driver")]
-    Function {
-        /// The function.
-        name: &'static str,
-    },
+    Function { name: &'static str },
     /// A call failed.
     #[error("{call} failed: nvmlReturn_t {code}")]
-    Call {
-        /// The function.
-        call: &'static str,
-        /// What it returned.
-        code: u32,
-    },
+    Call { call: &'static str, code: u32 },
 }
 
 /// The functions of `nvml.h` that are used.

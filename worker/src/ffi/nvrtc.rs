@@ -20,6 +20,7 @@ const LIBNVRTC: Wanted = Wanted {
 const BUILTINS: &str = "libnvrtc-builtins.so.13.0";
 
 /// Why device code could not be made.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no NVRTC.
@@ -28,21 +29,13 @@ pub enum Error {
     /// A call failed.
     #[error("{call} failed: {code}")]
     Call {
-        /// The function.
         call: &'static str,
         /// NVRTC's name of the error.
         code: String,
     },
     /// The source does not compile: a mistake of this program, or a compiler it was not tried with.
     #[error("{program} does not compile for {architecture}: {log}")]
-    Source {
-        /// Name of the source.
-        program: &'static str,
-        /// What it was compiled for.
-        architecture: String,
-        /// What the compiler said.
-        log: String,
-    },
+    Source { program: &'static str, architecture: String, log: String },
 }
 
 /// What to compile for.

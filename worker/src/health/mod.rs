@@ -20,6 +20,7 @@ pub struct Machine {
 }
 
 /// What is wrong with a machine.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The state does not fit.
@@ -29,7 +30,6 @@ pub enum Error {
          use a smaller model"
     )]
     Memory {
-        /// This machine's name.
         node: String,
         /// `host`, or which GPU's.
         memory: String,
@@ -37,7 +37,6 @@ pub enum Error {
         free: memory::Bytes,
         /// Bytes that are needed.
         needed: memory::Bytes,
-        /// Of the model.
         parameters: u64,
     },
     /// The GPU's memory is damaged.
@@ -45,22 +44,13 @@ pub enum Error {
         "{gpu} of {node} is not fit for training: {what}; drain the node and replace or reset the \
          GPU"
     )]
-    Gpu {
-        /// This machine's name.
-        node: String,
-        /// Which one.
-        gpu: String,
-        /// What is wrong with it.
-        what: String,
-    },
+    Gpu { node: String, gpu: String, what: String },
     /// The GPU does not answer.
     #[error("GPU {ordinal} of {node} cannot be examined")]
     Driver {
-        /// This machine's name.
         node: String,
         /// As libtorch numbers it.
         ordinal: usize,
-        /// What the driver said.
         source: crate::ffi::driver::Error,
     },
 }

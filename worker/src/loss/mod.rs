@@ -49,6 +49,7 @@ pub struct Output {
 }
 
 /// Why a loss could not be computed.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A peer or the ring failed.
@@ -63,11 +64,9 @@ pub enum Error {
     /// Inputs that do not belong together.
     #[error("{what}: expected {expected}, got {actual}")]
     Shape {
-        /// Which input.
         what: &'static str,
         /// What the counts demand.
         expected: String,
-        /// What came.
         actual: String,
     },
     /// Inputs or options that this loss cannot work with.

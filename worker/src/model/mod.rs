@@ -49,6 +49,7 @@ fn mlp_width(width: i64, ratio: f64) -> i64 {
 }
 
 /// Why a model cannot be built or run.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration describes no model.
@@ -60,11 +61,9 @@ pub enum Error {
     /// An input has the wrong shape.
     #[error("{input} has shape {found:?}, expected {expected}")]
     InputShape {
-        /// Which input.
         input: &'static str,
         /// Shape wanted, in words where a size is free.
         expected: String,
-        /// Shape given.
         found: Vec<i64>,
     },
     /// The number of row numbers differs from the batch.
@@ -85,9 +84,7 @@ pub enum Error {
         row: usize,
         /// Position in the caption.
         position: usize,
-        /// The id.
         id: i64,
-        /// Size of the table.
         vocab_size: i64,
     },
     /// A caption of nothing but padding.
@@ -98,33 +95,18 @@ pub enum Error {
     OnlyPadding {
         /// Row of the batch.
         row: usize,
-        /// The id of padding.
         pad_id: i64,
     },
     /// There is no parameter of that name.
     #[error("the model has no parameter {name}")]
-    UnknownParameter {
-        /// The name.
-        name: String,
-    },
+    UnknownParameter { name: String },
     /// Values do not fit the parameter.
     #[error("parameter {name} has shape {expected:?}, not {found:?} ({values} values)")]
-    ParameterShape {
-        /// The parameter.
-        name: String,
-        /// Its shape.
-        expected: Vec<i64>,
-        /// Shape given.
-        found: Vec<i64>,
-        /// Number of values given.
-        values: usize,
-    },
+    ParameterShape { name: String, expected: Vec<i64>, found: Vec<i64>, values: usize },
     /// Autograd refused.
     #[error("backward of the {tower:?} tower failed")]
     Backward {
-        /// The tower.
         tower: Tower,
-        /// What libtorch said.
         #[source]
         source: tch::TchError,
     },

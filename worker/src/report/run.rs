@@ -56,24 +56,15 @@ pub struct Ending {
 }
 
 /// A run folder that cannot be read or written.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An operation on one of its files failed.
     #[error("cannot {doing} {}", path.display())]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why it failed.
-        source: io::Error,
-    },
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// A newer generation has opened the folder: this process was taken for lost.
     #[error("a newer generation writes to {}", folder.display())]
-    Superseded {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Superseded { folder: PathBuf },
 }
 
 /// `job.json`.

@@ -32,6 +32,7 @@ use libjpeg_turbo_rs::JpegError;
 
 /// Why an image could not be turned into pixels. Every variant is a property of the bytes, so it
 /// never passes by itself: the data loader counts such a sample as corrupt.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The header announces more pixels than are accepted.
@@ -47,7 +48,6 @@ pub enum Error {
     /// The bytes are of no known format.
     #[error("not a png, jpeg, webp or gif image but {what} ({bytes} bytes)")]
     UnknownFormat {
-        /// Length of the member.
         bytes: usize,
         /// What it is instead, as far as it begins in a known way.
         what: String,
@@ -60,14 +60,12 @@ pub enum Error {
     Decode {
         /// Name of the format that the first bytes announce.
         format: &'static str,
-        /// The decoder's reason.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The JPEG decoder refused the bytes.
     #[error("the jpeg image cannot be decoded")]
     Jpeg {
-        /// The decoder's reason.
         #[source]
         source: JpegError,
     },
@@ -76,7 +74,6 @@ pub enum Error {
     Panic {
         /// Name of the format that the first bytes announce.
         format: &'static str,
-        /// What the panic said.
         message: String,
     },
     /// The image has no pixels, or one side is too long for the other.
@@ -89,7 +86,6 @@ pub enum Error {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// Side asked for.
         side: u32,
     },
 }

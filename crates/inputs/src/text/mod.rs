@@ -42,21 +42,19 @@ enum Family {
 }
 
 /// Why there is no tokenizer.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
         path: PathBuf,
-        /// Why.
         #[source]
         source: std::io::Error,
     },
     /// A file is no tokenizer.
     #[error("{} is no usable tokenizer: {reason}", path.display())]
     Format {
-        /// The file.
         path: PathBuf,
         /// What is wrong, and what was expected.
         reason: String,
@@ -67,10 +65,7 @@ pub enum Error {
          tokenizer.model",
         folder.display()
     )]
-    Missing {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Missing { folder: PathBuf },
 }
 
 /// Files of a tokenizer in a folder, in the order they are looked for.

@@ -128,6 +128,7 @@ impl ModelConfig {
 }
 
 /// Why a file is no usable model configuration.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It is not JSON, or a key is unknown or of the wrong type.
@@ -138,7 +139,6 @@ pub enum Error {
     Section {
         /// `vision_cfg` or `text_cfg`.
         section: &'static str,
-        /// Why.
         source: serde_json::Error,
     },
     /// A key of `OpenCLIP`'s asks for something that is not supported.
@@ -146,9 +146,7 @@ pub enum Error {
     Unsupported {
         /// The key, with its section.
         key: String,
-        /// What it holds.
         value: String,
-        /// What is supported.
         remedy: String,
     },
     /// Numbers do not go together.

@@ -24,22 +24,17 @@ pub struct Tls {
 }
 
 /// Why certificates or a key cannot be used.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A text is not the PEM that it should be.
     #[error("the {what} is not valid PEM")]
     Pem {
         /// Authority, certificate or key.
         what: &'static str,
-        /// Why.
         source: rustls::pki_types::pem::Error,
     },
     /// Certificates and key do not go together.
@@ -47,7 +42,6 @@ pub enum Error {
     Unusable {
         /// Authority, or certificate and key.
         what: &'static str,
-        /// Why.
         source: rustls::Error,
     },
     /// No peer could be checked.

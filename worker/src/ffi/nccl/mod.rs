@@ -27,6 +27,7 @@ const CONFIG_VERSION: u32 = 22_800;
 const UNDEFINED: c_int = c_int::MIN;
 
 /// Why NCCL did not do what was asked.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// There is no NCCL.
@@ -36,10 +37,7 @@ pub enum Error {
     #[error(
         "the libnccl that was found has no {name}; ringmaster needs NCCL 2.18 or newer, PyTorch 2.11 brings 2.28"
     )]
-    Function {
-        /// The function.
-        name: &'static str,
-    },
+    Function { name: &'static str },
     /// It is too old.
     #[error("NCCL is {}.{}, but must be 2.18 or newer; PyTorch 2.11 brings 2.28", .version / 10_000, .version / 100 % 100)]
     Version {

@@ -28,14 +28,12 @@ const MAX_BLOCKS: u32 = 2048;
 const MAX_ACROSS: u32 = 64;
 
 /// Why a tile was not computed.
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The tensors are not on a GPU.
     #[error("the fused epilogue works on CUDA tensors, got {device:?}")]
-    NotCuda {
-        /// Where they are.
-        device: Device,
-    },
+    NotCuda { device: Device },
     /// The driver failed.
     #[error("CUDA driver")]
     Driver(#[from] driver::Error),
@@ -48,11 +46,9 @@ pub enum Error {
     /// Tensors that do not belong together.
     #[error("{what}: expected {expected}, got {actual}")]
     Tensor {
-        /// Which one.
         what: &'static str,
         /// Device, dtype, shape or layout it must have.
         expected: String,
-        /// What it has.
         actual: String,
     },
 }
