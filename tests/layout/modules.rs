@@ -6,40 +6,23 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::{Graph, circle, root};
+use super::{Graph, circle, root, rust_files, sources};
 
 /// What `open_clip` is: models by name, their weights, files and captions. Training is built on it.
 const OPEN_CLIP: [&str; 2] = ["model", "factory"];
 /// What it may use of the worker.
 const OPEN_CLIP_USES: [&str; 4] = ["factory", "ffi", "model", "progress"];
 
-/// Returns the folders with a crate's sources.
-fn sources() -> Vec<PathBuf> {
-    let folders = ["", "crates", "xtask"].map(|folder| root().join(folder));
-    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
-    let found = entries.map(|entry| entry.expect("an entry").path().join("src"));
-    found.filter(|path| path.is_dir()).collect()
-}
-
 /// Returns all files of Rust below a folder, but for those that only tests are made of.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-        let of_tests = ["tests", "testing", "parity", "contract"].contains(&name);
-        if of_tests || name.ends_with("_tests") {
-            continue;
-        }
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false if path.extension().is_some_and(|extension| extension == "rs") => {
-                found.push(path)
-            }
-            false => {}
-        }
-    }
-    found
+    let of_tests = |path: &Path| {
+        let below = path.strip_prefix(folder).expect("it lies below");
+        below.iter().filter_map(|part| part.to_str()).any(|part| {
+            let name = part.trim_end_matches(".rs");
+            ["tests", "testing"].contains(&name) || name.ends_with("_tests")
+        })
+    };
+    rust_files(folder).into_iter().filter(|path| !of_tests(path)).collect()
 }
 
 /// A file's code without its tests and comments.

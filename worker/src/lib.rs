@@ -32,5 +32,5 @@ pub mod report;
 mod save;
 pub mod split;
 #[cfg(test)]
-mod testing;
+mod tests;
 pub mod train;

@@ -174,7 +174,7 @@ fn cpu_capability() -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::job;
+    use crate::tests::job;
 
     #[test]
     fn the_ring_goes_over_nodes_only_where_there_are_many_ranks_on_several() {

@@ -26,11 +26,11 @@ mod backfill;
 mod line;
 mod pool;
 mod preemption;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod properties;
 mod reason;
 mod solve;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 pub use reason::{Hold, Holder, Reason};
 pub use solve::solve;

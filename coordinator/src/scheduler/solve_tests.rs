@@ -1,5 +1,5 @@
 use super::super::Node;
-use super::super::properties::{gang, node, seats};
+use super::super::tests::{gang, node, seats};
 use super::*;
 
 fn running(job_id: &str, priority: i32, sequence: u64, nodes: &[&str]) -> Gang {

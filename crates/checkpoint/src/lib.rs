@@ -40,12 +40,6 @@ mod write;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod faults;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod testing;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests;
 
 pub use error::{Error, GrantError};

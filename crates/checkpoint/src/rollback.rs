@@ -97,7 +97,8 @@ impl CheckpointDir {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::{Writer, WriterOptions, choose, testing};
+    use crate::tests::testing;
+    use crate::{Writer, WriterOptions, choose};
 
     fn name(counter: u32, step: u64) -> StepName {
         StepName { generation: Generation::new(1, counter), step }

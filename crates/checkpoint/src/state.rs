@@ -246,7 +246,7 @@ impl State {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::tests::testing;
 
     fn state() -> State {
         let plan = serde_json::json!({"threads": 2});

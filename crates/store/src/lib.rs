@@ -390,4 +390,4 @@ fn without_secrets(url: &str) -> String {
 mod tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod trouble;
+mod trouble_tests;

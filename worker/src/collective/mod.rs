@@ -10,7 +10,7 @@ mod by_device;
 pub(crate) mod bytes;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod contract;
+mod contract_tests;
 pub(crate) mod counted;
 pub mod nccl;
 mod pending;

@@ -100,7 +100,7 @@ impl Collective for Solo {
 mod tests {
     use std::time::Duration;
 
-    use super::super::contract::{Backend, contract};
+    use super::super::contract_tests::{Backend, contract};
     use super::*;
 
     #[derive(Default)]

@@ -467,7 +467,7 @@ fn json_captions_are_chosen_by_position_and_wrong_fields_are_corrupt() {
 
 #[test]
 fn any_number_of_ranks_holds_every_row_of_the_global_batch_once() {
-    let job = crate::testing::job(4, 4, 48);
+    let job = crate::tests::job(4, 4, 48);
     assert_eq!(super::row_counts(&job, 4), [12, 12, 12, 12]);
     assert_eq!(super::row_counts(&job, 3), [24, 12, 12]);
     assert_eq!(super::row_counts(&job, 2), [24, 24]);

@@ -139,7 +139,7 @@ fn limit(group: &Path) -> Option<Memory> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::job;
+    use crate::tests::job;
 
     const GIB: u64 = 1 << 30;
 

@@ -32,10 +32,7 @@ mod vision;
 mod parameter_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod parity;
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod reference;
+mod parity_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;

@@ -7,7 +7,8 @@ use ringmaster_store as store;
 use url::Url;
 
 use super::*;
-use crate::{Listing, job_url, testing, url_below};
+use crate::tests::testing;
+use crate::{Listing, job_url, url_below};
 
 /// Characters that paths, URLs and the store's library treat specially, and a few that they do not.
 const CHARACTERS: [char; 40] = [

@@ -248,7 +248,7 @@ async fn fill(
 mod tests {
     use super::*;
     use crate::browse::Target;
-    use crate::testing;
+    use crate::tests::testing;
 
     /// A checkpoint of step 10 in one folder, and another folder.
     fn two_places() -> (tempfile::TempDir, String, String) {

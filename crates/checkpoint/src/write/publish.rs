@@ -101,7 +101,7 @@ pub(crate) struct Publisher {
     pub(crate) abandon: Arc<Abandon>,
     /// Dies at the n-th phase it enters, in tests.
     #[cfg(test)]
-    pub(crate) crash: crate::testing::Crash,
+    pub(crate) crash: crate::tests::testing::Crash,
 }
 
 impl Publisher {
@@ -111,7 +111,7 @@ impl Publisher {
             runtime: runtime()?,
             abandon,
             #[cfg(test)]
-            crash: crate::testing::Crash::default(),
+            crash: crate::tests::testing::Crash::default(),
         })
     }
 

@@ -1,7 +1,7 @@
 //! JPEGs as PIL reads them: the same files are taken, and give the same pixels.
 //!
 //! PIL, and so every PyTorch pipeline, decodes with libjpeg-turbo. What decodes here is a port of it
-//! that comes with the build; `parity` holds its pixels against PIL's.
+//! that comes with the build; `parity_tests` holds its pixels against PIL's.
 
 use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, Image, JpegError, PixelFormat};
 use memchr::memchr;

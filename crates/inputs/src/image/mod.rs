@@ -20,7 +20,7 @@ pub mod resize;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod parity;
+mod parity_tests;
 
 pub use augment::Augment;
 pub use decode::decode;

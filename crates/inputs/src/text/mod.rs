@@ -18,7 +18,7 @@ mod sentencepiece;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod parity;
+mod parity_tests;
 
 use std::path::{Path, PathBuf};
 

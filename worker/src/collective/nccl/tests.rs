@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use super::super::ByDevice;
-use super::super::contract::{Backend, data, numbers};
+use super::super::contract_tests::{Backend, data, numbers};
 use super::super::tcp::Tcp;
 use super::super::testing::{ring_options, with_ring};
 use super::*;

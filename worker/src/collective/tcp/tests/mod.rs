@@ -14,7 +14,7 @@ use ringmaster_proto::v1::Generation;
 use ringmaster_tests::timing::fastest_of;
 use tch::{Device, Kind, Tensor};
 
-use super::super::contract::{Backend, contract};
+use super::super::contract_tests::{Backend, contract};
 use super::super::testing::{ring_options, run_ring, with_ring};
 use super::super::{Collective, Error, Pending, ReduceOp};
 use super::frame::{Frame, Operation, Terms};

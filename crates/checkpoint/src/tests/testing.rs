@@ -10,8 +10,8 @@ use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, StoredObject};
 use serde_json::json;
 
-use super::write::publish::{Phase, Publisher};
-use super::*;
+use crate::write::publish::{Phase, Publisher};
+use crate::*;
 
 pub(crate) const JOB_ID: &str = "tiny-abc234";
 

@@ -4,7 +4,7 @@
 use ringmaster_manifest::model_config::{Layers, ModelConfig, TextPool, VisionPool};
 use tch::{Kind, Tensor};
 
-use super::{Mode, Params, vision};
+use crate::model::{Mode, Params, vision};
 
 /// A model's parameters under another forward pass.
 pub(super) struct Reference<'a> {

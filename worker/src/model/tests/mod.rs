@@ -1,4 +1,6 @@
-//! Tests of the whole model: forward and gradients against [`super::reference`].
+//! Tests of the whole model: forward and gradients against [`reference`].
+
+mod reference;
 
 use ringmaster_manifest::model_config::{
     Layers, ModelConfig, TextConfig, TextPool, VisionConfig, VisionPool,
@@ -6,7 +8,7 @@ use ringmaster_manifest::model_config::{
 use ringmaster_manifest::spec::Precision;
 use tch::{Device, Kind, Tensor};
 
-use super::reference::Reference;
+use self::reference::Reference;
 use super::*;
 use ringmaster_inputs::rng::{Site, Stream};
 

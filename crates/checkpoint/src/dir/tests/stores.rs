@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use ringmaster_store::{Settings, Store};
 
-use super::CheckpointDir;
+use crate::dir::CheckpointDir;
 
 /// A folder, what kind of store it is in, and what must live as long.
 pub(crate) struct Subject {

@@ -1,5 +1,8 @@
 //! What checkpoints promise, on real files.
 
+mod faults;
+pub(crate) mod testing;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +13,7 @@ use ringmaster_proto::v1::{Generation, StoredObject};
 use ringmaster_tests::logged::logged;
 use tempfile::TempDir;
 
-use super::testing::{
-    Coordinator, Crash, JOB_ID, assert_is, options, publish, publisher, snapshot,
-};
+use self::testing::{Coordinator, Crash, JOB_ID, assert_is, options, publish, publisher, snapshot};
 use super::*;
 
 /// A folder of its own for each test.

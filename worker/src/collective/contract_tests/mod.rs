@@ -60,15 +60,15 @@ macro_rules! contract {
             $(
                 #[test]
                 fn $check() {
-                    $crate::collective::contract::within_limit(stringify!($check), || {
-                        $crate::collective::contract::$module::$check(&<$backend>::default());
+                    $crate::collective::contract_tests::within_limit(stringify!($check), || {
+                        $crate::collective::contract_tests::$module::$check(&<$backend>::default());
                     });
                 }
             )+
         }
     };
     ($name:ident, $backend:ty) => {
-        $crate::collective::contract::contract!($name, $backend, [
+        $crate::collective::contract_tests::contract!($name, $backend, [
             data::all_reduce_sums_and_takes_maxima_for_every_dtype_and_size,
             data::all_gather_and_reduce_scatter_take_even_uneven_and_empty_shares,
             data::shares_of_two_and_three_dimensions_keep_their_rows,

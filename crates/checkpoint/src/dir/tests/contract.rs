@@ -8,9 +8,9 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use ringmaster_proto::v1::Generation;
 use ringmaster_tests::s3;
 
-use super::CheckpointDir;
-use super::testing::{Subject, on_s3, subjects};
+use super::stores::{Subject, on_s3, subjects};
 use crate::Error;
+use crate::dir::CheckpointDir;
 use crate::layout::StepName;
 use crate::manifest::Pointer;
 

@@ -17,13 +17,12 @@ use ringmaster_tests::logged::logged;
 use ringmaster_tests::s3;
 use tempfile::TempDir;
 
-use super::dir::CheckpointDir;
-use super::layout::CHUNK;
-use super::layout::StepName;
 use super::testing::{Coordinator, JOB_ID, assert_is, options, snapshot};
-use super::write::publish::Publisher;
-use super::write::upload::{self, Abandon};
-use super::*;
+use crate::dir::CheckpointDir;
+use crate::layout::{CHUNK, StepName};
+use crate::write::publish::Publisher;
+use crate::write::upload::{self, Abandon};
+use crate::*;
 
 /// How a store tells apart who comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -288,7 +287,7 @@ fn one_changed_byte_in_any_object_is_found_on_every_store_and_the_object_is_name
     let memory = World::new(Like::Conditions);
     worlds.push((memory.uri.clone(), memory.dir()));
     if let Some(server) = s3::server_for_part() {
-        let opened = super::dir::testing::opened(&server.bucket(), "", &[]);
+        let opened = crate::dir::tests::stores::opened(&server.bucket(), "", &[]);
         register("one-changed-byte", opened);
         let uri = "memory://one-changed-byte/runs".to_owned();
         let dir = CheckpointDir::open(&job_url(&uri, JOB_ID)).unwrap();

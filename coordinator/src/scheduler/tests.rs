@@ -70,7 +70,7 @@ fn problem() -> impl Strategy<Value = Problem> {
                 .enumerate()
                 .map(|(index, (slots, cuda, _, _))| Node {
                     accelerator: accelerator(*cuda),
-                    ..super::properties::node(&format!("n{index}"), *slots)
+                    ..self::node(&format!("n{index}"), *slots)
                 })
                 .collect(),
             gangs: placed.iter().enumerate().map(|(index, draft)| queued(index, draft)).collect(),
