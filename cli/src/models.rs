@@ -33,12 +33,12 @@ pub(crate) fn models(args: &Models) -> Result<(), Error> {
     let filter = args.filter.as_deref().unwrap_or_default().to_lowercase();
     let chosen: Vec<(&str, &ModelConfig)> =
         catalogue.iter().filter(|(name, _)| name.to_lowercase().contains(&filter)).collect();
-    match args.json {
-        true => {
-            output::print_json(&chosen.iter().map(|(name, config)| row(name, config)).collect())
-        }
-        false if chosen.is_empty() => Err(unknown(&filter, &catalogue)),
-        false => output::print(&table(&chosen)),
+    if args.json {
+        output::print_json(&chosen.iter().map(|(name, config)| row(name, config)).collect())
+    } else if chosen.is_empty() {
+        Err(unknown(&filter, &catalogue))
+    } else {
+        output::print(&table(&chosen))
     }
 }
 

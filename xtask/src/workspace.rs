@@ -80,9 +80,9 @@ impl Workspace {
         Ok(self.target_directory()?.join("release").join(name))
     }
 
-    /// Builds the programs of these packages as people run them, and with `features`, in the release profile; tests are
-    /// compiled in the dev profile, by cargo's own defaults. Returns whether it succeeded; cargo has
-    /// said why not.
+    /// Builds the programs of these packages as people run them, and with `features`, in the release
+    /// profile; tests are compiled in the dev profile, by cargo's own defaults. Returns whether it
+    /// succeeded; cargo has said why not.
     pub(crate) fn build(&self, packages: &[&str], features: &[&str]) -> Result<bool> {
         let mut cargo = self.build_command(packages);
         cargo.args(features.iter().flat_map(|feature| ["--features", feature]));

@@ -7,10 +7,10 @@
 //! transition that a crash could undo, and a request may be repeated at any time.
 //!
 //! Modules in reading order, each using only what comes after it: `actor` (the task), `handle` (what may
-//! be asked), `settle_timer` (when it settles), `settling` (desired, observed, difference), `cluster` (what is
-//! known), `nodes` (agents, what they run, who gets which seat), `jobs` (a job and its transitions),
-//! `batch` (what is about to be made durable and told), `config`, `rings` (the ranks that train
-//! together), `error`.
+//! be asked), `settle_timer` (when it settles), `settling` (desired, observed, difference), `cluster`
+//! (what is known), `nodes` (agents, what they run, who gets which seat), `jobs` (a job and its
+//! transitions), `batch` (what is about to be made durable and told), `config`, `rings` (the ranks that
+//! train together), `error`.
 
 mod actor;
 mod batch;

@@ -101,10 +101,14 @@ impl World {
     /// Whether all have entered *ready* of this step. Whoever did not learn it before the ring broke
     /// does not learn it afterwards.
     pub(crate) fn passed(&self, key: &RingKey, step: u64) -> Wait<()> {
-        self.ring(key, |ring| match ring.members.values().all(|member| member.ready >= step) {
-            _ if ring.broken => Wait::Broken,
-            true => Wait::Done(()),
-            false => Wait::NotYet,
+        self.ring(key, |ring| {
+            if ring.broken {
+                Wait::Broken
+            } else if ring.members.values().all(|member| member.ready >= step) {
+                Wait::Done(())
+            } else {
+                Wait::NotYet
+            }
         })
     }
 
@@ -133,10 +137,14 @@ impl World {
 
     /// Whether rank 0 has handed in the summary.
     pub(crate) fn ring_finished(&self, key: &RingKey) -> Wait<()> {
-        self.ring(key, |ring| match ring.finished {
-            true => Wait::Done(()),
-            false if ring.broken => Wait::Broken,
-            false => Wait::NotYet,
+        self.ring(key, |ring| {
+            if ring.finished {
+                Wait::Done(())
+            } else if ring.broken {
+                Wait::Broken
+            } else {
+                Wait::NotYet
+            }
         })
     }
 

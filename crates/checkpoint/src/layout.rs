@@ -28,8 +28,8 @@ pub fn job_url(uri: &str, job_id: &str) -> String {
 const ESCAPED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// Returns the path or URL of `name`, a file's or folder's own name or a path of such, below `folder`, a URL or an
-/// absolute path without a slash at its end: escaped in a URL, as it is in a path.
+/// Returns the path or URL of `name`, a file's or folder's own name or a path of such, below `folder`, a
+/// URL or an absolute path without a slash at its end: escaped in a URL, as it is in a path.
 pub fn url_below(folder: &str, name: &str) -> String {
     if folder.contains("://") {
         format!("{folder}/{}", utf8_percent_encode(name, ESCAPED))

@@ -1,5 +1,5 @@
-//! The schema of manifests, derived from [`crate::spec`] and [`crate::spec::written`], and what it says of a value:
-//! whether it fits, and in words.
+//! The schema of manifests, derived from [`crate::spec`] and [`crate::spec::written`], and what it says
+//! of a value: whether it fits, and in words.
 
 use std::sync::LazyLock;
 

@@ -73,11 +73,14 @@ pub(super) fn check_host(demand: Demand) -> Result<(), Error> {
 /// What is free now must hold this rank, and the machine all of the job's ranks on it: of what is
 /// free the others may have taken theirs already.
 fn judge(memory: Memory, demand: Demand) -> Result<(), Error> {
-    let all = demand.local_ranks * (demand.state.0 + HOST_MARGIN);
-    let (free, needed) = match memory.free < demand.state.0 + HOST_MARGIN {
-        true => (memory.free, demand.state.0 + HOST_MARGIN),
-        false if memory.total < all => (memory.total, all),
-        false => return Ok(()),
+    let own = demand.state.0 + HOST_MARGIN;
+    let all = demand.local_ranks * own;
+    let (free, needed) = if memory.free < own {
+        (memory.free, own)
+    } else if memory.total < all {
+        (memory.total, all)
+    } else {
+        return Ok(());
     };
     Err(Error::Memory {
         node: super::node(),

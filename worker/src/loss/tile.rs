@@ -108,10 +108,11 @@ pub(super) fn sum_kind(kind: Kind) -> Kind {
 /// `out` = X Yᵀ. Shapes: `[n, d]`, `[m, d]` → `[n, m]`; `out` f32 or f64, operands as [`operand`]
 /// returns them.
 pub fn dot_products_into(out: &Tensor, image: &Tensor, text: &Tensor) -> Result<(), tch::TchError> {
-    let _ = match image.kind() == out.kind() {
-        true => image.f_mm_out(out, &text.tr())?,
+    let _ = if image.kind() == out.kind() {
+        image.f_mm_out(out, &text.tr())?
+    } else {
         // bf16 factors, products summed and left in f32; CUDA only.
-        false => image.f_mm_dtype_out(out, &text.tr(), out.kind())?,
+        image.f_mm_dtype_out(out, &text.tr(), out.kind())?
     };
     Ok(())
 }

@@ -59,9 +59,9 @@ impl Loaded {
 }
 
 /// Returns the newest complete checkpoint of the first folder that has one; `None` if none has.
-/// Each of `urls` leads to a job's folder or to the folder of one checkpoint. "Newest" is by generation, then by
-/// step, and what a roll-back gave up is none of a job's. One whose manifest or objects do not verify is
-/// passed over with a warning that names the object and the reason.
+/// Each of `urls` leads to a job's folder or to the folder of one checkpoint. "Newest" is by generation,
+/// then by step, and what a roll-back gave up is none of a job's. One whose manifest or objects do not
+/// verify is passed over with a warning that names the object and the reason.
 ///
 /// Blocks; not for use inside an async runtime.
 ///
