@@ -1,4 +1,4 @@
-//! Values of flags that clap has no words for.
+//! Values of flags that clap does not parse by itself.
 
 use std::ffi::OsString;
 use std::time::Duration;

@@ -2,11 +2,11 @@
 
 /// The slots the head of a queue may see become free, in every order in which jobs may end.
 ///
-/// Let the head lack `lack` slots. Jobs give their slots back all at once, so what becomes free is
+/// The invariant: a gang that starts behind the head never delays it. Let the head lack `lack` slots. Jobs give their slots back all at once, so what becomes free is
 /// some sum of the holders' sizes. A gang of `size` on free slots delays the head if there is a sum
 /// that is enough without the gang and not enough with it: one in `lack..lack + size`. If there is
 /// none, the head starts at the same moment with the gang as without, whatever ends when. The gang
-/// then is a holder itself; by induction any number of such gangs delay nobody.
+/// then counts among the holders for the next one, so that several such gangs do not delay it either.
 #[derive(Debug, Clone)]
 pub(super) struct Backfill {
     lack: usize,

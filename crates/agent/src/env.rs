@@ -24,7 +24,7 @@ pub const SECRET: &str = "RINGMASTER_RANK_SECRET";
 pub const MANIFEST: &str = "RINGMASTER_MANIFEST";
 /// Checkpoint URL to start from; absent to start anew.
 pub const RESUME_FROM: &str = "RINGMASTER_RESUME_FROM";
-/// Where the rank's last words go.
+/// Where the rank writes why it ends.
 pub const STATUS_FILE: &str = "RINGMASTER_STATUS_FILE";
 /// Folder of run folders.
 pub const RUNS_DIR: &str = "RINGMASTER_RUNS_DIR";

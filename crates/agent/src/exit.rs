@@ -1,4 +1,4 @@
-//! How a rank ends: its exit codes and its last words.
+//! How a rank ends: its exit codes, and why it ended.
 //!
 //! A rank writes why it ended to its status file; the agent reads the file once the process is
 //! gone and tells the coordinator. A process that a signal ends leaves none, and the agent says
@@ -24,7 +24,7 @@ pub const HOPELESS: i32 = 78;
 /// A panic; as the Rust runtime's own.
 pub const PANICKED: i32 = 101;
 
-/// A rank's last words.
+/// What a rank writes about its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
     /// Why it ended, in a sentence.

@@ -1,7 +1,7 @@
 //! Starts ranks and waits for their ends.
 //!
 //! One long-lived thread runs every exec; one thread per rank waits for its end, clears what the
-//! rank left behind, reads its last words and only then lets the exit be known.
+//! rank left behind, reads its status file and only then lets the exit be known.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};

@@ -18,7 +18,8 @@ use url::Url;
 /// Of a signature that is thrown away.
 const BRIEFLY: Duration = Duration::from_secs(1);
 
-/// A bucket, and the way to it that the library has no words for.
+/// A bucket, with what its list of unfinished uploads is asked with: object_store does not offer the
+/// request.
 #[derive(Clone)]
 pub(super) struct Bucket {
     pub(super) s3: AmazonS3,

@@ -1,7 +1,7 @@
 //! A rank's line to its agent: status one way, commands the other, over a Unix socket.
 //!
 //! Two named threads, so that neither a busy compute thread nor a slow coordinator keeps a command
-//! or a sign of life waiting. The agent is the rank's reason to be: when its socket closes, the
+//! or a heartbeat waiting. A rank does not outlive its agent: when the agent's socket closes, the
 //! process ends at once with [`exit::AGENT_GONE`].
 
 use std::io::{self, Read as _, Write as _};

@@ -2,7 +2,7 @@
 //!
 //! A rank looks at its own memory and GPU when it starts ([`check_machine`]): what would surely end
 //! the job later, or spoil it in silence, ends this process at once, with the node and the GPU in
-//! its last words, and counts as a fault of the node. What may only slow the job down is said and
+//! the reason that it leaves, and counts as a fault of the node. What may only slow the job down is said and
 //! nothing more: so it is with the links to the neighbours ([`links`]), which all ranks of a fresh
 //! ring measure together. Survivors of a fault look at nothing again.
 

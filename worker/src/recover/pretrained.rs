@@ -133,7 +133,7 @@ const MODEL: &str = "spec.model.pretrained";
 const IMAGE: &str = "spec.model.pretrained_image";
 const TEXT: &str = "spec.model.pretrained_text";
 
-/// Says where what failed was named.
+/// Adds to an error the field of the manifest, or the flag, that names the weights.
 fn of(field: &str) -> impl Fn(factory::Error) -> Error {
     move |source| Error::Weights { field: field.to_owned(), source }
 }

@@ -300,7 +300,7 @@ fn measured(output: &str) -> Option<Value> {
     (!numbers.is_empty()).then_some(Value::Object(numbers))
 }
 
-/// Returns what speaks against us.
+/// Returns in which numbers our loss misses what the claim says of it.
 fn weigh(ours: &Value, theirs: &Value) -> Vec<String> {
     let mut doubts = Vec::new();
     let number = |value: &Value, name: &str| value[name].as_f64().unwrap_or(f64::NAN);

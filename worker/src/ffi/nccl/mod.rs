@@ -51,7 +51,7 @@ pub enum Error {
         call: &'static str,
         /// NCCL's name of the error.
         code: String,
-        /// NCCL's last words on it.
+        /// NCCL's newest message about an error.
         detail: String,
     },
     /// The driver failed.
