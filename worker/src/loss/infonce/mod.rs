@@ -7,7 +7,7 @@
 //!
 //! [`all_gather`] gathers the text once: half the traffic of gathering both sides, and four matrix
 //! products per pair, three when the dot products fit [`Options::logits_budget`] and are kept.
-//! [`ring`] passes the text round twice instead (first for C, then for the gradients), and never
+//! [`ring`](fn@ring) passes the text round twice instead (first for C, then for the gradients), and never
 //! holds more than a few blocks of it.
 
 mod gathered;
@@ -27,6 +27,6 @@ pub struct Options {
     /// Bytes this rank may keep for its rows of logits instead of computing them twice;
     /// [`all_gather`] only.
     pub logits_budget: u64,
-    /// Ranks that stand together in the ring; [`ring`] only.
+    /// Ranks that stand together in the ring; [`ring`](fn@ring) only.
     pub group: usize,
 }
