@@ -13,7 +13,7 @@ use ringmaster_weights::Weights;
 use tch::{Device, Kind, Tensor};
 
 use super::export::{self, Layout, Stored};
-use super::{Created, Options, create_model_and_transforms, place};
+use super::{Created, Options, create_model_and_transforms, lookup};
 use crate::model::{Mode, normalize};
 use ringmaster_inputs::image::{Preprocess, Scratch, decode};
 use ringmaster_inputs::text::{Clean, Tokenizer};
@@ -248,7 +248,7 @@ fn stored(tensor: &Tensor) -> anyhow::Result<Stored> {
 fn preprocess(args: &PreprocessArgs) -> anyhow::Result<()> {
     let config = match (&args.config, &args.model) {
         (Some(config), _) => read_config(config)?,
-        (None, Some(model)) => place::find(model, None)?.preprocess,
+        (None, Some(model)) => lookup::find(model, None)?.preprocess,
         (None, None) => PreprocessCfg::default(),
     };
     config.check().map_err(anyhow::Error::msg)?;

@@ -1,6 +1,6 @@
 //! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
 //!
-//! [`create_model_and_transforms`] finds a configuration ([`place`]) and weights ([`source`]), builds the
+//! [`create_model_and_transforms`] finds a configuration ([`lookup`]) and weights ([`source`]), builds the
 //! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone), and says how
 //! images are prepared for it.
 //! What is returned has no mode of its own: every forward pass says whether it trains
@@ -10,7 +10,7 @@
 pub mod commands;
 pub mod export;
 pub mod load;
-pub mod place;
+pub mod lookup;
 mod positions;
 pub mod source;
 pub mod tokenizer;
@@ -96,7 +96,7 @@ pub struct Created {
 pub enum Error {
     /// No model or folder has this name.
     #[error(transparent)]
-    Place(#[from] place::Error),
+    Lookup(#[from] lookup::Error),
     /// The weights cannot be read.
     #[error(transparent)]
     Weights(#[from] ringmaster_weights::Error),
@@ -137,10 +137,10 @@ impl Error {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Checkpoint(error) => is_of_a_store(error),
-            Self::Place(place::Error::Checkpoint(error)) => is_of_a_store(error),
-            Self::Place(place::Error::Hub(error)) => error.may_pass(),
+            Self::Lookup(lookup::Error::Checkpoint(error)) => is_of_a_store(error),
+            Self::Lookup(lookup::Error::Hub(error)) => error.may_pass(),
             // A full disk may have room again.
-            Self::Place(place::Error::Cache { .. }) => true,
+            Self::Lookup(lookup::Error::Cache { .. }) => true,
             _ => false,
         }
     }
@@ -168,8 +168,8 @@ pub fn create_model_and_transforms(
 }
 
 fn create(name: &str, pretrained: Option<&str>, options: &Options) -> Result<Created, Error> {
-    let found = place::find(name, pretrained)?;
-    let place::Found { mut config, mut preprocess, weights, quick_gelu } = found;
+    let found = lookup::find(name, pretrained)?;
+    let lookup::Found { mut config, mut preprocess, weights, quick_gelu } = found;
     config.quick_gelu |= options.force_quick_gelu;
     if let Some(size) = options.force_image_size {
         config.vision_cfg.image_size = size;

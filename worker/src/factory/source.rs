@@ -12,7 +12,7 @@ use ringmaster_weights::parts::{self, PartIndex};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::place::Error;
+use super::lookup::Error;
 use crate::progress::{self, Work};
 
 /// Time between two lines about a download.

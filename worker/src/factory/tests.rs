@@ -270,7 +270,7 @@ fn a_folder_that_says_nothing_of_the_size_has_the_models() {
     document["preprocess_cfg"].as_object_mut().unwrap().remove("size").unwrap();
     std::fs::write(&path, document.to_string()).unwrap();
     let place = format!("local-dir:{}", folder.path().display());
-    let found = place::find(&place, None).unwrap();
+    let found = lookup::find(&place, None).unwrap();
     assert_eq!(i64::from(found.preprocess.size), config.vision_cfg.image_size);
 }
 
@@ -305,6 +305,6 @@ fn every_tag_fits_the_gelu_of_a_model_of_its_name() {
 #[test]
 fn a_cache_that_cannot_be_written_may_be_written_later() {
     let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    let error = Error::Place(place::Error::Cache { path: "/cache/part".into(), source });
+    let error = Error::Lookup(lookup::Error::Cache { path: "/cache/part".into(), source });
     assert!(error.may_pass());
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ringmaster_manifest::model_config::TextConfig;
 use ringmaster_weights::hub;
 
-use super::place;
+use super::lookup;
 use ringmaster_inputs::text::{self, Tokenizer};
 
 /// Why a model has no tokenizer here.
@@ -50,5 +50,5 @@ fn find(name: &str) -> Result<PathBuf, Error> {
     if Path::new(name).exists() {
         return Ok(PathBuf::from(name));
     }
-    place::tokenizer(name).map_err(|source| Error::NotFound { name: name.to_owned(), source })
+    lookup::tokenizer(name).map_err(|source| Error::NotFound { name: name.to_owned(), source })
 }

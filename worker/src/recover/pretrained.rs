@@ -56,7 +56,7 @@ impl Rank {
         match source::find(&self.job.model.name, place)?.source {
             Source::File(path) => Ok(Weights::open(&path)?),
             Source::Checkpoint(_) => {
-                Err(factory::place::Error::NoCheckpoint { url: place.to_owned() }.into())
+                Err(factory::lookup::Error::NoCheckpoint { url: place.to_owned() }.into())
             }
         }
     }
