@@ -36,7 +36,7 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(60);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "each says what it means")]
+#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 pub enum Error {
     #[error("cannot connect to the coordinator at {url}")]
     Connect {
