@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use ringmaster_proto::v1::{Job, JobState};
 use tonic::Code;
 
@@ -10,8 +11,12 @@ use super::error::Error;
 use super::progress::Progress;
 use super::text::is_final;
 
-const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// Pauses between attempts to reach a coordinator that is away.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(200))
+    .with_max_delay(LONGEST_PAUSE)
+    .without_max_times();
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Shows a job's progress until it ends, and returns it as it ended.
 ///
@@ -24,32 +29,34 @@ pub(crate) async fn follow(
     job_id: &str,
     progress: &mut Progress,
 ) -> Result<Job, Error> {
-    let mut retry_after = FIRST_RETRY;
+    let mut away = None;
     loop {
-        let status = match follow_once(client, job_id, progress, &mut retry_after).await {
+        let status = match follow_once(client, job_id, progress, &mut away).await {
             Ok(job) => return Ok(job),
             Err(status) => status,
         };
         if !is_transient(&status) {
             return Err(client.error(status).await);
         }
-        if retry_after == FIRST_RETRY {
+        let pauses = away.get_or_insert_with(|| {
             progress.line("the coordinator does not answer; the job goes on, waiting for it");
-        }
-        tokio::time::sleep(retry_after).await;
-        retry_after = (retry_after * 2).min(LONGEST_RETRY);
+            PAUSES.build()
+        });
+        tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
     }
 }
 
+/// Follows the job until it ends or the connection does. `away` holds the pauses of a coordinator that
+/// does not answer, and none once it has.
 async fn follow_once(
     client: &Client,
     job_id: &str,
     progress: &mut Progress,
-    retry_after: &mut Duration,
+    away: &mut Option<ExponentialBackoff>,
 ) -> Result<Job, tonic::Status> {
     let mut updates = client.watch(job_id).await?;
     while let Some(update) = updates.message().await? {
-        *retry_after = FIRST_RETRY;
+        *away = None;
         if let Some(event) = &update.event {
             progress.event(event);
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use backon::{ExponentialBuilder, Retryable as _};
 use ringmaster_proto::limits;
 use ringmaster_proto::status::is_transient;
 use ringmaster_proto::v1::fleet_client::FleetClient;
@@ -18,6 +19,7 @@ use ringmaster_proto::v1::{AgentLogLine, LogBatch};
 use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::entry::unpack;
@@ -33,8 +35,11 @@ const CALL_LINES: usize = 1024;
 const BATCH_LINES: usize = 128;
 /// A call that takes longer is given up and repeated.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// Pauses before a call is repeated, for ever.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(Duration::from_secs(5))
+    .without_max_times();
 
 /// One rank's log.
 #[derive(Debug)]
@@ -174,30 +179,44 @@ pub(super) async fn ship(endpoint: Endpoint, mut lines: mpsc::Receiver<AgentLogL
     }
 }
 
-async fn deliver(mut client: FleetClient<Channel>, batches: &[LogBatch]) {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let stream = tokio_stream::iter(batches.to_vec());
-        match tokio::time::timeout(CALL_TIMEOUT, client.ship_logs(stream)).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(status)) if !is_transient(&status) => {
-                let lines: usize = batches.iter().map(|batch| batch.lines.len()).sum();
-                tracing::warn!(lines, error = %status.message(), "the coordinator refuses log lines; the files keep them");
-                return;
-            }
-            Ok(Err(status)) => tracing::debug!(error = %status.message(), "cannot ship logs yet"),
-            Err(_) => {
-                tracing::warn!(timeout = ?CALL_TIMEOUT, "the coordinator does not take log lines")
-            }
+/// Sends batches until the coordinator has taken or refused them.
+async fn deliver(client: FleetClient<Channel>, batches: &[LogBatch]) {
+    let call = move || deliver_once(client.clone(), batches);
+    let later = |status: &Status, _: Duration| {
+        tracing::debug!(error = %status.message(), "cannot ship logs yet");
+    };
+    if let Err(status) = call.retry(PAUSES).when(is_transient).notify(later).await {
+        let lines: usize = batches.iter().map(|batch| batch.lines.len()).sum();
+        tracing::warn!(lines, error = %status.message(), "the coordinator refuses log lines; the files keep them");
+    }
+}
+
+async fn deliver_once(
+    mut client: FleetClient<Channel>,
+    batches: &[LogBatch],
+) -> Result<(), Status> {
+    let stream = tokio_stream::iter(batches.to_vec());
+    match tokio::time::timeout(CALL_TIMEOUT, client.ship_logs(stream)).await {
+        Ok(answer) => answer.map(|_| ()),
+        Err(_) => {
+            tracing::warn!(timeout = ?CALL_TIMEOUT, "the coordinator does not take log lines");
+            Err(Status::deadline_exceeded("the coordinator does not take log lines"))
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use backon::BackoffBuilder as _;
+
     use super::*;
+
+    #[test]
+    fn lines_are_never_given_up() {
+        let mut pauses = PAUSES.build();
+        assert_eq!(pauses.next(), Some(Duration::from_millis(100)));
+        assert_eq!(pauses.nth(10_000), Some(Duration::from_secs(5)));
+    }
 
     #[test]
     fn lines_are_the_same_however_the_bytes_arrive() {

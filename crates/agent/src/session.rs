@@ -7,6 +7,7 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use ringmaster_proto::v1::agent_message::Message as Report;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::fleet_client::FleetClient;
@@ -29,7 +30,11 @@ const OUTBOX: usize = 64;
 const RESEND_HEARTBEATS: u32 = 2;
 /// Three signs of life of a rank.
 const LEAST_SILENCE: Duration = Duration::from_secs(3);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Pauses between attempts to open a session; they begin anew once one was registered.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(LAST_PAUSE)
+    .without_max_times();
 const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// Grace of ranks that are stopped because the coordinator stays away.
 const ORPHAN_GRACE: Duration = Duration::from_secs(60);
@@ -157,7 +162,7 @@ impl Service {
     pub async fn run(self) -> Error {
         let mut ever_registered = false;
         let mut lost_at = Some(Instant::now());
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = PAUSES.build();
         loop {
             let mut registered = false;
             let error = match self.open(&mut registered, &mut lost_at).await {
@@ -166,19 +171,19 @@ impl Service {
             };
             if registered {
                 lost_at = Some(Instant::now());
-                pause = FIRST_PAUSE;
+                pauses = PAUSES.build();
             }
             ever_registered |= registered;
             if matches!(error, Error::Refused(_) | Error::NoFleet { .. }) && !ever_registered {
                 return error;
             }
+            let pause = pauses.next().unwrap_or(LAST_PAUSE);
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
-                ?pause,
+                pause_ms = pause.as_millis() as u64,
                 "no session with the coordinator, trying again"
             );
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
             if lost_at.take_if(|at| at.elapsed() >= self.orphan_timeout).is_some() {
                 self.table.stop_all(ORPHAN_GRACE, "the coordinator has been away for too long");
             }

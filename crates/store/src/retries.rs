@@ -4,14 +4,18 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use object_store::Result;
 
 use super::context::Context;
 use super::error::{self, Error};
 use super::news;
 
-/// First pause before a request is made again; it doubles up to [`LAST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Pauses before a request is made again; [`spread`] varies each.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(100))
+    .with_max_delay(LAST_PAUSE)
+    .without_max_times();
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// For how long a request is made again before its failure counts.
@@ -48,18 +52,18 @@ pub(super) struct Retries {
     context: Arc<Context>,
     patience: Option<Patience>,
     began: Instant,
-    pause: Duration,
+    pauses: ExponentialBackoff,
 }
 
 impl Retries {
     pub(super) fn new(context: Arc<Context>, patience: Option<Patience>) -> Self {
-        Self { context, patience, began: Instant::now(), pause: FIRST_PAUSE }
+        Self { context, patience, began: Instant::now(), pauses: PAUSES.build() }
     }
 
     /// Notes that the store answered; patience starts anew.
     pub(super) fn succeeded(&mut self) {
         news::answered(&self.context);
-        (self.began, self.pause) = (Instant::now(), FIRST_PAUSE);
+        (self.began, self.pauses) = (Instant::now(), PAUSES.build());
     }
 
     /// Waits before the request is made again.
@@ -76,19 +80,20 @@ impl Retries {
         }
         let Some(patience) = self.patience else { return Err(error) };
         let limit = patience.now(&self.context);
-        if self.began.elapsed() + self.pause > limit {
+        let pause = self.pauses.next().unwrap_or(LAST_PAUSE);
+        if self.began.elapsed() + pause > limit {
             return Err(error);
         }
         if let Some(error) = error::find(&error) {
             news::say_trouble(&self.context, error, limit);
         }
-        tokio::time::sleep(spread(self.pause)).await;
-        self.pause = (self.pause * 2).min(LAST_PAUSE);
+        tokio::time::sleep(spread(pause)).await;
         Ok(())
     }
 }
 
-/// Returns between three quarters and five quarters of a pause, so that many do not come at once.
+/// Returns between three quarters and five quarters of a pause, so that many do not come at once. The jitter
+/// of backon would only lengthen it, up to double.
 fn spread(pause: Duration) -> Duration {
     let draw = RandomState::new().hash_one(0) % 1024;
     pause.mul_f64(0.75 + draw as f64 / 2048.0)

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable as _};
 use ringmaster_proto::address::{self, Listener};
 use ringmaster_proto::limits;
 use ringmaster_proto::status::is_transient;
@@ -21,9 +22,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-/// First pause before a broken call is sent again; doubles up to [`LAST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// Pauses before a broken call is sent again.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_millis(50))
+    .with_max_delay(Duration::from_secs(2))
+    .without_max_times();
 
 /// Why a call gave no answer.
 #[expect(missing_docs, reason = "the message of each variant says what its fields are")]
@@ -241,23 +244,16 @@ async fn join(
 }
 
 /// Sends a call until it is answered, one way or the other.
-async fn insist<T, F>(call: &'static str, mut send: impl FnMut() -> F) -> Result<T, Error>
+async fn insist<T, F>(call: &'static str, send: impl FnMut() -> F) -> Result<T, Error>
 where
     F: Future<Output = Result<tonic::Response<T>, Status>>,
 {
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let status = match send().await {
-            Ok(reply) => return Ok(reply.into_inner()),
-            Err(status) => status,
-        };
-        if !is_transient(&status) {
-            return Err(refusal(call, &status));
-        }
-        tracing::warn!(call, error = %status.message(), ?pause, "no answer from the coordinator, trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
+    let later = |status: &Status, pause: Duration| {
+        let pause_ms = pause.as_millis() as u64;
+        tracing::warn!(call, error = %status.message(), pause_ms, "no answer from the coordinator, trying again");
+    };
+    let answer = send.retry(PAUSES).when(is_transient).notify(later).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| refusal(call, &status))
 }
 
 fn refusal(call: &'static str, status: &Status) -> Error {
@@ -271,7 +267,16 @@ fn refusal(call: &'static str, status: &Status) -> Error {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use backon::BackoffBuilder as _;
+
     use super::*;
+
+    #[test]
+    fn a_broken_call_is_never_given_up() {
+        let mut pauses = PAUSES.build();
+        assert_eq!(pauses.next(), Some(Duration::from_millis(50)));
+        assert_eq!(pauses.nth(10_000), Some(Duration::from_secs(2)));
+    }
 
     #[test]
     fn codes_say_whether_the_rank_is_out_of_date() {

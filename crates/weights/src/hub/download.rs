@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
@@ -13,7 +14,7 @@ use super::repository::is_sha256;
 use super::{Error, OnProgress, Repository};
 
 /// Attempts in a row that may bring nothing.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: usize = 5;
 
 /// How far a download is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,8 @@ impl Download<'_> {
     async fn run(&self, on_progress: OnProgress<'_>) -> Result<(), Error> {
         let path = self.cache.incomplete(&self.found.etag);
         make_parent(&path)?;
-        let (mut fruitless, mut pause) = (0, self.client.settings.pause);
+        let pauses = self.pauses();
+        let mut left = pauses.build();
         loop {
             let before = length(&path);
             let outcome = self.attempt(&path, on_progress).await;
@@ -75,16 +77,14 @@ impl Download<'_> {
                 return Err(error);
             }
             if length(&path) > before {
-                (fruitless, pause) = (0, self.client.settings.pause);
+                left = pauses.build();
             }
-            fruitless += 1;
-            if fruitless == ATTEMPTS {
+            let Some(pause) = left.next() else {
                 let (done, total) = (length(&path), self.found.size);
                 let (url, source) = (self.url()?, Box::new(error));
                 return Err(Error::BrokenOff { url, done, total, attempts: ATTEMPTS, source });
-            }
+            };
             tokio::time::sleep(pause).await;
-            pause *= 2;
         }
         if let Err(error) = self.verify(&path) {
             let _ = fs::remove_file(&path);
@@ -92,6 +92,12 @@ impl Download<'_> {
         }
         let blob = self.cache.blob(&self.found.etag);
         fs::rename(&path, &blob).map_err(Error::cache("name", &blob))
+    }
+
+    /// Returns the pauses between attempts that bring nothing.
+    fn pauses(&self) -> ExponentialBuilder {
+        let pauses = ExponentialBuilder::new().with_min_delay(self.client.settings.pause);
+        pauses.without_max_delay().with_max_times(ATTEMPTS - 1)
     }
 
     /// Takes up the download where the file ends.

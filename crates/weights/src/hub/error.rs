@@ -99,7 +99,7 @@ pub enum Error {
         /// Bytes expected.
         total: Option<u64>,
         /// Attempts without a new byte.
-        attempts: u32,
+        attempts: usize,
         #[source]
         source: Box<Self>,
     },

@@ -5,6 +5,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+
 use super::super::tcp::AbortFlag;
 use super::super::{Aborter, Error};
 use super::ops::{self, Call};
@@ -17,7 +19,11 @@ use ringmaster_agent::ffi::exit_now;
 const POLL: Duration = Duration::from_micros(50);
 /// The same while none is: how late the death of a peer is noticed that nobody waits for.
 const IDLE: Duration = Duration::from_millis(100);
-/// The longest pause between looks at a call that NCCL has not finished.
+/// Pauses between looks at a call that NCCL has not finished.
+const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
+    .with_min_delay(Duration::from_micros(10))
+    .with_max_delay(LONGEST_PAUSE)
+    .without_max_times();
 const LONGEST_PAUSE: Duration = Duration::from_millis(1);
 /// Time the communicator has to close politely.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
@@ -317,7 +323,7 @@ impl<'a> Engine<'a> {
     fn until_ready(&self, limit: Option<Duration>) -> Result<(), Stopped> {
         let Some(communicator) = &self.communicator else { return Ok(()) };
         let began = Instant::now();
-        let mut pause = Duration::from_micros(10);
+        let mut pauses = PAUSES.build();
         while !communicator.is_ready().map_err(Stopped::Failed)? {
             if let Some(reason) = self.shared.flag.get() {
                 return Err(Stopped::Aborted(reason));
@@ -328,8 +334,7 @@ impl<'a> Engine<'a> {
                 return Err(Stopped::Late(limit));
             }
             // A thread of NCCL's own is at work; it wakes nobody when it is done.
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            std::thread::sleep(pauses.next().unwrap_or(LONGEST_PAUSE));
         }
         Ok(())
     }
