@@ -46,7 +46,8 @@ impl HttpConnector for Connector {
     }
 }
 
-fn runtime() -> Result<&'static Runtime, &'static std::io::Error> {
+/// Returns the runtime behind all requests.
+pub(super) fn runtime() -> Result<&'static Runtime, &'static std::io::Error> {
     static RUNTIME: OnceLock<std::io::Result<Runtime>> = OnceLock::new();
     RUNTIME
         .get_or_init(|| {

@@ -7,14 +7,15 @@
 //!
 //! Who fails, and for how long it is tried again: a connection has 5 s; a request that moves no byte
 //! for [`STALL`] seconds (30) is given up and made again; the library makes a failed request again
-//! three times within 5 s; a checkpoint's request goes on failing for [`PATIENCE`] seconds (120)
-//! before the failure counts, 15 s if the store has never answered this process. What the store
-//! understood and refused is not tried again ([`Kind::is_lasting`]).
+//! three times within 5 s, in silence; a request goes on failing for [`PATIENCE`] seconds (120)
+//! before the failure counts, 15 s if the store has never answered this process (`retries`). What the
+//! store understood and refused is not tried again ([`Kind::is_lasting`]).
 //!
 //! Modules in reading order: `kind`, `context` and `error` (what is said of a failure), `news` (who else is
 //! told), `settings`, `endpoint` and `proxy` (the environment), `http` (the runtime behind all requests),
-//! `guard` (errors explained, requests made again), `upload` (the same for parts), `resume` (bodies that
-//! break off), `conditional` (which promises a store keeps), `unfinished` (uploads that nobody ended).
+//! `retries` (for how long), `guard` (errors explained, requests made again), `upload` (the same for
+//! parts), `resume` (bodies that break off), `conditional` (which promises a store keeps), `unfinished`
+//! (uploads that nobody ended).
 
 mod conditional;
 mod context;
@@ -41,6 +42,7 @@ use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use url::{Position, Url};
 
 pub use self::conditional::{Conditional, Tag};
@@ -161,19 +163,27 @@ impl Store {
         Arc::<Guarded>::clone(&self.shared.patient)
     }
 
-    /// Returns for how long a request that fails now is to be made again: as the settings say, and
-    /// shorter while the store has never answered this process. None for this machine's files.
-    pub fn patience(&self) -> Option<Duration> {
-        match self.shared.scheme {
-            Scheme::File => None,
-            _ => Some(self.shared.patience.now(&self.shared.guarded.context)),
-        }
-    }
-
-    /// Says that the store is in trouble, once until it answers again, and that a request is made again
-    /// for up to `limit`.
-    pub fn say_trouble(&self, error: &Error, limit: Duration) {
-        news::say_trouble(&self.shared.guarded.context, error, limit);
+    /// Makes a request of [`Self::objects`] again as long as the settings say, but for `most` at the longest,
+    /// and until `cancel` ends the wait. This machine's files, which may lie behind a network, are waited for
+    /// `most`, too, and need no runtime.
+    ///
+    /// # Errors
+    /// What is not worth another attempt, and the last failure after the time is over or the wait cancelled.
+    pub async fn insist<T, F>(
+        &self,
+        most: Duration,
+        cancel: &CancellationToken,
+        request: impl Fn() -> F + Send + Sync,
+    ) -> object_store::Result<T>
+    where
+        F: Future<Output = object_store::Result<T>> + Send,
+    {
+        let patience = match self.shared.scheme {
+            Scheme::File => Patience { usual: most, first: most },
+            _ => self.shared.patience.at_most(most),
+        };
+        let guarded = self.shared.guarded.patient(patience).until(cancel);
+        guarded.run(request).await
     }
 
     /// Returns which kind of store it is.

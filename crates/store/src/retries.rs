@@ -1,15 +1,22 @@
-//! How often, and for how long, a request that failed is made again.
+//! How often, and for how long, a request that failed is made again: the one place with a deadline.
+//!
+//! The library's own retries cannot stand for it. Their deadline is fixed when a store is opened, and this one
+//! is shorter while the store has never answered. They count from a body's first request, however long the body
+//! takes, where a piece that arrives is a new beginning here. They tell nobody, and files and fakes have none.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use object_store::Result;
+use tokio::runtime::Handle;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::error::{self, Error};
-use super::news;
+use super::{http, news};
 
 /// Pauses before a request is made again; [`spread`] varies each.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
@@ -31,6 +38,11 @@ impl Patience {
     pub(super) fn now(self, context: &Context) -> Duration {
         if context.reached() { self.usual } else { self.first }
     }
+
+    /// The same, but never longer than `most`.
+    pub(super) fn at_most(self, most: Duration) -> Self {
+        Self { usual: self.usual.min(most), first: self.first.min(most) }
+    }
 }
 
 /// Returns the error with its explanation inside.
@@ -51,13 +63,19 @@ pub(super) fn explained(context: &Context, error: object_store::Error) -> object
 pub(super) struct Retries {
     context: Arc<Context>,
     patience: Option<Patience>,
+    /// Ends the wait for a store that is away.
+    cancel: Option<CancellationToken>,
     began: Instant,
     pauses: ExponentialBackoff,
 }
 
 impl Retries {
-    pub(super) fn new(context: Arc<Context>, patience: Option<Patience>) -> Self {
-        Self { context, patience, began: Instant::now(), pauses: PAUSES.build() }
+    pub(super) fn new(
+        context: Arc<Context>,
+        patience: Option<Patience>,
+        cancel: Option<CancellationToken>,
+    ) -> Self {
+        Self { context, patience, cancel, began: Instant::now(), pauses: PAUSES.build() }
     }
 
     /// Notes that the store answered; patience starts anew.
@@ -69,7 +87,7 @@ impl Retries {
     /// Waits before the request is made again.
     ///
     /// # Errors
-    /// The explained error, if it is not worth it.
+    /// The explained error, if it is not worth it or the wait was cancelled.
     pub(super) async fn wait_after(&mut self, error: object_store::Error) -> Result<()> {
         let error = explained(&self.context, error);
         if !error::is_transient(&error) {
@@ -85,11 +103,41 @@ impl Retries {
             return Err(error);
         }
         if let Some(error) = error::find(&error) {
+            tracing::debug!(%error, pause_ms = pause.as_millis() as u64, "the request is made again");
             news::say_trouble(&self.context, error, limit);
         }
-        tokio::time::sleep(spread(pause)).await;
-        Ok(())
+        if self.slept(spread(pause)).await { Ok(()) } else { Err(error) }
     }
+
+    /// Waits; returns false if it was cancelled.
+    async fn slept(&self, pause: Duration) -> bool {
+        match &self.cancel {
+            Some(cancel) => cancel.run_until_cancelled(sleep(pause)).await.is_some(),
+            None => {
+                sleep(pause).await;
+                true
+            }
+        }
+    }
+}
+
+async fn sleep(pause: Duration) {
+    match timer(pause) {
+        Some(timer) => timer.await,
+        // There are no threads for a runtime: this one waits by itself.
+        None => std::thread::sleep(pause),
+    }
+}
+
+/// Returns a timer of the caller's runtime or, where it has none, as a thread that reads local files, of the
+/// one behind all requests.
+fn timer(pause: Duration) -> Option<Sleep> {
+    let handle = match Handle::try_current() {
+        Ok(current) => current,
+        Err(_) => http::runtime().ok()?.handle().clone(),
+    };
+    let _entered = handle.enter();
+    Some(tokio::time::sleep(pause))
 }
 
 /// Returns between three quarters and five quarters of a pause, so that many do not come at once. The jitter

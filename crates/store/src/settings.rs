@@ -34,7 +34,9 @@ const DEFAULT_PATIENCE: Duration = Duration::from_secs(120);
 const FIRST_PATIENCE: Duration = Duration::from_secs(15);
 /// Longest time for a connection; loopback and another continent need less.
 const CONNECT: Duration = Duration::from_secs(5);
-/// What the library retries by itself, quickly and silently; the rest is the patience above.
+/// What the library retries by itself, quickly and silently; the rest is the patience above (`retries`). Not
+/// nothing: a request for the credentials of a machine's role is made again by the library alone, and what
+/// fails there counts as lasting.
 const QUICK_RETRIES: usize = 3;
 const QUICK_RETRIES_END: Duration = Duration::from_secs(5);
 

@@ -1,6 +1,7 @@
 //! What people are told when a store cannot be used, and what they are never shown.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use object_store::memory::InMemory;
@@ -9,6 +10,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use ringmaster_tests::network::Nobody;
 use ringmaster_tests::proxy::{FaultyProxy, Trouble, What};
 use ringmaster_tests::s3::{self, Bucket};
+use tokio_util::sync::CancellationToken;
 
 use super::{Error, Kind, Settings, Store, Unusable, open_with, register};
 
@@ -151,6 +153,25 @@ fn a_store_that_never_answered_is_not_waited_for_as_long_as_one_that_has() {
     assert_eq!(set("300").patience, Duration::from_secs(300));
     assert_eq!(set("2").first_patience, Duration::from_secs(2));
     assert_eq!(set("soon").patience, plain.patience);
+}
+
+/// A file server may have been restarted; whoever reads local files has no runtime.
+#[test]
+fn files_of_this_machine_are_waited_for_without_a_runtime() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = super::open(folder.path().to_str().unwrap()).unwrap();
+    let (asked, never) = (AtomicU32::new(0), CancellationToken::new());
+    let stale = || object_store::Error::Generic { store: "file", source: "stale handle".into() };
+    let fails_once =
+        || async { if asked.fetch_add(1, Ordering::SeqCst) == 0 { Err(stale()) } else { Ok(()) } };
+    let waited = store.insist(Duration::from_secs(600), &never, fails_once);
+    futures::executor::block_on(waited).unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+
+    asked.store(0, Ordering::SeqCst);
+    let waited = store.insist(Duration::ZERO, &never, fails_once);
+    futures::executor::block_on(waited).unwrap_err();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }
 
 /// The answer to a question for an object's properties has no body: a missing bucket looked like a

@@ -8,11 +8,12 @@ use object_store::ObjectMeta;
 use ringmaster_manifest::spec;
 use ringmaster_weights::found;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::counts::Counts;
 use super::index::{Index, Span, Wanted};
-use super::store::{Cancel, Object, Stores};
+use super::store::{Object, Stores};
 
 /// Samples whose places are kept at once, about 50 bytes each. A rank reads at most two or three
 /// shards per lane at a time.
@@ -186,7 +187,7 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`Dataset::len`].
     pub fn read(&self, index: u64) -> Result<RawSample, SampleError> {
-        self.read_until(index, &Cancel::default())
+        self.read_until(index, &CancellationTokenlationToken::new())
     }
 
     /// As [`Dataset::read`]; `cancel` ends the wait for a store that is away.
@@ -196,7 +197,11 @@ impl Dataset {
     ///
     /// # Panics
     /// As [`Dataset::read`].
-    pub fn read_until(&self, index: u64, cancel: &Cancel) -> Result<RawSample, SampleError> {
+    pub fn read_until(
+        &self,
+        index: u64,
+        cancel: &CancellationToken,
+    ) -> Result<RawSample, SampleError> {
         assert!(index < self.len(), "sample {index} of {}", self.len());
         let shard = self.starts.partition_point(|&start| start <= index) - 1;
         let place = (index - self.starts[shard]) as usize;
@@ -268,7 +273,7 @@ impl Dataset {
         if let Some(samples) = counts.known(object, meta)? {
             return Ok(samples);
         }
-        let index = self.index(shard, &Cancel::default())?;
+        let index = self.index(shard, &CancellationTokenlationToken::new())?;
         let samples = index.len() as u64;
         if index.is_empty() {
             let reason = index.broken.clone().unwrap_or_else(|| "an empty tar".to_owned());
@@ -286,7 +291,7 @@ impl Dataset {
         Ok(samples)
     }
 
-    fn index(&self, shard: usize, cancel: &Cancel) -> Result<Arc<Index>, Error> {
+    fn index(&self, shard: usize, cancel: &CancellationToken) -> Result<Arc<Index>, Error> {
         if let Some(known) = self.indexes().by_shard.get(&shard) {
             return Ok(Arc::clone(known));
         }

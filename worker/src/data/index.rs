@@ -6,9 +6,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use ringmaster_weights::found;
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::store::{Cancel, Object};
+use super::store::Object;
 
 /// Bytes fetched at a time while reading headers.
 const READ_AHEAD: u64 = 256 << 10;
@@ -67,7 +68,12 @@ impl Index {
     ///
     /// # Errors
     /// When the store fails; a damaged tar is not an error but [`Index::broken`].
-    pub fn read(shard: &Object, len: u64, wanted: &Wanted, cancel: &Cancel) -> Result<Self, Error> {
+    pub fn read(
+        shard: &Object,
+        len: u64,
+        wanted: &Wanted,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Error> {
         let mut reader = RangeReader {
             shard,
             cancel,
@@ -186,7 +192,7 @@ fn split(name: &str) -> Option<(&str, &str)> {
 /// A shard as a seekable stream, fetched in pieces.
 struct RangeReader<'a> {
     shard: &'a Object,
-    cancel: &'a Cancel,
+    cancel: &'a CancellationToken,
     len: u64,
     position: u64,
     /// Offset of `buffer` in the shard.

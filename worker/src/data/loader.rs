@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use ringmaster_manifest::spec::AugCfg;
+use tokio_util::sync::CancellationToken;
 
-use super::store::Cancel;
 use super::{
     Dataset, Error, LISTED, Order, SampleError, Substitution, corrupt_limit, too_many_corrupt,
 };
@@ -92,7 +92,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     /// Ends a reader's wait for a store that is away.
-    cancel: Cancel,
+    cancel: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -134,7 +134,8 @@ impl Loader {
         let known = substitutions.map(|s| ((s.step, s.row), s.clone())).collect();
         let corrupt = options.substitutions.iter().map(|s| (s.sample, s.reason.clone())).collect();
         let state = State { wanted: first_step, corrupt, ..State::default() };
-        let (state, changed, cancel) = (Mutex::new(state), Condvar::new(), Cancel::default());
+        let (state, changed, cancel) =
+            (Mutex::new(state), Condvar::new(), CancellationToken::new());
         let shared = Arc::new(Shared { options, augment, known, state, changed, cancel });
         let mut loader = Self { shared, readers: Vec::new(), next: first_step };
         for reader in 0..readers {

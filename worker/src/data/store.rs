@@ -1,64 +1,24 @@
-//! Objects behind paths and URLs, and the wait for a store that is away. Which store serves which
-//! scheme, and how the environment configures it, is for `ringmaster_store`.
+//! Objects behind paths and URLs. Which store serves which scheme, how the environment configures it, and how
+//! one that is away is waited for, is for `ringmaster_store`.
 
 use std::ops::Range;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt as _};
 use ringmaster_store::{self as store, Store};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::progress::{self, Work};
 
-/// How long a store that fails is asked again before the failure counts.
-#[derive(Debug, Clone, Copy)]
-pub struct Retry {
-    /// Pause after the first failure; it doubles from then on.
-    pub first: Duration,
-    /// Longest pause.
-    pub longest: Duration,
-    /// Time after which the next failure counts; less where the store's own patience ends earlier, as
-    /// it does while the store has never answered.
-    pub deadline: Duration,
-}
-
-impl Default for Retry {
-    /// Stores are away for a minute without anybody's fault; longer, and the rank says itself
-    /// what failed, before the coordinator takes it for hung.
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(5),
-            deadline: Duration::from_secs(150),
-        }
-    }
-}
-
-/// Ends the waits of whoever holds it, from another thread.
-#[derive(Debug, Default)]
-pub struct Cancel {
-    cancelled: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl Cancel {
-    /// Ends present and future waits.
-    pub fn cancel(&self) {
-        *self.cancelled.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for `pause`; returns whether it was cancelled.
-    fn wait(&self, pause: Duration) -> bool {
-        let cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(cancelled, pause, |cancelled| !*cancelled);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
+/// Longest time for which a store that fails is asked again before the failure counts; its own patience may
+/// end earlier. Stores are away for a minute without anybody's fault; longer, and the rank says itself what
+/// failed, before the coordinator takes it for hung.
+const LONGEST_WAIT: Duration = Duration::from_secs(150);
 
 /// One object.
 #[derive(Debug, Clone)]
@@ -69,7 +29,8 @@ pub struct Object {
     path: Path,
     /// Where requests to remote stores run; local files are read on the calling thread.
     runtime: Option<Arc<Runtime>>,
-    retry: Retry,
+    /// For how long requests that fail are made again.
+    patience: Duration,
 }
 
 /// Opens objects; the threads that wait for stores are shared.
@@ -97,7 +58,7 @@ impl Stores {
             None => Some(self.runtime()?),
         };
         let path = opened.path.clone();
-        Ok(Object { url: url.to_owned(), store: opened, path, runtime, retry: Retry::default() })
+        Ok(Object { url: url.to_owned(), store: opened, path, runtime, patience: LONGEST_WAIT })
     }
 
     fn runtime(&mut self) -> Result<Arc<Runtime>, Error> {
@@ -120,7 +81,8 @@ impl Object {
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
     pub fn head(&self) -> Result<ObjectMeta, Error> {
-        self.retry(&Cancel::default(), async || self.store.objects().head(&self.path).await)
+        let request = || async { self.store.objects().head(&self.path).await };
+        self.ask(&CancellationToken::new(), request)
     }
 
     /// Returns several ranges of bytes in one request where the store can; `cancel` ends the wait
@@ -128,8 +90,12 @@ impl Object {
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
-    pub fn ranges(&self, ranges: &[Range<u64>], cancel: &Cancel) -> Result<Vec<Bytes>, Error> {
-        self.retry(cancel, async || self.store.objects().get_ranges(&self.path, ranges).await)
+    pub fn ranges(
+        &self,
+        ranges: &[Range<u64>],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Bytes>, Error> {
+        self.ask(cancel, || async { self.store.objects().get_ranges(&self.path, ranges).await })
     }
 
     /// Returns the whole object, or none when there is none that may be read.
@@ -137,8 +103,8 @@ impl Object {
     /// # Errors
     /// [`Error::Store`].
     pub fn read(&self) -> Result<Option<Bytes>, Error> {
-        let request = async || self.store.objects().get(&self.path).await?.bytes().await;
-        match self.retry(&Cancel::default(), request) {
+        let request = || async { self.store.objects().get(&self.path).await?.bytes().await };
+        match self.ask(&CancellationToken::new(), request) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(Error::Missing { .. }) => Ok(None),
             // Who may not list a bucket is not told that an object is missing.
@@ -172,36 +138,23 @@ impl Object {
     }
 
     /// A store that is away for a moment is waited for; what waiting cannot cure is not.
-    fn retry<T>(
+    fn ask<T, F>(
         &self,
-        cancel: &Cancel,
-        request: impl AsyncFn() -> Result<T, object_store::Error>,
-    ) -> Result<T, Error> {
-        let start = Instant::now();
-        let mut pause = self.retry.first;
-        loop {
-            let source = match self.block_on(request()) {
-                Ok(value) => {
-                    progress::advance(Work::Data);
-                    return Ok(value);
-                }
-                Err(object_store::Error::NotFound { .. }) => {
-                    return Err(Error::Missing { url: self.url.clone() });
-                }
-                Err(source) => source,
-            };
-            let patience = self.store.patience().unwrap_or(self.retry.deadline);
-            let limit = patience.min(self.retry.deadline);
-            let over = start.elapsed() + pause > limit || !store::is_transient(&source);
-            let source = store::Error::from(source);
-            if !over {
-                self.store.say_trouble(&source, limit);
-                tracing::debug!(url = %self.url, error = %source, ?pause, "store error, will retry");
+        cancel: &CancellationToken,
+        request: impl Fn() -> F + Send + Sync,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, object_store::Error>> + Send,
+    {
+        match self.block_on(self.store.insist(self.patience, cancel, request)) {
+            Ok(value) => {
+                progress::advance(Work::Data);
+                Ok(value)
             }
-            if over || cancel.wait(pause) {
-                return Err(Error::Store { url: self.url.clone(), source });
+            Err(object_store::Error::NotFound { .. }) => {
+                Err(Error::Missing { url: self.url.clone() })
             }
-            pause = (pause * 2).min(self.retry.longest);
+            Err(source) => Err(Error::Store { url: self.url.clone(), source: source.into() }),
         }
     }
 

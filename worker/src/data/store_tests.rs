@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -73,36 +74,58 @@ impl ObjectStore for Flaky {
     }
 }
 
-fn object(failures: u32, retry: Retry) -> (Object, Arc<Flaky>) {
+/// Returns an object of a store that has not answered yet, and fails so often. Pauses pass at once.
+fn never_asked(name: &'static str, failures: u32) -> (Object, Arc<Flaky>) {
     let (failures, asked) = (AtomicU32::new(failures), AtomicU32::new(0));
-    let store = Arc::new(Flaky { name: "flaky", inner: InMemory::new(), failures, asked });
+    let store = Arc::new(Flaky { name, inner: InMemory::new(), failures, asked });
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     let object = Object {
         url: "flaky:///a/b.tar".into(),
         store: Store::of(Arc::clone(&store) as Arc<dyn ObjectStore>),
         path: Path::from("a/b.tar"),
-        runtime: None,
-        retry,
+        runtime: Some(Arc::new(runtime)),
+        patience: LONGEST_WAIT,
     };
+    (object, store)
+}
+
+fn object(failures: u32) -> (Object, Arc<Flaky>) {
+    let (object, store) = never_asked("flaky", failures);
     object.write(b"hello".to_vec()).unwrap();
     (object, store)
 }
 
-fn quick() -> Retry {
-    let first = Duration::from_millis(1);
-    Retry { first, longest: first, deadline: Duration::from_secs(60) }
+fn first_byte(object: &Object, cancel: &CancellationToken) -> Result<Vec<Bytes>, Error> {
+    object.ranges(std::slice::from_ref(&(0..1)), cancel)
+}
+
+/// Returns the time by the clock that pauses pass on.
+fn now(object: &Object) -> tokio::time::Instant {
+    object.block_on(async { tokio::time::Instant::now() })
 }
 
 #[test]
 fn a_store_that_fails_for_a_while_is_waited_for() {
-    let (object, store) = object(5, quick());
-    let parts = object.ranges(&[1..3, 4..5], &Cancel::default()).unwrap();
+    let (object, store) = object(5);
+    let parts = object.ranges(&[1..3, 4..5], &CancellationToken::new()).unwrap();
     assert_eq!(parts, [&b"el"[..], &b"o"[..]]);
     assert!(store.asked.load(Ordering::SeqCst) > 5);
 }
 
+/// Readers of local files have no runtime.
+#[test]
+fn a_thread_without_a_runtime_waits_too() {
+    let (object, store) = object(1);
+    let object = Object { runtime: None, ..object };
+    assert_eq!(first_byte(&object, &CancellationToken::new()).unwrap(), [&b"h"[..]]);
+    assert_eq!(store.asked.load(Ordering::SeqCst), 2);
+}
+
 #[test]
 fn a_store_that_fails_beyond_the_deadline_is_an_error_that_names_the_object() {
-    let (object, store) = object(u32::MAX, Retry { deadline: Duration::ZERO, ..quick() });
+    let (object, store) = object(u32::MAX);
+    let object = Object { patience: Duration::ZERO, ..object };
     let error = object.head().unwrap_err();
     assert_eq!(error.to_string(), "cannot read flaky:///a/b.tar");
     assert!(error.retryable());
@@ -112,37 +135,42 @@ fn a_store_that_fails_beyond_the_deadline_is_an_error_that_names_the_object() {
 /// Training data at an endpoint where nobody listens: the job stood silent for 150 s, four times.
 #[test]
 fn a_store_that_has_never_answered_is_not_waited_for_as_long_as_one_that_has() {
-    let failures = u32::MAX;
-    let (object, _) = object(failures, Retry::default());
-    let after_an_answer = object.store.patience();
-    let (inner, failures) = (InMemory::new(), failures.into());
-    let flaky = Flaky { name: "never-there", inner, failures, asked: 0.into() };
-    let never = Store::of(Arc::new(flaky));
-    assert!(never.patience().is_some_and(|first| first <= Duration::from_secs(15)));
-    assert!(never.patience() < after_an_answer, "{after_an_answer:?}");
-    // It is said at the first failure: a thousand more would have to come before the end.
     let (news, heard) = std::sync::mpsc::channel();
     store::on_news(move |said| drop(news.send(said)));
-    let slowly = Duration::from_millis(10);
-    let retry = Retry { first: slowly, longest: slowly, ..Retry::default() };
-    let object = Object { store: never, retry, ..object };
-    let cancel = Cancel::default();
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| object.ranges(std::slice::from_ref(&(0..1)), &cancel));
-        let trouble = |said: &store::News| {
+    for (name, has_answered, limit) in [("never-there", false, 15), ("once-there", true, 120)] {
+        let (object, _) = never_asked(name, u32::MAX);
+        if has_answered {
+            object.write(b"hello".to_vec()).unwrap();
+        }
+        let began = now(&object);
+        first_byte(&object, &CancellationToken::new()).unwrap_err();
+        let waited = now(&object) - began;
+        // The last pause is of 5 s, a quarter more or less.
+        assert!((limit - 5..=limit + 1).contains(&waited.as_secs()), "{name}: {waited:?}");
+        let (failed, until) =
+            (format!("{name} failed"), format!("trying again for up to {limit} s"));
+        let trouble = |said: store::News| {
             matches!(said, store::News::Trouble(why)
-                if why.contains("never-there failed") && why.ends_with("trying again for up to 15 s"))
+                if why.contains(&failed) && why.ends_with(&until))
         };
-        let mut said = std::iter::from_fn(|| heard.recv_timeout(Duration::from_secs(60)).ok());
-        assert!(said.any(|said| trouble(&said)));
-        cancel.cancel();
-        reader.join().unwrap().unwrap_err();
-    });
+        assert!(heard.try_iter().any(trouble), "{name}: nobody was told");
+    }
+}
+
+/// The rank is to say what failed before the coordinator takes it for hung.
+#[test]
+fn data_is_not_waited_for_as_long_as_a_checkpoint_may_be() {
+    let (object, _) = object(u32::MAX);
+    let object = Object { patience: Duration::from_secs(60), ..object };
+    let began = now(&object);
+    object.head().unwrap_err();
+    let waited = now(&object) - began;
+    assert!((55..=61).contains(&waited.as_secs()), "{waited:?}");
 }
 
 #[test]
 fn a_missing_object_is_not_waited_for() {
-    let (object, store) = object(0, Retry::default());
+    let (object, store) = object(0);
     let error = object.sibling("c.tar").head().unwrap_err();
     assert!(matches!(&error, Error::Missing { url } if url == "flaky:///a/c.tar"), "{error}");
     assert_eq!(store.asked.load(Ordering::SeqCst), 1);
@@ -150,15 +178,17 @@ fn a_missing_object_is_not_waited_for() {
 
 #[test]
 fn a_cancelled_wait_ends_at_once() {
-    // Within the store's own patience.
-    let long = Duration::from_secs(100);
-    let (object, _) = object(u32::MAX, Retry { first: long, longest: long, deadline: long * 2 });
-    let cancel = Cancel::default();
+    let (object, _) = object(u32::MAX);
+    // By this clock the store is waited for two minutes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let object = Object { runtime: Some(Arc::new(runtime)), ..object };
+    let (cancel, began) = (CancellationToken::new(), Instant::now());
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| object.ranges(std::slice::from_ref(&(0..1)), &cancel));
+        let waiting = scope.spawn(|| first_byte(&object, &cancel));
         cancel.cancel();
         assert!(matches!(waiting.join().unwrap(), Err(Error::Store { .. })));
     });
+    assert!(began.elapsed() < Duration::from_secs(60), "it waited for the store");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
 use super::error::{self, Error};
@@ -32,6 +33,7 @@ pub(crate) struct Guarded {
     parts: Option<Arc<dyn MultipartStore>>,
     pub(crate) context: Arc<Context>,
     patience: Option<Patience>,
+    cancel: Option<CancellationToken>,
 }
 
 /// Names the place only: what stores print of themselves holds how they authenticate.
@@ -53,12 +55,17 @@ impl Guarded {
         parts: Option<Arc<dyn MultipartStore>>,
         context: Context,
     ) -> Self {
-        Self { inner, parts, context: Arc::new(context), patience: None }
+        Self { inner, parts, context: Arc::new(context), patience: None, cancel: None }
     }
 
     /// Returns the same store with patience.
     pub(crate) fn patient(&self, patience: Patience) -> Self {
         Self { patience: Some(patience), ..self.clone() }
+    }
+
+    /// Returns the same store, whose waits `cancel` ends.
+    pub(crate) fn until(self, cancel: &CancellationToken) -> Self {
+        Self { cancel: Some(cancel.clone()), ..self }
     }
 
     /// Returns the store in words.
@@ -72,7 +79,7 @@ impl Guarded {
     }
 
     pub(crate) fn retries(&self) -> Retries {
-        Retries::new(Arc::clone(&self.context), self.patience)
+        Retries::new(Arc::clone(&self.context), self.patience, self.cancel.clone())
     }
 
     /// Makes a request until it succeeds, is refused, or patience ends.
