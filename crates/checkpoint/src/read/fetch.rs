@@ -109,9 +109,10 @@ async fn chunk(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use ringmaster_proto::v1::Generation;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::write::upload::{self, Abandon};
+    use crate::write::upload;
 
     fn name() -> StepName {
         StepName { generation: Generation::new(1, 1), step: 3 }
@@ -122,7 +123,7 @@ mod tests {
     }
 
     async fn stored(dir: &CheckpointDir, bytes: &Bytes) -> Object {
-        let alive = Abandon::default();
+        let alive = CancellationToken::new();
         let stored = upload::put(dir, name(), "object", vec![bytes.clone()], &alive).await;
         let stored = stored.unwrap();
         Object {

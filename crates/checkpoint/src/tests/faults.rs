@@ -16,12 +16,13 @@ use ringmaster_tests::faulty_store::{Fault, Faulty};
 use ringmaster_tests::logged::logged;
 use ringmaster_tests::s3;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::testing::{Coordinator, JOB_ID, assert_is, options, snapshot};
 use crate::dir::CheckpointDir;
 use crate::layout::{CHUNK, StepName};
 use crate::write::publish::Publisher;
-use crate::write::upload::{self, Abandon};
+use crate::write::upload;
 use crate::*;
 
 /// How a store tells apart who comes first.
@@ -76,7 +77,7 @@ impl World {
         for rank in (0..world_size).rev() {
             let grant: Arc<dyn Grant> = Arc::<Coordinator>::clone(&grant);
             let options = options(&self.uri, counter, rank, world_size, grant);
-            let publisher = Publisher::new(options, Arc::default())?;
+            let publisher = Publisher::new(options, CancellationToken::new())?;
             publisher.publish(snapshot(counter, step, rank, world_size))?;
         }
         Ok(())
@@ -205,7 +206,7 @@ fn weather_a_storm(seed: u64) {
                 let grant: Arc<dyn Grant> = Arc::<Coordinator>::clone(&grant);
                 let options = options(&world.uri, 1, rank, 2, grant);
                 scope.spawn(move || {
-                    let publisher = Publisher::new(options, Arc::default()).unwrap();
+                    let publisher = Publisher::new(options, CancellationToken::new()).unwrap();
                     let published = publisher.publish(snapshot(1, step, rank, 2));
                     published.unwrap_or_else(|error| panic!("seed {seed}, {step}: {error:?}"));
                 });
@@ -226,7 +227,7 @@ fn a_torn_upload_is_invisible_and_the_next_one_is_whole() {
             let (dir, step) = (world.dir(), name(1, 1));
             let put = |step| {
                 let (dir, pieces) = (&dir, pieces.clone());
-                async move { upload::put(dir, step, "object", pieces, &Abandon::default()).await }
+                async move { upload::put(dir, step, "object", pieces, &CancellationToken::new()).await }
             };
             world.faulty.set(fault);
             let runtime =
@@ -299,7 +300,7 @@ fn one_changed_byte_in_any_object_is_found_on_every_store_and_the_object_is_name
             for rank in [1, 0] {
                 let grant: Arc<dyn Grant> = Arc::<Coordinator>::clone(&grant);
                 let options = options(&uri, 1, rank, 2, grant);
-                let publisher = Publisher::new(options, Arc::default()).unwrap();
+                let publisher = Publisher::new(options, CancellationToken::new()).unwrap();
                 publisher.publish(snapshot(1, step, rank, 2)).unwrap();
             }
         };
@@ -370,7 +371,7 @@ fn a_writer_of_a_stale_generation_publishes_nothing_that_anybody_would_choose() 
                 refuses,
             };
             let options = options(&world.uri, 1, 0, 1, Arc::new(grant));
-            let stale = Publisher::new(options, Arc::default()).unwrap();
+            let stale = Publisher::new(options, CancellationToken::new()).unwrap();
             let result = stale.publish(snapshot(1, 90, 0, 1));
             assert_eq!(result.is_err(), refuses, "{like:?}");
             assert_eq!(world.exists(1, 90, "MANIFEST.json"), !refuses, "{like:?}");

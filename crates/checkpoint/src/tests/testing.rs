@@ -9,6 +9,7 @@ use std::time::Duration;
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, StoredObject};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::write::publish::{Phase, Publisher};
 use crate::*;
@@ -248,7 +249,7 @@ pub(crate) fn assert_is(loaded: &Loaded, step: u64) {
 /// Returns a rank 0 of one, which dies at `crash`.
 pub(crate) fn publisher(uri: &str, counter: u32, crash: Crash) -> Publisher {
     let options = options(uri, counter, 0, 1, Arc::new(Coordinator::new(1)));
-    let mut publisher = Publisher::new(options, Arc::default()).unwrap();
+    let mut publisher = Publisher::new(options, CancellationToken::new()).unwrap();
     publisher.crash = crash;
     publisher
 }

@@ -3,16 +3,15 @@
 //! A crash between any two of them leaves what the phases before it promise: before the manifest
 //! nothing new is visible, after it the checkpoint is complete.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::future::join_all;
 use ringmaster_proto::v1::StoredObject;
 use ringmaster_words::chain;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 
 use super::WriterOptions;
-use super::upload::{self, Abandon};
+use super::upload;
 use crate::dir::CheckpointDir;
 use crate::layout::{self, StepName};
 use crate::manifest::{Manifest, Pointer};
@@ -97,15 +96,15 @@ impl Phase {
 pub(crate) struct Publisher {
     pub(crate) options: WriterOptions,
     pub(crate) runtime: Runtime,
-    /// Set when the generation is over.
-    pub(crate) abandon: Arc<Abandon>,
+    /// Cancelled when the generation is over.
+    pub(crate) abandon: CancellationToken,
     /// Dies at the n-th phase it enters, in tests.
     #[cfg(test)]
     pub(crate) crash: crate::tests::testing::Crash,
 }
 
 impl Publisher {
-    pub(crate) fn new(options: WriterOptions, abandon: Arc<Abandon>) -> Result<Self, Error> {
+    pub(crate) fn new(options: WriterOptions, abandon: CancellationToken) -> Result<Self, Error> {
         Ok(Self {
             options,
             runtime: runtime()?,
@@ -211,7 +210,7 @@ impl Publisher {
     pub(crate) fn enter(&self, phase: Phase, step: u64) -> Result<(), Error> {
         #[cfg(test)]
         self.crash.strike(phase)?;
-        if phase.before_the_grant() && self.abandon.is_set() {
+        if phase.before_the_grant() && self.abandon.is_cancelled() {
             return Err(Error::Abandoned { step });
         }
         Ok(())

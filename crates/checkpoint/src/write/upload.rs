@@ -1,13 +1,11 @@
 //! An object on its way into the store: in parts side by side, each hashed while it travels.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, UploadPart};
 use ringmaster_proto::v1::StoredObject;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::checksum::Hasher;
@@ -18,38 +16,9 @@ use crate::progress;
 /// Parts on their way at once. They are views of the snapshot and cost no memory of their own.
 const PARTS_IN_FLIGHT: usize = 4;
 
-/// Ends uploads from another thread: what they write is wanted no more.
-#[derive(Debug, Default)]
-pub(crate) struct Abandon {
-    abandoned: AtomicBool,
-    changed: Notify,
-}
-
-impl Abandon {
-    /// Ends present and future uploads.
-    pub(crate) fn set(&self) {
-        self.abandoned.store(true, Ordering::SeqCst);
-        self.changed.notify_waiters();
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.abandoned.load(Ordering::SeqCst)
-    }
-
-    /// Returns once it is set.
-    async fn happens(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.is_set() {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
 /// Writes one object made of `pieces`; nothing is visible before it returns, and nothing is left
-/// behind when it fails. Ends early once `abandon` is set, whatever it waits for.
+/// behind when it fails. Ends early once `abandon` is cancelled, whatever it waits for: what it writes is
+/// wanted no more.
 ///
 /// # Errors
 /// [`Error::Abandoned`], or the store's.
@@ -58,7 +27,7 @@ pub(crate) async fn put(
     checkpoint: StepName,
     name: &str,
     pieces: Vec<Bytes>,
-    abandon: &Abandon,
+    abandon: &CancellationToken,
 ) -> Result<StoredObject, Error> {
     let parts = parts(pieces);
     let size = parts.iter().map(|part| part.content_length() as u64).sum();
@@ -94,13 +63,12 @@ impl From<object_store::Error> for Failure {
 
 /// Waits for the store or for the abandonment, whichever comes first.
 async fn unless_abandoned<T>(
-    abandon: &Abandon,
+    abandon: &CancellationToken,
     request: impl Future<Output = object_store::Result<T>>,
 ) -> Result<T, Failure> {
-    tokio::select! {
-        biased;
-        () = abandon.happens() => Err(Failure::Abandoned),
-        result = request => Ok(result?),
+    match abandon.run_until_cancelled(request).await {
+        Some(result) => Ok(result?),
+        None => Err(Failure::Abandoned),
     }
 }
 
@@ -130,7 +98,7 @@ async fn put_whole(
     dir: &CheckpointDir,
     path: &Path,
     mut parts: Vec<PutPayload>,
-    abandon: &Abandon,
+    abandon: &CancellationToken,
 ) -> Result<Vec<String>, Failure> {
     let (payload, sums) = match parts.pop() {
         Some(payload) => (payload.clone(), vec![hashed(payload).await]),
@@ -145,7 +113,7 @@ async fn put_parts(
     dir: &CheckpointDir,
     path: &Path,
     parts: Vec<PutPayload>,
-    abandon: &Abandon,
+    abandon: &CancellationToken,
 ) -> Result<Vec<String>, Failure> {
     let mut upload = unless_abandoned(abandon, dir.store.put_multipart(path)).await?;
     let result = match send_parts(upload.as_mut(), parts, abandon).await {
@@ -162,7 +130,7 @@ async fn put_parts(
 async fn send_parts(
     upload: &mut dyn MultipartUpload,
     parts: Vec<PutPayload>,
-    abandon: &Abandon,
+    abandon: &CancellationToken,
 ) -> Result<Vec<String>, Failure> {
     let mut sums = vec![String::new(); parts.len()];
     let mut parts = parts.into_iter().enumerate();
@@ -210,8 +178,6 @@ async fn hashed(part: PutPayload) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
     use ringmaster_proto::v1::Generation;
 
     use super::*;
@@ -229,7 +195,7 @@ mod tests {
         for dir in
             [CheckpointDir::memory(), CheckpointDir::open(folder.path().to_str().unwrap()).unwrap()]
         {
-            let alive = Abandon::default();
+            let alive = CancellationToken::new();
             for cuts in [vec![], vec![3, CHUNK + 9], vec![CHUNK, 2 * CHUNK], vec![5, 5, 6]] {
                 let ends = cuts.iter().copied().chain([bytes.len()]);
                 let starts = [0].into_iter().chain(cuts.iter().copied());
@@ -245,8 +211,8 @@ mod tests {
     async fn an_abandoned_upload_leaves_no_object() {
         let folder = tempfile::tempdir().unwrap();
         let dir = CheckpointDir::open(folder.path().to_str().unwrap()).unwrap();
-        let abandon = Abandon::default();
-        abandon.set();
+        let abandon = CancellationToken::new();
+        abandon.cancel();
         for len in [3, 3 * CHUNK] {
             let pieces = vec![Bytes::from(vec![1; len])];
             let error = put(&dir, name(), "object", pieces, &abandon).await.unwrap_err();
@@ -257,12 +223,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_the_abandonment_is_woken_by_it() {
-        let abandon = Arc::new(Abandon::default());
-        let waiting = Arc::clone(&abandon);
-        let waiter = tokio::spawn(async move { waiting.happens().await });
-        tokio::task::yield_now().await;
-        abandon.set();
-        waiter.await.unwrap();
+    async fn who_waits_for_the_store_is_woken_by_the_abandonment() {
+        let abandon = CancellationToken::new();
+        let request = std::future::pending::<object_store::Result<()>>();
+        let waiting = unless_abandoned(&abandon, request);
+        let (outcome, ()) = tokio::join!(waiting, async { abandon.cancel() });
+        assert!(matches!(outcome, Err(Failure::Abandoned)));
     }
 }

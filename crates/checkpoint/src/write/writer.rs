@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ringmaster_proto::v1::Generation;
+use tokio_util::sync::CancellationToken;
 
 use super::publish::{Grant, Published, Publisher};
-use super::upload::Abandon;
 use crate::Error;
 use crate::state::Snapshot;
 
@@ -73,7 +73,8 @@ pub struct Writer {
     /// Results not polled yet, oldest first.
     ended: VecDeque<Result<Published, Error>>,
     thread: Option<JoinHandle<()>>,
-    abandon: Arc<Abandon>,
+    /// Cancelled when the writer is dropped.
+    abandon: CancellationToken,
 }
 
 impl Writer {
@@ -84,11 +85,11 @@ impl Writer {
     pub fn new(options: WriterOptions) -> Self {
         let (snapshots, incoming) = channel();
         let (outgoing, results) = channel();
-        let abandon = Arc::new(Abandon::default());
-        let theirs = Arc::clone(&abandon);
+        let abandon = CancellationToken::new();
+        let theirs = abandon.clone();
         let thread = std::thread::Builder::new()
             .name("checkpoint".to_owned())
-            .spawn(move || serve(options, &theirs, &incoming, &outgoing))
+            .spawn(move || serve(options, theirs, &incoming, &outgoing))
             .expect("a rank may start threads");
         Self {
             snapshots: Some(snapshots),
@@ -176,19 +177,18 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.abandon.set();
+        self.abandon.cancel();
     }
 }
 
 /// The thread: one snapshot after the other until the writer is gone.
 fn serve(
     options: WriterOptions,
-    abandon: &Arc<Abandon>,
+    abandon: CancellationToken,
     snapshots: &Receiver<Snapshot>,
     results: &Sender<Result<Published, Error>>,
 ) {
-    let publisher = Publisher::new(options, Arc::clone(abandon));
-    let publisher = match publisher {
+    let publisher = match Publisher::new(options, abandon) {
         Ok(publisher) => publisher,
         // The first snapshot learns why; later ones find the thread gone.
         Err(error) => {

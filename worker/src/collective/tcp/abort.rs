@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::super::Error;
 
 /// A switch that ends the formation or the life of a ring; set once, with a reason.
+///
+/// Not tokio's `CancellationToken`: that one carries no reason, and here nobody waits for the switch. Threads look
+/// at it between two polls of a socket, and are woken by the end of their sockets (`AbortHandle`).
 #[derive(Debug, Clone, Default)]
 pub struct AbortFlag(Arc<Mutex<Option<String>>>);
 
