@@ -33,8 +33,9 @@ impl Cluster {
         let hurt: Vec<String> = hurt.map(|(job_id, _)| job_id.clone()).collect();
         for job_id in hurt {
             nodes.blame(jobs, batch, &job_id);
-            let job = jobs.by_id.get_mut(&job_id).expect("the job was just found");
-            job.recover(batch);
+            if let Some(job) = jobs.by_id.get_mut(&job_id) {
+                job.recover(batch);
+            }
         }
     }
 

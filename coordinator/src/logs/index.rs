@@ -102,10 +102,11 @@ impl LogIndex {
         action: impl FnOnce(&mut JobLog) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut log = entry.log.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.is_none() {
-            *log = Some(JobLog::open(&self.folder.join(format!("{job_id}.log")), RING)?);
-        }
-        action(log.as_mut().expect("it was just opened"))
+        let slot = &mut *log;
+        action(match slot {
+            Some(open) => open,
+            None => slot.insert(JobLog::open(&self.folder.join(format!("{job_id}.log")), RING)?),
+        })
     }
 }
 

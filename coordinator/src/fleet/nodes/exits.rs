@@ -15,8 +15,7 @@ impl Nodes {
         session: u64,
         exited: &v1::RankExited,
     ) {
-        let Some(name) = self.sessions.get(&session) else { return };
-        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        let Some((name, node)) = self.of_session(session) else { return };
         if let Some(session) = &node.session {
             let ack = v1::ExitAck { exit_id: exited.exit_id.clone() };
             batch.send(&session.outbound, Message::ExitAck(ack));

@@ -1,7 +1,7 @@
 //! What has silently gone becomes a loss: nodes unheard of, processes an agent came back without,
 //! ranks that did not come back after the coordinator's restart.
 
-use super::node::{Presence, RankKey};
+use super::node::Presence;
 use super::table::Nodes;
 use crate::fleet::{Batch, Jobs, Loss};
 use crate::state::State;
@@ -46,25 +46,23 @@ impl Nodes {
     pub(crate) fn expire_missing(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
         let now = batch.now.at;
         for (name, node) in &mut self.by_name {
-            let overdue: Vec<(RankKey, bool)> = node
-                .processes
-                .iter()
-                .filter_map(|(key, process)| match process.presence {
-                    Presence::Missing { since, seen } if now >= since + batch.config.lease => {
-                        Some((key.clone(), seen))
-                    }
-                    _ => None,
-                })
-                .collect();
-            for (key, seen) in overdue {
-                let process = node.processes.remove(&key).expect("the key was just read");
-                let Some(job) = jobs.by_id.get_mut(&key.0) else { continue };
-                if seen && !process.doomed && job.sits(key.1, name) && !job.is_done(key.1) {
+            node.processes.retain(|(job_id, rank), process| {
+                let Presence::Missing { since, seen } = process.presence else { return true };
+                if now < since + batch.config.lease {
+                    return true;
+                }
+                if let Some(job) = jobs.by_id.get_mut(job_id)
+                    && seen
+                    && !process.doomed
+                    && job.sits(*rank, name)
+                    && !job.is_done(*rank)
+                {
                     let counts = process.generation == job.generation();
                     let how = "its agent came back without it";
-                    job.lose(batch, key.1, Loss::blameless(how, counts));
+                    job.lose(batch, *rank, Loss::blameless(how, counts));
                 }
-            }
+                false
+            });
         }
     }
 

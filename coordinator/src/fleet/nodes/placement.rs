@@ -26,9 +26,10 @@ impl Nodes {
         }
         let solution = solve(&problem);
         // Jobs that make room for others checkpoint and stop; nothing else becomes of them now.
-        for (job_id, stop) in &solution.stopped {
-            let job = jobs.by_id.get_mut(job_id).expect("gangs are jobs");
-            job.halt(batch, HaltKind::Preempt, &stop.to_string());
+        for (job_id, job) in &mut jobs.by_id {
+            if let Some(stop) = solution.stopped.get(job_id) {
+                job.halt(batch, HaltKind::Preempt, &stop.to_string());
+            }
         }
         // Jobs that got seats, or others than they had, take them.
         for (job_id, seats) in solution.placed {
@@ -41,11 +42,11 @@ impl Nodes {
             }
         }
         // Jobs that wait are told for what.
-        for (job_id, reason) in solution.waiting {
-            if solution.stopped.contains_key(&job_id) {
+        for (job_id, job) in &mut jobs.by_id {
+            if solution.stopped.contains_key(job_id) {
                 continue;
             }
-            let job = jobs.by_id.get_mut(&job_id).expect("gangs are jobs");
+            let Some(reason) = solution.waiting.get(job_id) else { continue };
             let reason = reason.to_string();
             if job.record.reason != reason {
                 job.record.reason = reason;
@@ -83,7 +84,7 @@ impl Nodes {
 
     /// Gives a job the seats the scheduler chose for it.
     fn seat(&self, jobs: &mut Jobs, batch: &mut Batch, job_id: &str, seats: Seats) {
-        let mut job = jobs.by_id.remove(job_id).expect("gangs are jobs");
+        let Some(mut job) = jobs.by_id.remove(job_id) else { return };
         if job.record.threads == 0 {
             job.record.threads = self.threads(&job, &seats);
         }

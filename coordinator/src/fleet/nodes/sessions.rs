@@ -36,7 +36,7 @@ impl Nodes {
             lease_ms: millis(batch.config.lease),
         };
         batch.send(&outbound, Message::Registered(message));
-        let node = Node {
+        let mut node = Node {
             slots: register.slots,
             cpus: register.cpus,
             accelerator: register.accelerator.clone(),
@@ -52,77 +52,11 @@ impl Nodes {
         };
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
         warn_if_unusable(&register.node, &node);
-        self.by_name.insert(register.node.clone(), node);
+        node.take_running(jobs, batch, &register);
+        node.take_missing(jobs, batch, &register, same_agent);
         self.sessions.insert(id, register.node.clone());
-
-        self.take_running(jobs, batch, &register);
-        self.take_missing(jobs, batch, &register, same_agent);
+        self.by_name.insert(register.node, node);
         Ok(id)
-    }
-
-    /// Takes in what an agent says it runs.
-    fn take_running(&mut self, jobs: &mut Jobs, batch: &mut Batch, register: &v1::Register) {
-        let node = self.by_name.get_mut(&register.node).expect("it was just inserted");
-        for running in &register.running {
-            let generation = running.generation.unwrap_or_default();
-            let job = jobs.by_id.get_mut(&running.job_id);
-            let index = running.rank as usize;
-            let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
-            node.processes
-                .entry((running.job_id.clone(), running.rank))
-                .or_insert_with(|| Process::reported(generation, running.pid, slot))
-                .see(generation, Some(running.pid));
-            // A rank that counted as lost has a place after all, if the ring is not formed yet and
-            // nobody else has its slot.
-            let Some(job) = job else { continue };
-            let waits = job.record.seats.get(index).is_some_and(Option::is_none);
-            let forming = job.record.state.is_placed() && !job.record.formed;
-            let was = job.preferred.get(index).and_then(Option::as_ref);
-            let here = was.is_none_or(|was| *was == register.node);
-            if forming && waits && here && generation <= job.generation() {
-                job.record.seats[index] = Some(register.node.clone());
-                let message = format!("rank {} is back on {}", running.rank, register.node);
-                job.record.reason.clone_from(&message);
-                job.event(batch, "rank_back", message);
-            }
-        }
-    }
-
-    /// Takes in what an agent was believed to run and does not: news of its end may be on the way, if
-    /// the agent is the same process as before.
-    fn take_missing(
-        &mut self,
-        jobs: &mut Jobs,
-        batch: &mut Batch,
-        register: &v1::Register,
-        same_agent: bool,
-    ) {
-        let now = batch.now.at;
-        let node = self.by_name.get_mut(&register.node).expect("it was just inserted");
-        let is_running = |key: &RankKey| {
-            register.running.iter().any(|running| running.job_id == key.0 && running.rank == key.1)
-        };
-        let missing: Vec<_> =
-            node.processes.keys().filter(|key| !is_running(key)).cloned().collect();
-        for key in missing {
-            let process = node.processes.get_mut(&key).expect("the key was just read");
-            let seen = match process.presence {
-                Presence::Requested => false,
-                Presence::Seen => true,
-                Presence::Missing { seen, .. } => seen,
-            };
-            if same_agent {
-                process.presence = Presence::Missing { since: now, seen };
-                continue;
-            }
-            // Another agent process: no news of this rank's end will come any more.
-            let process = node.processes.remove(&key).expect("the key was just read");
-            let Some(job) = jobs.by_id.get_mut(&key.0) else { continue };
-            if seen && !process.doomed && job.sits(key.1, &register.node) {
-                let counts = process.generation == job.generation();
-                job.lose(batch, key.1, Loss::blameless("its agent was restarted", counts));
-            }
-        }
     }
 
     /// Takes in a heartbeat; returns whether it calls for a decision before the next tick.
@@ -134,8 +68,7 @@ impl Nodes {
         heartbeat: v1::Heartbeat,
     ) -> bool {
         let now = batch.now;
-        let Some(name) = self.sessions.get(&session) else { return false };
-        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        let Some((name, node)) = self.of_session(session) else { return false };
         node.lease.renew(now.at);
         node.last_heartbeat_ms = now.unix_ms;
         if heartbeat.sequence != 0
@@ -168,16 +101,14 @@ impl Nodes {
     /// An agent was told to end: its ranks checkpoint and stop with their jobs, and get no seat there
     /// any more.
     pub(crate) fn leave(&mut self, session: u64, leaving: &v1::Leaving) {
-        let Some(name) = self.sessions.get(&session) else { return };
-        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        let Some((name, node)) = self.of_session(session) else { return };
         tracing::info!(node = %name, grace_ms = leaving.grace_ms, reason = %leaving.reason, "an agent leaves");
         node.leaving = true;
     }
 
     /// An agent's worker is another one, or fares otherwise. Ranks that run there go on.
     pub(crate) fn take_worker(&mut self, session: u64, worker: v1::Worker) {
-        let Some(name) = self.sessions.get(&session) else { return };
-        let node = self.by_name.get_mut(name).expect("sessions belong to nodes");
+        let Some((name, node)) = self.of_session(session) else { return };
         tracing::info!(node = %name, version = %worker.version, "an agent's worker has changed");
         node.worker = Some(worker);
         warn_if_unusable(name, node);
@@ -186,10 +117,78 @@ impl Nodes {
     /// An agent's stream has ended; its lease runs on, but not for long.
     pub(crate) fn close(&mut self, batch: &Batch, session: u64) {
         let Some(name) = self.sessions.remove(&session) else { return };
-        let node = self.by_name.get_mut(&name).expect("sessions belong to nodes");
+        let Some(node) = self.by_name.get_mut(&name) else { return };
         node.session = None;
         node.lease.shorten(batch.config.session_grace, batch.now.at);
         tracing::warn!(node = %name, session, "an agent's session ended; it may come back");
+    }
+}
+
+impl Node {
+    /// Takes in what an agent says it runs.
+    fn take_running(&mut self, jobs: &mut Jobs, batch: &mut Batch, register: &v1::Register) {
+        for running in &register.running {
+            let generation = running.generation.unwrap_or_default();
+            let job = jobs.by_id.get_mut(&running.job_id);
+            let index = running.rank as usize;
+            let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
+            self.processes
+                .entry((running.job_id.clone(), running.rank))
+                .or_insert_with(|| Process::reported(generation, running.pid, slot))
+                .see(generation, Some(running.pid));
+            // A rank that counted as lost has a place after all, if the ring is not formed yet and
+            // nobody else has its slot.
+            let Some(job) = job else { continue };
+            let waits = job.record.seats.get(index).is_some_and(Option::is_none);
+            let forming = job.record.state.is_placed() && !job.record.formed;
+            let was = job.preferred.get(index).and_then(Option::as_ref);
+            let here = was.is_none_or(|was| *was == register.node);
+            if forming && waits && here && generation <= job.generation() {
+                job.record.seats[index] = Some(register.node.clone());
+                let message = format!("rank {} is back on {}", running.rank, register.node);
+                job.record.reason.clone_from(&message);
+                job.event(batch, "rank_back", message);
+            }
+        }
+    }
+
+    /// Takes in what an agent was believed to run and does not: news of its end may be on the way, if
+    /// the agent is the same process as before.
+    fn take_missing(
+        &mut self,
+        jobs: &mut Jobs,
+        batch: &mut Batch,
+        register: &v1::Register,
+        same_agent: bool,
+    ) {
+        let now = batch.now.at;
+        let is_running = |key: &RankKey| {
+            register.running.iter().any(|running| running.job_id == key.0 && running.rank == key.1)
+        };
+        self.processes.retain(|key, process| {
+            if is_running(key) {
+                return true;
+            }
+            let seen = match process.presence {
+                Presence::Requested => false,
+                Presence::Seen => true,
+                Presence::Missing { seen, .. } => seen,
+            };
+            if same_agent {
+                process.presence = Presence::Missing { since: now, seen };
+                return true;
+            }
+            // Another agent process: no news of this rank's end will come any more.
+            if let Some(job) = jobs.by_id.get_mut(&key.0)
+                && seen
+                && !process.doomed
+                && job.sits(key.1, &register.node)
+            {
+                let counts = process.generation == job.generation();
+                job.lose(batch, key.1, Loss::blameless("its agent was restarted", counts));
+            }
+            false
+        });
     }
 }
 

@@ -23,6 +23,12 @@ impl Nodes {
         Self { by_name: BTreeMap::new(), closures, sessions: BTreeMap::new(), last_session: 0 }
     }
 
+    /// The node whose agent speaks in a session, with its name.
+    pub(super) fn of_session(&mut self, session: u64) -> Option<(&str, &mut Node)> {
+        let name = self.sessions.get(&session)?;
+        Some((name.as_str(), self.by_name.get_mut(name)?))
+    }
+
     /// Lets every lease start afresh, because for a while no agent could be heard.
     pub(crate) fn renew_leases(&mut self, now: tokio::time::Instant) {
         for node in self.by_name.values_mut() {
