@@ -35,6 +35,12 @@ fn apply(connection: &Connection, change: &Change) -> Result<(), Error> {
             "DELETE FROM checkpoint_shards WHERE job_id = ?1 AND step <= ?2",
             params![job_id, up_to_step],
         ),
+        Change::ForgetAllShards { job_id } => execute(
+            connection,
+            "forgetting all shards",
+            "DELETE FROM checkpoint_shards WHERE job_id = ?1",
+            params![job_id],
+        ),
         Change::Grant(grant) => put_grant(connection, grant),
         Change::Published { job_id, generation, step, url } => execute(
             connection,

@@ -332,6 +332,11 @@ pub enum Change {
         /// Steps applied, inclusive.
         up_to_step: u64,
     },
+    /// None of a job's reported shards is needed any more.
+    ForgetAllShards {
+        /// Whose.
+        job_id: String,
+    },
     /// A checkpoint may be published.
     Grant(Box<CheckpointGrant>),
     /// A granted checkpoint is in place.

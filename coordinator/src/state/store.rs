@@ -276,8 +276,8 @@ mod tests {
             blake3: vec!["ab".to_owned()],
             ..StoredObject::default()
         };
-        let shard = |step| ShardRecord {
-            job_id: "a".to_owned(),
+        let shard = |job_id: &str, step| ShardRecord {
+            job_id: job_id.to_owned(),
             generation: Generation::new(1, 1),
             step,
             rank: 1,
@@ -285,13 +285,15 @@ mod tests {
         };
         {
             let (store, _) = Store::open(&path).unwrap();
-            let changes = [10, 20].map(|step| Change::Shard(Box::new(shard(step))));
+            let reported = [("a", 10), ("a", 20), ("b", 10), ("b", 30)];
+            let changes = reported.map(|(job, step)| Change::Shard(Box::new(shard(job, step))));
             store.write(changes.to_vec()).await.unwrap();
-            let forget = Change::ForgetShards { job_id: "a".to_owned(), up_to_step: 10 };
-            store.write(vec![forget]).await.unwrap();
+            let some = Change::ForgetShards { job_id: "a".to_owned(), up_to_step: 10 };
+            let all = Change::ForgetAllShards { job_id: "b".to_owned() };
+            store.write(vec![some, all]).await.unwrap();
         }
         let (_store, loaded) = Store::open(&path).unwrap();
-        assert_eq!(loaded.shards, [shard(20)]);
+        assert_eq!(loaded.shards, [shard("a", 20)]);
     }
 
     #[tokio::test]

@@ -218,7 +218,7 @@ impl Job {
     /// No generation's reported parts of checkpoints are of use any more.
     pub(crate) fn forget_shards(&self, batch: &mut Batch) {
         let job_id = self.record.job_id.clone();
-        batch.change(Change::ForgetShards { job_id, up_to_step: i64::MAX.cast_unsigned() });
+        batch.change(Change::ForgetAllShards { job_id });
     }
 
     /// Says that it does not take a request any more.

@@ -23,15 +23,28 @@ const LOCK: &str = ".latest.lock";
 /// Attempts at a store that cannot compare, against writers that overwrite each other.
 const ATTEMPTS: usize = 10;
 
+/// What a pointer that is to be written finds.
+enum Found {
+    /// latest.json names that checkpoint or a newer one.
+    Newest,
+    /// It names an older one, or none; this version is to be replaced.
+    Older(UpdateVersion),
+    /// There is no latest.json.
+    Nothing,
+}
+
 impl CheckpointDir {
     /// Points latest.json at `pointer` unless it names that one or a newer one already.
     pub(crate) async fn advance_latest(&self, pointer: &Pointer) -> Result<(), Error> {
         let lock = self.lock_latest().await?;
         let mut unsure = 0;
         loop {
-            // Somebody was faster: every round trip sees a newer pointer, so this ends.
-            let Some(version) = self.is_behind(pointer).await? else { return Ok(()) };
-            let mode = self.latest_mode(version).await?;
+            let mode = match self.found(pointer).await? {
+                // Somebody was faster: every round trip sees a newer pointer, so this ends.
+                Found::Newest => return Ok(()),
+                Found::Older(version) => self.latest_mode(Some(version)).await?,
+                Found::Nothing => self.latest_mode(None).await?,
+            };
             // Without a lock and without a condition the next round sees whether it stayed.
             let sure = lock.is_some() || !matches!(mode, PutMode::Overwrite);
             if self.put_latest(pointer, mode).await? && sure {
@@ -66,13 +79,12 @@ impl CheckpointDir {
         })
     }
 
-    /// Returns the version to replace, if latest.json does not yet name `pointer` or a newer one;
-    /// the version is none where there is no latest.json.
-    async fn is_behind(&self, pointer: &Pointer) -> Result<Option<Option<UpdateVersion>>, Error> {
+    /// Compares `pointer` to what latest.json says now.
+    async fn found(&self, pointer: &Pointer) -> Result<Found, Error> {
         Ok(match self.latest().await? {
-            Some((Some(current), _)) if current.name() >= pointer.name() => None,
-            Some((_, version)) => Some(Some(version)),
-            None => Some(None),
+            Some((Some(current), _)) if current.name() >= pointer.name() => Found::Newest,
+            Some((_, version)) => Found::Older(version),
+            None => Found::Nothing,
         })
     }
 
