@@ -1,9 +1,14 @@
 //! How errors, numbers, lists and times are written for people, wherever they are read: in a terminal,
-//! a log, a report.
+//! a log, a report. And what people write before names of models, in manifests as on the command line.
 
 use std::error::Error;
 
 use chrono::{DateTime, Utc};
+
+/// Before the path of a folder on this machine that holds a model or weights.
+pub const LOCAL_DIR: &str = "local-dir:";
+/// Before the name of a repository of a model hub.
+pub const HF_HUB: &str = "hf-hub:";
 
 /// Returns an error and its causes in one line, separated by colons.
 pub fn chain(error: &dyn Error) -> String {

@@ -7,8 +7,8 @@ use ringmaster_checkpoint::{self as checkpoint, Listing};
 use ringmaster_manifest::model_config::preprocess::{Interpolation, ResizeMode};
 use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
 use ringmaster_weights::hub::{self, Hub, Settings, Tag};
-pub(super) use ringmaster_weights::hub::{HF_HUB, LOCAL_DIR};
 use ringmaster_weights::parts::{self, PartIndex};
+pub(super) use ringmaster_words::{HF_HUB, LOCAL_DIR};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 

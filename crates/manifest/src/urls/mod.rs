@@ -5,6 +5,7 @@ mod braces;
 use std::path::{Component, Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
+use ringmaster_words::{HF_HUB, LOCAL_DIR};
 use url::Url;
 
 use crate::words;
@@ -92,14 +93,13 @@ pub(crate) fn folder_url(text: &str, base_dir: &Path) -> Result<String, String> 
 /// # Errors
 /// As [`expand`].
 pub(crate) fn weights(text: &str, base_dir: &Path) -> Result<String, String> {
-    const HUB: &str = "hf-hub:";
     const FORMS: &str = "a path, a URL as s3://bucket/runs or https://host/file.safetensors, \
                          hf-hub:ORG/NAME, or a tag of OpenCLIP's";
     let word = |text: &str| {
         !text.is_empty()
             && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
     };
-    if let Some(repository) = text.strip_prefix(HUB) {
+    if let Some(repository) = text.strip_prefix(HF_HUB) {
         let known = |c: char| c.is_ascii_alphanumeric() || "-_./@".contains(c);
         return if !repository.is_empty() && repository.chars().all(known) {
             Ok(text.to_owned())
@@ -107,7 +107,7 @@ pub(crate) fn weights(text: &str, base_dir: &Path) -> Result<String, String> {
             Err(FORMS.to_owned())
         };
     }
-    if let Some(folder) = text.strip_prefix("local-dir:") {
+    if let Some(folder) = text.strip_prefix(LOCAL_DIR) {
         return folder_url(folder, base_dir);
     }
     match text.split_once("://") {

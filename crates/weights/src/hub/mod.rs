@@ -32,6 +32,7 @@ pub use tags::{Preprocess, Tag, tag, tags};
 use crate::parts::{INDEX, PartIndex};
 use cache::Cache;
 use client::Client;
+use ringmaster_words::{HF_HUB, LOCAL_DIR};
 
 /// Configuration of a folder or a repository: `model_cfg` and `preprocess_cfg`.
 pub const CONFIG: &str = "open_clip_config.json";
@@ -52,10 +53,6 @@ const TOKENIZER: [&str; 6] = [
     "tokenizer.model",
     "sentencepiece.bpe.model",
 ];
-/// Before the path of a folder on this machine.
-pub const LOCAL_DIR: &str = "local-dir:";
-/// Before the name of a repository of a hub.
-pub const HF_HUB: &str = "hf-hub:";
 
 /// What is told of a download while it runs.
 pub type OnProgress<'a> = &'a mut (dyn FnMut(Progress<'_>) + Send);
