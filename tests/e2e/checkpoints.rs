@@ -180,7 +180,7 @@ fn pretrained_weights_start_a_run_and_those_of_another_model_are_refused_with_na
     let said = job.transcript(&refused);
     assert!(!refused.status.success(), "{said}");
     for part in
-        ["spec.model.pretrained", "of another shape (", "has shape [", "use a checkpoint of"]
+        ["spec.model.pretrained", "of another shape: ", "the model's is [", "use a checkpoint of"]
     {
         assert!(said.contains(part), "{part}: {said}");
     }

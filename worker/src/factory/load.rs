@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ringmaster_checkpoint as checkpoint;
+use ringmaster_checkpoint::{self as checkpoint, Values};
 use ringmaster_weights::{self as weights, Format, Weights};
 use ringmaster_words as words;
 use tch::Tensor;
 
+use super::loadable::{self, Loadable};
 use super::positions;
-use crate::model::{Clip, Entry, Params, Tower};
+use crate::model::{Clip, Entry, Tower};
 
 /// Tensors by OpenCLIP's names.
 pub type Named = BTreeMap<String, weights::Tensor>;
@@ -89,15 +90,8 @@ pub fn named(weights: &Weights) -> Result<Named, weights::Error> {
 }
 
 /// Returns what a checkpoint of a run holds.
-pub fn of_checkpoint(loaded: &checkpoint::Loaded) -> Named {
-    loaded
-        .parameters()
-        .filter_map(|values| {
-            let shape = values.shape().iter().map(|size| *size as usize).collect();
-            let tensor = weights::Tensor::from_f32(shape, &values.to_f32()).ok()?;
-            Some((values.name().to_owned(), tensor))
-        })
-        .collect()
+pub fn of_checkpoint(loaded: &checkpoint::Loaded) -> BTreeMap<String, Values<'_>> {
+    loaded.parameters().map(|values| (values.name().to_owned(), values)).collect()
 }
 
 /// What a `logit_bias` that is not there becomes.
@@ -118,10 +112,14 @@ pub enum MissingBias {
 ///
 /// # Errors
 /// Everything that does not fit.
-pub fn load(clip: &Clip, named: &Named, bias: MissingBias) -> Result<Vec<String>, Misfit> {
+pub fn load<T: Loadable>(
+    clip: &Clip,
+    named: &BTreeMap<String, T>,
+    bias: MissingBias,
+) -> Result<Vec<String>, Misfit> {
     let renaming = Renaming::new(clip, named);
     let mut notes: Vec<String> = renaming.note().into_iter().collect();
-    let mut given: BTreeMap<String, &weights::Tensor> =
+    let mut given: BTreeMap<String, &T> =
         named.iter().map(|(name, tensor)| (renaming.apply(name), tensor)).collect();
     if clip.params().entry("logit_bias").is_none() && given.remove("logit_bias").is_some() {
         notes.push("logit_bias is left out: the model has none, so logits are shifted".to_owned());
@@ -146,20 +144,28 @@ pub(super) enum Optional {
     Kept,
 }
 
+/// What a parameter becomes.
+enum Fitted<'a, T> {
+    /// What was stored, as it is.
+    Stored(&'a T),
+    /// What was made of it, or of nothing.
+    Made(Vec<f32>),
+}
+
 /// Loads `entries` from tensors under their names; nothing is changed unless everything fits. Returns
 /// what was done to make them fit.
 ///
 /// # Errors
 /// Everything that does not fit.
-pub(super) fn fit(
+pub(super) fn fit<T: Loadable>(
     clip: &Clip,
     entries: Vec<&Entry>,
-    mut given: BTreeMap<String, &weights::Tensor>,
+    mut given: BTreeMap<String, &T>,
     optional: &dyn Fn(&str) -> Optional,
 ) -> Result<Vec<String>, Misfit> {
     let mut notes = Vec::new();
     let mut misfit = Misfit::default();
-    let mut values: Vec<(&Entry, Vec<f32>)> = Vec::new();
+    let mut values: Vec<(&Entry, Fitted<'_, T>)> = Vec::new();
     for entry in entries {
         let name = &entry.name;
         match (given.remove(name), optional(name)) {
@@ -171,7 +177,7 @@ pub(super) fn fit(
             (None, Optional::Kept) => notes.push(format!("{name} is missing and stays")),
             (None, Optional::Zero) => {
                 notes.push(format!("{name} is missing and becomes 0"));
-                values.push((entry, vec![0.0; entry.len]));
+                values.push((entry, Fitted::Made(vec![0.0; entry.len])));
             }
         }
     }
@@ -179,16 +185,14 @@ pub(super) fn fit(
     if misfit != Misfit::default() {
         return Err(misfit);
     }
+    let flat = clip.params().flat();
     for (entry, values) in values {
-        put(clip.params(), entry, &values);
+        match values {
+            Fitted::Stored(tensor) => tensor.put(flat, entry.offset),
+            Fitted::Made(values) => loadable::put(flat, entry.offset, &values),
+        }
     }
     Ok(notes)
-}
-
-fn put(params: &Params, entry: &Entry, values: &[f32]) {
-    params
-        .load(&entry.name, &entry.shape, values)
-        .expect("the values were made to fit this very entry");
 }
 
 fn is_dispensable(name: &str) -> bool {
@@ -214,7 +218,7 @@ pub(crate) struct Renaming {
 }
 
 impl Renaming {
-    pub(crate) fn new(clip: &Clip, named: &Named) -> Self {
+    pub(crate) fn new<T>(clip: &Clip, named: &BTreeMap<String, T>) -> Self {
         let prefixed = clip.config().has_text_prefix();
         Self {
             under_text: prefixed && named.contains_key("token_embedding.weight"),
@@ -239,36 +243,34 @@ impl Renaming {
     }
 }
 
-/// Returns a tensor's values in the shape of its parameter.
-fn fitted(
+/// Returns a tensor in the shape of its parameter.
+fn fitted<'a, T: Loadable>(
     clip: &Clip,
     entry: &Entry,
-    tensor: &weights::Tensor,
+    tensor: &'a T,
     notes: &mut Vec<String>,
-) -> Result<Vec<f32>, String> {
-    let shape: Vec<i64> = tensor.shape().iter().map(|size| *size as i64).collect();
-    let scalar = entry.shape.is_empty() && tensor.len() == 1;
+) -> Result<Fitted<'a, T>, String> {
+    let shape = tensor.extents();
+    let scalar = entry.shape.is_empty() && shape.iter().product::<i64>() == 1;
     if shape == entry.shape || scalar {
-        return Ok(tensor.to_f32());
+        return Ok(Fitted::Stored(tensor));
     }
     if let Some(resized) = resized(clip, entry, tensor) {
         notes.push(format!("{} was resized from {shape:?} to {:?}", entry.name, entry.shape));
-        return Ok(resized);
+        return Ok(Fitted::Made(resized));
     }
     Err(format!("{} is {shape:?}, the model's is {:?}", entry.name, entry.shape))
 }
 
-fn resized(clip: &Clip, entry: &Entry, tensor: &weights::Tensor) -> Option<Vec<f32>> {
+fn resized(clip: &Clip, entry: &Entry, tensor: &impl Loadable) -> Option<Vec<f32>> {
+    let shape = tensor.extents();
     let width = *entry.shape.last()?;
     let positions =
         entry.name.ends_with("positional_embedding") || entry.name.ends_with("pos_embed");
-    if !positions
-        || tensor.is_empty()
-        || tensor.shape().last().map(|last| *last as i64) != Some(width)
-    {
+    if !positions || shape.contains(&0) || shape.last() != Some(&width) {
         return None;
     }
-    let given = Tensor::from_slice(&tensor.to_f32()).view([-1, width]);
+    let given = Tensor::from_slice(&tensor.rounded()).view([-1, width]);
     let count = entry.len as i64 / width;
     let resized = match entry.tower {
         Tower::Text => positions::of_text(&given, count)?,

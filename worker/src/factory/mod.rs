@@ -1,8 +1,8 @@
 //! Models by name, folder, file or URL, as `open_clip`'s factory makes them.
 //!
 //! [`create_model_and_transforms`] finds a configuration ([`lookup`]) and weights ([`source`]), builds the
-//! model and loads it ([`load`], with positions resized; [`tower`] for one tower alone), and says how
-//! images are prepared for it.
+//! model and loads it ([`load`], with positions resized; [`loadable`], from files or from checkpoints;
+//! [`tower`] for one tower alone), and says how images are prepared for it.
 //! What is returned has no mode of its own: every forward pass says whether it trains
 //! ([`crate::model::Mode`]). [`export`] writes folders that `open_clip` and Hugging Face's
 //! `transformers` load; [`commands`] is `ringmaster-worker model`.
@@ -10,6 +10,7 @@
 pub mod commands;
 pub mod export;
 pub mod load;
+pub mod loadable;
 pub mod lookup;
 mod positions;
 pub mod source;

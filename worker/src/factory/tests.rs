@@ -1,5 +1,6 @@
 //! Models from files and back, with what open_clip wrote (`tests/parity/*_golden.py`).
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::model_config::{ModelConfig, PreprocessCfg};
@@ -8,6 +9,7 @@ use tch::{Kind, Tensor};
 
 use super::export::{Layout, export};
 use super::load::{Misfit, Named};
+use super::loadable::Loadable;
 use super::*;
 use crate::model::Mode;
 
@@ -149,6 +151,46 @@ fn everything_that_does_not_fit_is_listed_at_once_and_nothing_is_loaded() {
     let before = clip.params().flat().copy();
     load::load(&clip, &broken, MissingBias::Zero).unwrap_err();
     assert_eq!(clip.params().flat(), &before);
+}
+
+/// A tensor of a run in double precision.
+struct Doubles {
+    shape: Vec<i64>,
+    values: Vec<f64>,
+}
+
+impl Loadable for Doubles {
+    fn extents(&self) -> Vec<i64> {
+        self.shape.clone()
+    }
+
+    fn rounded(&self) -> Vec<f32> {
+        self.values.iter().map(|value| *value as f32).collect()
+    }
+
+    fn put(&self, buffer: &Tensor, offset: usize) {
+        let mut place = buffer.narrow(0, offset as i64, self.values.len() as i64);
+        place.copy_(&Tensor::from_slice(&self.values));
+    }
+}
+
+#[test]
+fn what_is_stored_in_double_precision_is_not_rounded_on_its_way_into_a_model_of_doubles() {
+    let (_, config, named) = model("clip-tok");
+    let options = Options { precision: Precision::Fp64, ..Options::default() };
+    let clip = blank(&config, &options).unwrap();
+    // No f32 lies between this and 1.
+    let value = 1.0 + 1e-12;
+    let doubles = named.iter().map(|(name, tensor)| {
+        (name.clone(), Doubles { shape: tensor.extents(), values: vec![value; tensor.len()] })
+    });
+    let doubles: BTreeMap<String, Doubles> = doubles.collect();
+    load::load(&clip, &doubles, MissingBias::Zero).unwrap();
+    for entry in clip.params().entries() {
+        let got = clip.params().flat().narrow(0, entry.offset as i64, entry.len as i64);
+        let got = Vec::<f64>::try_from(got).unwrap();
+        assert!(got.iter().all(|got| *got == value), "{}", entry.name);
+    }
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::Path;
 use ringmaster_manifest::model_config::{ModelConfig, TextConfig};
 use ringmaster_weights::{self as weights, Format, Weights};
 
-use super::load::{self, Named, Optional};
+use super::load::{self, Optional};
+use super::loadable::Loadable;
 use super::source::{self, HF_HUB, Pretrained, Source};
 use super::{Error, check_gelu, gelu_of, misfit_of};
 use crate::model::{Clip, Tower};
@@ -109,7 +110,11 @@ pub fn from_file(clip: &Clip, tower: Tower, weights: &Weights) -> Result<Vec<Str
     Ok(notes)
 }
 
-fn fit(clip: &Clip, tower: Tower, named: &Named) -> Result<Vec<String>, load::Misfit> {
+fn fit<T: Loadable>(
+    clip: &Clip,
+    tower: Tower,
+    named: &BTreeMap<String, T>,
+) -> Result<Vec<String>, load::Misfit> {
     let given = match tower {
         Tower::Image => image_names(clip.config(), named),
         _ => text_names(clip.config(), named),
@@ -134,7 +139,7 @@ fn is_head(name: &str) -> bool {
 }
 
 /// Returns tensors under the names of the image tower.
-fn image_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
+fn image_names<'a, T>(config: &ModelConfig, named: &'a BTreeMap<String, T>) -> Given<'a, T> {
     let begins = |part: &str| named.keys().any(|name| name.starts_with(part));
     let trunk = config.vision_cfg.timm_model_name.is_some();
     match () {
@@ -145,7 +150,7 @@ fn image_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
 }
 
 /// Returns tensors under the names of the text tower.
-fn text_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
+fn text_names<'a, T>(config: &ModelConfig, named: &'a BTreeMap<String, T>) -> Given<'a, T> {
     let begins = |part: &str| named.keys().any(|name| name.starts_with(part));
     let prefix = if config.has_text_prefix() { "text." } else { "" };
     let hugging_face = config.text_cfg.hf_model_name.is_some();
@@ -161,11 +166,11 @@ fn text_names<'a>(config: &ModelConfig, named: &'a Named) -> Given<'a> {
     }
 }
 
-type Given<'a> = BTreeMap<String, &'a weights::Tensor>;
+type Given<'a, T> = BTreeMap<String, &'a T>;
 
 /// Returns the tensors whose names begin with `from`, which becomes `to`.
-fn of<'a>(named: &'a Named, from: &str, to: &str) -> Given<'a> {
-    let renamed = |(name, tensor): (&String, &'a weights::Tensor)| {
+fn of<'a, T>(named: &'a BTreeMap<String, T>, from: &str, to: &str) -> Given<'a, T> {
+    let renamed = |(name, tensor): (&String, &'a T)| {
         name.strip_prefix(from).map(|rest| (format!("{to}{rest}"), tensor))
     };
     named.iter().filter_map(renamed).collect()

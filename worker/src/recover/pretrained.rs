@@ -8,7 +8,7 @@ use ringmaster_manifest::model_config::PreprocessCfg;
 use ringmaster_weights::Weights;
 
 use crate::error::Error;
-use crate::factory::load::MissingBias;
+use crate::factory::load::{Misfit, MissingBias};
 use crate::factory::source::{self, Pretrained, Source};
 use crate::factory::{self, tower};
 use crate::model::Tower;
@@ -79,14 +79,18 @@ impl Rank {
     /// Weights of another run.
     fn load_checkpoint(&mut self, url: &str, loaded: &checkpoint::Loaded) -> Result<(), Error> {
         let trained = &loaded.state.manifest.model.config;
-        let misfit = |what| Error::Checkpoint { what: format!("{MODEL}: {url}: {what}") };
-        let kept = self.replica.load_weights(loaded).map_err(misfit)?;
+        let misfit = |misfit| {
+            let hint = Some("use a checkpoint of the same model".to_owned());
+            let misfit = Misfit { hint, ..misfit };
+            Error::Checkpoint { what: format!("{MODEL}: {url}: {misfit}") }
+        };
+        let notes = self.replica.load_weights(loaded).map_err(misfit)?;
         tracing::info!(
             url,
             step = loaded.state.step,
-            initial = kept.join(", "),
+            notes = notes.join("; "),
             differs = factory::differs(trained, self.replica.clip.config()),
-            "weights of another run; what it does not have stays as it was drawn"
+            "weights of another run"
         );
         Ok(())
     }

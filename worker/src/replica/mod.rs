@@ -6,29 +6,26 @@ pub mod snapshot;
 use std::ops::Range;
 
 use prost::Message as _;
-use ringmaster_checkpoint::{self as checkpoint, Dtype, Moment, Values};
+use ringmaster_checkpoint::{self as checkpoint, Moment};
 use ringmaster_manifest::MAX_LOGIT_SCALE;
 use ringmaster_manifest::spec::{self, TrainJob};
 use ringmaster_proto::v1::StepMetrics;
 use ringmaster_weights::Weights;
-use ringmaster_words as words;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use crate::error::Error;
 
 use crate::collective::{Collective, bytes};
 use crate::data::Substitution;
 use crate::factory;
-use crate::ffi::memory::HostBytes;
+use crate::factory::load::{self, Misfit, MissingBias};
+use crate::factory::loadable::Loadable as _;
 use crate::model::{Clip, LogitInit, Tower};
 use crate::optim::adamw::{AdamW, Update, clip_factor};
 use crate::optim::norm::squared_norm;
 use crate::optim::schedule::learning_rate;
 use snapshot::Portion;
-
-/// Elements of a stored tensor that are turned into a libtorch tensor at once.
-const PUT_ELEMENTS: usize = 1 << 20;
 
 /// One rank's copy of the training state.
 #[derive(Debug)]
@@ -222,10 +219,10 @@ impl Replica {
                 );
                 return Err(Error::Checkpoint { what });
             }
-            put(params, entry.offset, value);
+            value.put(params, entry.offset);
             for (buffer, moment) in [exp_avg, exp_avg_sq].into_iter().zip(Moment::ALL) {
                 for (start, slice) in loaded.moment(moment, &entry.name) {
-                    put(buffer, entry.offset + start, slice);
+                    slice.put(buffer, entry.offset + start);
                 }
             }
         }
@@ -259,56 +256,17 @@ impl Replica {
 
     /// Takes over the weights of a checkpoint of any job, t′ and β among them: what the checkpoint says
     /// goes before the manifest. A loss that has no β ignores it, and one that needs it and does not find
-    /// it keeps what it has; returns what was kept so. Nothing is taken unless everything fits.
+    /// it keeps what it has. Nothing is taken unless everything fits; returns what was done to make it fit.
     ///
     /// # Errors
-    /// What does not fit, in a sentence.
+    /// What does not fit.
     pub(crate) fn load_weights(
         &mut self,
         loaded: &checkpoint::Loaded,
-    ) -> Result<Vec<String>, String> {
-        const OPTIONAL: &str = "logit_bias";
-        let entries = self.clip.params().entries();
-        let (mut missing, mut misshaped) = (Vec::new(), Vec::new());
-        for entry in entries {
-            match loaded.parameter(&entry.name).map(|values| values.shape()) {
-                None => missing.push(entry.name.clone()),
-                Some(shape) if shape != entry.shape => misshaped.push(format!(
-                    "{} has shape {shape:?} there and {:?} here",
-                    entry.name, entry.shape
-                )),
-                Some(_) => {}
-            }
-        }
-        let here = |name: &str| entries.iter().any(|entry| entry.name == name);
-        let there = loaded.parameters().map(|values| values.name());
-        let unexpected: Vec<String> =
-            there.filter(|name| !here(name) && *name != OPTIONAL).map(str::to_owned).collect();
-        let (kept, missing): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|name| name == OPTIONAL);
-        let complaint =
-            [("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped)]
-                .into_iter()
-                .filter(|(_, names)| !names.is_empty())
-                .map(|(what, names)| {
-                    format!("{} {what} ({})", names.len(), words::some_of(&names, 3))
-                })
-                .collect::<Vec<_>>();
-        if !complaint.is_empty() {
-            let complaint = complaint.join(", ");
-            return Err(format!(
-                "its parameters are not those of the manifest's model: {complaint}; use a checkpoint of \
-                 the same model"
-            ));
-        }
-        let [params, ..] = self.buffers();
-        for entry in entries {
-            if let Some(values) = loaded.parameter(&entry.name) {
-                put(params, entry.offset, values);
-            }
-        }
+    ) -> Result<Vec<String>, Misfit> {
+        let notes = load::load(&self.clip, &load::of_checkpoint(loaded), MissingBias::Kept)?;
         self.pristine = false;
-        Ok(kept)
+        Ok(notes)
     }
 
     /// Sets the gradients of t′ and β, which every rank knows in full without a reduction.
@@ -321,31 +279,6 @@ impl Replica {
                 let _ = params.grad().narrow(0, entry.offset as i64, 1).fill_(value);
             }
         }
-    }
-}
-
-fn part(buffer: &Tensor, range: Range<usize>) -> Tensor {
-    buffer.narrow(0, range.start as i64, range.len() as i64)
-}
-
-/// Writes a stored tensor into a flat buffer from `offset` on, in whatever dtype the buffer has.
-fn put(buffer: &Tensor, offset: usize, values: Values<'_>) {
-    let (kind, width) = match values.dtype() {
-        Dtype::F64 => (Kind::Double, 8),
-        _ => (Kind::Float, 4),
-    };
-    let place = part(buffer, offset..offset + values.numel());
-    if place.kind() == kind
-        && let Ok(host) = HostBytes::of(&place)
-    {
-        return values.copy_bytes(0, host.write(0..host.len()));
-    }
-    let mut bytes = vec![0; values.numel().min(PUT_ELEMENTS) * width];
-    for first in (0..values.numel()).step_by(PUT_ELEMENTS) {
-        let len = PUT_ELEMENTS.min(values.numel() - first);
-        let bytes = &mut bytes[..len * width];
-        values.copy_bytes(first * width, bytes);
-        part(&place, first..first + len).copy_(&Tensor::from_data_size(bytes, &[len as i64], kind));
     }
 }
 
