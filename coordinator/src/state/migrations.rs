@@ -1,4 +1,7 @@
 //! The schema, as the list of steps that led to it. A step is never edited once released.
+//!
+//! Not rusqlite_migration, which counts and commits in the same way: 2.6.0, its newest, needs rusqlite 0.40, this
+//! crate has 0.43, and cargo links one SQLite only (`links = "sqlite3"`).
 
 use rusqlite::Connection;
 
