@@ -2,6 +2,9 @@
 //!
 //! It is opened at run time and belongs to the driver. Whatever a card does not keep count of (most
 //! that are not made for data centres have no ECC) is none.
+//!
+//! Not nvml-wrapper: its 0.13.0 has no call for remapped rows, by which cards since the A100 tell of damaged
+//! memory. They would be asked through its raw functions, with the same unsafe code as here.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::sync::OnceLock;
