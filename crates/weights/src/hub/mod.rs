@@ -5,6 +5,11 @@
 //! that either finds what the other fetched. Modules in reading order: `settings` (the environment),
 //! `repository` (names that are safe as paths), `cache` (the layout on disk), `client` (what the hub
 //! answers), `download` (bytes, resumed and verified), `folder` (which file of a folder), `tags`.
+//!
+//! Not the crate hf-hub, as of 1.0.0. Its cache has the same layout, and it can be kept offline call by call, but:
+//! what came is given its name without a look at its SHA-256; a download that broke off begins again at its first
+//! byte, in the same `.incomplete` file that Python would go on with; a lock is waited for 10 s, however well its
+//! holder gets on; and it needs reqwest with its default TLS (aws-lc-rs, which deny.toml bans) and hf-xet.
 
 mod cache;
 mod client;
