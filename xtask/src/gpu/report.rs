@@ -106,7 +106,8 @@ impl Report {
     }
 }
 
-/// Writes the day `days` after 1970-01-01 as YYYY-MM-DD.
+/// Writes the day `days` after 1970-01-01 as YYYY-MM-DD. By hand: all other dates are chrono's, which object_store
+/// brings, but a fresh clone compiles this crate first, and would wait for a calendar that it needs here only.
 fn date(days: u64) -> String {
     let leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))

@@ -1,4 +1,8 @@
 //! HTML's character references, as Python's `html.unescape` and ftfy read them.
+//!
+//! Not htmlize (1.1.0), which reads as browsers do: it keeps the control characters that numbers such as `&#1;`
+//! stand for, and Python leaves them out: captions would become other tokens than OpenCLIP's. ftfy's rules would stay
+//! here anyway.
 
 use std::borrow::Cow;
 
