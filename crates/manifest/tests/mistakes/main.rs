@@ -9,6 +9,7 @@ mod corpus;
 mod exercise;
 mod golden;
 mod inputs;
+mod keys;
 mod robust;
 mod texts;
 
