@@ -20,6 +20,8 @@ pub struct ModelCatalogue {
     models: BTreeMap<String, ModelConfig>,
     /// Of models whose file says how images are prepared for them.
     preprocess: BTreeMap<String, PreprocessCfg>,
+    /// The files of models that were added.
+    texts: BTreeMap<String, String>,
 }
 
 /// A model configuration that cannot be used.
@@ -54,7 +56,7 @@ impl ModelCatalogue {
                 ((*name).to_owned(), config)
             })
             .collect();
-        Self { models, preprocess: BTreeMap::new() }
+        Self { models, ..Self::default() }
     }
 
     /// Returns the embedded configurations and those of the folder that `RINGMASTER_MODELS` names.
@@ -81,11 +83,32 @@ impl ModelCatalogue {
                 continue;
             }
             let Some(name) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            let (config, preprocess) = load(&path)?;
-            self.models.insert(name.to_owned(), config);
-            self.preprocess.extend(preprocess.map(|preprocess| (name.to_owned(), preprocess)));
+            let text = fs::read_to_string(&path)
+                .map_err(|source| Error::Read { path: path.clone(), source })?;
+            self.add(name, &text).map_err(|source| Error::Config { path: path.clone(), source })?;
         }
         Ok(self)
+    }
+
+    /// Adds a model by its configuration in `OpenCLIP`'s JSON. One that is there under this name is replaced.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::from_json`]; then nothing is added.
+    pub fn add(&mut self, name: &str, text: &str) -> Result<(), model_config::Error> {
+        let config = ModelConfig::from_json(text)?;
+        let preprocess = ModelConfig::preprocess_from_json(text)?;
+        self.models.insert(name.to_owned(), config);
+        self.texts.insert(name.to_owned(), text.to_owned());
+        match preprocess {
+            Some(preprocess) => self.preprocess.insert(name.to_owned(), preprocess),
+            None => self.preprocess.remove(name),
+        };
+        Ok(())
+    }
+
+    /// Returns the JSON that a model was added by; none for a model of this build, which others know, too.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.texts.get(name).map(String::as_str)
     }
 
     /// Returns the configuration of this name.
@@ -122,16 +145,8 @@ impl ModelCatalogue {
 
 impl FromIterator<(String, ModelConfig)> for ModelCatalogue {
     fn from_iter<I: IntoIterator<Item = (String, ModelConfig)>>(models: I) -> Self {
-        Self { models: models.into_iter().collect(), preprocess: BTreeMap::new() }
+        Self { models: models.into_iter().collect(), ..Self::default() }
     }
-}
-
-fn load(path: &Path) -> Result<(ModelConfig, Option<PreprocessCfg>), Error> {
-    let text =
-        fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let refuse = |source| Error::Config { path: path.to_owned(), source };
-    let config = ModelConfig::from_json(&text).map_err(refuse)?;
-    Ok((config, ModelConfig::preprocess_from_json(&text).map_err(refuse)?))
 }
 
 #[cfg(test)]
@@ -153,12 +168,29 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_is_added_takes_the_place_of_one_with_its_preprocessing() {
+        let mut catalogue = ModelCatalogue::builtin();
+        assert_eq!(catalogue.text("ViT-B-32"), None);
+        let model = r#"{"embed_dim": 8, "vision_cfg": {"width": 64}, "text_cfg": {}}"#;
+        let grey =
+            format!(r#"{{"model_cfg": {model}, "preprocess_cfg": {{"mean": [0.1, 0.1, 0.1]}}}}"#);
+        catalogue.add("ViT-B-32", &grey).unwrap();
+        assert_eq!(catalogue.get("ViT-B-32").unwrap().embed_dim, 8);
+        assert_eq!(catalogue.preprocess("ViT-B-32").unwrap().mean, [0.1; 3]);
+        catalogue.add("ViT-B-32", model).unwrap();
+        assert_ne!(catalogue.preprocess("ViT-B-32").unwrap().mean, [0.1; 3]);
+        assert!(catalogue.add("ViT-B-32", "{}").is_err());
+        assert_eq!(catalogue.get("ViT-B-32").unwrap().embed_dim, 8);
+    }
+
+    #[test]
     fn a_folder_adds_models_and_a_bad_file_names_itself() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         write("mine.json", r#"{"embed_dim": 8, "vision_cfg": {"width": 64}, "text_cfg": {}}"#);
         let catalogue = ModelCatalogue::default().with_folder(folder.path()).unwrap();
         assert_eq!(catalogue.get("mine").unwrap().embed_dim, 8);
+        assert!(catalogue.text("mine").unwrap().contains("\"embed_dim\": 8"));
 
         write("odd.json", r#"{"embed_dim": 8, "vision_cfg": {"width": 65}, "text_cfg": {}}"#);
         let error = ModelCatalogue::default().with_folder(folder.path()).unwrap_err();

@@ -9,7 +9,8 @@ use crate::position::Position;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{}:{}: {problem}", position.line, position.column)]
 pub struct Error {
-    /// Name of the manifest file, as it was given to [`crate::parse`].
+    /// Name of the manifest file, as it was given to [`crate::parse`]; or `override` and a field, for a
+    /// mistake in what takes the place of the file's.
     pub file: String,
     /// Where the mistake stands.
     pub position: Position,
@@ -114,6 +115,26 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Returns the dotted path of the field that is meant; empty where it is the whole text.
+    pub fn field(&self) -> String {
+        match self {
+            Self::DuplicateKey { field, .. }
+            | Self::Merge { field, .. }
+            | Self::Value { field, .. }
+            | Self::Conflict { field, .. } => field.clone(),
+            Self::UnknownKey { key, within, .. } | Self::Missing { key, within, .. } => {
+                if within.is_empty() { key.clone() } else { format!("{within}.{key}") }
+            }
+            Self::Syntax { .. }
+            | Self::Encoding { .. }
+            | Self::Empty
+            | Self::SeveralDocuments
+            | Self::TooLarge { .. } => String::new(),
+        }
+    }
+}
+
 /// What an unknown key was probably meant to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
@@ -210,6 +231,19 @@ impl Errors {
     pub(crate) fn and_more(mut self, left_out: usize) -> Self {
         self.left_out += left_out;
         self
+    }
+
+    /// Returns the first `most` of these mistakes, and at least one; the others are counted.
+    #[must_use]
+    pub fn up_to(&self, most: usize) -> Self {
+        let mistakes: Vec<Error> = self.mistakes.iter().take(most.max(1)).cloned().collect();
+        let left_out = self.left_out + self.mistakes.len() - mistakes.len();
+        Self { mistakes, left_out }
+    }
+
+    /// Returns how many mistakes there are beyond those that [`Self::iter`] returns.
+    pub fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// Returns the mistakes; there is at least one. Of very many, the first ones.

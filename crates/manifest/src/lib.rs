@@ -6,8 +6,9 @@
 //! meaning of every field), `spec::written` (where it is written otherwise), `source` (where everything stands),
 //! `merge` (merge keys), `check`, `schema` and `defaults` (the document against its schema), `resolve` (units,
 //! places, the model), `invariants` (what must hold of every job),
-//! [`model_config`] (`OpenCLIP`'s model JSON) and [`catalogue`] (models by name), `resume` (what may change
-//! between a checkpoint and the job that goes on from it), [`error`] (mistakes and their words).
+//! `overrides` (values in the place of the text's), [`model_config`] (`OpenCLIP`'s model JSON) and
+//! [`catalogue`] (models by name), `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
+//! their words).
 
 pub mod catalogue;
 mod check;
@@ -19,6 +20,7 @@ mod merge;
 pub mod model_config;
 mod nearest;
 mod number;
+mod overrides;
 mod parse;
 mod position;
 mod resolve;
@@ -34,7 +36,8 @@ pub use catalogue::ModelCatalogue;
 pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
 pub use limits::{MAX_COUNT, MAX_JOB_NAME, MAX_NAMES, MAX_TEXT};
-pub use parse::{SpecError, from_validated_json, parse, to_json};
+pub use overrides::Overrides;
+pub use parse::{SpecError, from_validated_json, parse, parse_with, to_json};
 pub use position::Position;
 pub use resume::{config_difference, resume_conflict};
 pub use text::decode;

@@ -20,8 +20,7 @@ pub(crate) const MAX_GLOBAL_BATCH: u32 = 1 << 24;
 /// Threads of one kind that a rank may start.
 pub(crate) const MAX_THREADS: u32 = 1 << 10;
 
-/// Bytes of a manifest. It travels to the coordinator beside what is read from it ([`MAX_NAMES`]), in one
-/// message.
+/// Bytes of a manifest.
 pub const MAX_TEXT: usize = 2 << 20;
 
 /// Values of a document, aliases followed.
@@ -36,8 +35,14 @@ pub(crate) const MAX_DEPTH: usize = 64;
 /// Shards that all lists of a manifest may expand to.
 pub(crate) const MAX_SHARDS: u64 = 1_000_000;
 
-/// Bytes of these shards' names.
+/// Bytes of these shards' names. They travel to agents in one message.
 pub const MAX_NAMES: usize = 12 << 20;
+
+/// Fields that a manifest's overrides may name.
+pub(crate) const MAX_OVERRIDES: usize = 32;
+
+/// Bytes of all overrides, fields and values.
+pub(crate) const MAX_OVERRIDES_TEXT: usize = 4 << 10;
 
 /// Mistakes told of one file; the others are counted.
 pub(crate) const MAX_MISTAKES: usize = 100;

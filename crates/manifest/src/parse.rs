@@ -8,9 +8,10 @@ use crate::catalogue::ModelCatalogue;
 use crate::check::{self, Findings};
 use crate::error::{Error, Errors, Problem};
 use crate::invariants::{Violation, validate};
-use crate::source::{Path, Position, Source};
+use crate::overrides::Overrides;
+use crate::source::{self, Path, Position, Source};
 use crate::spec::TrainJob;
-use crate::{merge, resolve, text, words};
+use crate::{resolve, text};
 
 /// What [`read`] found wrong, and how much more there is of it.
 type Mistakes = (Vec<(Position, Problem)>, usize);
@@ -18,7 +19,7 @@ type Mistakes = (Vec<(Position, Problem)>, usize);
 /// Reads a manifest.
 ///
 /// `file_name` is what messages call it; relative paths in it start at `base_dir`, usually the
-/// manifest's folder. Nothing outside `text` is read: whether the data exists is the caller's
+/// manifest's folder: an absolute path, or an empty one, with which a relative path is a mistake. Nothing outside `text` is read: whether the data exists is the caller's
 /// question. A file's bytes become text by [`crate::decode`].
 ///
 /// # Errors
@@ -30,18 +31,39 @@ pub fn parse(
     base_dir: &FilePath,
     models: &ModelCatalogue,
 ) -> Result<TrainJob, Errors> {
-    read(text::without_mark(text), base_dir, models).map_err(|(problems, left_out)| {
-        let place = |(position, problem)| Error { file: file_name.to_owned(), position, problem };
+    parse_with(text, file_name, base_dir, Overrides::default(), models)
+}
+
+/// Reads a manifest as [`parse`] does, with some values in the place of its own.
+///
+/// # Errors
+/// As [`parse`]. A mistake that an override makes is told with the override's name in the place of the file's.
+pub fn parse_with(
+    text: &str,
+    file_name: &str,
+    base_dir: &FilePath,
+    mut overrides: Overrides,
+    models: &ModelCatalogue,
+) -> Result<TrainJob, Errors> {
+    let job = read(text::without_mark(text), base_dir, &mut overrides, models);
+    job.map_err(|(problems, left_out)| {
+        let place = |(position, problem)| match overrides.responsible_for(&problem) {
+            Some(file) => Error { file, position: Position::START, problem },
+            None => Error { file: file_name.to_owned(), position, problem },
+        };
         Errors::new(problems.into_iter().map(place).collect()).and_more(left_out)
     })
 }
 
-fn read(text: &str, base_dir: &FilePath, models: &ModelCatalogue) -> Result<TrainJob, Mistakes> {
+fn read(
+    text: &str,
+    base_dir: &FilePath,
+    overrides: &mut Overrides,
+    models: &ModelCatalogue,
+) -> Result<TrainJob, Mistakes> {
     text::check_length(text.len()).map_err(|problem| (vec![problem], 0))?;
-    let source = Source::parse(text).map_err(|faults| (faults, 0))?;
-    let mut original: Value =
-        serde_yaml::from_str(text).map_err(|error| (vec![syntax(&error)], 0))?;
-    merge::merge(&mut original);
+    let (source, mut original) = Source::read(text).map_err(|faults| (faults, 0))?;
+    overrides.apply(&mut original);
 
     // Structure: unknown and missing keys, kinds, ranges. What is wrong is cut out, and what is left
     // out is filled in.
@@ -53,7 +75,7 @@ fn read(text: &str, base_dir: &FilePath, models: &ModelCatalogue) -> Result<Trai
         Ok(resolved) => resolved,
         Err(error) => {
             // Only reachable if the schema takes something that the types do not.
-            findings.problems.push(syntax(&error));
+            findings.problems.push(source::syntax(&error));
             return Err((findings.problems, findings.left_out));
         }
     };
@@ -110,15 +132,6 @@ fn written_as(field: &Path) -> Vec<Path> {
     } else {
         vec![field.clone()]
     }
-}
-
-fn syntax(error: &serde_yaml::Error) -> (Position, Problem) {
-    let place = error.location().map_or(Position::START, |location| Position {
-        line: location.line(),
-        column: location.column(),
-    });
-    let detail = words::without_secrets(&error.to_string()).into_owned();
-    (place, Problem::Syntax { detail, hint: None })
 }
 
 /// A job that arrived as JSON and cannot be used.

@@ -10,9 +10,11 @@ mod hint;
 use std::fmt;
 use std::rc::Rc;
 
+use serde_yaml::Value;
+
 use crate::error::Problem;
 pub(crate) use crate::position::Position;
-use crate::words;
+use crate::{merge, words};
 
 /// One step of a [`Path`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -110,6 +112,18 @@ struct Size {
 }
 
 impl Source {
+    /// Reads a document: where everything stands, and what it says, merge keys followed.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub(crate) fn read(text: &str) -> Result<(Self, Value), Vec<(Position, Problem)>> {
+        // First of all: this refuses what is too large to be read.
+        let source = Self::parse(text)?;
+        let mut document = serde_yaml::from_str(text).map_err(|error| vec![syntax(&error)])?;
+        merge::merge(&mut document);
+        Ok((source, document))
+    }
+
     /// Reads the positions of a document.
     ///
     /// # Errors
@@ -146,6 +160,16 @@ impl Source {
         }
         place
     }
+}
+
+/// Returns what `serde_yaml` found, and where.
+pub(crate) fn syntax(error: &serde_yaml::Error) -> (Position, Problem) {
+    let place = error.location().map_or(Position::START, |location| Position {
+        line: location.line(),
+        column: location.column(),
+    });
+    let detail = words::without_secrets(&error.to_string()).into_owned();
+    (place, Problem::Syntax { detail, hint: None })
 }
 
 impl Node {

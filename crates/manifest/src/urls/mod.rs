@@ -16,6 +16,10 @@ use braces::{Extent, Pattern};
 /// Schemes of object stores.
 const STORE_SCHEMES: &[&str] = &["s3", "gs", "az"];
 
+/// What belongs in the place of a relative path, where the manifest has no folder.
+const NO_FOLDER: &str =
+    "an absolute path or a URL, as no folder is known that relative paths start at";
+
 /// What stands between two names in the text that carries a job.
 const SEPARATOR: u64 = 3;
 
@@ -131,11 +135,11 @@ pub(crate) fn tokenizer(text: &str, base_dir: &Path) -> Result<String, String> {
             "a path or the name of a repository: no tokenizer is read from a URL".to_owned()
         );
     }
-    Ok(if text.starts_with('.') {
-        base_dir.join(text).display().to_string()
-    } else {
-        text.to_owned()
-    })
+    if !text.starts_with('.') {
+        return Ok(text.to_owned());
+    }
+    let path = base_dir.join(text);
+    if path.is_relative() { Err(NO_FOLDER.to_owned()) } else { Ok(path.display().to_string()) }
 }
 
 /// Returns the URL of a file on a web server, as it is written.
@@ -217,7 +221,9 @@ fn local_path(text: &str, base_dir: &Path) -> Result<String, String> {
         }
         None => base_dir.join(text),
     };
-    let path = std::path::absolute(&path).map_err(|error| format!("a usable path ({error})"))?;
+    if path.is_relative() {
+        return Err(NO_FOLDER.to_owned());
+    }
     let path = normal(&path).into_os_string().into_string();
     let path = path.map_err(|_| "a path in UTF-8".to_owned())?;
     if path.chars().any(|c| c.is_ascii_control()) {
