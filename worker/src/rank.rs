@@ -166,7 +166,7 @@ impl Rank {
 }
 
 pub(crate) fn preprocess(job: &TrainJob) -> Preprocess {
-    Preprocess::new(&job.model.preprocess())
+    Preprocess::new(&job.model.preprocess)
 }
 
 fn read_manifest(path: &Path) -> Result<TrainJob, Error> {

@@ -45,14 +45,12 @@ pub enum Error {
     /// A value makes no sense.
     #[error("{field} is {value}; {constraint}")]
     Invalid { field: &'static str, value: String, constraint: String },
-    /// The manifest in a submission is not a `TrainJob`.
-    #[error(
-        "the manifest {file_name} is not a validated TrainJob; submit it with this build's client"
-    )]
+    /// A stored job cannot be read any more.
+    #[error("the stored job of the manifest {file_name} cannot be read; submit it anew")]
     Manifest {
         file_name: String,
         #[source]
-        source: ringmaster_manifest::SpecError,
+        source: ringmaster_manifest::stored::Error,
     },
     /// An agent of another build.
     #[error(

@@ -87,7 +87,7 @@ pub struct JobRecord {
     pub reason: String,
     /// Chosen by the submitting client; unique.
     pub request_id: String,
-    /// The validated `TrainJob` as JSON.
+    /// The job as it is stored: [`ringmaster_manifest::stored`].
     pub manifest: String,
     /// The file as the user wrote it.
     pub manifest_yaml: String,

@@ -155,7 +155,7 @@ fn precision(job: &TrainJob, found: &mut Found) {
 }
 
 fn preprocess(job: &TrainJob, found: &mut Found) {
-    if job.model.preprocess().std.iter().any(|value| !(value.is_finite() && *value > 0.0)) {
+    if job.model.preprocess.std.iter().any(|value| !(value.is_finite() && *value > 0.0)) {
         let reason = "colours are divided by it; expected three numbers above 0";
         found.add("spec.model.image_std", &[], reason);
     }

@@ -7,7 +7,8 @@
 //! `merge` (merge keys), `check`, `schema` and `defaults` (the document against its schema), `resolve` (units,
 //! places, the model), `invariants` (what must hold of every job),
 //! `overrides` (values in the place of the text's), [`model_config`] (`OpenCLIP`'s model JSON) and
-//! [`catalogue`] (models by name), `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
+//! [`catalogue`] (models by name), [`stored`] (jobs in databases, checkpoints and messages, of any version),
+//! `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
 //! their words).
 
 pub mod catalogue;
@@ -28,6 +29,7 @@ mod resume;
 mod schema;
 mod source;
 pub mod spec;
+pub mod stored;
 mod text;
 mod urls;
 mod words;
@@ -37,9 +39,10 @@ pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
 pub use limits::{MAX_COUNT, MAX_JOB_NAME, MAX_NAMES, MAX_TEXT};
 pub use overrides::Overrides;
-pub use parse::{SpecError, from_validated_json, parse, parse_with, to_json};
+pub use parse::{parse, parse_with};
 pub use position::Position;
 pub use resume::{config_difference, resume_conflict};
+pub use stored::{from_validated_json, to_json};
 pub use text::decode;
 
 /// Returns the JSON schema of a manifest, for editors and `ringmaster schema`.

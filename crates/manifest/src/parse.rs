@@ -1,4 +1,4 @@
-//! The way from text to [`TrainJob`], and from JSON back to it.
+//! The way from text to [`TrainJob`].
 
 use std::path::Path as FilePath;
 
@@ -134,46 +134,12 @@ fn written_as(field: &Path) -> Vec<Path> {
     }
 }
 
-/// A job that arrived as JSON and cannot be used.
-#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
-#[derive(Debug, thiserror::Error)]
-pub enum SpecError {
-    /// Not the JSON of a [`TrainJob`]; probably written by another version.
-    #[error("the job is not in the form this version reads")]
-    Json(#[from] serde_json::Error),
-    /// A value that no manifest gives, or fields that do not go together.
-    #[error("{field}: {reason}")]
-    Inconsistent {
-        field: String,
-        /// Why, and what is allowed.
-        reason: String,
-    },
-}
-
-/// Reads the JSON that [`to_json`] wrote.
-///
-/// # Errors
-/// Text that is not such JSON, or the first field that is out of bounds or does not go with others.
-pub fn from_validated_json(text: &str) -> Result<TrainJob, SpecError> {
-    let job: TrainJob = serde_json::from_str(text)?;
-    match validate(&job).into_iter().next() {
-        Some(Violation { field, reason, .. }) => {
-            Err(SpecError::Inconsistent { field: field.to_string(), reason })
-        }
-        None => Ok(job),
-    }
-}
-
-/// Returns a validated job as the JSON that travels between processes.
-pub fn to_json(job: &TrainJob) -> String {
-    serde_json::to_string(job).expect("a TrainJob has string keys and finite numbers only")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::spec::WhenBusy;
+    use crate::{from_validated_json, to_json};
 
     const MINIMAL: &str = "
 apiVersion: ringmaster/v1
@@ -218,6 +184,7 @@ spec:
     #[test]
     fn a_job_that_an_earlier_version_wrote_is_read() {
         let mut json: serde_json::Value = serde_json::from_str(&to_json(&minimal())).unwrap();
+        let mut json = json["job"].take();
         for (part, key) in
             [("checkpoint", "keep_every"), ("checkpoint", "when_busy"), ("model", "pretrained")]
         {
@@ -297,7 +264,7 @@ spec:
             ),
         ] {
             let mut changed = sent.clone();
-            *changed.pointer_mut(field).unwrap() = value;
+            *changed["job"].pointer_mut(field).unwrap() = value;
             let error = from_validated_json(&changed.to_string()).unwrap_err().to_string();
             assert!(error.starts_with(reason), "{error}");
         }

@@ -170,7 +170,7 @@ fn of_run(url: &str) -> Result<Found, Error> {
     if loaded.parameter("logit_bias").is_some() {
         config.init_logit_bias = config.init_logit_bias.or(Some(0.0));
     }
-    let preprocess = model.preprocess();
+    let preprocess = model.preprocess.clone();
     let weights = Some(Source::Checkpoint(loaded));
     Ok(Found { config, preprocess, weights, quick_gelu: None })
 }

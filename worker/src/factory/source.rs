@@ -48,7 +48,8 @@ impl Pretrained {
 
     fn run(loaded: Box<checkpoint::Loaded>) -> Self {
         let model = &loaded.state.manifest.model;
-        let (quick_gelu, preprocess) = (Some(model.config.quick_gelu), Some(model.preprocess()));
+        let quick_gelu = Some(model.config.quick_gelu);
+        let preprocess = Some(model.preprocess.clone());
         Self { source: Source::Checkpoint(loaded), quick_gelu, preprocess }
     }
 

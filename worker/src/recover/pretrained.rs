@@ -119,9 +119,9 @@ impl Rank {
 
     /// Says where images are prepared otherwise than when the weights were trained.
     fn compare_preprocess(&self, trained: &PreprocessCfg) {
-        let own = self.job.model.preprocess();
+        let own = &self.job.model.preprocess;
         let trained = PreprocessCfg { size: own.size, ..trained.clone() };
-        if own != trained {
+        if *own != trained {
             tracing::warn!(
                 trained = ?trained,
                 now = ?own,

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use ringmaster_manifest::SpecError;
-use ringmaster_manifest::spec::Accelerator;
+use ringmaster_manifest::spec::{Accelerator, TrainJob};
+use ringmaster_manifest::{from_validated_json, stored};
 
 use crate::state::JobRecord;
 
-/// The part of a validated manifest that the coordinator acts on.
+/// The part of a job that the coordinator acts on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct JobSpec {
     pub(crate) name: String,
@@ -28,14 +28,18 @@ pub(crate) struct JobSpec {
 }
 
 impl JobSpec {
-    /// Reads a validated manifest.
-    pub(crate) fn read(manifest: &str) -> Result<Self, SpecError> {
-        let job = ringmaster_manifest::from_validated_json(manifest)?;
+    /// Reads a stored job.
+    pub(crate) fn read(manifest: &str) -> Result<Self, stored::Error> {
+        from_validated_json(manifest).map(Self::of)
+    }
+
+    /// Returns what a job asks for.
+    pub(crate) fn of(job: TrainJob) -> Self {
         let accelerator = match job.resources.accelerator {
             Accelerator::Cpu => "cpu",
             Accelerator::Cuda => "cuda",
         };
-        Ok(Self {
+        Self {
             name: job.name,
             labels: job.labels,
             ranks: job.resources.ranks,
@@ -53,7 +57,7 @@ impl JobSpec {
             .into_iter()
             .flatten()
             .collect(),
-        })
+        }
     }
 
     /// What is known of a job whose manifest cannot be read any more.

@@ -21,7 +21,7 @@ pub struct Loss {
     pub clamp_logit_scale: bool,
     /// Which pairs belong together: `pairs` (an image and its caption), or `captions` (an image and
     /// every caption equal to its own: duplicates are no negatives; siglip only). Default pairs.
-    // Absent in what earlier versions wrote.
+    // For the schema of manifests: stored jobs say it.
     #[serde(default)]
     pub positives: Positives,
     /// How text meets the images of other ranks: `ring` (it travels; nobody holds all of it) or
@@ -29,7 +29,8 @@ pub struct Loss {
     /// for siglip, all_gather for infonce.
     pub exchange: Option<Exchange>,
     /// The ring's shape.
-    // In a job: the ranks that stand together, or none where they are chosen.
+    // In a job: the ranks that stand together. None is a value, as it is of the keys around it: ranks choose
+    // when they form a ring, by its size and their nodes.
     #[schemars(rename = "ring", with = "Option<Ring>")]
     pub ring_group: Option<u32>,
     /// Text rows that travel together round the ring. Default: by device, 256 on a CPU.

@@ -7,8 +7,8 @@
 //! the JSON of a job all of them are written out. Where a manifest writes something otherwise than a job
 //! stores it, `with` names the type of `file` that describes it, and `resolve` translates.
 //!
-//! A field that is added later is absent in stored jobs: it needs `serde(default)`, as `when_busy` has it, with
-//! the value that stands for what was done before.
+//! A field that is added later is absent in stored jobs: a step of [`crate::stored`]'s upgrades writes it into
+//! them, with the value that stands for what was done before.
 
 mod data;
 mod loss;
@@ -127,12 +127,11 @@ pub struct Checkpoint {
     pub keep_last: u32,
     /// Checkpoints whose step is a multiple of this are kept for good, too. A multiple of
     /// `every_steps`. Default: none is.
-    // Absent in what earlier versions wrote.
     #[schemars(with = "Option<Count>", extend("minimum" = 1))]
     pub keep_every: Option<u64>,
     /// What happens to a checkpoint that is due while the one before it is still being written: `skip`
     /// (training goes on, this one is left out) or `wait` (training waits). Default skip.
-    // Absent in what earlier versions wrote.
+    // For the schema of manifests: stored jobs say it.
     #[serde(default)]
     pub when_busy: WhenBusy,
 }

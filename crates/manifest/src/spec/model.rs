@@ -27,7 +27,6 @@ pub struct Model {
     /// worker can read, as a path or a URL, `hf-hub:ORG/NAME`, or one of the tags OpenCLIP has for the
     /// model, as `laion2b_s34b_b79k`. Paths begin with a dot or a slash, or end as files of weights do.
     /// Default: weights drawn from the seed.
-    // This key and those below are absent in what earlier versions wrote.
     #[schemars(length(min = 1))]
     pub pretrained: Option<String>,
     /// Weights of the image tower alone, over `pretrained`'s: as there, or a vision transformer of
@@ -43,9 +42,9 @@ pub struct Model {
     /// the workers' Hugging Face cache. Default: what the model's configuration names, else CLIP's.
     #[schemars(length(min = 1))]
     pub tokenizer: Option<String>,
-    /// How images are prepared, resolved from the name and the keys `image_*`; see [`Self::preprocess`].
+    /// How images are prepared, resolved from the name and the keys `image_*`.
     #[schemars(flatten, with = "crate::spec::written::ImageKeys")]
-    pub preprocess: Option<PreprocessCfg>,
+    pub preprocess: PreprocessCfg,
 }
 
 /// Lets the keys `image_*` of a manifest stand before those of weights, where people and messages look for
@@ -58,18 +57,6 @@ fn with_images_before_weights(schema: &mut Schema) {
         if let Some(property) = keys.shift_remove(key) {
             keys.insert(key.to_owned(), property);
         }
-    }
-}
-
-impl Model {
-    /// Returns how images are prepared.
-    pub fn preprocess(&self) -> PreprocessCfg {
-        // What jobs of earlier versions were trained with.
-        let openai = || PreprocessCfg {
-            size: u32::try_from(self.config.vision_cfg.image_size).unwrap_or(u32::MAX),
-            ..PreprocessCfg::default()
-        };
-        self.preprocess.clone().unwrap_or_else(openai)
     }
 }
 

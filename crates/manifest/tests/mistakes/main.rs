@@ -11,6 +11,7 @@ mod golden;
 mod inputs;
 mod keys;
 mod robust;
+mod stored;
 mod texts;
 
 use std::path::{Path, PathBuf};

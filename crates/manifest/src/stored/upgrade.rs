@@ -1,0 +1,87 @@
+//! From the shape that a version stored to the next one's, in JSON: types of the past are not kept.
+
+use serde_json::{Map, Value, json};
+
+/// Brings the JSON of one schema into the shape of the next. What it does not know it leaves alone: whoever reads
+/// the result refuses it.
+pub(super) type Step = fn(&mut Value);
+
+/// Of `TrainJob`. A step is never edited once released.
+pub(super) const TRAIN_JOB: [Step; 1] = [write_out];
+
+/// From 1 to 2: writes out what versions before a key did not say, with what they did.
+fn write_out(job: &mut Value) {
+    let side = job.pointer("/model/config/vision_cfg/image_size").cloned();
+    let preprocess = openai(side.unwrap_or_else(|| json!(224)));
+    if let Some(model) = section(job, "model") {
+        for key in ["pretrained", "pretrained_image", "pretrained_text", "tokenizer"] {
+            model.entry(key).or_insert(Value::Null);
+        }
+        let given = model.entry("preprocess").or_insert(Value::Null);
+        if given.is_null() {
+            *given = preprocess;
+        }
+    }
+    if let Some(loss) = section(job, "loss") {
+        loss.entry("positives").or_insert_with(|| json!("pairs"));
+    }
+    if let Some(checkpoint) = section(job, "checkpoint") {
+        checkpoint.entry("keep_every").or_insert(Value::Null);
+        checkpoint.entry("when_busy").or_insert_with(|| json!("skip"));
+    }
+}
+
+fn section<'j>(job: &'j mut Value, name: &str) -> Option<&'j mut Map<String, Value>> {
+    job.get_mut(name)?.as_object_mut()
+}
+
+/// How images of this side were prepared before a job said so: as for OpenAI's models.
+fn openai(side: Value) -> Value {
+    json!({
+        "size": side,
+        "mode": "RGB",
+        "mean": [0.48145466, 0.4578275, 0.40821073],
+        "std": [0.26862954, 0.26130258, 0.27577711],
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+        "fill_color": 0
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_schema_1_did_not_say_is_written_out_and_what_it_said_stays() {
+        let mut job = json!({
+            "model": {
+                "config": {"vision_cfg": {"image_size": 384}},
+                "pretrained": "file:///w.pt",
+                "preprocess": null
+            },
+            "loss": {"positives": "captions"},
+            "checkpoint": {}
+        });
+        write_out(&mut job);
+        assert_eq!(job["model"]["pretrained"], "file:///w.pt");
+        assert_eq!(
+            (&job["model"]["tokenizer"], &job["loss"]["positives"]),
+            (&Value::Null, &json!("captions"))
+        );
+        assert_eq!(job["model"]["preprocess"]["size"], 384);
+        assert_eq!(job["checkpoint"], json!({"keep_every": null, "when_busy": "skip"}));
+        let mut again = job.clone();
+        write_out(&mut again);
+        assert_eq!(again, job);
+    }
+
+    #[test]
+    fn what_is_no_job_is_left_alone() {
+        for odd in [json!(null), json!([1]), json!({"model": 7, "loss": [], "checkpoint": "x"})] {
+            let mut job = odd.clone();
+            write_out(&mut job);
+            assert_eq!(job, odd);
+        }
+    }
+}
