@@ -18,7 +18,7 @@
 //! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
 //! finds a checkpoint whose writer died between the two writes.
 //!
-//! Modules in reading order: `state` (what is saved), `layout` (names), `manifest` (the two metadata files),
+//! Modules in reading order: `state` (what is saved), `upgrade` (what earlier versions saved), `layout` (names), `manifest` (the two metadata files),
 //! `checksum`, `tensors` (safetensors files) over `chunks`, `dir` (a folder of a store), `write` (from a
 //! snapshot to a published checkpoint), `read` (choosing and loading), `rollback`, and [`browse`] (what people
 //! do with checkpoints). Nothing here touches ATen.
@@ -36,6 +36,7 @@ mod rollback;
 mod runtime;
 mod state;
 mod tensors;
+mod upgrade;
 mod write;
 
 #[cfg(test)]

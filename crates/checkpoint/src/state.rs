@@ -8,15 +8,21 @@ use bytes::Bytes;
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::Generation;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Error;
 use super::tensors::Part;
+use super::upgrade;
 
-/// Format of state.json that this build writes. It reads every version from 1 on.
+/// Format of state.json that this build writes. It reads every version from 1 on: `upgrade` leads from each to the
+/// next.
 ///
 /// 1: step, samples, seed, plan, data, manifest, versions. 2: says beside these where data, randomness
-/// and schedule go on; for version 1 that follows from the step.
-pub const STATE_VERSION: u64 = 2;
+/// and schedule go on; for version 1 that follows from the step. 3: the job is in an envelope, with every key
+/// written out.
+pub const STATE_VERSION: u64 = 3;
+
+const _: () = assert!(STATE_VERSION == upgrade::NEWEST);
 
 /// What one rank contributes to the checkpoint of a step boundary.
 #[derive(Debug, Clone)]
@@ -73,12 +79,11 @@ pub struct State {
     /// The training data.
     pub data: DataState,
     /// Where every stream of random numbers goes on.
-    #[serde(default)]
     pub rng: RngState,
     /// Where the learning-rate schedule goes on.
-    #[serde(default)]
     pub schedule: ScheduleState,
-    /// The validated manifest.
+    /// What was trained, in its envelope.
+    #[serde(with = "ringmaster_manifest::stored")]
     pub manifest: TrainJob,
     /// Software that wrote it, by name.
     pub versions: BTreeMap<String, String>,
@@ -90,7 +95,6 @@ pub struct DataState {
     /// Changes with the shards' names and sizes.
     pub fingerprint: String,
     /// What is read next.
-    #[serde(default)]
     pub cursor: Cursor,
     /// Corrupt samples replaced so far, in the order they were met.
     pub substitutions: Vec<Substitution>,
@@ -206,11 +210,9 @@ impl State {
             let (object, supported) = (object.to_owned(), STATE_VERSION);
             return Err(Error::Version { object, found: version, supported });
         }
-        let mut state: Self = serde_json::from_slice(text).map_err(json)?;
-        if version == 1 {
-            state.advance_to(state.step);
-            state.version = STATE_VERSION;
-        }
+        let mut document: Value = serde_json::from_slice(text).map_err(json)?;
+        upgrade::upgrade(&mut document, version);
+        let state: Self = serde_json::from_value(document).map_err(json)?;
         match state.contradiction() {
             Some(reason) => Err(Error::Damaged { object: object.to_owned(), reason }),
             None => Ok(state),
@@ -282,10 +284,10 @@ mod tests {
 
     #[test]
     fn a_state_of_another_format_version_says_so_before_anything_else() {
-        let error = State::decode(br#"{"version": 3, "novelty": []}"#, "s").unwrap_err();
+        let error = State::decode(br#"{"version": 4, "novelty": []}"#, "s").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "s has format version 3, this build reads 1 to 2; use a newer build"
+            "s has format version 4, this build reads 1 to 3; use a newer build"
         );
     }
 
@@ -317,11 +319,34 @@ mod tests {
         state.advance_to(u64::MAX);
         assert_eq!(state.samples, u64::MAX);
         assert!(State::decode(&state.encode(), "s").is_ok());
-        state.version = 1;
-        assert!(State::decode(&state.encode(), "s").is_ok());
+        let mut first: Value = serde_json::from_slice(&state.encode()).unwrap();
+        first["version"] = 1.into();
+        first["manifest"] = first["manifest"]["job"].take();
+        let first = State::decode(first.to_string().as_bytes(), "s").unwrap();
+        assert_eq!((first.version, first.samples), (STATE_VERSION, u64::MAX));
         state.samples = 5;
-        state.version = STATE_VERSION;
         assert!(State::decode(&state.encode(), "s").unwrap_err().to_string().contains("damaged"));
+    }
+
+    /// A run goes on as it began, and not with a default of today.
+    #[test]
+    fn the_job_in_a_state_has_every_key_and_none_that_is_unknown() {
+        let written: Value = serde_json::from_slice(&state().encode()).unwrap();
+        assert_eq!(written["manifest"]["kind"], "TrainJob");
+        for (change, said) in [
+            ("novelty", "unknown key optimizer.novelty"),
+            ("beta2", "missing field `beta2`"),
+            ("grad_clip_norm", "the key optimizer.grad_clip_norm is missing"),
+        ] {
+            let mut changed = written.clone();
+            let section = changed["manifest"]["job"]["optimizer"].as_object_mut().unwrap();
+            if section.shift_remove(change).is_none() {
+                section.insert(change.to_owned(), 1.into());
+            }
+            let error = State::decode(changed.to_string().as_bytes(), "s").unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains(said), "{source}");
+        }
     }
 
     #[test]
