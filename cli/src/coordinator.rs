@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringmaster_coordinator::server::{Server, ServerOptions};
+use ringmaster_manifest::ModelCatalogue;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -34,6 +35,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
 
     let mut options =
         ServerOptions::new(&args.state_dir, args.listen, args.fleet_listen, args.health_listen);
+    options.models = ModelCatalogue::from_env().map_err(Error::Models)?;
     options.insecure = args.insecure;
     options.intervals.exclude_after = args.exclude_after;
     options.intervals.heartbeat = args.heartbeat;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use ringmaster_proto::address;
-use ringmaster_proto::status::was_cut_off;
+use ringmaster_proto::status::{details, was_cut_off};
+use ringmaster_proto::v1::ManifestMistakes;
 use ringmaster_words::did_you_mean;
 
 /// Exit codes of the `ringmaster` command, as documented in `ringmaster help`.
@@ -83,6 +84,9 @@ pub(crate) enum Error {
     /// What was to be resumed cannot be; nothing was changed.
     #[error("{message}")]
     CannotResume { message: String },
+    /// The coordinator found mistakes in a manifest.
+    #[error("the coordinator refuses the manifest; nothing was started\n{mistakes}")]
+    ManifestRefused { mistakes: String },
     /// The coordinator refused a request.
     #[error("the coordinator refused the request ({code}): {message}")]
     Refused { code: tonic::Code, message: String },
@@ -173,6 +177,9 @@ impl Error {
                 Self::NoCoordinator { url, why }
             }
             tonic::Code::NotFound => Self::NotFound { message },
+            tonic::Code::InvalidArgument if has_mistakes(status) => {
+                Self::ManifestRefused { mistakes: message }
+            }
             code => Self::Refused { code, message },
         }
     }
@@ -192,6 +199,7 @@ impl Error {
         match self {
             Self::ReadManifest { .. }
             | Self::Manifest { .. }
+            | Self::ManifestRefused { .. }
             | Self::Models(_)
             | Self::UnknownModel { .. }
             | Self::Flag { .. }
@@ -216,6 +224,12 @@ impl Error {
             _ => exit_code::FAILED,
         }
     }
+}
+
+/// Whether a refusal is about a manifest and tells its mistakes.
+fn has_mistakes(status: &tonic::Status) -> bool {
+    let mistakes: Option<ManifestMistakes> = details(status, "ringmaster.v1.ManifestMistakes");
+    mistakes.is_some()
 }
 
 fn not_verified(bad: usize, of: usize, latest: bool) -> String {

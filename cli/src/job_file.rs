@@ -1,12 +1,14 @@
-//! From a manifest file to a request the coordinator takes: parsed, checked, paths absolute.
+//! From a manifest file to a request the coordinator takes.
+//!
+//! The coordinator reads the manifest itself. It is read here, too, so that people hear of mistakes before
+//! anything is sent or started, and because only this machine can look at its files and its folder of models.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::spec::TrainJob;
-use ringmaster_proto::limits;
 use ringmaster_proto::v1::SubmitRequest;
 use ringmaster_store as store;
 
@@ -18,6 +20,12 @@ use ringmaster_words::thousands;
 pub(crate) struct JobFile {
     path: PathBuf,
     yaml: String,
+    /// Where relative paths in it start.
+    base_dir: PathBuf,
+    /// Values in the place of its own, by field.
+    overrides: HashMap<String, String>,
+    /// The model's name and configuration, where it is one of this machine's folder.
+    model: Option<(String, String)>,
     /// What it means.
     pub(crate) job: TrainJob,
 }
@@ -38,7 +46,10 @@ impl JobFile {
         let models = ModelCatalogue::from_env().map_err(Error::Models)?;
         let job =
             ringmaster_manifest::parse(&yaml, &shown_name, base_dir, &models).map_err(refused)?;
-        Ok(Self { path: path.to_owned(), yaml, job })
+        let model = models.text(&job.model.name);
+        let model = model.map(|text| (job.model.name.clone(), text.to_owned()));
+        let (path, base_dir) = (path.to_owned(), base_dir.to_owned());
+        Ok(Self { path, yaml, base_dir, overrides: HashMap::new(), model, job })
     }
 
     /// Trains with `ranks` ranks whatever the manifest says.
@@ -66,8 +77,12 @@ impl JobFile {
             let constraint = format!("spec.loss.ring.group is {group} and must divide the ranks");
             return Err(refused(constraint, "use a multiple, or ring.group: auto"));
         }
-        self.job.resources.ranks = ranks;
-        self.job.resources.min_ranks = self.job.resources.min_ranks.min(ranks);
+        let resources = &mut self.job.resources;
+        resources.ranks = ranks;
+        resources.min_ranks = resources.min_ranks.min(ranks);
+        for (key, value) in [("ranks", ranks), ("min_ranks", resources.min_ranks)] {
+            self.overrides.insert(format!("spec.resources.{key}"), value.to_string());
+        }
         Ok(())
     }
 
@@ -109,11 +124,14 @@ impl JobFile {
     /// Returns the request that submits this job once, however often it is sent.
     pub(crate) fn submit_request(&self, resume_from: String) -> SubmitRequest {
         SubmitRequest {
-            manifest: ringmaster_manifest::to_json(&self.job),
             file_name: self.path.display().to_string(),
             request_id: hex::encode(rand::random::<[u8; 16]>()),
             resume_from,
             manifest_yaml: self.yaml.clone(),
+            // A path that is no UTF-8 has no relative ones below it that a manifest could name.
+            base_dir: self.base_dir.to_str().unwrap_or_default().to_owned(),
+            overrides: self.overrides.clone(),
+            models: self.model.clone().into_iter().collect(),
         }
     }
 
@@ -122,11 +140,6 @@ impl JobFile {
         headline(&self.job)
     }
 }
-
-/// A job and its manifest travel together in one message.
-const _: () = assert!(
-    ringmaster_manifest::MAX_TEXT + ringmaster_manifest::MAX_NAMES < limits::MAX_MESSAGE_BYTES
-);
 
 /// Reads a file as far as it can be a manifest, and a byte more; whatever its name, it may be a data set.
 fn read_start(path: &Path) -> std::io::Result<Vec<u8>> {
@@ -275,6 +288,22 @@ mod tests {
             let file = read(bytes).unwrap();
             assert_eq!((file.job.name.as_str(), file.yaml.as_str()), ("tiny", MANIFEST));
         }
+    }
+
+    /// What the coordinator reads is what was checked here.
+    #[test]
+    fn a_request_means_what_the_file_and_the_flags_mean() {
+        let mut file = read(MANIFEST.replace("/data/a.tar", "a.tar").as_bytes()).unwrap();
+        file.set_ranks(4).unwrap();
+        let request = file.submit_request(String::new());
+        let overrides = request.overrides.into_iter().collect();
+        let overrides = ringmaster_manifest::Overrides::read(&overrides).unwrap();
+        let (text, folder) = (&request.manifest_yaml, Path::new(&request.base_dir));
+        let models = ModelCatalogue::builtin();
+        let job = ringmaster_manifest::parse_with(text, "job.yaml", folder, overrides, &models);
+        assert_eq!(job.unwrap(), file.job);
+        assert_eq!((file.job.resources.ranks, file.job.resources.min_ranks), (4, 1));
+        assert!(request.models.is_empty(), "the coordinator has this build's models");
     }
 
     #[test]

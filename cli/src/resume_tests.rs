@@ -111,9 +111,8 @@ impl Runs {
     }
 
     async fn store(&self, id: &str, step: u64, saved_at_ms: Option<i64>) {
-        let manifest = ringmaster_manifest::to_json(&self.job);
-        let generation = Generation::new(1, 1);
-        stored::store_at(self.folder.path(), manifest, id, generation, step, saved_at_ms).await;
+        let (folder, generation) = (self.folder.path(), Generation::new(1, 1));
+        stored::store_at(folder, &self.job, id, generation, step, saved_at_ms).await;
     }
 
     /// As `cp -r`, an hour from now.

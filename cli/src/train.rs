@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ringmaster_coordinator::server::{Server, ServerOptions};
+use ringmaster_manifest::ModelCatalogue;
 use ringmaster_manifest::spec::Accelerator;
 use ringmaster_proto::v1::{Job, JobState, LogsRequest};
 
@@ -44,7 +45,8 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     super::log_to_file(&folders.state_dir.join("coordinator.log"))?;
 
     let any_port = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
-    let options = ServerOptions::new(&folders.state_dir, any_port, any_port, any_port);
+    let mut options = ServerOptions::new(&folders.state_dir, any_port, any_port, any_port);
+    options.models = ModelCatalogue::from_env().map_err(Error::Models)?;
     let server_error =
         |source| Error::Server { state_dir: folders.state_dir.clone(), source: Box::new(source) };
     let mut server = Server::start(options).await.map_err(server_error)?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use futures::future::BoxFuture;
+use ringmaster_manifest::ModelCatalogue;
 use ringmaster_proto::limits;
 use ringmaster_proto::v1::fleet_server::FleetServer;
 use ringmaster_proto::v1::jobs_server::JobsServer;
@@ -60,10 +61,12 @@ pub struct ServerOptions {
     pub insecure: bool,
     /// Heartbeats, leases, grace.
     pub intervals: fleet::Config,
+    /// Models that manifests may name without bringing them.
+    pub models: ModelCatalogue,
 }
 
 impl ServerOptions {
-    /// Returns options with the default intervals, for loopback addresses only.
+    /// Returns options with the default intervals and this build's models, for loopback addresses only.
     pub fn new(
         state_dir: &Path,
         people: SocketAddr,
@@ -77,6 +80,7 @@ impl ServerOptions {
             health,
             insecure: false,
             intervals: fleet::Config::default(),
+            models: ModelCatalogue::builtin(),
         }
     }
 }
@@ -178,7 +182,8 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let (handle, task) =
             fleet::start(options.intervals, store.clone(), loaded, logs.clone(), stopped.clone());
-        let jobs = JobsService::new(handle.clone(), store, logs.clone(), stopped.clone());
+        let (models, stop_jobs) = (options.models, stopped.clone());
+        let jobs = JobsService::new(handle.clone(), store, logs.clone(), models, stop_jobs);
         let fleet_service = FleetService::new(handle.clone(), logs, stopped.clone());
         let routes = routes(jobs, fleet_service, RanksService::new(handle)).await?;
         let listeners = routes

@@ -1,11 +1,8 @@
 //! What is submitted, and how fast.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
-use ringmaster_manifest::ModelCatalogue;
 use ringmaster_proto::v1::SubmitRequest;
 use ringmaster_proto::v1::jobs_client::JobsClient;
 use tokio::task::JoinSet;
@@ -50,7 +47,7 @@ pub(crate) fn steps(job_id: &str) -> Option<u64> {
 pub(crate) async fn submit_all(
     client: JobsClient<Channel>,
     recorder: Arc<Recorder>,
-    manifest: serde_json::Value,
+    ranks: u32,
     rate: Rate,
 ) {
     let start = Instant::now();
@@ -59,7 +56,7 @@ pub(crate) async fn submit_all(
         let due = start + Duration::from_secs(1) * index / rate.per_second;
         tokio::time::sleep_until(due).await;
         let (mut client, recorder) = (client.clone(), Arc::clone(&recorder));
-        let request = request(&manifest, index);
+        let request = request(ranks, index);
         let job = index as usize;
         recorder.submitted(job, due);
         calls.spawn(async move {
@@ -72,39 +69,40 @@ pub(crate) async fn submit_all(
     calls.join_all().await;
 }
 
-/// The manifest of all jobs, as the coordinator takes it.
-pub(crate) fn manifest(ranks: u32) -> Result<serde_json::Value> {
-    let models = ModelCatalogue::builtin();
-    let mut job = ringmaster_manifest::parse(MANIFEST, "bench.yaml", Path::new("/"), &models)?;
-    job.resources.ranks = ranks;
-    job.resources.min_ranks = ranks;
-    Ok(serde_json::from_str(&ringmaster_manifest::to_json(&job))?)
-}
-
-fn request(manifest: &serde_json::Value, index: u32) -> SubmitRequest {
-    let mut manifest = manifest.clone();
-    manifest["name"] = format!("bench-{index:05}").into();
+/// One manifest for all, and what is different in this job.
+fn request(ranks: u32, index: u32) -> SubmitRequest {
+    let overrides = [
+        ("metadata.name", format!("bench-{index:05}")),
+        ("spec.resources.ranks", ranks.to_string()),
+    ];
     SubmitRequest {
-        manifest: manifest.to_string(),
         file_name: "bench.yaml".to_owned(),
         request_id: format!("bench-{index}"),
-        resume_from: String::new(),
         manifest_yaml: MANIFEST.to_owned(),
+        overrides: overrides.map(|(field, value)| (field.to_owned(), value)).into(),
+        ..SubmitRequest::default()
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::path::Path;
+
+    use ringmaster_manifest::{ModelCatalogue, Overrides, parse_with};
+
     use super::*;
 
     #[test]
     fn the_manifest_is_valid_and_jobs_differ_by_name_and_request() {
-        let manifest = manifest(8).unwrap();
-        let (first, second) = (request(&manifest, 0), request(&manifest, 17));
+        let (first, second) = (request(8, 0), request(8, 17));
         assert_ne!(first.request_id, second.request_id);
-        let job = ringmaster_manifest::from_validated_json(&second.manifest).unwrap();
+        let overrides = Overrides::read(&second.overrides.into_iter().collect()).unwrap();
+        let (folder, models) = (Path::new(""), ModelCatalogue::builtin());
+        let job = parse_with(&second.manifest_yaml, "bench.yaml", folder, overrides, &models);
+        let job = job.unwrap();
         assert_eq!((job.name.as_str(), job.resources.ranks), ("bench-00017", 8));
+        assert_eq!(job.resources.min_ranks, 8);
     }
 
     #[test]

@@ -75,7 +75,6 @@ pub struct ControlPlane {
 pub async fn run(args: &ControlPlane) -> Result<()> {
     check(args)?;
     host::check_open_files(args.agents)?;
-    let manifest = jobs::manifest(args.ranks)?;
     let mut coordinator = Coordinator::start().await?;
     let people = format!("http://{}", coordinator.addresses.people);
     let client = JobsClient::new(address::endpoint(&people, Listener::People)?.connect_lazy())
@@ -98,7 +97,7 @@ pub async fn run(args: &ControlPlane) -> Result<()> {
     let before = Usage::read(coordinator.pid)?;
     recorder.measure(true);
     let measured = Instant::now();
-    submit(args, manifest, &client, &recorder, &mut coordinator).await?;
+    submit(args, &client, &recorder, &mut coordinator).await?;
     let submitting = measured.elapsed();
 
     // ---- All of them run; some end
@@ -201,7 +200,6 @@ async fn register(
 /// every ring is formed.
 async fn submit(
     args: &ControlPlane,
-    manifest: serde_json::Value,
     client: &JobsClient<Channel>,
     recorder: &Arc<Recorder>,
     coordinator: &mut Coordinator,
@@ -209,7 +207,7 @@ async fn submit(
     let submissions = tokio::spawn(jobs::submit_all(
         client.clone(),
         Arc::clone(recorder),
-        manifest,
+        args.ranks,
         jobs::Rate { jobs: args.jobs, per_second: args.submit_rate },
     ));
     let waited = wait(coordinator, recorder, PATIENCE, || {

@@ -1,16 +1,19 @@
 //! `Jobs`: what people and their tools call.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::Stream;
+use ringmaster_manifest::ModelCatalogue;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::jobs_server::Jobs;
+use tokio::runtime::{Handle as Runtime, RuntimeFlavor};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{log_status, stopped, to_status};
-use crate::fleet::{self, Handle, Submission};
+use super::{log_status, stopped, submission, to_status};
+use crate::fleet::{self, Handle};
 use crate::logs::{Follow, Line, LogIndex};
 use crate::state::{EventRecord, Store};
 
@@ -23,14 +26,21 @@ pub struct JobsService {
     fleet: Handle,
     store: Store,
     logs: LogIndex,
+    models: Arc<ModelCatalogue>,
     stop: watch::Receiver<bool>,
 }
 
 impl JobsService {
-    /// Returns the service over this fleet, its history and its logs; streams end when `stop` turns
-    /// true.
-    pub fn new(fleet: Handle, store: Store, logs: LogIndex, stop: watch::Receiver<bool>) -> Self {
-        Self { fleet, store, logs, stop }
+    /// Returns the service over this fleet, its history and its logs. Manifests may name `models`; streams end
+    /// when `stop` turns true.
+    pub fn new(
+        fleet: Handle,
+        store: Store,
+        logs: LogIndex,
+        models: ModelCatalogue,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self { fleet, store, logs, models: Arc::new(models), stop }
     }
 }
 
@@ -46,13 +56,7 @@ impl Jobs for JobsService {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitReply>, Status> {
         let request = request.into_inner();
-        let submission = Submission {
-            manifest: request.manifest,
-            file_name: request.file_name,
-            request_id: request.request_id,
-            resume_from: request.resume_from,
-            manifest_yaml: request.manifest_yaml,
-        };
+        let submission = in_place(|| submission::read(request, &self.models))?;
         let job_id = self.fleet.submit(submission).await.map_err(to_status)?;
         Ok(Response::new(v1::SubmitReply { job_id }))
     }
@@ -157,6 +161,15 @@ impl Jobs for JobsService {
     ) -> Result<Response<v1::NodesReply>, Status> {
         let nodes = self.fleet.nodes().await.map_err(to_status)?;
         Ok(Response::new(v1::NodesReply { nodes }))
+    }
+}
+
+/// Does what may take longer than other tasks should wait, and lets them go on meanwhile. Where there is one
+/// thread for all, as in simulations, they wait: so everything happens in the same order again.
+fn in_place<T>(work: impl FnOnce() -> T) -> T {
+    match Runtime::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
     }
 }
 

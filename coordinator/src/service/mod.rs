@@ -1,12 +1,14 @@
 //! gRPC in and out: requests become calls of the fleet's handle, domain errors become statuses.
 //!
-//! Modules in reading order: `status` (the one mapping of errors), `jobs`, `fleet`, `ranks`.
+//! Modules in reading order: `status` (the one mapping of errors), `submission` (manifests read, their mistakes
+//! told), `jobs`, `rollback`, `fleet`, `ranks`.
 
 mod fleet;
 mod jobs;
 mod ranks;
 mod rollback;
 mod status;
+mod submission;
 
 pub use fleet::FleetService;
 pub use jobs::JobsService;

@@ -21,8 +21,9 @@ pub fn to_status(error: fleet::Error) -> Status {
         | fleet::Error::WrongBuild { .. }
         | fleet::Error::Succeeded { .. }
         | fleet::Error::RollBack { .. }
+        | fleet::Error::Manifest { .. }
         | fleet::Error::ShardFailed { .. } => Code::FailedPrecondition,
-        fleet::Error::Invalid { .. } | fleet::Error::Manifest { .. } => Code::InvalidArgument,
+        fleet::Error::Invalid { .. } => Code::InvalidArgument,
         fleet::Error::State { .. } => Code::Internal,
         fleet::Error::Stopped => Code::Unavailable,
     };
@@ -61,7 +62,7 @@ mod tests {
     fn causes_are_part_of_the_message() {
         let source = ringmaster_manifest::from_validated_json("x").unwrap_err();
         let status = to_status(fleet::Error::Manifest { file_name: "job.yaml".to_owned(), source });
-        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.code(), Code::FailedPrecondition);
         assert!(status.message().contains("job.yaml"), "{status}");
         assert!(status.message().contains("expected value"), "{status}");
     }

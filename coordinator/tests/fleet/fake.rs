@@ -1,11 +1,14 @@
 //! A coordinator on free ports, fake agents, fake ranks.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ringmaster_coordinator::fleet::Config;
 use ringmaster_coordinator::server::{Server, ServerOptions};
+use ringmaster_manifest::ModelCatalogue;
+use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::agent_message::Message as FromAgent;
 use ringmaster_proto::v1::coordinator_message::Message as ToAgent;
@@ -59,13 +62,7 @@ impl Coordinator {
     }
 
     pub(crate) async fn submit(&mut self, manifest: String) -> String {
-        let request = v1::SubmitRequest {
-            request_id: format!("{:032x}", rand::random::<u128>()),
-            manifest,
-            file_name: "job.yaml".to_owned(),
-            ..Default::default()
-        };
-        self.jobs.submit(request).await.unwrap().into_inner().job_id
+        self.jobs.submit(submission(manifest)).await.unwrap().into_inner().job_id
     }
 
     pub(crate) async fn get(&mut self, job_id: &str) -> v1::Job {
@@ -139,26 +136,50 @@ impl Coordinator {
     }
 }
 
-/// A validated manifest for `ranks` ranks.
-pub(crate) fn manifest(name: &str, ranks: u32) -> String {
-    let text = include_str!("job.json");
-    let mut job: serde_json::Value = serde_json::from_str(text).unwrap();
-    job["name"] = name.into();
-    job["resources"]["ranks"] = ranks.into();
-    job["resources"]["min_ranks"] = ranks.into();
-    job.to_string()
+/// The name and configuration of the model that every job here has, which no coordinator knows.
+fn model() -> (String, String) {
+    ("tiny".to_owned(), include_str!("tiny.json").to_owned())
 }
 
-/// A validated manifest for `min_ranks` to `ranks` ranks.
+/// What hands a manifest in, once.
+pub(crate) fn submission(manifest: String) -> v1::SubmitRequest {
+    v1::SubmitRequest {
+        request_id: format!("{:032x}", rand::random::<u128>()),
+        manifest_yaml: manifest,
+        file_name: "job.yaml".to_owned(),
+        models: HashMap::from([model()]),
+        ..Default::default()
+    }
+}
+
+/// What a manifest means.
+pub(crate) fn job(manifest: &str) -> TrainJob {
+    let mut models = ModelCatalogue::default();
+    let (name, text) = model();
+    models.add(&name, &text).unwrap();
+    ringmaster_manifest::parse(manifest, "job.yaml", Path::new("/"), &models).unwrap()
+}
+
+/// A manifest for `ranks` ranks, in the part of YAML that is JSON.
+pub(crate) fn manifest(name: &str, ranks: u32) -> String {
+    let text = include_str!("job.json");
+    let mut manifest: serde_json::Value = serde_json::from_str(text).unwrap();
+    manifest["metadata"]["name"] = name.into();
+    manifest["spec"]["resources"]["ranks"] = ranks.into();
+    manifest["spec"]["resources"]["min_ranks"] = ranks.into();
+    format!("{manifest:#}")
+}
+
+/// A manifest for `min_ranks` to `ranks` ranks.
 pub(crate) fn elastic(name: &str, min_ranks: u32, ranks: u32) -> String {
     with(&manifest(name, ranks), "/resources/min_ranks", min_ranks)
 }
 
-/// The same with another value at a JSON pointer.
+/// The same with another value at a JSON pointer into its `spec`.
 pub(crate) fn with(manifest: &str, pointer: &str, value: impl Into<serde_json::Value>) -> String {
-    let mut job: serde_json::Value = serde_json::from_str(manifest).unwrap();
-    *job.pointer_mut(pointer).unwrap() = value.into();
-    job.to_string()
+    let mut manifest: serde_json::Value = serde_json::from_str(manifest).unwrap();
+    *manifest["spec"].pointer_mut(pointer).unwrap() = value.into();
+    format!("{manifest:#}")
 }
 
 /// An agent that heartbeats by itself and otherwise does what the test says.

@@ -1,5 +1,7 @@
 //! What people and probes see, and what is refused.
 
+use std::collections::HashMap;
+
 use ringmaster_coordinator::fleet::Config;
 use ringmaster_coordinator::server::{ADDRESSES_FILE, Addresses, Error, Server, ServerOptions};
 use ringmaster_proto::v1;
@@ -9,7 +11,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::fake::{Agent, Coordinator, manifest, patient, register, run_two, status, with, within};
+use crate::fake::{
+    Agent, Coordinator, manifest, patient, register, run_two, status, submission, with, within,
+};
 
 #[tokio::test]
 async fn the_addresses_file_is_there_while_the_coordinator_serves() {
@@ -73,13 +77,7 @@ async fn an_address_others_could_reach_is_refused_unless_insecure() {
 async fn a_repeated_submission_is_one_job_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let request = v1::SubmitRequest {
-        manifest: manifest("one", 1),
-        file_name: "one.yaml".to_owned(),
-        request_id: "r-1".to_owned(),
-        manifest_yaml: "kind: TrainJob".to_owned(),
-        ..Default::default()
-    };
+    let request = submission(manifest("one", 1));
     let first = coordinator.jobs.submit(request.clone()).await.unwrap().into_inner().job_id;
     let second = coordinator.jobs.submit(request.clone()).await.unwrap().into_inner().job_id;
     assert_eq!(first, second);
@@ -90,36 +88,23 @@ async fn a_repeated_submission_is_one_job_also_after_a_restart() {
     let list = coordinator.jobs.list(v1::ListRequest { include_ended: true }).await.unwrap();
     let jobs = list.into_inner().jobs;
     assert_eq!(jobs.len(), 1);
-    assert_eq!(
-        (jobs[0].manifest_yaml.as_str(), jobs[0].labels["team"].as_str()),
-        ("kind: TrainJob", "tests")
-    );
+    assert_eq!(jobs[0].manifest_yaml, manifest("one", 1));
+    assert_eq!(jobs[0].labels["team"], "tests");
 }
 
 #[tokio::test]
 async fn submissions_that_cannot_become_jobs_are_refused_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let base = v1::SubmitRequest {
-        manifest: manifest("one", 1),
-        file_name: "one.yaml".to_owned(),
-        request_id: "r".to_owned(),
-        ..Default::default()
-    };
+    let base = submission(manifest("one", 1));
     let cases = [
-        (v1::SubmitRequest { manifest: "{}".to_owned(), ..base.clone() }, "one.yaml"),
+        (submission("{}".to_owned()), "job.yaml:1:1: missing key \"apiVersion\""),
+        (submission("spec:\n  novel: [1,\n".to_owned()), "not valid YAML"),
         (v1::SubmitRequest { request_id: String::new(), ..base.clone() }, "request_id"),
-        (
-            v1::SubmitRequest {
-                manifest: with(&manifest("one", 1), "/resources/ranks", 0),
-                ..base.clone()
-            },
-            "spec.resources.ranks",
-        ),
-        (
-            v1::SubmitRequest { manifest: manifest("../evil", 1), ..base.clone() },
-            "lower-case letters",
-        ),
+        (v1::SubmitRequest { base_dir: "here".to_owned(), ..base.clone() }, "base_dir"),
+        (v1::SubmitRequest { models: HashMap::new(), ..base.clone() }, "is \"tiny\"; expected one"),
+        (submission(with(&manifest("one", 1), "/resources/ranks", 0)), "spec.resources.ranks is 0"),
+        (submission(manifest("../evil", 1)), "lower-case letters"),
     ];
     for (request, expected) in cases {
         let status = coordinator.jobs.submit(request).await.unwrap_err();
@@ -128,6 +113,26 @@ async fn submissions_that_cannot_become_jobs_are_refused_with_the_reason() {
     }
     let unknown = v1::GetRequest { job_id: "no-such".to_owned() };
     assert_eq!(coordinator.jobs.get(unknown).await.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+/// What travels in a call's trailers is bounded by clients, this one's too: the others are counted.
+#[tokio::test]
+async fn mistakes_of_a_manifest_come_with_their_places_as_many_as_a_client_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let wrong: String = (0..99).map(|n| format!("novelty_{n}: ünknown\n")).collect();
+    let status = coordinator.jobs.submit(submission(wrong)).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    let name = "ringmaster.v1.ManifestMistakes";
+    let told: v1::ManifestMistakes = ringmaster_proto::status::details(&status, name).unwrap();
+    assert!(told.mistakes.len() > 2, "{told:?}");
+    assert!(told.mistakes.len() + told.left_out as usize >= 99, "{told:?}");
+    let known = told.mistakes.iter().find(|mistake| mistake.field == "novelty_1").unwrap();
+    assert_eq!((known.file.as_str(), known.line, known.column), ("job.yaml", 2, 1));
+    let line = format!("{}:2:1: {}", known.file, known.message);
+    assert!(status.message().contains(&line), "{status}");
+    let list = coordinator.jobs.list(v1::ListRequest { include_ended: true }).await.unwrap();
+    assert!(list.into_inner().jobs.is_empty());
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::{Generation, JobState};
 
 use crate::fake::{
-    Agent, Coordinator, Rank, exited, joined, manifest, patient, register, status, with, within,
+    Agent, Coordinator, Rank, exited, job, joined, manifest, patient, register, status, submission,
+    with, within,
 };
 use crate::stored;
 
@@ -53,8 +54,8 @@ impl Job {
     /// Stores a checkpoint, has it granted and announces it; returns what others are about to read.
     async fn save(&self, ranks: &Rank, folder: &Path, step: u64) -> (String, Vec<String>) {
         let generation = self.generation();
-        let url =
-            stored::store(folder, self.manifest.clone(), &self.job_id, generation, step).await;
+        let job = job(&self.manifest);
+        let url = stored::store(folder, &job, &self.job_id, generation, step).await;
         let in_use = ranks.checkpoint_at(&self.job_id, generation, 1, step, &url).await;
         (url, in_use)
     }
@@ -298,13 +299,7 @@ async fn what_another_job_is_to_start_from_is_named_until_that_has_a_checkpoint_
     let (url, in_use) = job.save(&ranks, runs.path(), 2).await;
     assert_eq!(in_use, Vec::<String>::new());
 
-    let request = v1::SubmitRequest {
-        request_id: "heir".to_owned(),
-        manifest: manifest("heir", 1),
-        file_name: "job.yaml".to_owned(),
-        resume_from: url.clone(),
-        ..Default::default()
-    };
+    let request = v1::SubmitRequest { resume_from: url.clone(), ..submission(manifest("heir", 1)) };
     let heir = coordinator.jobs.submit(request).await.unwrap().into_inner().job_id;
     let (_, in_use) = job.save(&ranks, runs.path(), 4).await;
     assert_eq!(in_use, [url]);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use ringmaster_checkpoint::{
     Dtype, Grant, GrantError, Layout, Moment, Part, Snapshot, State, Writer, WriterOptions, choose,
 };
+use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, StoredObject};
 
 /// A coordinator that takes everything.
@@ -35,18 +36,18 @@ impl Grant for Generous {
 /// Stores a tiny checkpoint of a job below `folder` and returns its URL.
 pub(crate) async fn store(
     folder: &Path,
-    manifest: String,
+    job: &TrainJob,
     job_id: &str,
     generation: Generation,
     step: u64,
 ) -> String {
-    store_at(folder, manifest, job_id, generation, step, None).await
+    store_at(folder, job, job_id, generation, step, None).await
 }
 
 /// As [`store`]; the checkpoint says when it was saved, if that is given.
 pub(crate) async fn store_at(
     folder: &Path,
-    manifest: String,
+    job: &TrainJob,
     job_id: &str,
     generation: Generation,
     step: u64,
@@ -63,8 +64,8 @@ pub(crate) async fn store_at(
         spared: Vec::new(),
         grant: Arc::new(Generous::default()),
     };
+    let job = job.clone();
     let write = move || {
-        let job = ringmaster_manifest::from_validated_json(&manifest).unwrap();
         let nothing = serde_json::json!({});
         let mut state =
             State::describe(&job, generation, 1, nothing, "fp".to_owned(), BTreeMap::new());

@@ -1,5 +1,6 @@
 //! People: they submit, look, sometimes cancel or pause, and drain nodes.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -39,10 +40,12 @@ pub(crate) async fn run(
 async fn follow(world: World, plan: JobPlan, seed: u64) {
     let random = Mutex::new(StdRng::seed_from_u64(seed));
     tokio::time::sleep(plan.at).await;
+    let tiny = include_str!("../fleet/tiny.json");
     let request = v1::SubmitRequest {
-        manifest: manifest(&plan),
+        manifest_yaml: manifest(&plan),
         file_name: "job.yaml".to_owned(),
         request_id: format!("request-{}", plan.name),
+        models: HashMap::from([("tiny".to_owned(), tiny.to_owned())]),
         ..Default::default()
     };
     let submit = || {
@@ -212,14 +215,15 @@ fn given_up() -> tonic::Status {
 
 fn manifest(plan: &JobPlan) -> String {
     let text = include_str!("../fleet/job.json");
-    let mut job: serde_json::Value = serde_json::from_str(text).unwrap();
-    job["name"] = plan.name.clone().into();
-    job["resources"]["ranks"] = plan.ranks.into();
-    job["resources"]["min_ranks"] = plan.min_ranks.into();
-    job["data"]["lanes"] = 8.into();
-    job["resources"]["priority"] = plan.priority.into();
-    job["schedule"]["total_steps"] = plan.steps.into();
-    job["checkpoint"]["every_steps"] = plan.checkpoint_every.into();
-    job["restart"]["max_without_progress"] = 50.into();
-    job.to_string()
+    let mut manifest: serde_json::Value = serde_json::from_str(text).unwrap();
+    manifest["metadata"]["name"] = plan.name.clone().into();
+    let spec = &mut manifest["spec"];
+    spec["resources"]["ranks"] = plan.ranks.into();
+    spec["resources"]["min_ranks"] = plan.min_ranks.into();
+    spec["data"]["lanes"] = 8.into();
+    spec["resources"]["priority"] = plan.priority.into();
+    spec["schedule"]["steps"] = plan.steps.into();
+    spec["checkpoint"]["every_steps"] = plan.checkpoint_every.into();
+    spec["restart"]["max_without_progress"] = 50.into();
+    format!("{manifest:#}")
 }

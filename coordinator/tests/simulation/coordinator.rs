@@ -12,6 +12,7 @@ use ringmaster_coordinator::logs::LogIndex;
 use ringmaster_coordinator::server;
 use ringmaster_coordinator::service::{FleetService, JobsService, RanksService};
 use ringmaster_coordinator::state::{Change, Hooks, Store};
+use ringmaster_manifest::ModelCatalogue;
 use tokio::sync::watch;
 
 use super::net::{self, FLEET, PEOPLE};
@@ -57,7 +58,8 @@ pub(crate) async fn run(world: World, state_dir: PathBuf, seed: u64) -> turmoil:
     let (_stop, stopped) = watch::channel(false);
     let (handle, mut task) =
         fleet::start(intervals(), store.clone(), loaded, logs.clone(), stopped.clone());
-    let jobs = JobsService::new(handle.clone(), store, logs.clone(), stopped.clone());
+    let models = ModelCatalogue::builtin();
+    let jobs = JobsService::new(handle.clone(), store, logs.clone(), models, stopped.clone());
     let fleet = FleetService::new(handle.clone(), logs, stopped.clone());
     let [people, agents, _] = server::routes(jobs, fleet, RanksService::new(handle)).await?;
     let people_incoming = Box::pin(net::listen(PEOPLE).await?);

@@ -128,13 +128,14 @@ struct Rank {
 /// Runs a rank to its end, unless its task is dropped: that is a kill.
 pub(crate) async fn run(options: Options) -> Exit {
     let random = Arc::new(Mutex::new(StdRng::seed_from_u64(options.seed)));
-    let manifest: serde_json::Value = serde_json::from_str(&options.start.manifest).unwrap();
+    let stored: serde_json::Value = serde_json::from_str(&options.start.manifest).unwrap();
+    let job = &stored["job"];
     let mut rank = Rank {
         client: RanksClient::new(net::channel(FLEET)),
         random,
         held: None,
-        total: manifest["schedule"]["total_steps"].as_u64().unwrap(),
-        every: manifest["checkpoint"]["every_steps"].as_u64().unwrap(),
+        total: job["schedule"]["total_steps"].as_u64().unwrap(),
+        every: job["checkpoint"]["every_steps"].as_u64().unwrap(),
         saving: JoinSet::new(),
         attempts: 0,
         options,

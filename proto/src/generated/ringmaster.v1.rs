@@ -236,12 +236,9 @@ pub struct SetNodeRequest {
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SubmitRequest {
-    /// The validated TrainJob as JSON (ringmaster-manifest's serialisation), paths made absolute.
-    #[prost(string, tag = "1")]
-    pub manifest: ::prost::alloc::string::String,
-    /// Name of the manifest file, for error messages.
+    /// What messages call the manifest: the name of its file.
     #[prost(string, tag = "2")]
     pub file_name: ::prost::alloc::string::String,
     /// Chosen by the client; a repeated request returns the first one's job.
@@ -250,14 +247,59 @@ pub struct SubmitRequest {
     /// Checkpoint URL (a job folder or a step prefix) to start from; empty to start anew.
     #[prost(string, tag = "4")]
     pub resume_from: ::prost::alloc::string::String,
-    /// The file as the user wrote it, for people.
+    /// The manifest, as somebody wrote it: YAML of ringmaster/v1.
     #[prost(string, tag = "5")]
     pub manifest_yaml: ::prost::alloc::string::String,
+    /// Absolute path of the folder that the manifest's relative paths start at, as workers see it. Empty: it
+    /// has none, and a relative path is a mistake.
+    #[prost(string, tag = "6")]
+    pub base_dir: ::prost::alloc::string::String,
+    /// Values in the place of the manifest's, as YAML by the dotted path of the field:
+    /// "spec.resources.ranks" to "4".
+    #[prost(map = "string, string", tag = "7")]
+    pub overrides: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Further models that the manifest may name: configurations in OpenCLIP's JSON, by name. Each takes the
+    /// place of one that the coordinator has under this name.
+    #[prost(map = "string, string", tag = "8")]
+    pub models: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SubmitReply {
     #[prost(string, tag = "1")]
     pub job_id: ::prost::alloc::string::String,
+}
+/// Why a manifest was refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ManifestMistakes {
+    /// In the order of the text; the first ones, where there are many.
+    #[prost(message, repeated, tag = "1")]
+    pub mistakes: ::prost::alloc::vec::Vec<Mistake>,
+    /// How many more there are.
+    #[prost(uint32, tag = "2")]
+    pub left_out: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mistake {
+    /// The manifest's file name, or "override" and the field whose override is meant.
+    #[prost(string, tag = "1")]
+    pub file: ::prost::alloc::string::String,
+    /// Line and column in it, both from 1; columns count characters.
+    #[prost(uint32, tag = "2")]
+    pub line: u32,
+    #[prost(uint32, tag = "3")]
+    pub column: u32,
+    /// Dotted path of the field; empty where the whole text is meant.
+    #[prost(string, tag = "4")]
+    pub field: ::prost::alloc::string::String,
+    /// What is wrong, and what is allowed.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
@@ -544,7 +586,9 @@ pub mod jobs_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Stores a validated manifest durably and queues it. Idempotent by request_id.
+        /// Reads a manifest, stores its job durably and queues it. Idempotent by request_id.
+        /// INVALID_ARGUMENT for a manifest with mistakes: the message tells each with its line and column, and
+        /// the status's details (google.rpc.Status) hold a ManifestMistakes.
         pub async fn submit(
             &mut self,
             request: impl tonic::IntoRequest<super::SubmitRequest>,
@@ -785,7 +829,9 @@ pub mod jobs_server {
     /// Generated trait containing gRPC methods that should be implemented for use with JobsServer.
     #[async_trait]
     pub trait Jobs: std::marker::Send + std::marker::Sync + 'static {
-        /// Stores a validated manifest durably and queues it. Idempotent by request_id.
+        /// Reads a manifest, stores its job durably and queues it. Idempotent by request_id.
+        /// INVALID_ARGUMENT for a manifest with mistakes: the message tells each with its line and column, and
+        /// the status's details (google.rpc.Status) hold a ManifestMistakes.
         async fn submit(
             &self,
             request: tonic::Request<super::SubmitRequest>,
@@ -1628,7 +1674,7 @@ pub struct StartRank {
     pub local_rank: u32,
     #[prost(uint32, tag = "6")]
     pub local_world_size: u32,
-    /// The validated TrainJob as JSON.
+    /// The job as it is stored: JSON of {kind, schema, job}.
     #[prost(string, tag = "7")]
     pub manifest: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]

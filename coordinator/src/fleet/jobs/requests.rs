@@ -1,7 +1,8 @@
 //! What people ask of jobs: to submit one, to cancel it.
 
 use rand::Rng as _;
-use ringmaster_manifest::MAX_JOB_NAME;
+use ringmaster_manifest::spec::TrainJob;
+use ringmaster_proto::v1;
 
 use super::job::Job;
 use super::spec::JobSpec;
@@ -12,19 +13,30 @@ use crate::state::{JobRecord, State};
 /// RFC 4648's base 32 in lower case.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
-/// A job as a client hands it in.
+/// A job that a client hands in, and whose manifest has been read.
 #[derive(Debug, Clone)]
 pub struct Submission {
-    /// The validated `TrainJob` as JSON.
-    pub manifest: String,
+    spec: JobSpec,
+    /// The job as it is stored.
+    manifest: String,
     /// Name of the manifest file.
-    pub file_name: String,
+    file_name: String,
     /// Chosen by the client; a repeated one names the same job.
-    pub request_id: String,
+    request_id: String,
     /// Checkpoint URL to start from, or empty.
-    pub resume_from: String,
-    /// The file as the user wrote it.
-    pub manifest_yaml: String,
+    resume_from: String,
+    /// The file as somebody wrote it.
+    manifest_yaml: String,
+}
+
+impl Submission {
+    /// Returns the submission of a job, which is what the manifest of `request` means.
+    pub fn new(job: TrainJob, request: v1::SubmitRequest) -> Self {
+        let v1::SubmitRequest { file_name, request_id, resume_from, manifest_yaml, .. } = request;
+        let manifest = ringmaster_manifest::to_json(&job);
+        let spec = JobSpec::of(job);
+        Self { spec, manifest, file_name, request_id, resume_from, manifest_yaml }
+    }
 }
 
 impl Jobs {
@@ -45,15 +57,10 @@ impl Jobs {
         if let Some(job_id) = self.requests.get(&submission.request_id) {
             return Ok(job_id.clone());
         }
-        let spec = JobSpec::read(&submission.manifest).map_err(|source| Error::Manifest {
-            file_name: submission.file_name.clone(),
-            source,
-        })?;
-        check(&spec)?;
-
+        let spec = submission.spec.clone();
         let job_id = self.new_job_id(&spec.name);
         self.last_sequence += 1;
-        let record = new_record(&job_id, self.last_sequence, submission, &spec, batch.now.unix_ms);
+        let record = new_record(&job_id, self.last_sequence, submission, batch.now.unix_ms);
         self.requests.insert(record.request_id.clone(), job_id.clone());
         let mut job = Job::new(record, spec);
         let message = format!("queued with {} ranks", job.record.ranks);
@@ -97,30 +104,12 @@ impl Job {
     }
 }
 
-/// The name becomes part of ids, files and URLs, so it is checked again here.
-fn check(spec: &JobSpec) -> Result<(), Error> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if (1..=MAX_JOB_NAME).contains(&spec.name.len()) && spec.name.chars().all(plain) {
-        return Ok(());
-    }
-    Err(Error::Invalid {
-        field: "metadata.name",
-        value: format!("{:?}", spec.name),
-        constraint: format!("use 1 to {MAX_JOB_NAME} lower-case letters, digits and dashes"),
-    })
-}
-
-fn new_record(
-    job_id: &str,
-    sequence: u64,
-    submission: Submission,
-    spec: &JobSpec,
-    now_ms: i64,
-) -> JobRecord {
+fn new_record(job_id: &str, sequence: u64, submission: Submission, now_ms: i64) -> JobRecord {
+    let spec = submission.spec;
     JobRecord {
         job_id: job_id.to_owned(),
         sequence,
-        name: spec.name.clone(),
+        name: spec.name,
         reason: "waits for its first placement".to_owned(),
         request_id: submission.request_id,
         manifest: submission.manifest,
@@ -128,7 +117,7 @@ fn new_record(
         file_name: submission.file_name,
         resume_from: submission.resume_from,
         priority: spec.priority,
-        labels: spec.labels.clone(),
+        labels: spec.labels,
         ranks: spec.ranks,
         submitted_at_ms: now_ms,
         seats: vec![None; spec.ranks as usize],
