@@ -328,12 +328,16 @@ pub async fn routes(
     reporter.set_serving::<JobsServer<JobsService>>().await;
     reporter.set_serving::<FleetServer<FleetService>>().await;
     reporter.set_serving::<RanksServer<RanksService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(ringmaster_proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
-    let people =
-        with_health(&health).add_service(limited!(JobsServer::new(jobs))).add_service(reflection);
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(ringmaster_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Some clients, as Python's, ask for reflection by the name it had before it was version 1.
+    let people = with_health(&health)
+        .add_service(limited!(JobsServer::new(jobs)))
+        .add_service(described().build_v1()?)
+        .add_service(described().build_v1alpha()?);
     let fleet = with_health(&health)
         .add_service(limited!(FleetServer::new(fleet)))
         .add_service(limited!(RanksServer::new(ranks)));

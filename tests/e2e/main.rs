@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "what a test measured, for whoever runs it alone")]
 
 mod checkpoints;
+mod clients;
 mod cluster;
 mod data;
 mod elastic;

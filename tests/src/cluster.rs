@@ -89,6 +89,11 @@ impl Cluster {
         cluster
     }
 
+    /// Returns where people's clients connect, without a scheme.
+    pub fn people(&self) -> &str {
+        &self.people
+    }
+
     /// Kills an agent as a crash of its node's software would.
     pub fn kill_agent(&mut self, node: usize) {
         self.agents[node].signal(Signal::SIGKILL);

@@ -6,7 +6,7 @@
 //!
 //! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
 //! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
-//! [`setup`] (all of these), [`system`] (servers for tests), [`deny`] (cargo-deny), [`claims`] (what the
+//! [`setup`] (all of these), [`python`] (environments), [`system`] (what tests talk to), [`deny`] (cargo-deny), [`claims`] (what the
 //! main job must reach), [`stages`] (the test run) with [`skips`] and [`summary`] (what it skipped, what it
 //! tells), [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's),
 //! [`simulate`] (many seeds), [`soak`] (long checks), [`fuzz`] (inputs that nobody thought of), [`gpu`]
@@ -25,6 +25,7 @@ mod fuzz;
 mod gpu;
 mod libtorch;
 mod parity;
+mod python;
 mod setup;
 mod simulate;
 #[path = "../../tests/src/skips/record.rs"]

@@ -112,6 +112,7 @@ impl Stage {
         };
         if self == Self::Tests {
             system::ensure_s3_server(workspace);
+            system::ensure_grpc_client(workspace);
         }
         let skips = workspace.cache().join(format!("skips-{}", std::process::id()));
         forget(&skips);

@@ -9,19 +9,14 @@ use super::ceph::{ATTEMPTS, free_port};
 use super::daemons::Daemons;
 use super::request;
 use crate::processes::eventually;
+use crate::python::environment;
 
 /// Only a broken installation takes so long.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Returns the program that `cargo xtask test` puts into the cache folder where there is no Ceph.
 pub(super) fn program() -> Option<PathBuf> {
-    let cache = match std::env::var_os("RINGMASTER_CACHE") {
-        Some(cache) => PathBuf::from(cache),
-        None => PathBuf::from(std::env::var_os("HOME")?).join(".cache/ringmaster"),
-    };
-    // Written last: without it the installation was interrupted.
-    let is_complete = cache.join("moto/complete").is_file();
-    is_complete.then(|| cache.join("moto/bin/moto_server"))
+    environment("moto").map(|folder| folder.join("bin/moto_server"))
 }
 
 /// Starts it; answers when it serves.
