@@ -2,11 +2,11 @@
 //! `{"kind": "TrainJob", "schema": 2, "job": {…}}`.
 //!
 //! Everything stands in the job, defaults included: a default that changes later changes no stored job. The
-//! schema counts the shapes that a kind's job has had, and is read from 1 on: [`upgrade`] leads from each to
+//! schema counts the shapes that a kind's job has had, and is read from 1 on: `upgrade` leads from each to
 //! the next. A key that the shape does not have is refused, so that what a newer version wrote is never half
 //! understood.
 //!
-//! A change of shape is a new schema: a step in [`upgrade`], and a job of the schema before among the fixtures
+//! A change of shape is a new schema: a step in `upgrade`, and a job of the schema before among the fixtures
 //! of `tests/mistakes/stored`. What has no value (`"exchange": null`) is written out, too: null says that
 //! ranks choose when they form a ring, as they know then what they choose by.
 //!
