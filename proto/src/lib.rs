@@ -1,9 +1,8 @@
 //! The wire contract: generated code of `ringmaster.v1`, ids and their conversions. No policy.
 //!
-//! Modules in reading order: [`v1`] (messages and services), [`generation`] (order and text of
-//! generations), `phase` (what a rank does, in a word), [`limits`] (message sizes and keep-alive both
-//! ends agree on), [`address`] (where a coordinator is), [`status`] (whether a call may be made again, what
-//! a refusal says).
+//! Modules in reading order: [`v1`] (messages and services), [`generation`] (order and text of generations),
+//! `phase` (what a rank does, in a word), [`limits`] (message sizes and keep-alive both ends agree on),
+//! [`address`] (where a coordinator is), [`status`] (whether a call may be made again, what a refusal says).
 
 pub mod address;
 pub mod generation;

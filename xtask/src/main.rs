@@ -4,14 +4,14 @@
 //! no async runtime, no crate of the workspace. What draws the data set is a program of its own,
 //! `xtask/emoji`.
 //!
-//! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must
-//! have), [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job),
-//! [`setup`] (all of these), [`python`] (environments), [`system`] (what tests talk to), [`deny`] (cargo-deny), [`claims`] (what the
-//! main job must reach), [`stages`] (the test run) with [`skips`] and [`summary`] (what it skipped, what it
+//! Modules in reading order: [`workspace`] (where things are), [`tools`] (what the machine must have),
+//! [`fetch`] (verified downloads), [`libtorch`], [`emoji`] (the data of the main job), [`setup`] (all of
+//! these), [`python`] (environments), [`system`] (what tests talk to), [`deny`] (cargo-deny), [`claims`] (what
+//! the main job must reach), [`stages`] (the test run) with [`skips`] and [`summary`] (what it skipped, what it
 //! tells), [`mod@bench`] (our numbers beside the peers'), [`parity`] (our values beside OpenCLIP's),
-//! [`simulate`] (many seeds), [`soak`] (long checks), [`fuzz`] (inputs that nobody thought of), [`gpu`]
-//! (the claims about GPUs), [`console`] (what is printed) and [`digest`] are in the library, which
-//! `xtask/emoji` uses too.
+//! [`simulate`] (many seeds), [`soak`] (long checks), [`fuzz`] (inputs that nobody thought of), [`gpu`] (the
+//! claims about GPUs), [`console`] (what is printed) and [`digest`] are in the library, which `xtask/emoji`
+//! uses too.
 
 mod bench;
 #[path = "../../tests/src/cargo_env.rs"]

@@ -18,10 +18,10 @@
 //! latest.json is for people and tools: [`choose`] lists the folder instead, because only that
 //! finds a checkpoint whose writer died between the two writes.
 //!
-//! Modules in reading order: `state` (what is saved), `upgrade` (what earlier versions saved), `layout` (names), `manifest` (the two metadata files),
-//! `checksum`, `tensors` (safetensors files) over `chunks`, `dir` (a folder of a store), `write` (from a
-//! snapshot to a published checkpoint), `read` (choosing and loading), `rollback`, and [`browse`] (what people
-//! do with checkpoints). Nothing here touches ATen.
+//! Modules in reading order: `state` (what is saved), `upgrade` (what earlier versions saved), `layout`
+//! (names), `manifest` (the two metadata files), `checksum`, `tensors` (safetensors files) over `chunks`, `dir`
+//! (a folder of a store), `write` (from a snapshot to a published checkpoint), `read` (choosing and loading),
+//! `rollback`, and [`browse`] (what people do with checkpoints). Nothing here touches ATen.
 
 pub mod browse;
 mod checksum;

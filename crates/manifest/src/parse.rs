@@ -19,8 +19,9 @@ type Mistakes = (Vec<(Position, Problem)>, usize);
 /// Reads a manifest.
 ///
 /// `file_name` is what messages call it; relative paths in it start at `base_dir`, usually the
-/// manifest's folder: an absolute path, or an empty one, with which a relative path is a mistake. Nothing outside `text` is read: whether the data exists is the caller's
-/// question. A file's bytes become text by [`crate::decode`].
+/// manifest's folder: an absolute path, or an empty one, with which a relative path is a mistake.
+/// Nothing outside `text` is read: whether the data exists is the caller's question. A file's bytes
+/// become text by [`crate::decode`].
 ///
 /// # Errors
 /// Every mistake of the file, each with its line and column, its value and what is allowed. What a URL

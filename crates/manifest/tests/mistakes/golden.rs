@@ -82,7 +82,6 @@ fn no_number_in_a_job_over_the_wire_panics() {
     }
 }
 
-
 #[test]
 fn the_schema_stays_as_it_is() {
     assert_golden("schema.json", &json_schema().to_value());
