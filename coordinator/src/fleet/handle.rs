@@ -70,9 +70,17 @@ impl Handle {
     /// Stores and queues a job; returns its id.
     ///
     /// # Errors
-    /// [`Error::Manifest`] and [`Error::Invalid`] for what cannot become a job.
+    /// [`Error::Invalid`] for what cannot become a job.
     pub async fn submit(&self, submission: Submission) -> Result<String, Error> {
         self.ask("submit", move |cluster| cluster.jobs.submit(&mut cluster.batch, submission)).await
+    }
+
+    /// Returns the id of the job that a request has made, if it has made one.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub async fn submitted(&self, request_id: String) -> Result<Option<String>, Error> {
+        self.ask("submitted", move |cluster| Ok(cluster.jobs.submitted(&request_id))).await
     }
 
     /// Returns a job as it stands.

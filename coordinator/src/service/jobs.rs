@@ -56,8 +56,15 @@ impl Jobs for JobsService {
         request: Request<v1::SubmitRequest>,
     ) -> Result<Response<v1::SubmitReply>, Status> {
         let request = request.into_inner();
-        let submission = in_place(|| submission::read(request, &self.models))?;
-        let job_id = self.fleet.submit(submission).await.map_err(to_status)?;
+        let request_id = request.request_id.clone();
+        let job_id = match in_place(|| submission::read(request, &self.models)) {
+            Ok(submission) => self.fleet.submit(submission).await.map_err(to_status)?,
+            // What was taken once stays so, even if this coordinator would refuse the manifest.
+            Err(refusal) => {
+                let taken = self.fleet.submitted(request_id).await.map_err(to_status)?;
+                taken.ok_or(refusal)?
+            }
+        };
         Ok(Response::new(v1::SubmitReply { job_id }))
     }
 

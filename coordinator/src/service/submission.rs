@@ -218,7 +218,8 @@ mod tests {
         let mut request = request(&wrong);
         request.file_name = format!("/{folder}/tiny.yaml");
         let status = job(&request).unwrap_err();
-        let file = &told(&status).mistakes[0].file;
+        let mistakes = told(&status).mistakes;
+        let file = &mistakes[0].file;
         assert!(file.starts_with('…') && file.ends_with("x/tiny.yaml"), "{file}");
         assert_eq!(file.chars().count(), MAX_NAME);
         assert!(status.message().contains("tiny.yaml:6:17: spec.data.train"), "{status}");

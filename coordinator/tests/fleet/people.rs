@@ -83,8 +83,12 @@ async fn a_repeated_submission_is_one_job_also_after_a_restart() {
     assert_eq!(first, second);
     coordinator.server.shutdown().await.unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let third = coordinator.jobs.submit(request).await.unwrap().into_inner().job_id;
+    let third = coordinator.jobs.submit(request.clone()).await.unwrap().into_inner().job_id;
     assert_eq!(first, third);
+    // Also where it would be refused by now, as by a coordinator of another version.
+    let strange = v1::SubmitRequest { models: HashMap::new(), ..request };
+    let fourth = coordinator.jobs.submit(strange).await.unwrap().into_inner().job_id;
+    assert_eq!(first, fourth);
     let list = coordinator.jobs.list(v1::ListRequest { include_ended: true }).await.unwrap();
     let jobs = list.into_inner().jobs;
     assert_eq!(jobs.len(), 1);

@@ -54,8 +54,8 @@ impl Jobs {
                     .to_owned(),
             });
         }
-        if let Some(job_id) = self.requests.get(&submission.request_id) {
-            return Ok(job_id.clone());
+        if let Some(job_id) = self.submitted(&submission.request_id) {
+            return Ok(job_id);
         }
         let spec = submission.spec.clone();
         let job_id = self.new_job_id(&spec.name);
@@ -69,6 +69,11 @@ impl Jobs {
         batch.effect(move |logs| logs.announce(&announced, false));
         self.by_id.insert(job_id.clone(), job);
         Ok(job_id)
+    }
+
+    /// Returns the id of the job that a request has made.
+    pub(crate) fn submitted(&self, request_id: &str) -> Option<String> {
+        self.requests.get(request_id).cloned()
     }
 
     fn new_job_id(&self, name: &str) -> String {
