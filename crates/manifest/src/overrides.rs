@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_yaml::{Mapping, Value};
 
 use crate::error::{Error, Errors, Problem};
-use crate::limits::{MAX_OVERRIDES, MAX_OVERRIDES_TEXT};
+use crate::limits::{MAX_DEPTH, MAX_OVERRIDES, MAX_OVERRIDES_TEXT};
 use crate::source::{Path, Position, Source};
 use crate::words;
 
@@ -31,31 +31,12 @@ impl Overrides {
     /// Values that are not YAML, and more fields or text than a command line would have. Whether a field
     /// exists and takes its value shows when the manifest is read.
     pub fn read(given: &BTreeMap<String, String>) -> Result<Self, Errors> {
-        let bytes: usize = given.iter().map(|(field, value)| field.len() + value.len()).sum();
-        if given.len() > MAX_OVERRIDES || bytes > MAX_OVERRIDES_TEXT {
-            let what = format!(
-                "{} overrides have {bytes} bytes; at most {MAX_OVERRIDES} have at most \
-                 {MAX_OVERRIDES_TEXT}",
-                given.len()
-            );
-            let problem = Problem::TooLarge { what, remedy: "write the values into the manifest" };
-            let (file, position) = ("overrides".to_owned(), Position::START);
-            return Err(Errors::new(vec![Error { file, position, problem }]));
-        }
+        check_size(given).map_err(|mistake| Errors::new(vec![mistake]))?;
         let (mut all, mut mistakes) = (Vec::new(), Vec::new());
         for (field, text) in given {
-            match value(text) {
-                Ok(value) => {
-                    let made = Path::of(field);
-                    all.push(Override { field: field.clone(), value, made });
-                }
-                Err(faults) => {
-                    mistakes.extend(faults.into_iter().map(|(position, problem)| Error {
-                        file: name(field),
-                        position,
-                        problem,
-                    }))
-                }
+            match Override::read(field, text) {
+                Ok(one) => all.push(one),
+                Err(found) => mistakes.extend(found),
             }
         }
         if mistakes.is_empty() { Ok(Self(all)) } else { Err(Errors::new(mistakes)) }
@@ -83,16 +64,39 @@ impl Overrides {
     }
 }
 
+impl Override {
+    fn read(field: &str, text: &str) -> Result<Self, Vec<Error>> {
+        let place = |(position, problem)| Error { file: name(field), position, problem };
+        let value = if text.trim().is_empty() {
+            Value::Null
+        } else {
+            let faults = |faults: Vec<_>| faults.into_iter().map(place).collect::<Vec<Error>>();
+            Source::read(text).map_err(faults)?.1
+        };
+        Ok(Self { field: field.to_owned(), value, made: Path::of(field) })
+    }
+}
+
+/// Refuses more than a command line would have, before any of it is read.
+fn check_size(given: &BTreeMap<String, String>) -> Result<(), Error> {
+    let bytes: usize = given.iter().map(|(field, value)| field.len() + value.len()).sum();
+    let levels = given.keys().map(|field| field.split('.').count()).max().unwrap_or(0);
+    let what = if given.len() > MAX_OVERRIDES {
+        format!("there are {} overrides, at most {MAX_OVERRIDES} may be", given.len())
+    } else if bytes > MAX_OVERRIDES_TEXT {
+        format!("the overrides have {bytes} bytes, at most {MAX_OVERRIDES_TEXT} may be")
+    } else if levels > MAX_DEPTH {
+        format!("a field has {levels} keys, at most {MAX_DEPTH} may be")
+    } else {
+        return Ok(());
+    };
+    let problem = Problem::TooLarge { what, remedy: "write the values into the manifest" };
+    Err(Error { file: "overrides".to_owned(), position: Position::START, problem })
+}
+
 /// Returns what messages call an override, where they would name a file.
 fn name(field: &str) -> String {
     format!("override {}", words::short(field))
-}
-
-fn value(text: &str) -> Result<Value, Vec<(Position, Problem)>> {
-    if text.trim().is_empty() {
-        return Ok(Value::Null);
-    }
-    Source::read(text).map(|(_, value)| value)
 }
 
 /// Puts a value in the place of a field's, and mappings around it where there are none. Returns the outermost
@@ -200,7 +204,13 @@ spec:
     #[test]
     fn too_much_is_refused_before_it_is_read() {
         let long = "x".repeat(MAX_OVERRIDES_TEXT);
-        let refused = read(&[("spec.data.text_key", &long)]).unwrap_err();
-        assert!(refused.starts_with("overrides:1:1: 1 overrides have 4114 bytes"), "{refused}");
+        let refused = read(&[("spec.data.text_key", long.as_str())]).unwrap_err();
+        assert!(refused.starts_with("overrides:1:1: the overrides have 4114 bytes"), "{refused}");
+        let deep = vec!["a"; 1000].join(".");
+        let refused = read(&[(deep.as_str(), "1")]).unwrap_err();
+        assert!(refused.contains("a field has 1000 keys, at most 64 may be"), "{refused}");
+        let fields: Vec<String> = (0..33).map(|n| format!("spec.novelty_{n}")).collect();
+        let many: Vec<(&str, &str)> = fields.iter().map(|field| (field.as_str(), "1")).collect();
+        assert!(read(&many).unwrap_err().contains("there are 33 overrides"));
     }
 }
