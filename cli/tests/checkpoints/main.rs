@@ -31,10 +31,11 @@ impl Runs {
     }
 
     pub(crate) fn save(&self, job_id: &str, counter: u32, step: u64) -> PathBuf {
-        let manifest = include_str!("../../../coordinator/tests/fleet/job.json").to_owned();
+        let job = include_str!("../../../coordinator/tests/fleet/job.json");
+        let job = ringmaster_manifest::from_validated_json(job).unwrap();
         let generation = Generation::new(1, counter);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let saved = stored::store(self.root(), manifest, job_id, generation, step);
+        let saved = stored::store(self.root(), &job, job_id, generation, step);
         PathBuf::from(runtime.block_on(saved))
     }
 

@@ -275,7 +275,7 @@ pub struct SubmitReply {
     pub job_id: ::prost::alloc::string::String,
 }
 /// Why a manifest was refused.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ManifestMistakes {
     /// In the order of the text; the first ones, where there are many.
     #[prost(message, repeated, tag = "1")]

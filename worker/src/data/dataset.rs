@@ -187,7 +187,7 @@ impl Dataset {
     /// # Panics
     /// When `index` is not below [`Dataset::len`].
     pub fn read(&self, index: u64) -> Result<RawSample, SampleError> {
-        self.read_until(index, &CancellationTokenlationToken::new())
+        self.read_until(index, &CancellationToken::new())
     }
 
     /// As [`Dataset::read`]; `cancel` ends the wait for a store that is away.
@@ -273,7 +273,7 @@ impl Dataset {
         if let Some(samples) = counts.known(object, meta)? {
             return Ok(samples);
         }
-        let index = self.index(shard, &CancellationTokenlationToken::new())?;
+        let index = self.index(shard, &CancellationToken::new())?;
         let samples = index.len() as u64;
         if index.is_empty() {
             let reason = index.broken.clone().unwrap_or_else(|| "an empty tar".to_owned());
