@@ -5,6 +5,8 @@
 //! holds that step's reduced gradients. So survivors are never more than one step apart through a
 //! fault, and one that is behind catches up from what it holds already.
 
+use ringmaster_proto::RingRank;
+
 /// What one rank of the generation holds, by rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
@@ -36,11 +38,11 @@ pub struct Plan {
     /// Kind of source.
     pub source: Source,
     /// The rank everybody continues from.
-    pub source_rank: u32,
+    pub source_rank: RingRank,
     /// Ranks that apply the gradients they hold before anything else, ascending.
-    pub apply_held: Vec<u32>,
+    pub apply_held: Vec<RingRank>,
     /// Ranks that receive the source's state, ascending.
-    pub receivers: Vec<u32>,
+    pub receivers: Vec<RingRank>,
 }
 
 /// Decides where the ranks of a generation take their state from.
@@ -60,10 +62,10 @@ pub fn decide(reports: &[Report]) -> Plan {
     let Some(newest) = newest else { return stored(reports.len()) };
 
     // The lowest rank that applied it is the source. Another that applied it must hold the same bits.
-    let mut agreed: Option<(u32, u64)> = None;
+    let mut agreed: Option<(RingRank, u64)> = None;
     let mut apply_held = Vec::new();
     let mut receivers = Vec::new();
-    for (rank, report) in (0..).zip(reports) {
+    for (rank, report) in (0..).map(RingRank).zip(reports) {
         match *report {
             Report::Held { applied_step, digest, .. } if applied_step == newest => match agreed {
                 None => agreed = Some((rank, digest)),
@@ -89,9 +91,9 @@ fn stored(world_size: usize) -> Plan {
     let world_size = u32::try_from(world_size).expect("world sizes fit u32");
     Plan {
         source: Source::Stored,
-        source_rank: 0,
+        source_rank: RingRank(0),
         apply_held: Vec::new(),
-        receivers: (1..world_size).collect(),
+        receivers: (1..world_size).map(RingRank).collect(),
     }
 }
 
@@ -109,42 +111,42 @@ mod tests {
     #[test]
     fn a_first_generation_starts_from_what_is_stored() {
         let plan = decide(&[Report::Fresh, Report::Fresh, Report::Fresh]);
-        assert_eq!((plan.source, plan.source_rank), (Source::Stored, 0));
-        assert_eq!(plan.receivers, [1, 2]);
+        assert_eq!((plan.source, plan.source_rank), (Source::Stored, RingRank(0)));
+        assert_eq!(plan.receivers, [1, 2].map(RingRank));
     }
 
     #[test]
     fn a_replacement_receives_from_the_lowest_survivor() {
         let plan = decide(&[Report::Fresh, held(7, 1, false), held(7, 1, false)]);
-        assert_eq!((plan.source, plan.source_rank), (Source::Live, 1));
-        assert_eq!((plan.receivers, plan.apply_held), (vec![0], vec![]));
+        assert_eq!((plan.source, plan.source_rank), (Source::Live, RingRank(1)));
+        assert_eq!((plan.receivers, plan.apply_held), (vec![RingRank(0)], vec![]));
     }
 
     #[test]
     fn a_survivor_one_step_behind_applies_what_it_holds() {
         let plan = decide(&[held(7, 5, true), held(8, 6, false), Report::Fresh]);
-        assert_eq!((plan.source, plan.source_rank), (Source::Live, 1));
-        assert_eq!((plan.apply_held, plan.receivers), (vec![0], vec![2]));
+        assert_eq!((plan.source, plan.source_rank), (Source::Live, RingRank(1)));
+        assert_eq!((plan.apply_held, plan.receivers), (vec![RingRank(0)], vec![RingRank(2)]));
     }
 
     #[test]
     fn a_survivor_one_step_behind_without_gradients_receives() {
         let plan = decide(&[held(7, 5, false), held(8, 6, true)]);
-        assert_eq!((plan.apply_held, plan.receivers), (vec![], vec![0]));
+        assert_eq!((plan.apply_held, plan.receivers), (vec![], vec![RingRank(0)]));
     }
 
     #[test]
     fn gradients_of_a_step_nobody_applied_are_dropped() {
         let plan = decide(&[held(7, 5, true), held(7, 5, false)]);
-        assert_eq!((plan.source, plan.source_rank), (Source::Live, 0));
+        assert_eq!((plan.source, plan.source_rank), (Source::Live, RingRank(0)));
         assert_eq!((plan.apply_held, plan.receivers), (vec![], vec![]));
     }
 
     #[test]
     fn survivors_that_disagree_fall_back_to_what_is_stored() {
         let plan = decide(&[held(7, 5, true), held(7, 6, true), held(6, 1, true)]);
-        assert_eq!((plan.source, plan.source_rank), (Source::Stored, 0));
-        assert_eq!((plan.apply_held, plan.receivers), (vec![], vec![1, 2]));
+        assert_eq!((plan.source, plan.source_rank), (Source::Stored, RingRank(0)));
+        assert_eq!((plan.apply_held, plan.receivers), (vec![], vec![RingRank(1), RingRank(2)]));
     }
 
     fn report() -> impl Strategy<Value = Report> {
@@ -161,8 +163,8 @@ mod tests {
             reports in proptest::collection::vec(report(), 1..8)
         ) {
             let plan = decide(&reports);
-            let rank_of = |index: usize| u32::try_from(index).unwrap();
-            prop_assert!((plan.source_rank as usize) < reports.len());
+            let rank_of = |index: usize| RingRank(u32::try_from(index).unwrap());
+            prop_assert!(plan.source_rank.index() < reports.len());
             prop_assert!(!plan.receivers.contains(&plan.source_rank));
             prop_assert!(!plan.apply_held.contains(&plan.source_rank));
             let newest = reports.iter().filter_map(|report| match report {
@@ -187,7 +189,7 @@ mod tests {
                 Source::Live => {
                     let newest = newest.unwrap();
                     let Report::Held { applied_step, digest: agreed, .. } =
-                        reports[plan.source_rank as usize] else {
+                        reports[plan.source_rank.index()] else {
                         return Err(TestCaseError::fail("the source holds nothing"));
                     };
                     prop_assert_eq!(applied_step, newest);

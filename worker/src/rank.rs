@@ -60,7 +60,7 @@ impl Rank {
     /// Everything that does not depend on the generation.
     pub(crate) fn start(env: RankEnv, termination: Termination) -> Result<Self, Error> {
         let job = read_manifest(&env.manifest_path)?;
-        let faults = Faults::parse(env.fault.as_deref(), env.rank)
+        let faults = Faults::parse(env.fault.as_deref(), env.seat)
             .map_err(|what| Error::Environment { what })?;
         let client = RanksClient::start(&env.coordinator)?;
         let interrupt = Arc::new(Interrupt::new(env.generation, client.clone()));
@@ -70,7 +70,7 @@ impl Rank {
         let control = Control::connect(
             &env.agent_socket,
             &env.job_id,
-            env.rank,
+            env.seat,
             &env.secret,
             move |command| {
                 obeying.obey(command);

@@ -8,6 +8,7 @@ use ringmaster_checkpoint::{
     WriterOptions,
 };
 use ringmaster_manifest::spec::{TrainJob, WhenBusy};
+use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{
     CheckpointPublishedRequest, CommitCheckpointRequest, Generation, ReportShardRequest,
     StoredObject,
@@ -76,7 +77,7 @@ impl Saving {
             client: start.client.clone(),
             job_id: env.job_id.clone(),
             generation,
-            rank: rank as u32,
+            rank: RingRank(rank as u32),
             in_use: Mutex::default(),
         };
         let writer = Writer::new(WriterOptions {
@@ -310,7 +311,7 @@ struct CoordinatorGrant {
     client: RanksClient,
     job_id: String,
     generation: Generation,
-    rank: u32,
+    rank: RingRank,
     /// What others are about to read, as the coordinator said when the last checkpoint was published.
     in_use: Mutex<Vec<String>>,
 }
@@ -320,7 +321,7 @@ impl checkpoint::Grant for CoordinatorGrant {
         let request = ReportShardRequest {
             job_id: self.job_id.clone(),
             generation: Some(self.generation),
-            rank: self.rank,
+            rank: self.rank.0,
             step,
             objects,
             failure: String::new(),
@@ -332,7 +333,7 @@ impl checkpoint::Grant for CoordinatorGrant {
         let request = ReportShardRequest {
             job_id: self.job_id.clone(),
             generation: Some(self.generation),
-            rank: self.rank,
+            rank: self.rank.0,
             step,
             objects: Vec::new(),
             failure: reason.to_owned(),

@@ -1,6 +1,6 @@
 //! Everything the coordinator knows, as a plain value: no IO, and time only as it is told.
 
-use ringmaster_proto::v1;
+use ringmaster_proto::{Seat, v1};
 use tokio::time::Instant;
 
 use super::batch::{Batch, Effect, Now};
@@ -91,7 +91,7 @@ impl Cluster {
     }
 
     pub(super) fn join(&mut self, request: v1::JoinRequest, reply: Reply<v1::JoinReply>) {
-        let (job_id, seat) = (request.job_id.clone(), request.rank);
+        let (job_id, seat) = (request.job_id.clone(), Seat(request.rank));
         let given = request.generation.unwrap_or_default();
         let live = self.jobs.live(&job_id, request.generation);
         let admitted = live.and_then(|job| job.check_admitted(seat).map(|()| job));

@@ -1,6 +1,7 @@
 //! Why a request was not carried out, and where that is said.
 
 use ringmaster_proto::v1::Generation;
+use ringmaster_proto::{RingRank, Seat};
 use tokio::sync::oneshot;
 
 /// Where an answer goes.
@@ -33,15 +34,15 @@ pub enum Error {
     RollBack { job_id: String, step: u64, reason: String },
     /// A rank whose place was given up joined all the same.
     #[error("rank {seat} of job {job_id} has no place in the job any more")]
-    NoSeat { job_id: String, seat: u32 },
+    NoSeat { job_id: String, seat: Seat },
     /// The same rank called again while it still waited.
-    #[error("a newer call of rank {rank} of job {job_id} replaced this one")]
-    Replaced { job_id: String, rank: u32 },
+    #[error("a newer call of {caller} of job {job_id} replaced this one")]
+    Replaced { job_id: String, caller: String },
     /// A rank could not store its part of a checkpoint.
     #[error(
         "checkpoint of step {step} of job {job_id}: rank {rank} could not store its part: {reason}"
     )]
-    ShardFailed { job_id: String, rank: u32, step: u64, reason: String },
+    ShardFailed { job_id: String, rank: RingRank, step: u64, reason: String },
     /// A value makes no sense.
     #[error("{field} is {value}; {constraint}")]
     Invalid { field: &'static str, value: String, constraint: String },

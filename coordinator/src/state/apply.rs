@@ -174,7 +174,7 @@ fn put_shard(connection: &Connection, shard: &ShardRecord) -> Result<(), Error> 
             shard.generation.incarnation,
             shard.generation.counter,
             shard.step,
-            shard.rank,
+            shard.rank.0,
             objects::encode(&shard.objects),
         ],
     )

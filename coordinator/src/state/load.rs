@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Row, params};
 
@@ -138,7 +139,7 @@ pub(super) fn shards(connection: &Connection) -> Result<Vec<ShardRecord>, Error>
             return Err(Error::Corrupt { column: "objects", key: job_id, value: text });
         };
         let generation = Generation::new(column(row, "incarnation")?, column(row, "counter")?);
-        let (step, rank) = (column(row, "step")?, column(row, "rank")?);
+        let (step, rank) = (column(row, "step")?, RingRank(column(row, "rank")?));
         shards.push(ShardRecord { job_id, generation, step, rank, objects });
     }
     Ok(shards)

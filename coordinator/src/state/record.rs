@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ringmaster_proto::v1::{Event, Generation, JobState, StoredObject};
+use ringmaster_proto::{RingRank, Seat};
 use serde::{Deserialize, Serialize};
 
 /// State of a job as the database spells it.
@@ -136,7 +137,7 @@ pub struct JobRecord {
     /// Seats whose ranks ended well in the current generation.
     pub done: Vec<bool>,
     /// The newest ring that was formed: its seats in ring order.
-    pub ring: Vec<u32>,
+    pub ring: Vec<Seat>,
     /// Why its ranks stop although it is to go on later; absent while they are not to.
     pub halt: Option<Halt>,
     /// What it was rolled back to, until it has saved anew.
@@ -291,7 +292,7 @@ pub struct ShardRecord {
     /// Steps applied.
     pub step: u64,
     /// Who uploaded, by ring rank.
-    pub rank: u32,
+    pub rank: RingRank,
     /// The objects.
     pub objects: Vec<StoredObject>,
 }

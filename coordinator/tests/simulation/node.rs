@@ -140,7 +140,7 @@ impl Agent {
             let process = world.start_process(Process {
                 node: name.clone(),
                 job_id: key.0.clone(),
-                seat: key.1,
+                seat: key.1.0,
                 generation: start.generation.unwrap_or_default(),
                 hung: false,
             });

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::Generation;
 
 use crate::secret::Secret;
@@ -56,7 +57,7 @@ pub struct RankEnv {
     /// [`JOB_ID`].
     pub job_id: String,
     /// [`RANK`]; below `world_size`.
-    pub rank: u32,
+    pub seat: Seat,
     /// [`WORLD_SIZE`]; at least 1.
     pub world_size: u32,
     /// [`LOCAL_RANK`].
@@ -138,7 +139,7 @@ impl RankEnv {
         }
         Ok(Self {
             job_id: env.text(JOB_ID)?,
-            rank,
+            seat: Seat(rank),
             world_size,
             local_rank: env.parsed(LOCAL_RANK, "a number")?,
             local_world_size: match env.optional_text(LOCAL_WORLD_SIZE)? {
@@ -233,7 +234,7 @@ mod tests {
     #[test]
     fn a_complete_environment_is_read_and_an_empty_value_counts_as_absent() {
         let env = RankEnv::from_lookup(complete).unwrap();
-        assert_eq!((env.rank, env.world_size, env.threads), (1, 2, 2));
+        assert_eq!((env.seat, env.world_size, env.threads), (Seat(1), 2, 2));
         assert_eq!(env.generation, Generation::new(1, 7));
         assert_eq!((env.resume_from, env.fault), (None, None));
     }

@@ -159,7 +159,7 @@ mod tests {
     fn a_rank_can_read_all_it_needs() {
         let variables = environment(&StartRank { threads: 5, ..start() }, &[(env::FAULT, "kill")]);
         let env = RankEnv::from_lookup(|name| variables.get(OsStr::new(name)).cloned()).unwrap();
-        assert_eq!((env.job_id.as_str(), env.rank, env.world_size), ("emoji-abc", 1, 2));
+        assert_eq!((env.job_id.as_str(), env.seat.0, env.world_size), ("emoji-abc", 1, 2));
         assert_eq!((env.generation, env.threads), (Generation::new(1, 7), 5));
         assert_eq!((env.resume_from, env.fault), (None, Some("kill".into())));
     }

@@ -68,7 +68,7 @@ impl Launcher {
             let Some((child, launch)) = table.launch(&key, exec) else { continue };
             let files = files.expect("a process was started with its files");
             let generation = launch.start.generation.unwrap_or_default();
-            tracing::info!(job_id = %key.0, rank = key.1, %generation, pid = child.id(), log = %files.log.display(), "started a rank");
+            tracing::info!(job_id = %key.0, rank = key.1.0, %generation, pid = child.id(), log = %files.log.display(), "started a rank");
             self.watch(key, child, launch, files);
         }
     }
@@ -92,7 +92,7 @@ impl Launcher {
         let ended = self.tails.follow(logs::Source {
             path: files.log.clone(),
             job_id: key.0.clone(),
-            rank: key.1,
+            rank: key.1.0,
             generation: launch.generation,
         });
         let (table, watched) = (Arc::clone(&self.table), key.clone());
@@ -153,10 +153,10 @@ fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
     let survivors = group::clear(pid, &files.status);
     let segments = shm::clear(started);
     if segments > 0 {
-        tracing::warn!(job_id = %key.0, rank = key.1, pid, segments, "removed shared memory that the rank left");
+        tracing::warn!(job_id = %key.0, rank = key.1.0, pid, segments, "removed shared memory that the rank left");
     }
     if survivors > 0 {
-        tracing::warn!(job_id = %key.0, rank = key.1, pid, survivors, "killed what the rank left running");
+        tracing::warn!(job_id = %key.0, rank = key.1.0, pid, survivors, "killed what the rank left running");
     }
     let ending = match child.wait() {
         Ok(status) => describe(status, files, table.killed_because(key)),
@@ -166,7 +166,7 @@ fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
             ..Ending::default()
         },
     };
-    tracing::info!(job_id = %key.0, rank = key.1, pid, code = ending.code, signal = ending.signal, reason = %ending.reason, "a rank ended");
+    tracing::info!(job_id = %key.0, rank = key.1.0, pid, code = ending.code, signal = ending.signal, reason = %ending.reason, "a rank ended");
     table.ended(key, ending);
 }
 

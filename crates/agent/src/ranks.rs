@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::agent_command::Command;
 use ringmaster_proto::v1::{
     AgentCommand, Generation, Heartbeat, Leaving, RankExited, RankStatus, Regenerate, RunningRank,
@@ -29,8 +30,8 @@ use super::exits::Exits;
 use super::processes::Processes;
 use super::secret::Secret;
 
-/// A job's rank: (job id, rank).
-pub type Key = (String, u32);
+/// A job's rank: (job id, seat).
+pub type Key = (String, Seat);
 
 /// A pause between two looks at the ranks longer than this means that the agent itself stood
 /// still, so silence says nothing about the ranks.
@@ -105,13 +106,13 @@ impl Table {
         if inner.closed {
             return;
         }
-        let key = (start.job_id.clone(), start.rank);
+        let key = (start.job_id.clone(), Seat(start.rank));
         if let Some(entry) = inner.ranks.get_mut(&key) {
             if entry.target() >= generation {
-                tracing::debug!(job_id = %key.0, rank = key.1, %generation, "runs already");
+                tracing::debug!(job_id = %key.0, rank = key.1.0, %generation, "runs already");
                 return;
             }
-            tracing::info!(job_id = %key.0, rank = key.1, %generation, "replacing the running process");
+            tracing::info!(job_id = %key.0, rank = key.1.0, %generation, "replacing the running process");
             entry.next = Some(start);
             entry.kill(&*self.processes, "replaced by a newer generation");
             return;
@@ -136,7 +137,7 @@ impl Table {
     /// Sends a rank into another generation.
     pub(super) fn regenerate(&self, regenerate: Regenerate) {
         let generation = regenerate.generation.unwrap_or_default();
-        let key = (regenerate.job_id.clone(), regenerate.rank);
+        let key = (regenerate.job_id.clone(), Seat(regenerate.rank));
         let mut inner = self.lock();
         inner.highest = inner.highest.max(generation);
         let Some(entry) = inner.ranks.get_mut(&key) else {
@@ -146,7 +147,7 @@ impl Table {
             return;
         };
         if generation < entry.target() {
-            tracing::warn!(job_id = %key.0, rank = key.1, %generation, "a stale generation is ignored");
+            tracing::warn!(job_id = %key.0, rank = key.1.0, %generation, "a stale generation is ignored");
             return;
         }
         entry.generation.store(pack(generation), Ordering::Relaxed);
@@ -156,9 +157,9 @@ impl Table {
     /// Asks a rank to end and sets when it is killed.
     pub(super) fn stop(&self, stop: StopRank) {
         let mut inner = self.lock();
-        let key = (stop.job_id.clone(), stop.rank);
+        let key = (stop.job_id.clone(), Seat(stop.rank));
         let Some(entry) = inner.ranks.get_mut(&key) else {
-            tracing::debug!(job_id = %key.0, rank = key.1, "a rank to stop is not running");
+            tracing::debug!(job_id = %key.0, rank = key.1.0, "a rank to stop is not running");
             return;
         };
         let grace = Duration::from_millis(stop.grace_ms.into());
@@ -198,10 +199,10 @@ impl Table {
     /// Asks every rank to end gracefully.
     pub(super) fn stop_all(&self, grace: Duration, reason: &str) {
         let keys: Vec<Key> = self.lock().ranks.keys().cloned().collect();
-        for (job_id, rank) in keys {
+        for (job_id, seat) in keys {
             self.stop(StopRank {
                 job_id,
-                rank,
+                rank: seat.0,
                 graceful: true,
                 grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
                 reason: reason.to_owned(),
@@ -229,12 +230,12 @@ impl Table {
         self.exits.forget_sent();
         let mut inner = self.lock();
         let mut running = Vec::new();
-        for ((job_id, rank), entry) in &mut inner.ranks {
+        for ((job_id, seat), entry) in &mut inner.ranks {
             entry.metrics_sent = None;
             running.push(RunningRank {
                 job_id: job_id.clone(),
                 generation: Some(entry.target()),
-                rank: *rank,
+                rank: seat.0,
                 pid: entry.pid().unwrap_or(0),
             });
         }
@@ -392,7 +393,7 @@ impl Table {
     }
 
     /// Tells the coordinator that a rank it asked for does not run.
-    fn refuse(&self, (job_id, rank): Key, generation: Generation, reason: String) {
+    fn refuse(&self, (job_id, Seat(rank)): Key, generation: Generation, reason: String) {
         tracing::warn!(%job_id, rank, %generation, %reason, "cannot serve the rank");
         self.exits.add(RankExited {
             job_id,

@@ -33,7 +33,7 @@ fn a_repeated_start_is_taken_once_and_one_beyond_the_slots_is_refused() {
     table.start(start(0, 1));
     table.start(start(0, 1));
     table.start(start(1, 1));
-    assert_eq!(queued(&mut queue), [("job".to_owned(), 0)]);
+    assert_eq!(queued(&mut queue), [("job".to_owned(), Seat(0))]);
     let refusals = refusals(&table);
     assert_eq!(refusals.len(), 1);
     assert_eq!((refusals[0].0, refusals[0].1), (1, Generation::new(1, 1)));
@@ -58,7 +58,7 @@ fn nothing_is_launched_after_everything_was_killed() {
     table.start(start(1, 1));
     for rank in [0, 1] {
         let exec = |_: &StartRank, _: &Secret| -> io::Result<(u32, ())> { panic!("must not run") };
-        assert!(table.launch(&("job".to_owned(), rank), exec).is_none());
+        assert!(table.launch(&("job".to_owned(), Seat(rank)), exec).is_none());
     }
     assert!(table.wait_until_empty(Duration::ZERO));
 }
@@ -104,7 +104,7 @@ fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
         launched = start.generation;
         Err::<(u32, ()), _>(io::Error::other("enough"))
     };
-    assert!(table.launch(&("job".to_owned(), 0), exec).is_none());
+    assert!(table.launch(&("job".to_owned(), Seat(0)), exec).is_none());
     assert_eq!(launched, Some(Generation::new(1, 2)));
     assert_eq!(refusals(&table)[0].1, Generation::new(1, 2));
 }
@@ -122,10 +122,10 @@ fn who_shows_the_secret_of_a_rank_is_that_rank_and_nobody_else() {
             let child = std::process::Command::new("/bin/sleep").arg("600").spawn()?;
             Ok((child.id(), child))
         };
-        children.push(table.launch(&("job".to_owned(), rank), exec).unwrap().0);
+        children.push(table.launch(&("job".to_owned(), Seat(rank)), exec).unwrap().0);
     }
     let shows = |rank: u32, secret: &Secret| {
-        table.connected(&("job".to_owned(), rank), secret, mpsc::unbounded_channel().0)
+        table.connected(&("job".to_owned(), Seat(rank)), secret, mpsc::unbounded_channel().0)
     };
     assert_eq!(shows(0, &secrets[0]), Some(children[0].id()));
     assert_eq!(shows(1, &secrets[1]), Some(children[1].id()));

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::rank_message::Message;
 use ringmaster_proto::v1::{AgentCommand, RankHello, RankMessage};
 use tempfile::TempDir;
@@ -81,7 +82,7 @@ async fn serve_rank(stream: UnixStream, table: Arc<Table>) {
         Err(error) => return tracing::warn!(peer, %error, "a connection that is no rank's"),
     };
     let RankHello { job_id, rank, secret, .. } = hello;
-    let key: Key = (job_id, rank);
+    let key: Key = (job_id, Seat(rank));
     let (commands, queue) = mpsc::unbounded_channel();
     let Some(pid) = table.connected(&key, &Secret::of(secret), commands) else {
         tracing::warn!(job_id = %key.0, rank, peer, "a process that is not this agent's rank");

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::agent_command::Command as Wire;
 use ringmaster_proto::v1::rank_message::Message as Report;
 use ringmaster_proto::v1::{AgentCommand, Generation, Phase, RankHello, RankMessage, RankStatus};
@@ -74,14 +75,14 @@ impl Control {
     pub fn connect(
         socket: &Path,
         job_id: &str,
-        rank: u32,
+        seat: Seat,
         secret: &Secret,
         on_command: impl Fn(&Command) + Send + 'static,
     ) -> Result<Self, Error> {
         let failed = |source| Error::Connect { path: socket.to_owned(), source };
         let reader = UnixStream::connect(socket).map_err(failed)?;
         let mut writer = reader.try_clone().map_err(failed)?;
-        let pid = std::process::id();
+        let (rank, pid) = (seat.0, std::process::id());
         let hello =
             RankHello { job_id: job_id.to_owned(), rank, pid, secret: secret.reveal().to_owned() };
         let hello = Report::Hello(hello);
@@ -272,16 +273,21 @@ mod tests {
         let path = folder.path().join("agent.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let (hooked, hook) = std::sync::mpsc::channel();
-        let control =
-            Control::connect(&path, "job-1", 3, &Secret::of("s3cret".into()), move |command| {
+        let control = Control::connect(
+            &path,
+            "job-1",
+            Seat(3),
+            &Secret::of("s3cret".into()),
+            move |command| {
                 hooked.send(command.clone()).unwrap();
-            })
-            .unwrap();
+            },
+        )
+        .unwrap();
         let (mut agent, _) = listener.accept().unwrap();
         let mut decoder = wire::Decoder::default();
 
         let hello = read_until(&mut agent, &mut decoder, |_| true);
-        let pid = std::process::id();
+        let (rank, pid) = (seat.0, std::process::id());
         let expected = RankHello { job_id: "job-1".into(), rank: 3, pid, secret: "s3cret".into() };
         assert_eq!(hello, Report::Hello(expected));
 
@@ -342,7 +348,7 @@ mod tests {
         let error = Control::connect(
             Path::new("/nonexistent/agent.sock"),
             "job-1",
-            0,
+            Seat(0),
             &Secret::of(String::new()),
             |_| {},
         )

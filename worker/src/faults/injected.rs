@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use ringmaster_proto::Seat;
 
 use super::FaultPoint;
 
@@ -52,7 +53,7 @@ impl FromStr for FaultPoint {
 /// One fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Fault {
-    rank: u32,
+    seat: Seat,
     /// 1-based: the steps that would be applied next.
     steps: RangeInclusive<u64>,
     at: FaultPoint,
@@ -66,15 +67,15 @@ struct Fault {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     faults: Vec<Fault>,
-    rank: u32,
+    seat: Seat,
 }
 
 impl Faults {
-    /// Reads the faults of `rank` from the text of `RINGMASTER_FAULT`; several are separated by `;`.
+    /// Reads the faults of the rank at `seat` from the text of `RINGMASTER_FAULT`; several are separated by `;`.
     ///
     /// # Errors
     /// Text of another form, with what is expected.
-    pub(crate) fn parse(text: Option<&str>, rank: u32) -> Result<Self, String> {
+    pub(crate) fn parse(text: Option<&str>, seat: Seat) -> Result<Self, String> {
         let faults = text
             .unwrap_or_default()
             .split(';')
@@ -82,7 +83,7 @@ impl Faults {
             .map(parse_one)
             .collect::<Result<_, _>>()
             .map_err(|e| format!("RINGMASTER_FAULT: {e}"))?;
-        Ok(Self { faults, rank })
+        Ok(Self { faults, seat })
     }
 
     /// Dies, hangs or waits here if a fault says so.
@@ -106,7 +107,7 @@ impl Faults {
     /// Whether a fault says that this rank's memory is damaged after it has applied `step`.
     pub(crate) fn corrupts(&self, step: u64) -> bool {
         let mut due =
-            self.faults.iter().filter(|f| f.is_at(self.rank, step, FaultPoint::AfterApply));
+            self.faults.iter().filter(|f| f.is_at(self.seat, step, FaultPoint::AfterApply));
         due.any(|fault| fault.act == Act::Corrupt && fault.fires())
     }
 
@@ -116,14 +117,14 @@ impl Faults {
     }
 
     fn due(&self, step: u64, at: FaultPoint) -> impl Iterator<Item = &Fault> {
-        let here = move |fault: &&Fault| fault.is_at(self.rank, step, at);
+        let here = move |fault: &&Fault| fault.is_at(self.seat, step, at);
         self.faults.iter().filter(here).filter(|fault| fault.act != Act::Corrupt)
     }
 }
 
 impl Fault {
-    fn is_at(&self, rank: u32, step: u64, at: FaultPoint) -> bool {
-        (self.rank, self.at) == (rank, at) && self.steps.contains(&step)
+    fn is_at(&self, seat: Seat, step: u64, at: FaultPoint) -> bool {
+        (self.seat, self.at) == (seat, at) && self.steps.contains(&step)
     }
 
     /// Leaves the marker and waits for the files it is to come after; false when the marker was
@@ -143,13 +144,13 @@ impl Fault {
 }
 
 fn parse_one(text: &str) -> Result<Fault, String> {
-    let (mut rank, mut steps, mut at, mut marker) = (None, None, None, None);
+    let (mut seat, mut steps, mut at, mut marker) = (None, None, None, None);
     let (mut act, mut seconds, mut after) = ("die", None, Vec::new());
     for pair in text.trim().split(',') {
         let (key, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} has no ="))?;
         let bad = |what: &str| format!("{key}={value} is not {what}");
         match key {
-            "rank" => rank = Some(value.parse().map_err(|_| bad("a number"))?),
+            "rank" => seat = Some(Seat(value.parse().map_err(|_| bad("a number"))?)),
             "step" => steps = Some(parse_steps(value).ok_or_else(|| bad("N or FIRST-LAST"))?),
             "at" => at = Some(value.parse()?),
             "marker" => marker = Some(PathBuf::from(value)),
@@ -165,7 +166,7 @@ fn parse_one(text: &str) -> Result<Fault, String> {
     }
     let missing = |key: &str| format!("{text:?} lacks {key}=");
     let fault = Fault {
-        rank: rank.ok_or_else(|| missing("rank"))?,
+        seat: seat.ok_or_else(|| missing("rank"))?,
         steps: steps.ok_or_else(|| missing("step"))?,
         at: at.ok_or_else(|| missing("at"))?,
         act: parse_act(act, seconds.ok_or_else(|| missing("seconds")))?,
@@ -208,9 +209,9 @@ mod tests {
     #[test]
     fn faults_parse_and_mistakes_say_what_is_allowed() {
         let text = "rank=1,step=7,at=before_apply,marker=/tmp/m; rank=0,step=2,at=after_apply,marker=/tmp/n";
-        assert_eq!(Faults::parse(Some(text), 1).map(|f| f.faults.len()), Ok(2));
-        assert_eq!(Faults::parse(None, 0).map(|f| f.faults.len()), Ok(0));
-        let error = Faults::parse(Some("rank=1,step=7,at=lunch,marker=/tmp/m"), 1);
+        assert_eq!(Faults::parse(Some(text), Seat(1)).map(|f| f.faults.len()), Ok(2));
+        assert_eq!(Faults::parse(None, Seat(0)).map(|f| f.faults.len()), Ok(0));
+        let error = Faults::parse(Some("rank=1,step=7,at=lunch,marker=/tmp/m"), Seat(1));
         assert_eq!(
             error.err().as_deref(),
             Some(
@@ -218,12 +219,12 @@ mod tests {
                  after_apply, in_eval, before_last_eval, after_finish"
             )
         );
-        assert!(Faults::parse(Some("rank=1"), 1).is_err_and(|e| e.contains("lacks step=")));
+        assert!(Faults::parse(Some("rank=1"), Seat(1)).is_err_and(|e| e.contains("lacks step=")));
     }
 
     #[test]
     fn only_a_pause_needs_no_marker_and_it_has_a_length() {
-        let parse = |text: &str| Faults::parse(Some(text), 1);
+        let parse = |text: &str| Faults::parse(Some(text), Seat(1));
         let place = "rank=1,step=2-4,at=before_reduce";
         let faults = parse(&format!("{place},act=pause,seconds=0.5")).unwrap();
         assert_eq!(faults.faults[0].act, Act::Pause(Duration::from_millis(500)));
@@ -245,9 +246,9 @@ mod tests {
             marker.display(),
             first.display()
         );
-        let faults = Faults::parse(Some(&text), 2).unwrap();
+        let faults = Faults::parse(Some(&text), Seat(2)).unwrap();
         assert!(!faults.ready_is_lost(6));
-        assert!(!Faults::parse(Some(&text), 1).unwrap().ready_is_lost(7));
+        assert!(!Faults::parse(Some(&text), Seat(1)).unwrap().ready_is_lost(7));
         assert!(!marker.exists());
         assert!(faults.ready_is_lost(7));
         assert!(!faults.ready_is_lost(7), "the marker is there");

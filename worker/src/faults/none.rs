@@ -1,5 +1,7 @@
 //! A build in which no fault can be asked for.
 
+use ringmaster_proto::Seat;
+
 use super::FaultPoint;
 
 /// No faults.
@@ -11,7 +13,7 @@ impl Faults {
     ///
     /// # Errors
     /// Any text, with what to build instead.
-    pub(crate) fn parse(text: Option<&str>, _rank: u32) -> Result<Self, String> {
+    pub(crate) fn parse(text: Option<&str>, _seat: Seat) -> Result<Self, String> {
         match text.map(str::trim) {
             None | Some("") => Ok(Self),
             Some(text) => Err(format!(
@@ -38,8 +40,8 @@ mod tests {
 
     #[test]
     fn a_fault_is_refused_with_what_to_build() {
-        assert!(Faults::parse(None, 0).is_ok());
-        let refused = Faults::parse(Some("rank=0,step=1,at=in_eval,marker=/tmp/x"), 0).err();
+        assert!(Faults::parse(None, Seat(0)).is_ok());
+        let refused = Faults::parse(Some("rank=0,step=1,at=in_eval,marker=/tmp/x"), Seat(0)).err();
         assert!(refused.is_some_and(|text| text.contains("--features ringmaster-worker/faults")));
     }
 }

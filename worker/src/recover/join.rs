@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
+use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{Generation, HeldState, JoinReply, JoinRequest};
 use tch::Device;
 
@@ -40,7 +41,7 @@ impl Rank {
         let request = JoinRequest {
             job_id: self.env.job_id.clone(),
             generation: Some(generation),
-            rank: self.env.rank,
+            rank: self.env.seat.0,
             data_address,
             held,
             numeric_plan: serde_json::to_string(&plan).expect("a plan is plain data"),
@@ -71,7 +72,7 @@ impl Rank {
         }
         let options = Options {
             generation,
-            rank: reply.rank as usize,
+            rank: RingRank(reply.rank).index(),
             peers: reply.peers.clone(),
             token: reply.token.clone(),
             connect_timeout: CONNECT_TIMEOUT,

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use ringmaster_checkpoint as checkpoint;
 use ringmaster_manifest::resume_conflict;
+use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{Generation, JoinReply, StateSource};
 
 use crate::collective::Collective;
@@ -35,7 +36,7 @@ impl Rank {
         reply: &JoinReply,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
-        let source = reply.source_rank as usize;
+        let source = RingRank(reply.source_rank).index();
         let stored = reply.source() == StateSource::Stored;
         // One rank reads for all. The others wait for it in the first broadcast below; if it fails, it breaks
         // the ring, which ends their wait.

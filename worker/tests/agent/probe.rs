@@ -101,7 +101,7 @@ fn connect(
         hook(command);
         drop(told.send(command.clone()));
     };
-    (Control::connect(socket, &env.job_id, env.rank, &env.secret, on_command).unwrap(), commands)
+    (Control::connect(socket, &env.job_id, env.seat, &env.secret, on_command).unwrap(), commands)
 }
 
 /// Reports a step, then follows commands; a stubborn rank does not stop when asked.
@@ -142,7 +142,7 @@ fn join(env: &RankEnv) -> i32 {
     loop {
         let request = JoinRequest {
             job_id: env.job_id.clone(),
-            rank: env.rank,
+            rank: env.seat.0,
             generation: Some(generation),
             ..JoinRequest::default()
         };

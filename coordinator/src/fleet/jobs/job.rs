@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_proto::v1::{self, Generation};
+use ringmaster_proto::{RingRank, Seat};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -26,7 +27,7 @@ pub(crate) struct Job {
     pub(crate) membership: Membership,
     pub(crate) checkpoints: Checkpoints,
     /// Seats whose ranks were lost since the last settling, and how.
-    pub(crate) lost: BTreeMap<u32, Loss>,
+    pub(crate) lost: BTreeMap<Seat, Loss>,
     /// Where the rank of a vacant seat was last.
     pub(crate) preferred: Vec<Option<String>>,
     /// After a restart of the coordinator: until when agents may still bring back their ranks.
@@ -106,23 +107,23 @@ impl Job {
     }
 
     /// True when this seat is on this node.
-    pub(crate) fn sits(&self, seat: u32, node: &str) -> bool {
+    pub(crate) fn sits(&self, seat: Seat, node: &str) -> bool {
         self.seat(seat) == Some(node)
     }
 
     /// Node of a seat; absent while it is vacant, and for seats that do not exist.
-    pub(crate) fn seat(&self, seat: u32) -> Option<&str> {
-        self.record.seats.get(seat as usize)?.as_deref()
+    pub(crate) fn seat(&self, seat: Seat) -> Option<&str> {
+        self.record.seats.get(seat.index())?.as_deref()
     }
 
     /// True when the rank of this seat ended well.
-    pub(crate) fn is_done(&self, seat: u32) -> bool {
-        self.record.done.get(seat as usize).copied().unwrap_or(false)
+    pub(crate) fn is_done(&self, seat: Seat) -> bool {
+        self.record.done.get(seat.index()).copied().unwrap_or(false)
     }
 
     /// Every seat, taken or not, in order.
-    pub(crate) fn seats(&self) -> std::ops::Range<u32> {
-        0..self.record.ranks
+    pub(crate) fn seats(&self) -> impl Iterator<Item = Seat> + use<> {
+        (0..self.record.ranks).map(Seat)
     }
 
     /// How many seats are taken.
@@ -137,13 +138,14 @@ impl Job {
 
     /// The seats that take part in the current generation: those of its ring, or while that is
     /// being formed those that are taken.
-    pub(crate) fn members(&self) -> Vec<u32> {
+    pub(crate) fn members(&self) -> Vec<Seat> {
         if self.record.formed { self.record.ring.clone() } else { order(&self.record.seats) }
     }
 
     /// Place of a seat in the ring that stands.
-    pub(crate) fn ring_rank(&self, seat: u32) -> Option<usize> {
-        self.record.ring.iter().position(|member| *member == seat)
+    pub(crate) fn ring_rank(&self, seat: Seat) -> Option<RingRank> {
+        let mut ring = (0..).map(RingRank).zip(&self.record.ring);
+        ring.find_map(|(rank, member)| (*member == seat).then_some(rank))
     }
 
     /// Which seats are taken, for people.
@@ -161,8 +163,8 @@ impl Job {
     }
 
     /// Takes a seat away from its rank, remembering where it was.
-    pub(crate) fn vacate(&mut self, seat: u32) {
-        let index = seat as usize;
+    pub(crate) fn vacate(&mut self, seat: Seat) {
+        let index = seat.index();
         if let Some(node) = self.record.seats[index].take() {
             self.preferred[index] = Some(node);
         }
@@ -192,8 +194,9 @@ impl Job {
             self.metrics = Some(metrics);
             self.changed = true;
         }
-        self.movement.observe(status.rank, &status, now);
-        let slot = &mut self.statuses[status.rank as usize];
+        let seat = Seat(status.rank);
+        self.movement.observe(seat, &status, now);
+        let slot = &mut self.statuses[seat.index()];
         self.changed |= slot.as_ref().is_none_or(|old| {
             (old.step, old.phase, old.pid) != (status.step, status.phase, status.pid)
         });

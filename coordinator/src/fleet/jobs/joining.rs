@@ -4,7 +4,7 @@
 //! its ranks anew, without the vacant seats.
 
 use rand::RngCore as _;
-use ringmaster_proto::v1;
+use ringmaster_proto::{RingRank, Seat, v1};
 
 use super::job::Job;
 use crate::fleet::rings::order;
@@ -17,8 +17,8 @@ const TOKEN_BYTES: usize = 32;
 
 impl Job {
     /// Checks that a caller of the current generation has a seat in it.
-    pub(crate) fn check_admitted(&self, seat: u32) -> Result<(), Error> {
-        check_rank(seat, self.record.ranks, &self.record.job_id)?;
+    pub(crate) fn check_admitted(&self, seat: Seat) -> Result<(), Error> {
+        check_rank(seat.0, self.record.ranks, &self.record.job_id)?;
         if self.seat(seat).is_none() {
             return Err(Error::NoSeat { job_id: self.record.job_id.clone(), seat });
         }
@@ -41,10 +41,10 @@ impl Job {
         if self.record.formed {
             return self.rejoin(batch, request, reply);
         }
-        let seat = request.rank;
+        let seat = Seat(request.rank);
         if let Some(replaced) = self.membership.wait(request, reply) {
             let job_id = self.record.job_id.clone();
-            batch.reply(replaced, Err(Error::Replaced { job_id, rank: seat }));
+            batch.reply(replaced, Err(Error::Replaced { job_id, caller: format!("rank {seat}") }));
         }
         let (joined, taken) = (self.membership.joined(), self.taken());
         let enough = taken >= self.spec.min_ranks as usize && self.lost.is_empty();
@@ -64,10 +64,10 @@ impl Job {
     /// A rank of a ring that stands calls again: the answer was lost on the way.
     fn rejoin(&mut self, batch: &mut Batch, request: v1::JoinRequest, reply: Reply<v1::JoinReply>) {
         // A rank that is where it was is told the same again.
-        let seat = request.rank;
-        let told = self.ring_rank(seat).and_then(|rank| self.membership.told().get(rank));
+        let seat = Seat(request.rank);
+        let told = self.ring_rank(seat).and_then(|rank| self.membership.told().get(rank.index()));
         if let Some(told) = told
-            && told.peers[told.rank as usize] == request.data_address
+            && told.peers[RingRank(told.rank).index()] == request.data_address
         {
             return batch.reply(reply, Ok(told.clone()));
         }
@@ -103,7 +103,7 @@ impl Job {
         let common = self.common_reply(&requests, &plan);
         let told: Vec<v1::JoinReply> = (0..common.world_size)
             .map(|rank| v1::JoinReply {
-                apply_held: plan.apply_held.contains(&rank),
+                apply_held: plan.apply_held.contains(&RingRank(rank)),
                 rank,
                 ..common.clone()
             })
@@ -131,10 +131,10 @@ impl Job {
             world_size: u32::try_from(requests.len()).expect("world sizes fit u32"),
             peers: requests.iter().map(|request| request.data_address.clone()).collect(),
             token,
-            source_rank: plan.source_rank,
+            source_rank: plan.source_rank.0,
             source: source.into(),
             apply_held: false,
-            receivers: plan.receivers.clone(),
+            receivers: plan.receivers.iter().map(|rank| rank.0).collect(),
             numeric_plan,
             checkpoint_hint: self.record.checkpoint_url.clone(),
             // Of this generation: what waited for an older one was dropped with it.
@@ -160,7 +160,7 @@ impl Job {
 
         let source = match (plan.source, &self.record.rollback) {
             (Source::Live, _) => {
-                format!("state from rank {}", self.record.ring[plan.source_rank as usize])
+                format!("state from rank {}", self.record.ring[plan.source_rank.index()])
             }
             (Source::Stored, _) if is_first && self.record.resume_from.is_empty() => {
                 "from the start".to_owned()
@@ -185,7 +185,7 @@ fn report(request: &v1::JoinRequest) -> Report {
     }
 }
 
-/// Checks that a rank or seat exists.
+/// Checks a number that came over the wire: that of a seat, or of a rank of the ring.
 pub(crate) fn check_rank(rank: u32, ranks: u32, job_id: &str) -> Result<(), Error> {
     if rank < ranks {
         return Ok(());

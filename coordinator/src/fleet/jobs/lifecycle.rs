@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::{self, Generation};
 
 use super::job::{Job, Loss};
@@ -15,11 +16,11 @@ impl Job {
         if self.record.state.is_ended() {
             return;
         }
-        let rank = exited.rank;
+        let rank = Seat(exited.rank);
         let reaches_its_end = self.record.formed || self.is_stopping() || self.is_finished();
         match exited.code {
             Some(0) if reaches_its_end => {
-                self.record.done[rank as usize] = true;
+                self.record.done[rank.index()] = true;
                 self.movement.forget(rank);
                 self.dirty = true;
             }
@@ -45,15 +46,15 @@ impl Job {
     }
 
     /// Notes that a rank's process is gone; settling decides.
-    pub(crate) fn lose(&mut self, batch: &mut Batch, rank: u32, loss: Loss) {
+    pub(crate) fn lose(&mut self, batch: &mut Batch, rank: Seat, loss: Loss) {
         let how = &loss.how;
-        if self.record.state.is_ended() || rank >= self.record.ranks {
+        if self.record.state.is_ended() || rank.0 >= self.record.ranks {
             return;
         }
         if self.is_finished() {
             let message = format!("rank {rank}: {how}; the run was finished, nothing is redone");
             self.event(batch, "rank_ended", message);
-            self.record.done[rank as usize] = true;
+            self.record.done[rank.index()] = true;
             // The others wait for it in the barrier that ends a run, and have nothing left to do.
             self.kill_at = Some(batch.now.at);
             return;
@@ -71,7 +72,7 @@ impl Job {
 
         // Lost ranks give up their seats. So does one that had ended well: the run is not finished
         // without all of them, so it has to take part again.
-        let leaves = |seat: &u32| lost.contains_key(seat) || self.is_done(*seat);
+        let leaves = |seat: &Seat| lost.contains_key(seat) || self.is_done(*seat);
         for seat in self.seats().filter(leaves).collect::<Vec<_>>() {
             self.vacate(seat);
         }
@@ -215,7 +216,7 @@ impl Job {
 }
 
 /// Says what was lost; nothing if nothing was.
-fn in_words(lost: &BTreeMap<u32, Loss>) -> Option<String> {
+fn in_words(lost: &BTreeMap<Seat, Loss>) -> Option<String> {
     let (rank, loss) = lost.first_key_value()?;
     Some(match lost.len() {
         1 => format!("rank {rank} was lost ({})", loss.how),

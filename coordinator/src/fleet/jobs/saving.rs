@@ -4,6 +4,7 @@
 //! and only by the current generation. Reports are durable too, so that a restart of the coordinator
 //! between two of them leaves nobody waiting.
 
+use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{self, StoredObject};
 
 use super::job::Job;
@@ -22,6 +23,7 @@ impl Job {
         let v1::ReportShardRequest { job_id, rank, step, objects, failure, .. } = request;
         let ring = u32::try_from(self.record.ring.len()).expect("world sizes fit u32");
         check_rank(rank, ring, &job_id)?;
+        let rank = RingRank(rank);
         if failure.is_empty() {
             self.checkpoints.add_shard(step, rank, objects.clone());
             let generation = self.generation();
@@ -43,7 +45,10 @@ impl Job {
     ) {
         if let Some(replaced) = self.checkpoints.wait(request.step, request.digest, reply) {
             let job_id = self.record.job_id.clone();
-            batch.reply(replaced, Err(Error::Replaced { job_id, rank: 0 }));
+            batch.reply(
+                replaced,
+                Err(Error::Replaced { job_id, caller: "the ring's first rank".to_owned() }),
+            );
         }
         self.answer_commit(batch, request.step);
     }

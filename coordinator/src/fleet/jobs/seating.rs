@@ -1,5 +1,7 @@
 //! What a job is to the scheduler, and getting the seats that it decided on.
 
+use ringmaster_proto::Seat;
+
 use super::job::Job;
 use crate::fleet::Batch;
 use crate::scheduler::{Gang, Standing};
@@ -33,9 +35,9 @@ impl Job {
     }
 
     /// Seats one rank on a slot of a node.
-    pub(crate) fn sit(&mut self, seat: u32, node: String, slot: u32) {
-        self.record.slots[seat as usize] = slot;
-        self.record.seats[seat as usize] = Some(node);
+    pub(crate) fn sit(&mut self, seat: Seat, node: String, slot: u32) {
+        self.record.slots[seat.index()] = slot;
+        self.record.seats[seat.index()] = Some(node);
         self.dirty = true;
     }
 

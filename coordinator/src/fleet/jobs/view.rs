@@ -8,11 +8,11 @@ impl Job {
     /// A job as the wire shows it.
     pub(crate) fn view(&self) -> v1::Job {
         let record = &self.record;
-        let ranks = self.seats().map(|rank| {
-            let status = self.statuses[rank as usize].as_ref();
+        let ranks = self.seats().map(|seat| {
+            let status = self.statuses[seat.index()].as_ref();
             v1::RankInfo {
-                rank,
-                node: self.seat(rank).unwrap_or_default().to_owned(),
+                rank: seat.0,
+                node: self.seat(seat).unwrap_or_default().to_owned(),
                 pid: status.map_or(0, |status| status.pid),
                 phase: status.map_or(0, |status| status.phase),
                 step: status.map_or(0, |status| status.step),

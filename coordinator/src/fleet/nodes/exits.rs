@@ -1,7 +1,7 @@
 //! What an agent says of a rank that has ended.
 
-use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
+use ringmaster_proto::{Seat, v1};
 
 use super::table::Nodes;
 use crate::fleet::{Batch, Jobs, Loss};
@@ -25,7 +25,8 @@ impl Nodes {
 
         // Is it news of the process that has the place of the rank?
         let generation = exited.generation.unwrap_or_default();
-        let key = (exited.job_id.clone(), exited.rank);
+        let seat = Seat(exited.rank);
+        let key = (exited.job_id.clone(), seat);
         let reached = match node.processes.get(&key) {
             // About an earlier process of the rank: the report was repeated, or is late.
             Some(process) if generation < process.started => return,
@@ -35,12 +36,12 @@ impl Nodes {
         let doomed = node.processes.remove(&key).is_some_and(|process| process.doomed);
         let Some(job) = jobs.by_id.get_mut(&exited.job_id).filter(|_| !doomed) else { return };
         let awaited = reached.is_some() || job.attach_until.is_some();
-        if !awaited || !job.sits(exited.rank, name) || job.is_done(exited.rank) {
+        if !awaited || !job.sits(seat, name) || job.is_done(seat) {
             return;
         }
         // Its node could not start it and gets no other: the job has no part in that.
         if is_unusable && exited.code.is_none() && exited.signal.is_none() {
-            job.lose(batch, exited.rank, Loss::blameless(&exited.reason, false));
+            job.lose(batch, seat, Loss::blameless(&exited.reason, false));
             return;
         }
         let counts = reached.unwrap_or(generation) == job.generation();

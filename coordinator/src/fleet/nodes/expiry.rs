@@ -1,6 +1,8 @@
 //! What has silently gone becomes a loss: nodes unheard of, processes an agent came back without,
 //! ranks that did not come back after the coordinator's restart.
 
+use ringmaster_proto::Seat;
+
 use super::node::Presence;
 use super::table::Nodes;
 use crate::fleet::{Batch, Jobs, Loss};
@@ -72,7 +74,7 @@ impl Nodes {
         let now = batch.now.at;
         for (job_id, job) in &mut jobs.by_id {
             let Some(until) = job.attach_until else { continue };
-            let is_absent = |rank: &u32| {
+            let is_absent = |rank: &Seat| {
                 // One without a seat was lost before the restart, or since.
                 let Some(seat) = job.seat(*rank) else { return false };
                 let key = (job_id.clone(), *rank);
@@ -81,7 +83,7 @@ impl Nodes {
             };
             let awaited =
                 job.seats().filter(|rank| !job.is_done(*rank) && !job.lost.contains_key(rank));
-            let absent: Vec<u32> = awaited.filter(is_absent).collect();
+            let absent: Vec<Seat> = awaited.filter(is_absent).collect();
             if absent.is_empty() {
                 job.attach_until = None;
                 if job.record.formed && job.lost.is_empty() && !job.is_stopping() {

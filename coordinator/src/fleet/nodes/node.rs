@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use super::lease::Lease;
 
 /// A rank of a job.
-pub(crate) type RankKey = (String, u32);
+pub(crate) type RankKey = (String, Seat);
 
 /// One node. It stays known after its agent has gone, for people to see.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What agents are told: the difference between what should run and what does.
 
-use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
+use ringmaster_proto::{Seat, v1};
 use tokio::time::Instant;
 
 use super::node::{Process, Stop};
@@ -32,7 +32,7 @@ impl Nodes {
                 process.stopped = Some((session.id, stop));
                 let message = v1::StopRank {
                     job_id: job_id.clone(),
-                    rank: *rank,
+                    rank: rank.0,
                     graceful: stop == Stop::Graceful,
                     grace_ms: if stop == Stop::Graceful { grace_ms } else { 0 },
                     reason,
@@ -62,13 +62,13 @@ impl Nodes {
                         process.told = told;
                         let message = v1::Regenerate {
                             job_id: job_id.clone(),
-                            rank,
+                            rank: rank.0,
                             generation: Some(generation),
                         };
                         batch.send(&session.outbound, Message::Regenerate(message));
                     }
                 } else if job.attach_until.is_none() {
-                    let slot = job.record.slots[rank as usize];
+                    let slot = job.record.slots[rank.index()];
                     node.processes.insert(key, Process::requested(generation, Some(slot)));
                     batch.send(&session.outbound, Message::StartRank(start(job, rank)));
                 }
@@ -99,16 +99,16 @@ fn stop_for(job: Option<&Job>, now: Instant) -> Option<(Stop, String)> {
 }
 
 /// What an agent needs to start a rank.
-fn start(job: &Job, rank: u32) -> v1::StartRank {
+fn start(job: &Job, seat: Seat) -> v1::StartRank {
     let record = &job.record;
-    let mine = job.seat(rank);
+    let mine = job.seat(seat);
     let neighbours = job.seats().filter(|other| job.seat(*other) == mine).count();
     v1::StartRank {
         job_id: record.job_id.clone(),
         generation: record.generation,
-        rank,
+        rank: seat.0,
         world_size: record.ranks,
-        local_rank: record.slots[rank as usize],
+        local_rank: record.slots[seat.index()],
         local_world_size: u32::try_from(neighbours).expect("world sizes fit u32"),
         manifest: record.manifest.clone(),
         resume_from: record.resume_from.clone(),

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringmaster_proto::Seat;
+
 use super::node::Node;
 use super::table::Nodes;
 use crate::fleet::{Batch, Job, Jobs};
@@ -88,7 +90,7 @@ impl Nodes {
         if job.record.threads == 0 {
             job.record.threads = self.threads(&job, &seats);
         }
-        for (seat, node) in (0..).zip(seats) {
+        for (seat, node) in (0..).map(Seat).zip(seats) {
             if job.seat(seat) == node.as_deref() {
                 continue;
             }

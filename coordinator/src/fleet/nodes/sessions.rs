@@ -1,7 +1,7 @@
 //! What agents say: registration, heartbeats, the end of their stream.
 
-use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
+use ringmaster_proto::{Seat, v1};
 use tokio::sync::mpsc;
 
 use super::lease::Lease;
@@ -79,11 +79,12 @@ impl Nodes {
         }
         let mut matters = false;
         for status in heartbeat.ranks {
-            let key = (status.job_id.clone(), status.rank);
+            let seat = Seat(status.rank);
+            let key = (status.job_id.clone(), seat);
             let Some(process) = node.processes.get_mut(&key) else { continue };
             process.see(status.generation.unwrap_or_default(), Some(status.pid));
             let Some(job) = jobs.by_id.get_mut(&status.job_id) else { continue };
-            if !job.sits(status.rank, name) || job.record.state.is_ended() {
+            if !job.sits(seat, name) || job.record.state.is_ended() {
                 continue;
             }
             // A recovery is followed closely, and a ring that broke is acted on at once.
@@ -130,10 +131,11 @@ impl Node {
         for running in &register.running {
             let generation = running.generation.unwrap_or_default();
             let job = jobs.by_id.get_mut(&running.job_id);
-            let index = running.rank as usize;
+            let seat = Seat(running.rank);
+            let index = seat.index();
             let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
             self.processes
-                .entry((running.job_id.clone(), running.rank))
+                .entry((running.job_id.clone(), seat))
                 .or_insert_with(|| Process::reported(generation, running.pid, slot))
                 .see(generation, Some(running.pid));
             // A rank that counted as lost has a place after all, if the ring is not formed yet and
@@ -163,7 +165,10 @@ impl Node {
     ) {
         let now = batch.now.at;
         let is_running = |key: &RankKey| {
-            register.running.iter().any(|running| running.job_id == key.0 && running.rank == key.1)
+            register
+                .running
+                .iter()
+                .any(|running| running.job_id == key.0 && running.rank == key.1.0)
         };
         self.processes.retain(|key, process| {
             if is_running(key) {

@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ringmaster_proto::v1;
 use ringmaster_proto::v1::coordinator_message::Message;
+use ringmaster_proto::{Seat, v1};
 
 use super::node::Node;
 use super::table::Nodes;
@@ -32,7 +32,7 @@ impl Nodes {
                 continue;
             }
             self.expect_ranks(job_id, job, batch);
-            let joined: BTreeSet<u32> = job.membership.joined_seats().collect();
+            let joined: BTreeSet<Seat> = job.membership.joined_seats().collect();
             match job.movement.judge(job.generation(), &joined, &batch.config.deadlines, now) {
                 None => {}
                 Some(verdict @ Verdict::Hung { seat, phase, .. }) => {
@@ -72,12 +72,12 @@ impl Nodes {
     }
 }
 
-fn kill(batch: &mut Batch, node: &Node, job_id: &str, seat: u32, verdict: &Verdict) {
+fn kill(batch: &mut Batch, node: &Node, job_id: &str, seat: Seat, verdict: &Verdict) {
     // An agent that is away cannot be asked; its lease decides.
     let Some(session) = &node.session else { return };
     let stop = v1::StopRank {
         job_id: job_id.to_owned(),
-        rank: seat,
+        rank: seat.0,
         graceful: false,
         grace_ms: 0,
         reason: verdict.to_string(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::Generation;
 
 use super::node::{Node, Process};
@@ -43,7 +44,7 @@ impl Nodes {
     }
 
     /// Takes in that a rank is in this generation, as it says itself.
-    pub(crate) fn see(&mut self, node: &str, job_id: &str, rank: u32, generation: Generation) {
+    pub(crate) fn see(&mut self, node: &str, job_id: &str, rank: Seat, generation: Generation) {
         let key = (job_id.to_owned(), rank);
         let node = self.by_name.get_mut(node);
         if let Some(process) = node.and_then(|node| node.processes.get_mut(&key)) {
@@ -62,7 +63,7 @@ impl Nodes {
 
     /// A rank that calls for an old generation has not heard of the new one: its agent may have had
     /// the news before the rank was there to take it.
-    pub(crate) fn repeat_regenerate(&mut self, job_id: &str, rank: u32, given: Generation) {
+    pub(crate) fn repeat_regenerate(&mut self, job_id: &str, rank: Seat, given: Generation) {
         let key = (job_id.to_owned(), rank);
         let processes = self.by_name.values_mut().filter_map(|node| node.processes.get_mut(&key));
         for process in processes.filter(|process: &&mut Process| process.generation <= given) {

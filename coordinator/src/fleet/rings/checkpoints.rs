@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::StoredObject;
 
 use crate::fleet::Reply;
@@ -15,13 +16,13 @@ pub(crate) struct Checkpoints {
 #[derive(Debug, Default)]
 struct Step {
     /// Uploaded objects by ring rank.
-    shards: BTreeMap<u32, Vec<StoredObject>>,
+    shards: BTreeMap<RingRank, Vec<StoredObject>>,
     /// Who asked for the grant and waits for the shards.
     waiting: Option<(u64, Reply<Vec<StoredObject>>)>,
     granted: bool,
     /// Ranks of the ring that could not store their parts, and why: without them the checkpoint is
     /// never complete. A rank that tries again and succeeds leaves.
-    failures: BTreeMap<u32, String>,
+    failures: BTreeMap<RingRank, String>,
 }
 
 /// What whoever waits for a grant is to hear.
@@ -36,7 +37,7 @@ pub(crate) enum Answer {
         is_new: bool,
     },
     /// A rank could not store its part.
-    Failed { rank: u32, reason: String },
+    Failed { rank: RingRank, reason: String },
 }
 
 impl Checkpoints {
@@ -52,14 +53,14 @@ impl Checkpoints {
     }
 
     /// Takes in what a rank uploaded.
-    pub(crate) fn add_shard(&mut self, step: u64, rank: u32, objects: Vec<StoredObject>) {
+    pub(crate) fn add_shard(&mut self, step: u64, rank: RingRank, objects: Vec<StoredObject>) {
         let step = self.steps.entry(step).or_default();
         step.failures.remove(&rank);
         step.shards.insert(rank, objects);
     }
 
     /// Takes in that a rank could not store its part.
-    pub(crate) fn add_failure(&mut self, step: u64, rank: u32, reason: String) {
+    pub(crate) fn add_failure(&mut self, step: u64, rank: RingRank, reason: String) {
         self.steps.entry(step).or_default().failures.insert(rank, reason);
     }
 

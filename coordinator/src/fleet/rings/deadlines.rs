@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::{Generation, Phase, RankStatus};
 
 /// Phases there are, the unspecified one included.
@@ -144,7 +145,7 @@ impl Rank {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// This rank hangs.
-    Hung { seat: u32, phase: Phase, step: u64, stood_still: Duration, deadline: Duration },
+    Hung { seat: Seat, phase: Phase, step: u64, stood_still: Duration, deadline: Duration },
     /// Every rank waits inside a collective.
     RingStuck { sequence: u64, step: u64, stood_still: Duration },
 }
@@ -177,7 +178,7 @@ pub(crate) fn word(phase: Phase) -> &'static str {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Progress {
     /// By seat.
-    ranks: BTreeMap<u32, Rank>,
+    ranks: BTreeMap<Seat, Rank>,
     /// Longest standstill that ended by itself, by phase; first steps not counted.
     longest: [Duration; PHASES],
     /// The same over first steps; none before one was done.
@@ -188,7 +189,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Takes in what a rank says of itself.
-    pub(crate) fn observe(&mut self, seat: u32, status: &RankStatus, now: Instant) {
+    pub(crate) fn observe(&mut self, seat: Seat, status: &RankStatus, now: Instant) {
         let signs = Signs::of(status);
         let Some(rank) = self.ranks.get_mut(&seat) else {
             self.ranks.insert(seat, Rank::new(signs, now));
@@ -226,7 +227,7 @@ impl Progress {
     }
 
     /// Takes in that a rank was asked for and has not been heard of.
-    pub(crate) fn expect(&mut self, seat: u32, generation: Generation, now: Instant) {
+    pub(crate) fn expect(&mut self, seat: Seat, generation: Generation, now: Instant) {
         let status = RankStatus {
             generation: Some(generation),
             phase: Phase::Start.into(),
@@ -236,12 +237,12 @@ impl Progress {
     }
 
     /// Forgets the rank of a seat, which is gone.
-    pub(crate) fn forget(&mut self, seat: u32) {
+    pub(crate) fn forget(&mut self, seat: Seat) {
         self.ranks.remove(&seat);
     }
 
     /// Whether a rank has its state and trains in this generation.
-    pub(crate) fn trains(&self, seat: u32, generation: Generation) -> bool {
+    pub(crate) fn trains(&self, seat: Seat, generation: Generation) -> bool {
         let rank = self.ranks.get(&seat).filter(|rank| rank.signs.generation == generation);
         rank.is_some_and(|rank| rank.trains_from.is_some())
     }
@@ -271,7 +272,7 @@ impl Progress {
     pub(crate) fn judge(
         &mut self,
         current: Generation,
-        joined: &BTreeSet<u32>,
+        joined: &BTreeSet<Seat>,
         deadlines: &Deadlines,
         now: Instant,
     ) -> Option<Verdict> {

@@ -40,7 +40,7 @@ impl Job {
         for _ in 0..seconds {
             self.now += secs(1);
             for status in &self.statuses {
-                self.progress.observe(status.rank, status, self.now);
+                self.progress.observe(Seat(status.rank), status, self.now);
             }
             let joined = BTreeSet::new();
             let verdict = self.progress.judge(GENERATION, &joined, &self.deadlines, self.now);
@@ -113,7 +113,7 @@ fn training(seconds: u64) -> Job {
 
 fn culprit(verdict: Option<&Verdict>) -> Option<(u32, Phase)> {
     match verdict {
-        Some(Verdict::Hung { seat, phase, .. }) => Some((*seat, *phase)),
+        Some(Verdict::Hung { seat, phase, .. }) => Some((seat.0, *phase)),
         _ => None,
     }
 }
@@ -147,12 +147,12 @@ fn a_rank_behind_in_an_older_generation_is_blamed_even_if_it_waits_there() {
     job.set_all(Phase::Join);
     job.statuses[3].generation = Some(old);
     job.set(3, Phase::Collective);
-    let joined = BTreeSet::from([0, 1, 2]);
+    let joined = BTreeSet::from([0, 1, 2].map(Seat));
     let mut verdict = None;
     for _ in 0..1000 {
         job.now += secs(1);
         for status in &job.statuses {
-            job.progress.observe(status.rank, status, job.now);
+            job.progress.observe(Seat(status.rank), status, job.now);
         }
         let now = job.progress.judge(GENERATION, &joined, &job.deadlines, job.now);
         verdict = verdict.or(now);
@@ -164,11 +164,11 @@ fn a_rank_behind_in_an_older_generation_is_blamed_even_if_it_waits_there() {
 fn ranks_that_wait_for_the_others_at_the_coordinator_are_never_judged() {
     let mut job = Job::new(2);
     job.set_all(Phase::Join);
-    let joined = BTreeSet::from([0, 1]);
+    let joined = BTreeSet::from([0, 1].map(Seat));
     for _ in 0..5000 {
         job.now += secs(1);
         for status in &job.statuses {
-            job.progress.observe(status.rank, status, job.now);
+            job.progress.observe(Seat(status.rank), status, job.now);
         }
         assert_eq!(job.progress.judge(GENERATION, &joined, &job.deadlines, job.now), None);
     }
@@ -193,12 +193,12 @@ fn when_every_rank_waits_the_ring_is_stuck_and_nobody_is_blamed() {
 fn a_process_that_was_asked_for_and_never_spoke_is_blamed() {
     let mut job = Job::new(1);
     job.set(0, Phase::Join);
-    let joined = BTreeSet::from([0]);
+    let joined = BTreeSet::from([Seat(0)]);
     let mut verdict = None;
     for _ in 0..130 {
         job.now += secs(1);
-        job.progress.observe(0, &job.statuses[0], job.now);
-        job.progress.expect(1, GENERATION, job.now);
+        job.progress.observe(Seat(0), &job.statuses[0], job.now);
+        job.progress.expect(Seat(1), GENERATION, job.now);
         verdict = verdict.or(job.progress.judge(GENERATION, &joined, &job.deadlines, job.now));
     }
     assert_eq!(culprit(verdict.as_ref()), Some((1, Phase::Start)));

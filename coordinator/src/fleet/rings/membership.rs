@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ringmaster_proto::v1;
+use ringmaster_proto::{Seat, v1};
 
 use crate::fleet::Reply;
 
@@ -10,7 +10,7 @@ use crate::fleet::Reply;
 #[derive(Debug, Default)]
 pub(crate) struct Membership {
     /// Ranks that wait for the others, by seat.
-    waiting: BTreeMap<u32, (v1::JoinRequest, Reply<v1::JoinReply>)>,
+    waiting: BTreeMap<Seat, (v1::JoinRequest, Reply<v1::JoinReply>)>,
     /// What every rank was told once all had joined, by ring rank; empty before, and after a restart of
     /// the coordinator.
     told: Vec<v1::JoinReply>,
@@ -23,13 +23,13 @@ impl Membership {
         request: v1::JoinRequest,
         reply: Reply<v1::JoinReply>,
     ) -> Option<Reply<v1::JoinReply>> {
-        self.waiting.insert(request.rank, (request, reply)).map(|(_, replaced)| replaced)
+        self.waiting.insert(Seat(request.rank), (request, reply)).map(|(_, replaced)| replaced)
     }
 
     /// Takes those that wait, in the order of these seats.
     pub(crate) fn take_in_order(
         &mut self,
-        seats: &[u32],
+        seats: &[Seat],
     ) -> (Vec<v1::JoinRequest>, Vec<Reply<v1::JoinReply>>) {
         let mut waiting = std::mem::take(&mut self.waiting);
         seats.iter().filter_map(|seat| waiting.remove(seat)).unzip()
@@ -57,7 +57,7 @@ impl Membership {
     }
 
     /// Seats that have joined and wait.
-    pub(crate) fn joined_seats(&self) -> impl Iterator<Item = u32> + use<'_> {
+    pub(crate) fn joined_seats(&self) -> impl Iterator<Item = Seat> + use<'_> {
         self.waiting.keys().copied()
     }
 
