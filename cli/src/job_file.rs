@@ -24,8 +24,9 @@ pub(crate) struct JobFile {
     base_dir: PathBuf,
     /// Values in the place of its own, by field.
     overrides: HashMap<String, String>,
-    /// The model's name and configuration, where it is one of this machine's folder.
-    model: Option<(String, String)>,
+    /// The model's configuration as this machine knows it, in OpenCLIP's JSON: the coordinator may know another
+    /// one by this name.
+    model: String,
     /// What it means.
     pub(crate) job: TrainJob,
 }
@@ -46,8 +47,9 @@ impl JobFile {
         let models = ModelCatalogue::from_env().map_err(Error::Models)?;
         let job =
             ringmaster_manifest::parse(&yaml, &shown_name, base_dir, &models).map_err(refused)?;
-        let model = models.text(&job.model.name);
-        let model = model.map(|text| (job.model.name.clone(), text.to_owned()));
+        let builtin =
+            || serde_json::to_string(&job.model.config).expect("a model's configuration is JSON");
+        let model = models.text(&job.model.name).map_or_else(builtin, str::to_owned);
         let (path, base_dir) = (path.to_owned(), base_dir.to_owned());
         Ok(Self { path, yaml, base_dir, overrides: HashMap::new(), model, job })
     }
@@ -131,7 +133,7 @@ impl JobFile {
             // A path that is no UTF-8 has no relative ones below it that a manifest could name.
             base_dir: self.base_dir.to_str().unwrap_or_default().to_owned(),
             overrides: self.overrides.clone(),
-            models: self.model.clone().into_iter().collect(),
+            models: [(self.job.model.name.clone(), self.model.clone())].into(),
         }
     }
 
@@ -303,7 +305,13 @@ mod tests {
         let job = ringmaster_manifest::parse_with(text, "job.yaml", folder, overrides, &models);
         assert_eq!(job.unwrap(), file.job);
         assert_eq!((file.job.resources.ranks, file.job.resources.min_ranks), (4, 1));
-        assert!(request.models.is_empty(), "the coordinator has this build's models");
+        let mut sent = ModelCatalogue::builtin();
+        sent.add("ViT-B-32", &request.models["ViT-B-32"]).unwrap();
+        assert_eq!(
+            sent.get("ViT-B-32"),
+            models.get("ViT-B-32"),
+            "the model that was checked is trained"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which module of a crate may use which.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,16 +44,39 @@ fn modules(sources: &Path) -> Graph {
     };
     let names: BTreeSet<String> =
         files.iter().map(|path| top(path)).filter(|name| name != "lib" && name != "main").collect();
+    let reexports = reexports(sources);
     let mut graph = Graph::new();
     for path in &files {
         let own = top(path);
         if names.contains(&own) {
             let used = uses(&code(path), depth(sources, path));
-            let others = used.into_iter().filter(|name| names.contains(name) && *name != own);
+            let home = |name: String| reexports.get(&name).cloned().unwrap_or(name);
+            let used = used.into_iter().map(home);
+            let others = used.filter(|name| names.contains(name) && *name != own);
             graph.entry(own.clone()).or_default().extend(others);
         }
     }
     graph
+}
+
+/// Returns the module of each name that a crate's root gives out.
+fn reexports(sources: &Path) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(sources.join("lib.rs")).unwrap_or_default();
+    let one = Regex::new(r"(?m)^pub(?:\(crate\))? use (?:self::)?(\w+)(?:::\w+)*::(\w+);");
+    let list = Regex::new(r"(?ms)^pub(?:\(crate\))? use (?:self::)?(\w+)(?:::\w+)*::\{([^}]*)\};");
+    let mut homes = BTreeMap::new();
+    for found in one.expect("a pattern").captures_iter(&text) {
+        homes.insert(found[2].to_owned(), found[1].to_owned());
+    }
+    for found in list.expect("a pattern").captures_iter(&text) {
+        for name in found[2].split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            let given = name.rsplit(" as ").next().unwrap_or(name);
+            homes.insert(given.to_owned(), found[1].to_owned());
+        }
+    }
+    // A module keeps its own name.
+    homes.remove("self");
+    homes
 }
 
 /// Returns how many times `super` leads from a file's module to its crate's root.
@@ -107,6 +130,18 @@ fn models_know_nothing_of_training() {
         let foreign: Vec<_> =
             used.iter().filter(|name| !OPEN_CLIP_USES.contains(&name.as_str())).collect();
         assert!(foreign.is_empty(), "{module} uses {foreign:?}");
+    }
+    let above = Regex::new(r"\bringmaster_(?:agent|bench|coordinator)\b").expect("a pattern");
+    let sources = root().join("worker/src");
+    for path in files(&sources) {
+        let below = path.strip_prefix(&sources).expect("it lies below");
+        let top = below.iter().next().and_then(|first| first.to_str()).expect("a name");
+        let module = top.trim_end_matches(".rs");
+        if OPEN_CLIP.contains(&module) || OPEN_CLIP_USES.contains(&module) {
+            let found = code(&path);
+            let crates: Vec<_> = above.find_iter(&found).map(|name| name.as_str()).collect();
+            assert!(crates.is_empty(), "{} uses {crates:?}", path.display());
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use super::{rust_files, sources};
 
 #[test]
 fn what_is_compiled_for_tests_alone_lies_where_tests_lie() {
-    let declaration = r"(?m)^#\[cfg\(test\)\]\n(?:#\[.*\]\n)*(?:pub(?:\(\w+\))? )?mod (\w+);";
+    // With whatever stands between: attributes, docs, other conditions; as a file or in place.
+    let declaration = r"(?m)^\s*#\[cfg\((?:all\()?test\b.*\]\n(?:\s*(?:#\[|//).*\n)*\s*(?:pub(?:\([^)]*\))? )?mod (\w+)\s*[;{]";
     let declaration = Regex::new(declaration).expect("a pattern");
     let (mut count, mut elsewhere) = (0, Vec::new());
     for path in sources().iter().flat_map(|folder| rust_files(folder)) {

@@ -52,8 +52,9 @@ struct ProbeArgs {
     /// One line of JSON instead of text
     #[arg(long)]
     json: bool,
-    /// What ranks are to compute on; it is an error if cuda cannot be used
-    #[arg(long, default_value = "cpu")]
+    /// What ranks are to compute on: with cuda the GPUs are in the JSON, and it is an error if none can be
+    /// used
+    #[arg(long, default_value = "cpu", requires = "json")]
     accelerator: ProbedAccelerator,
 }
 
@@ -95,18 +96,19 @@ fn run_probe(args: &ProbeArgs) -> i32 {
         ProbedAccelerator::Cpu => Accelerator::Cpu,
         ProbedAccelerator::Cuda => Accelerator::Cuda,
     };
-    let said = probe::probe(accelerator).and_then(|info| {
-        let text = if args.json {
-            serde_json::to_string(&info).map_err(|error| error.to_string())? + "\n"
-        } else {
-            probe::in_words(&info)
-        };
-        io::stdout().write_all(text.as_bytes()).map_err(|error| format!("stdout: {error}"))
-    });
-    match said {
+    let text = if args.json {
+        let in_json = |info| serde_json::to_string(&info).map_err(|error| error.to_string());
+        probe::probe(accelerator).and_then(in_json).map(|line| line + "\n")
+    } else {
+        probe::describe()
+    };
+    let write = |text: String| io::stdout().write_all(text.as_bytes());
+    match text.and_then(|text| write(text).map_err(|error| format!("stdout: {error}"))) {
         Ok(()) => exit::SUCCESS,
         Err(why) => {
-            tracing::error!("{why}");
+            // Not a log line, of which the agent would take the time for a part of the reason. Nobody may be
+            // left to read it.
+            let _ = writeln!(io::stderr(), "{why}");
             exit::FAILED
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use ringmaster_agent::{FAULTS, WorkerInfo};
+use ringmaster_agent::{DeviceInfo, FAULTS, WorkerInfo};
 use ringmaster_manifest::spec::Accelerator;
 use ringmaster_proto::limits;
 
@@ -11,18 +11,17 @@ use crate::ffi::{self, devices};
 /// Bytes in a GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// Returns what this worker is. That it can be asked shows that its libraries load.
+/// Returns what this worker is, with the GPUs that ranks would use. That it can be asked shows that its
+/// libraries load. For the CPU no driver is touched.
 ///
 /// # Errors
-/// With [`Accelerator::Cuda`]: why ranks could not use a GPU. On the CPU a machine may be without.
+/// With [`Accelerator::Cuda`]: why ranks could not use a GPU.
 pub fn probe(accelerator: Accelerator) -> Result<WorkerInfo, String> {
-    let devices = match accelerator {
-        Accelerator::Cuda => {
-            ffi::cuda::device(accelerator, 0)?;
-            devices::visible().map_err(|error| error.to_string())?
-        }
-        Accelerator::Cpu => devices::visible().unwrap_or_default(),
-    };
+    let mut gpus = Vec::new();
+    if accelerator == Accelerator::Cuda {
+        ffi::cuda::device(accelerator, 0)?;
+        gpus = visible()?;
+    }
     let features = if cfg!(faults) { vec![FAULTS.to_owned()] } else { Vec::new() };
     Ok(WorkerInfo {
         version: env!("RINGMASTER_VERSION").to_owned(),
@@ -30,16 +29,31 @@ pub fn probe(accelerator: Accelerator) -> Result<WorkerInfo, String> {
         features,
         protocol: limits::RANK_PROTOCOL,
         libtorch: ffi::LIBTORCH.to_owned(),
-        devices,
+        devices: gpus,
     })
 }
 
-/// Writes it for people.
-pub fn in_words(info: &WorkerInfo) -> String {
+fn visible() -> Result<Vec<DeviceInfo>, String> {
+    let gpus = devices::visible().map_err(|error| error.to_string())?;
+    let described = gpus.into_iter().map(|devices::Gpu { uuid, name, memory_bytes }| DeviceInfo {
+        uuid,
+        name,
+        memory_bytes,
+    });
+    Ok(described.collect())
+}
+
+/// Describes this worker and the GPUs it sees, or why it sees none, for people.
+pub fn describe() -> Result<String, String> {
+    let info = probe(Accelerator::Cpu)?;
+    Ok(match visible() {
+        Ok(devices) => in_words(&WorkerInfo { devices, ..info }),
+        Err(why) => format!("{}no GPU: {why}\n", in_words(&info)),
+    })
+}
+
+fn in_words(info: &WorkerInfo) -> String {
     let mut text = format!("ringmaster-worker {}\nlibtorch {}\n", info.version, info.libtorch);
-    if info.devices.is_empty() {
-        text.push_str("no GPU\n");
-    }
     for (local_rank, device) in info.devices.iter().enumerate() {
         let memory = device.memory_bytes as f64 / GIB;
         // Writing to a String cannot fail.
@@ -52,8 +66,6 @@ pub fn in_words(info: &WorkerInfo) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ringmaster_agent::DeviceInfo;
-
     use super::*;
 
     #[test]
@@ -68,7 +80,7 @@ mod tests {
     fn people_read_one_line_per_gpu() {
         let mut info = WorkerInfo { version: "1 (build 2)".into(), ..WorkerInfo::default() };
         info.libtorch = "2.11".into();
-        assert_eq!(in_words(&info), "ringmaster-worker 1 (build 2)\nlibtorch 2.11\nno GPU\n");
+        assert_eq!(in_words(&info), "ringmaster-worker 1 (build 2)\nlibtorch 2.11\n");
         info.devices.push(DeviceInfo {
             uuid: "GPU-1".into(),
             name: "NVIDIA H200".into(),

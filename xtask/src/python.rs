@@ -65,7 +65,9 @@ impl Environment {
     /// There is no pip, or what it says.
     pub(crate) fn ensure(self, workspace: &Workspace) -> Result<()> {
         let folder = workspace.cache().join(self.folder);
-        let (complete, wanted) = (folder.join(COMPLETE), self.packages.key(workspace)?);
+        // What is installed belongs to one version of Python.
+        let wanted = format!("{}\n{}", python_version()?, self.packages.key(workspace)?);
+        let complete = folder.join(COMPLETE);
         let is_ready = || fs::read_to_string(&complete).is_ok_and(|found| found == wanted);
         if is_ready() {
             return Ok(());
@@ -100,6 +102,17 @@ impl Environment {
         }
         progress.done();
         fs::remove_dir_all(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))
+    }
+}
+
+/// Returns the version of the Python that environments are made with; nothing where there is none, of which
+/// finding pip tells.
+fn python_version() -> Result<String> {
+    let version = "import sys; print(sys.version)";
+    match Command::new("python3").args(["-c", version]).output() {
+        Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).context("cannot start python3"),
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Gang, Problem, Solution, Standing, Stop};
 /// Returns who sits where, who has to go, and why the others wait.
 ///
 /// Guarantees: no node holds more ranks than it has slots (beyond seats that were taken already),
-/// and a closed one gets none; a gang is placed with at least its fewest ranks or not at all; seats
+/// and one that is closed or unusable gets none; a gang is placed with at least its fewest ranks or not at all; seats
 /// that are taken never move, but off closed nodes at a checkpoint; the answer to the problem with
 /// the answer carried out is the same answer, and stops nobody further.
 pub fn solve(problem: &Problem) -> Solution {

@@ -57,9 +57,10 @@ fn queued(index: usize, (priority, ranks, min_ranks, cuda, ..): &Draft) -> Gang 
 }
 
 /// A problem in the middle of a cluster's life: some gangs were placed at an earlier time and have
-/// lost ranks, train, grow or leave; some nodes were closed since; the others are queued.
+/// lost ranks, train, grow or leave; some nodes were closed or became unusable since; the others are queued.
 fn problem() -> impl Strategy<Value = Problem> {
-    let node = (0..6_u32, proptest::bool::weighted(0.2), 0..3_u32, proptest::bool::weighted(0.2));
+    let rarely = || proptest::bool::weighted(0.2);
+    let node = (0..6_u32, rarely(), 0..3_u32, rarely(), rarely());
     let nodes = proptest::collection::vec(node, 0..5);
     let placed = proptest::collection::vec(draft(-1..2), 0..6);
     let waiting = proptest::collection::vec(draft(-1..3), 0..6);
@@ -68,7 +69,7 @@ fn problem() -> impl Strategy<Value = Problem> {
             nodes: nodes
                 .iter()
                 .enumerate()
-                .map(|(index, (slots, cuda, _, _))| Node {
+                .map(|(index, (slots, cuda, ..))| Node {
                     accelerator: accelerator(*cuda),
                     ..self::node(&format!("n{index}"), *slots)
                 })
@@ -94,10 +95,10 @@ fn problem() -> impl Strategy<Value = Problem> {
         }
         let all = |gang: &Gang| gang.seats.iter().flatten().cloned().collect::<Vec<_>>();
         let used: Vec<String> = earlier.gangs.iter().flat_map(all).collect();
-        for (node, (.., strays, closed)) in earlier.nodes.iter_mut().zip(&nodes) {
+        for (node, (.., strays, closed, unusable)) in earlier.nodes.iter_mut().zip(&nodes) {
             let taken = count(used.iter().filter(|name| **name == node.name).count());
             node.strays = (*strays).min(node.slots - taken);
-            node.closed = *closed;
+            (node.closed, node.unusable) = (*closed, *unusable);
         }
         let first = earlier.gangs.len();
         let later = waiting.iter().enumerate().map(|(index, draft)| queued(first + index, draft));
@@ -126,6 +127,10 @@ fn carry_out(problem: &Problem, solution: &Solution) -> Problem {
 
 fn is_closed(problem: &Problem, name: &str) -> bool {
     problem.nodes.iter().any(|node| node.closed && node.name == name)
+}
+
+fn is_open(problem: &Problem, name: &str) -> bool {
+    problem.nodes.iter().any(|node| node.is_open() && node.name == name)
 }
 
 /// Seats of a gang as a solution leaves them.
@@ -188,8 +193,8 @@ fn gangs_are_whole_and_sit_still(
                 && before.as_ref().is_some_and(|name| is_closed(problem, name));
             prop_assert!(before.is_none() || before == now || may_move, "{gang:?} was moved");
             if before != now {
-                let closed = now.as_ref().is_some_and(|name| is_closed(problem, name));
-                prop_assert!(!closed, "a closed node got a rank of {gang:?}");
+                let open = now.as_ref().is_none_or(|name| is_open(problem, name));
+                prop_assert!(open, "a node that takes no ranks got one of {gang:?}");
             }
         }
         let fixed = !matches!(

@@ -172,6 +172,7 @@ fn fail(group: Vec<Request>, error: Error) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use ringmaster_proto::v1::{Generation, StoredObject};
+    use ringmaster_proto::{RingRank, Seat};
 
     use super::super::record::{CheckpointGrant, ClosureKind, Halt, HaltKind, Rollback, State};
     use super::*;
@@ -208,7 +209,7 @@ mod tests {
             seats: vec![Some("n0".to_owned()), None],
             slots: vec![3, 0],
             done: vec![true, false],
-            ring: vec![0],
+            ring: vec![Seat(0)],
             halt: Some(Halt { kind: HaltKind::Pause, reason: "later".to_owned() }),
             rollback: Some(Rollback::new(
                 "file:///runs/a/step-40".to_owned(),
@@ -280,7 +281,7 @@ mod tests {
             job_id: job_id.to_owned(),
             generation: Generation::new(1, 1),
             step,
-            rank: 1,
+            rank: RingRank(1),
             objects: vec![object.clone()],
         };
         {

@@ -16,7 +16,8 @@ fn sound() -> v1::Worker {
 
 /// The exit that an agent makes up for a rank it could not start.
 fn never_started(start: &v1::StartRank) -> v1::RankExited {
-    v1::RankExited { code: None, reason: "cannot start the rank".to_owned(), ..exited(start, 0) }
+    let reason = "cannot start the rank".to_owned();
+    v1::RankExited { code: None, reason, for_the_worker: true, ..exited(start, 0) }
 }
 
 #[tokio::test]
@@ -37,7 +38,8 @@ async fn a_node_whose_worker_cannot_start_gets_no_rank_until_it_can() {
     assert_eq!((node.availability.as_str(), node.worker), ("ready", Some(sound())));
 }
 
-/// It counted as the job's fault and as the node's.
+/// It counted as the job's fault and as the node's. By the time the coordinator hears of it, the worker may
+/// be well again.
 #[tokio::test]
 async fn a_rank_that_a_broken_worker_could_not_start_harms_no_job_and_starts_elsewhere() {
     let folder = tempfile::tempdir().unwrap();

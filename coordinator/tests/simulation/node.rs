@@ -282,7 +282,8 @@ impl Agent {
         self.log(format!("{}/{} ended: {exit:?}", short(&key.0), key.1));
         let reason = self.table.killed_because(key).unwrap_or_else(|| exit.reason.to_owned());
         self.table.ending(key);
-        let ending = Ending { code: exit.code, signal: exit.signal, reason, retryable: true };
+        let (code, signal) = (exit.code, exit.signal);
+        let ending = Ending { code, signal, reason, retryable: true, ..Ending::default() };
         self.table.ended(key, ending);
     }
 

@@ -441,7 +441,7 @@ impl State {
             }
             Change::Event(event) => {
                 // What a table says that was to start one more.
-                if event.message.contains("slots of this node are in use") {
+                if event.message.contains(ringmaster_agent::FULL) {
                     let what = event.message.clone();
                     self.violate_at(now, "no node runs more ranks than it has slots", what);
                 }

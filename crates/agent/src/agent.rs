@@ -1,9 +1,9 @@
 //! An agent from its start to its end.
 
 use std::convert::Infallible;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ringmaster_proto::address::{self, Listener};
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
+use crate::error::Error;
 use crate::exits::Exits;
 use crate::launcher::{Launcher, LogFolder};
 use crate::processes::Sessions;
@@ -102,44 +103,6 @@ impl Options {
     }
 }
 
-/// Why an agent cannot start or go on.
-#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No coordinator can be where it was said to be.
-    #[error("the coordinator's address (--coordinator) cannot be used")]
-    Address(#[source] address::Error),
-    /// A folder cannot be made.
-    #[error("cannot make the folder {}", path.display())]
-    Folder {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    /// The socket for ranks cannot be bound, or broke.
-    #[error("cannot serve the Unix socket for ranks")]
-    Socket {
-        #[source]
-        source: io::Error,
-    },
-    /// A thread could not be started.
-    #[error("cannot start thread {name}")]
-    Thread {
-        name: &'static str,
-        #[source]
-        source: io::Error,
-    },
-    /// The coordinator does not take this agent, for instance because it is of another build.
-    #[error("{message}")]
-    Refused { message: String },
-    /// The agent of `ringmaster train` has a worker that cannot run; any other agent waits for a better one.
-    #[error("the worker cannot run: {why}")]
-    Worker { why: String },
-    /// A part of the agent ended that never should.
-    #[error("the agent's {part} ended unexpectedly")]
-    Ended { part: &'static str },
-}
-
 /// An agent, ready to run.
 #[derive(Debug)]
 pub struct Agent {
@@ -188,8 +151,11 @@ impl Agent {
         let Self { options, endpoint, socket, table, launches } = self;
         let mut shutdown = std::pin::pin!(shutdown);
         let worker = Arc::new(worker(&options));
+        let probing = Arc::clone(&worker);
+        // On threads, not on the runtime's: an agent that ends waits for no probe.
+        let probed = watched_thread("worker-probe", move || probing.probe())?;
         tokio::select! {
-            () = worker.probe() => {}
+            _ = probed => {}
             () = &mut shutdown => return Ok(()),
         }
         if let Some(why) = worker.unusable().filter(|_| options.parent_pipe) {
@@ -217,7 +183,9 @@ impl Agent {
         let mut session = tokio::spawn(service.run());
         let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
         let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
-        let probes = tokio::spawn(worker.watch());
+        let (is_over, watching) = (Arc::new(AtomicBool::new(false)), Arc::clone(&worker));
+        let told = Arc::clone(&is_over);
+        drop(watched_thread("worker-watch", move || watching.watch(&told))?);
 
         let outcome = tokio::select! {
             () = &mut shutdown => {
@@ -236,7 +204,8 @@ impl Agent {
             _ = &mut launcher => Err(Error::Ended { part: "rank launcher" }),
         };
         farewell(&table, line_sender, shipper, &session).await;
-        for task in [session.abort_handle(), watchdog.abort_handle(), probes.abort_handle()] {
+        is_over.store(true, Ordering::Relaxed);
+        for task in [session.abort_handle(), watchdog.abort_handle()] {
             task.abort();
         }
         // The socket's folder goes with its task, and the process may end as soon as this returns.

@@ -1,5 +1,6 @@
 //! One rank of this node: its process, what it said last, and what is to become of it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -76,6 +77,23 @@ pub struct Ending {
     pub reason: String,
     /// False when running it again cannot help.
     pub retryable: bool,
+    /// It never ran, because this node's worker cannot.
+    pub for_the_worker: bool,
+}
+
+/// Why a rank was not started.
+#[derive(Debug)]
+pub struct NotStarted {
+    /// In a sentence.
+    pub why: String,
+    /// This node's worker cannot run, which says nothing of the job.
+    pub for_the_worker: bool,
+}
+
+impl From<io::Error> for NotStarted {
+    fn from(error: io::Error) -> Self {
+        Self { why: error.to_string(), for_the_worker: false }
+    }
 }
 
 /// What whoever starts a rank needs of it.
@@ -161,6 +179,11 @@ impl Entry {
         Some(status)
     }
 
+    /// Whether it has ever been heard of.
+    pub(super) fn has_connected(&self) -> bool {
+        matches!(self.line, Line::Open(_))
+    }
+
     pub(super) fn send(&mut self, command: Command) {
         let command = AgentCommand { command: Some(command) };
         match &mut self.line {
@@ -188,6 +211,7 @@ impl Entry {
             signal: ending.signal,
             reason: ending.reason,
             retryable: ending.retryable,
+            for_the_worker: ending.for_the_worker,
             last_phase: self.status.phase,
             last_step: self.status.step,
         }

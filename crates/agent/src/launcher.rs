@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use ringmaster_proto::v1::StartRank;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::entry::{Ending, Launch};
+use super::entry::{Ending, Launch, NotStarted};
 use super::environment::{self, Files, Node};
 use super::group;
 use super::logs::{self, Tails};
@@ -73,7 +73,7 @@ impl Launcher {
         }
     }
 
-    fn exec(&self, start: &StartRank, secret: &Secret, files: &Files) -> io::Result<Child> {
+    fn exec(&self, start: &StartRank, secret: &Secret, files: &Files) -> Result<Child, NotStarted> {
         let log = File::create(&files.log)?;
         let output = log.try_clone()?;
         self.worker.start(|command| {
@@ -95,10 +95,11 @@ impl Launcher {
             rank: key.1.0,
             generation: launch.generation,
         });
-        let (table, watched) = (Arc::clone(&self.table), key.clone());
+        let (table, worker, watched) =
+            (Arc::clone(&self.table), Arc::clone(&self.worker), key.clone());
         let status = files.status.clone();
         let waiter = move || {
-            wait_for_end(&table, &watched, child, &files);
+            wait_for_end(&table, &worker, &watched, child, &files);
             drop(ended);
         };
         let name = format!("wait-{pid}");
@@ -143,7 +144,7 @@ fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && name.len() <= 200 && name.chars().all(allowed)
 }
 
-fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
+fn wait_for_end(table: &Table, worker: &Worker, key: &Key, mut child: Child, files: &Files) {
     let (pid, started) = (child.id(), SystemTime::now());
     let leader = Pid::from_raw(i32::try_from(pid).expect("process ids fit an i32"));
     // Left a zombie on purpose: as long as it is one, nobody else can have its number.
@@ -158,8 +159,16 @@ fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
     if survivors > 0 {
         tracing::warn!(job_id = %key.0, rank = key.1.0, pid, survivors, "killed what the rank left running");
     }
+    let killed_because = table.killed_because(key);
+    let is_mute = killed_because.is_none() && !table.has_connected(key) && !files.status.exists();
     let ending = match child.wait() {
-        Ok(status) => describe(status, files, table.killed_because(key)),
+        // It may be that no rank can run here: then the job is not to blame.
+        Ok(status) if is_mute && !status.success() => {
+            let why_not = worker.suspect();
+            let ending = describe(status, files, None);
+            Ending { for_the_worker: why_not.is_some(), ..ending }
+        }
+        Ok(status) => describe(status, files, killed_because),
         Err(error) => Ending {
             reason: format!("its exit status cannot be read: {error}"),
             retryable: true,
@@ -172,7 +181,8 @@ fn wait_for_end(table: &Table, key: &Key, mut child: Child, files: &Files) {
 
 fn describe(status: ExitStatus, files: &Files, killed_because: Option<String>) -> Ending {
     let (code, signal) = (status.code(), status.signal());
-    let ending = |reason, retryable| Ending { code, signal, reason, retryable };
+    let ending =
+        |reason, retryable| Ending { code, signal, reason, retryable, for_the_worker: false };
     match exit::read_status(&files.status) {
         Ok(Some(words)) => return ending(words.reason, words.retryable),
         Ok(None) => {}

@@ -6,7 +6,7 @@
 //! `environment` (what a rank is told) and [`mod@env`] (what it reads of that), `socket` and [`wire`] (the
 //! line to each rank), `exits` (kept until acknowledged), `logs`, `group` over `proc` and `shm` (nothing a
 //! rank started survives it), `parent` (the agent of `ringmaster train` ends with it), [`exit`] (how a rank
-//! ends), [`ffi`] (the only unsafe code).
+//! ends), `error`, [`ffi`] (the only unsafe code).
 //!
 //! Whoever runs ranks that are no processes has [`Table`], [`Service`] and [`Processes`]: a simulation.
 //!
@@ -19,6 +19,7 @@ mod agent;
 mod entry;
 pub mod env;
 pub mod environment;
+mod error;
 pub mod exit;
 mod exits;
 pub mod ffi;
@@ -36,11 +37,12 @@ mod socket;
 pub mod wire;
 mod worker;
 
-pub use agent::{Agent, Error, Options};
-pub use entry::{Ending, Launch};
+pub use agent::{Agent, Options};
+pub use entry::{Ending, Launch, NotStarted};
+pub use error::Error;
 pub use exits::Exits;
 pub use processes::Processes;
-pub use ranks::{Key, Table};
+pub use ranks::{FULL, Key, Table};
 pub use secret::Secret;
 pub use session::{Error as SessionError, Line, Service};
 pub use worker::{DeviceInfo, FAULTS, RankProgram, WorkerInfo};

@@ -218,6 +218,18 @@ mod tests {
         assert_eq!(pauses.nth(10_000), Some(Duration::from_secs(5)));
     }
 
+    /// Who takes no lines for a while is asked again: they are not dropped.
+    #[tokio::test(start_paused = true)]
+    async fn a_coordinator_that_takes_too_long_is_asked_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        // Connects, and is never answered: time passes as soon as nothing else can happen.
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+        let client = FleetClient::new(endpoint.expect("a URL").connect_lazy());
+        let status = deliver_once(client, &[]).await.expect_err("nobody answers");
+        assert!(is_transient(&status), "{status}");
+    }
+
     #[test]
     fn lines_are_the_same_however_the_bytes_arrive() {
         let text = b"one\r\n\ntwo \xff\nthree";

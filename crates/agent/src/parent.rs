@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Error;
+use super::error::Error;
 use super::ranks::Table;
 use crate::exit;
 use crate::ffi::exit_now;

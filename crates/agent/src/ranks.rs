@@ -10,7 +10,6 @@
 //! the coordinator or starts the rank's next life.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::entry::{Ending, Entry, Launch, Line, Process, pack};
+use super::entry::{Ending, Entry, Launch, Line, NotStarted, Process, pack};
 use super::exits::Exits;
 use super::processes::Processes;
 use super::secret::Secret;
@@ -33,6 +32,8 @@ use super::secret::Secret;
 /// A job's rank: (job id, seat).
 pub type Key = (String, Seat);
 
+/// How the reason ends for which a rank beyond the slots is refused.
+pub const FULL: &str = "slots of this node are in use";
 /// A pause between two looks at the ranks longer than this means that the agent itself stood
 /// still, so silence says nothing about the ranks.
 const OWN_STALL: Duration = Duration::from_secs(1);
@@ -124,7 +125,7 @@ impl Table {
             return;
         }
         if inner.ranks.len() >= self.slots {
-            let reason = format!("all {} slots of this node are in use", self.slots);
+            let reason = format!("all {} {FULL}", self.slots);
             drop(inner);
             self.refuse(key, generation, reason);
             return;
@@ -285,7 +286,7 @@ impl Table {
     pub fn launch<P>(
         &self,
         key: &Key,
-        exec: impl FnOnce(&StartRank, &Secret) -> io::Result<(u32, P)>,
+        exec: impl FnOnce(&StartRank, &Secret) -> Result<(u32, P), NotStarted>,
     ) -> Option<(P, Launch)> {
         let mut inner = self.lock();
         if inner.closed {
@@ -304,12 +305,13 @@ impl Table {
                 let generation = Arc::clone(&entry.generation);
                 Some((process, Launch { start: entry.start.clone(), generation }))
             }
-            Err(error) => {
+            Err(NotStarted { why, for_the_worker }) => {
                 let generation = entry.target();
                 inner.ranks.remove(key);
                 self.emptied.notify_all();
                 drop(inner);
-                self.refuse(key.clone(), generation, format!("cannot start the rank: {error}"));
+                let reason = format!("cannot start the rank: {why}");
+                self.refuse_for(key.clone(), generation, reason, for_the_worker);
                 None
             }
         }
@@ -327,6 +329,11 @@ impl Table {
     /// Returns why the agent killed this rank; none when it did not.
     pub fn killed_because(&self, key: &Key) -> Option<String> {
         self.lock().ranks.get(key)?.killed_because.clone()
+    }
+
+    /// Whether the process of this rank has connected.
+    pub(super) fn has_connected(&self, key: &Key) -> bool {
+        self.lock().ranks.get(key).is_some_and(Entry::has_connected)
     }
 
     /// Removes a rank of which nothing is left.
@@ -393,7 +400,17 @@ impl Table {
     }
 
     /// Tells the coordinator that a rank it asked for does not run.
-    fn refuse(&self, (job_id, Seat(rank)): Key, generation: Generation, reason: String) {
+    fn refuse(&self, key: Key, generation: Generation, reason: String) {
+        self.refuse_for(key, generation, reason, false);
+    }
+
+    fn refuse_for(
+        &self,
+        (job_id, Seat(rank)): Key,
+        generation: Generation,
+        reason: String,
+        for_the_worker: bool,
+    ) {
         tracing::warn!(%job_id, rank, %generation, %reason, "cannot serve the rank");
         self.exits.add(RankExited {
             job_id,
@@ -401,6 +418,7 @@ impl Table {
             generation: Some(generation),
             reason,
             retryable: true,
+            for_the_worker,
             ..RankExited::default()
         });
         self.news.notify_one();

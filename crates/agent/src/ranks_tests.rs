@@ -57,7 +57,8 @@ fn nothing_is_launched_after_everything_was_killed() {
     table.kill_all("test");
     table.start(start(1, 1));
     for rank in [0, 1] {
-        let exec = |_: &StartRank, _: &Secret| -> io::Result<(u32, ())> { panic!("must not run") };
+        let exec =
+            |_: &StartRank, _: &Secret| -> Result<(u32, ()), NotStarted> { panic!("must not run") };
         assert!(table.launch(&("job".to_owned(), Seat(rank)), exec).is_none());
     }
     assert!(table.wait_until_empty(Duration::ZERO));
@@ -102,7 +103,7 @@ fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
     let mut launched = None;
     let exec = |start: &StartRank, _: &Secret| {
         launched = start.generation;
-        Err::<(u32, ()), _>(io::Error::other("enough"))
+        Err::<(u32, ()), NotStarted>(std::io::Error::other("enough").into())
     };
     assert!(table.launch(&("job".to_owned(), Seat(0)), exec).is_none());
     assert_eq!(launched, Some(Generation::new(1, 2)));

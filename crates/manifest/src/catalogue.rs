@@ -106,7 +106,7 @@ impl ModelCatalogue {
         Ok(())
     }
 
-    /// Returns the JSON that a model was added by; none for a model of this build, which others know, too.
+    /// Returns the JSON that a model was added by; none for a model of this build.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.texts.get(name).map(String::as_str)
     }

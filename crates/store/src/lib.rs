@@ -7,8 +7,8 @@
 //!
 //! Who fails, and for how long it is tried again: a connection has 5 s; a request that moves no byte
 //! for [`STALL`] seconds (30) is given up and made again; the library makes a failed request again
-//! three times within 5 s, in silence; a request goes on failing for [`PATIENCE`] seconds (120)
-//! before the failure counts, 15 s if the store has never answered this process (`retries`). What the
+//! three times within 5 s, in silence; a request of [`Store::patient`] or [`Store::insist`] goes on failing
+//! for [`PATIENCE`] seconds (120) before the failure counts, 15 s if the store has never answered this process (`retries`). What the
 //! store understood and refused is not tried again ([`Kind::is_lasting`]).
 //!
 //! Modules in reading order: `kind`, `context` and `error` (what is said of a failure), `news` (who else is
@@ -157,8 +157,7 @@ impl Store {
         Arc::<Guarded>::clone(&self.shared.guarded)
     }
 
-    /// Returns the store whose failed requests are made again as long as the settings say. Needs
-    /// tokio's clock.
+    /// Returns the store whose failed requests are made again as long as the settings say.
     pub fn patient(&self) -> Arc<dyn ObjectStore> {
         Arc::<Guarded>::clone(&self.shared.patient)
     }
@@ -226,7 +225,7 @@ impl Shared {
         let scheme = context.scheme;
         let guarded = Guarded::new(objects, parts, context);
         let patience = Patience { usual: settings.patience, first: settings.first_patience };
-        // Local files are away only as long as the kernel itself waits for them.
+        // Local files are away only as long as the kernel itself waits for them, but see `insist`.
         let patient = match scheme {
             Scheme::File => guarded.clone(),
             _ => guarded.patient(patience),

@@ -17,7 +17,6 @@ pub mod hub;
 mod jax;
 mod map;
 mod npz;
-pub mod parts;
 pub mod pickle;
 mod safe;
 pub mod tensor;
@@ -29,8 +28,8 @@ mod training;
 mod tests;
 
 pub use error::Error;
+pub use file::parts::{self, PartIndex};
 pub use file::{Format, Weights};
 pub use jax::{big_vision, vision_transformer};
-pub use parts::PartIndex;
 pub use tensor::{DType, Tensor};
 pub use training::{Group, Moments, Training, training};

@@ -1629,6 +1629,9 @@ pub struct RankExited {
     pub last_phase: i32,
     #[prost(uint64, tag = "10")]
     pub last_step: u64,
+    /// It never ran, because its node's worker cannot run: that says nothing of the job.
+    #[prost(bool, tag = "11")]
+    pub for_the_worker: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CoordinatorMessage {

@@ -287,7 +287,7 @@ mod tests {
         let mut decoder = wire::Decoder::default();
 
         let hello = read_until(&mut agent, &mut decoder, |_| true);
-        let (rank, pid) = (seat.0, std::process::id());
+        let pid = std::process::id();
         let expected = RankHello { job_id: "job-1".into(), rank: 3, pid, secret: "s3cret".into() };
         assert_eq!(hello, Report::Hello(expected));
 

@@ -278,6 +278,28 @@ mod tests {
         assert_eq!(pauses.nth(10_000), Some(Duration::from_secs(2)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_breaks_is_made_until_it_is_answered_and_a_refusal_at_once() {
+        let mut calls = 0;
+        let broken = || {
+            calls += 1;
+            let answer = if calls < 40 {
+                Err(Status::unavailable("away"))
+            } else {
+                Ok(tonic::Response::new(calls))
+            };
+            std::future::ready(answer)
+        };
+        assert_eq!(insist("Join", broken).await.unwrap(), 40);
+        let mut calls = 0;
+        let refused = || {
+            calls += 1;
+            std::future::ready(Err::<tonic::Response<()>, _>(Status::not_found("no job x")))
+        };
+        assert!(insist("Join", refused).await.is_err());
+        assert_eq!(calls, 1);
+    }
+
     #[test]
     fn codes_say_whether_the_rank_is_out_of_date() {
         assert!(matches!(

@@ -38,7 +38,7 @@ impl Loadable for weights::Tensor {
     }
 }
 
-/// Of a checkpoint, whose f64 stays f64.
+/// Of a checkpoint. Its f64 stays f64, unless it is resized: that is done in f32.
 impl Loadable for Values<'_> {
     fn extents(&self) -> Vec<i64> {
         self.shape()

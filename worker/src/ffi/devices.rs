@@ -1,9 +1,19 @@
 //! Which GPUs this process sees, without making a context on any.
 
 use cudarc::driver::sys;
-use ringmaster_agent::DeviceInfo;
 
 use super::driver::{Error, check, load};
+
+/// A GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// The card's own name.
+    pub uuid: String,
+    /// The model's name.
+    pub name: String,
+    /// Device memory in bytes.
+    pub memory_bytes: u64,
+}
 
 /// Bytes of a device's name that the driver may fill.
 const NAME_BYTES: usize = 256;
@@ -14,7 +24,7 @@ const NAME_BYTES: usize = 256;
 ///
 /// # Errors
 /// There is no driver, it shows no GPU, or it fails.
-pub fn visible() -> Result<Vec<DeviceInfo>, Error> {
+pub fn visible() -> Result<Vec<Gpu>, Error> {
     load()?;
     let mut count = 0;
     // SAFETY: the driver is initialised; `count` is a local the call fills.
@@ -22,7 +32,7 @@ pub fn visible() -> Result<Vec<DeviceInfo>, Error> {
     (0..count).map(device).collect()
 }
 
-fn device(ordinal: i32) -> Result<DeviceInfo, Error> {
+fn device(ordinal: i32) -> Result<Gpu, Error> {
     let mut device = 0;
     // SAFETY: the driver is initialised; `device` is a local the call fills.
     check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal) })?;
@@ -38,7 +48,7 @@ fn device(ordinal: i32) -> Result<DeviceInfo, Error> {
     // SAFETY: as above; `bytes` is a local the call fills.
     check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut bytes, device) })?;
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
-    Ok(DeviceInfo {
+    Ok(Gpu {
         uuid: in_words(uuid.bytes.map(|byte| byte as u8)),
         name: String::from_utf8_lossy(&name[..end]).into_owned(),
         memory_bytes: bytes as u64,

@@ -94,12 +94,6 @@ pub enum Error {
         row: usize,
         pad_id: i64,
     },
-    /// There is no parameter of that name.
-    #[error("the model has no parameter {name}")]
-    UnknownParameter { name: String },
-    /// Values do not fit the parameter.
-    #[error("parameter {name} has shape {expected:?}, not {found:?} ({values} values)")]
-    ParameterShape { name: String, expected: Vec<i64>, found: Vec<i64>, values: usize },
     /// Autograd refused.
     #[error("backward of the {tower:?} tower failed")]
     Backward {

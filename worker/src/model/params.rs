@@ -171,25 +171,6 @@ impl Params {
         self.by_name.get(name).map(|&index| &self.entries[index])
     }
 
-    /// Overwrites the parameter called `name`.
-    ///
-    /// # Errors
-    /// When there is no such parameter or `shape` is not its shape; nothing is changed then.
-    pub fn load(&self, name: &str, shape: &[i64], values: &[f32]) -> Result<(), Error> {
-        let entry =
-            self.entry(name).ok_or_else(|| Error::UnknownParameter { name: name.into() })?;
-        if entry.shape != shape || entry.len != values.len() {
-            return Err(Error::ParameterShape {
-                name: name.into(),
-                expected: entry.shape.clone(),
-                found: shape.to_vec(),
-                values: values.len(),
-            });
-        }
-        view(&self.flat, entry).copy_(&Tensor::from_slice(values).view(shape));
-        Ok(())
-    }
-
     /// Writes the gradient of `surrogate` with respect to every parameter of `tower` into
     /// [`Self::grad`], or adds it when `accumulate`.
     ///

@@ -21,8 +21,6 @@ impl Nodes {
             batch.send(&session.outbound, Message::ExitAck(ack));
         }
 
-        let is_unusable = node.unusable().is_some();
-
         // Is it news of the process that has the place of the rank?
         let generation = exited.generation.unwrap_or_default();
         let seat = Seat(exited.rank);
@@ -39,8 +37,8 @@ impl Nodes {
         if !awaited || !job.sits(seat, name) || job.is_done(seat) {
             return;
         }
-        // Its node could not start it and gets no other: the job has no part in that.
-        if is_unusable && exited.code.is_none() && exited.signal.is_none() {
+        // Its node's worker cannot run: the node gets no other rank, and the job has no part in that.
+        if exited.for_the_worker {
             job.lose(batch, seat, Loss::blameless(&exited.reason, false));
             return;
         }

@@ -2,7 +2,7 @@
 //! by then.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -14,6 +14,8 @@ use std::process::Command;
 #[derive(Debug)]
 pub(super) struct Executable {
     path: PathBuf,
+    /// When it was opened, before anything was read of it.
+    stamp: Stamp,
     /// Closed in whatever is started, by std's default.
     file: File,
     /// It begins with `#!`: its interpreter opens it again, and can do so only by its name.
@@ -32,13 +34,16 @@ pub(super) struct Stamp {
 impl Stamp {
     /// Returns the stamp of what lies at `path` now; none where nothing can be seen.
     pub(super) fn at(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
+        std::fs::metadata(path).ok().map(|metadata| Self::of(&metadata))
+    }
+
+    fn of(metadata: &Metadata) -> Self {
+        Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.len(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
+        }
     }
 }
 
@@ -46,12 +51,18 @@ impl Executable {
     /// Opens what lies at `path`.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
-        if !file.metadata()?.is_file() {
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
         }
         let mut start = [0; 2];
         let is_script = file.read(&mut start)? == start.len() && start == *b"#!";
-        Ok(Self { path: path.to_owned(), file, is_script })
+        Ok(Self { path: path.to_owned(), stamp: Stamp::of(&metadata), file, is_script })
+    }
+
+    /// Whether nothing was written to it since it was opened. Another file of its name does not matter.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| Stamp::of(&metadata) == self.stamp)
     }
 
     /// Returns a command that runs this file, even if another one has its name by now. A script is run by its
@@ -101,6 +112,7 @@ mod tests {
         assert_eq!(Stamp::at(&path), before);
         link("/bin/false", &path);
         assert_ne!(Stamp::at(&path), before);
+        assert!(good.is_unchanged());
         assert_eq!(code(&good), Some(0));
         assert_eq!(code(&Executable::open(&path).unwrap()), Some(1));
         fs::remove_file(&path).unwrap();
@@ -120,9 +132,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("worker");
         fs::write(&path, "one").unwrap();
-        let before = Stamp::at(&path);
+        let (before, opened) = (Stamp::at(&path), Executable::open(&path).unwrap());
+        assert!(opened.is_unchanged());
         fs::write(&path, "other").unwrap();
         assert_ne!(Stamp::at(&path), before);
+        assert!(!opened.is_unchanged());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub const FAULTS: &str = "faults";
 /// Keys are only ever added: an agent and a worker of different builds must understand each other far enough
 /// to say that they do not fit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct WorkerInfo {
     /// As `--version` says.
     pub version: String,
@@ -22,12 +23,13 @@ pub struct WorkerInfo {
     pub protocol: u32,
     /// Version of libtorch it was compiled for.
     pub libtorch: String,
-    /// GPUs it sees, in the order of local ranks.
+    /// GPUs its ranks may use, in the order of local ranks; none where they compute on the CPU.
     pub devices: Vec<DeviceInfo>,
 }
 
 /// A GPU.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DeviceInfo {
     /// The card's own name, as `nvidia-smi -L` shows it.
     pub uuid: String,

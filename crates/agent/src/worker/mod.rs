@@ -1,8 +1,9 @@
 //! Which program ranks are, and whether it can run here.
 //!
 //! A worker is asked what it is (`ringmaster-worker probe --json`) before this node registers, whenever its
-//! file changes, and now and then while it cannot start. Ranks are started from the file that answered. The
-//! coordinator hears of every change, and gives a node whose worker cannot run no rank.
+//! file changes, when a rank ends without a word, and now and then while it cannot start. Ranks are started
+//! from the file that answered. The coordinator hears of every change, and gives a node whose worker cannot
+//! run no rank.
 //!
 //! Modules in reading order: `info` (what a worker says, and whether that fits), `executable` (its file, kept
 //! open), `probe` (asking it).
@@ -16,11 +17,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ringmaster_proto::v1;
 use tokio::sync::watch;
 
+use crate::entry::NotStarted;
 use crate::environment;
 use executable::{Executable, Stamp};
 pub(super) use info::Demands;
@@ -80,10 +83,10 @@ impl Worker {
         Self { program, demands, found: watch::Sender::new(nothing) }
     }
 
-    /// Asks the worker what it is and keeps the answer.
-    pub(super) async fn probe(&self) {
+    /// Asks the worker what it is and keeps the answer. Blocks for up to a minute.
+    pub(super) fn probe(&self) {
         let RankProgram::Worker { path, prefix } = &self.program else { return };
-        let found = look(path, prefix, &self.demands).await;
+        let found = look(path, prefix, &self.demands);
         let before = self.found.borrow().unusable.clone();
         match &found.unusable {
             None => {
@@ -98,16 +101,23 @@ impl Worker {
         self.found.send_replace(found);
     }
 
-    /// Probes whenever there is reason to expect another answer. Never ends, unless no worker is to be probed.
-    pub(super) async fn watch(self: Arc<Self>) {
+    /// Probes whenever there is reason to expect another answer, until `is_over`.
+    ///
+    /// On a thread of its own: a file system that does not answer holds up nobody else.
+    pub(super) fn watch(&self, is_over: &AtomicBool) {
         let RankProgram::Worker { path, .. } = &self.program else { return };
-        loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            let stamp = stamp(path).await;
-            if self.may_have_changed(stamp) {
-                self.probe().await;
+        while !is_over.load(Ordering::Relaxed) {
+            std::thread::sleep(LOOK_INTERVAL);
+            if self.may_have_changed(Stamp::at(path)) {
+                self.probe();
             }
         }
+    }
+
+    /// After a rank that ended without a word: asks whether the worker can run at all, and returns why not.
+    pub(super) fn suspect(&self) -> Option<String> {
+        self.probe();
+        self.unusable()
     }
 
     fn may_have_changed(&self, stamp: Option<Stamp>) -> bool {
@@ -138,28 +148,49 @@ impl Worker {
     /// Starts a rank: `spawn` adds what it needs to the command that begins it, and spawns it.
     ///
     /// # Errors
-    /// The worker cannot run, or what `spawn` gives.
+    /// The worker cannot run, or what `spawn` gives. A worker that cannot be started is unusable until it has
+    /// been probed again.
     pub(super) fn start(
         &self,
         spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
-    ) -> io::Result<Child> {
-        let found = self.found.borrow().clone();
+    ) -> Result<Child, NotStarted> {
         match &self.program {
-            RankProgram::Worker { path, prefix } => {
-                if let Some(why) = &found.unusable {
-                    let why = format!("the worker {} cannot run: {why}", path.display());
-                    return Err(io::Error::other(why));
-                }
-                let mut command = begin(path, prefix, found.executable.as_deref());
-                spawn(command.arg("rank"))
-            }
+            RankProgram::Worker { path, prefix } => self.start_worker(path, prefix, spawn),
             RankProgram::Other(words) => {
                 let [program, arguments @ ..] = &words[..] else {
-                    return Err(io::Error::other("no rank program is set"));
+                    return Err(io::Error::other("no rank program is set").into());
                 };
-                spawn(Command::new(program).args(arguments))
+                Ok(spawn(Command::new(program).args(arguments))?)
             }
         }
+    }
+
+    fn start_worker(
+        &self,
+        path: &Path,
+        prefix: &[OsString],
+        spawn: impl FnOnce(&mut Command) -> io::Result<Child>,
+    ) -> Result<Child, NotStarted> {
+        let found = self.found.borrow().clone();
+        let executable = found.executable.as_deref();
+        if found.unusable.is_none() && executable.is_some_and(|file| !file.is_unchanged()) {
+            self.give_up(
+                "its file was written to, and it has not been probed again yet".to_owned(),
+            );
+        } else if found.unusable.is_none() {
+            match spawn(begin(path, prefix, executable).arg("rank")) {
+                Ok(child) => return Ok(child),
+                Err(error) => self.give_up(format!("a rank could not be started: {error}")),
+            }
+        }
+        let why = self.unusable().unwrap_or_default();
+        let why = format!("the worker {} cannot run: {why}", path.display());
+        Err(NotStarted { why, for_the_worker: true })
+    }
+
+    fn give_up(&self, why: String) {
+        tracing::error!(%why, "the worker cannot run any more; it is probed again");
+        self.found.send_modify(|found| found.unusable = Some(why));
     }
 }
 
@@ -191,13 +222,13 @@ fn begin(path: &Path, prefix: &[OsString], executable: Option<&Executable>) -> C
 }
 
 /// Opens the worker, unless a prefix does that, and asks it.
-async fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
+fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
     // Before the file is opened: what changes in between is another stamp at the next look.
-    let stamp = stamp(path).await;
+    let stamp = Stamp::at(path);
     let mut found =
         Found { at: Instant::now(), stamp, executable: None, info: None, unusable: None };
     if prefix.is_empty() {
-        match open(path).await {
+        match Executable::open(path) {
             Ok(executable) => found.executable = Some(Arc::new(executable)),
             Err(error) => {
                 found.unusable = Some(format!("it cannot be opened: {error}"));
@@ -210,7 +241,7 @@ async fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
         .args(["probe", "--json", "--accelerator", &demands.accelerator])
         .env_clear()
         .envs(environment::inherited(std::env::vars_os()));
-    match probe::ask(command).await {
+    match probe::ask(command) {
         Ok(info) => {
             found.unusable = info.misfit(demands).err();
             found.info = Some(info);
@@ -218,17 +249,6 @@ async fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
         Err(why) => found.unusable = Some(why),
     }
     found
-}
-
-/// As [`Stamp::at`]. A file system that does not answer holds up nobody else.
-async fn stamp(path: &Path) -> Option<Stamp> {
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || Stamp::at(&path)).await.ok().flatten()
-}
-
-async fn open(path: &Path) -> io::Result<Executable> {
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || Executable::open(&path)).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -283,13 +303,13 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_worker_is_usable_once_it_has_answered_and_starts_ranks_from_then_on() {
+    #[test]
+    fn a_worker_is_usable_once_it_has_answered_and_starts_ranks_from_then_on() {
         let script = Script::new();
         script.answering("v1");
         let never = |_: &mut Command| unreachable!("nothing is started");
         assert!(script.worker.start(never).is_err(), "not probed yet");
-        script.worker.probe().await;
+        script.worker.probe();
         assert_eq!(script.unusable(), "");
         assert_eq!(script.worker.message().unwrap().version, "v1");
         let spawn = |command: &mut Command| {
@@ -302,43 +322,76 @@ mod tests {
         script.worker.start(spawn).unwrap().wait().unwrap();
     }
 
-    #[tokio::test]
-    async fn a_worker_is_asked_again_when_its_file_changes_and_only_then() {
+    #[test]
+    fn a_worker_is_asked_again_when_its_file_changes_and_only_then() {
         let script = Script::new();
         script.answering("v1");
-        script.worker.probe().await;
+        script.worker.probe();
         assert!(!script.may_have_changed());
         script.answering("v2, an update");
         assert!(script.may_have_changed());
-        script.worker.probe().await;
+        script.worker.probe();
         assert_eq!(script.worker.message().unwrap().version, "v2, an update");
         assert!(!script.may_have_changed());
     }
 
-    #[tokio::test]
-    async fn a_worker_that_cannot_start_says_why_starts_no_rank_and_may_recover() {
+    #[test]
+    fn a_worker_that_cannot_start_says_why_starts_no_rank_and_may_recover() {
         let script = Script::new();
         script.put("echo 'libtorch_cpu.so is missing' >&2; exit 127");
-        script.worker.probe().await;
+        script.worker.probe();
         assert!(script.unusable().contains("libtorch_cpu.so is missing"), "{}", script.unusable());
         assert!(script.unusable().starts_with(&script.path().display().to_string()));
         let never = |_: &mut Command| unreachable!("nothing is started");
-        let refused = script.worker.start(never).unwrap_err().to_string();
-        assert!(refused.contains("libtorch_cpu.so is missing"), "{refused}");
+        let refused = script.worker.start(never).unwrap_err();
+        assert!(
+            refused.for_the_worker && refused.why.contains("libtorch_cpu.so is missing"),
+            "{refused:?}"
+        );
         script.answering("v1");
         assert!(script.may_have_changed());
-        script.worker.probe().await;
+        script.worker.probe();
         assert_eq!(script.unusable(), "");
     }
 
-    #[tokio::test]
-    async fn a_worker_that_is_not_there_makes_the_node_unusable() {
+    /// It counted as the job's fault, and the worker as usable, until its file changed.
+    #[test]
+    fn a_worker_that_cannot_be_started_any_more_is_unusable_until_it_has_been_probed_again() {
+        let script = Script::new();
+        script.answering("v1");
+        script.worker.probe();
+        let fails = |_: &mut Command| Err(io::Error::from(io::ErrorKind::ExecutableFileBusy));
+        let refused = script.worker.start(fails).unwrap_err();
+        assert!(refused.for_the_worker, "{refused:?}");
+        assert!(script.unusable().contains("a rank could not be started"), "{}", script.unusable());
+        assert_eq!(script.worker.suspect(), None);
+        assert_eq!(script.unusable(), "");
+    }
+
+    #[test]
+    fn a_worker_whose_file_was_written_to_starts_no_rank_before_it_has_been_probed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("worker");
+        fs::write(&path, "one").unwrap();
+        let program = RankProgram::Worker { path: path.clone(), prefix: Vec::new() };
+        let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
+        let worker = Worker::new(program, demands);
+        let executable = Some(Arc::new(Executable::open(&path).unwrap()));
+        worker.found.send_modify(|found| (found.unusable, found.executable) = (None, executable));
+        fs::write(&path, "another").unwrap();
+        let never = |_: &mut Command| unreachable!("nothing is started");
+        let refused = worker.start(never).unwrap_err();
+        assert!(refused.for_the_worker && refused.why.contains("written to"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_worker_that_is_not_there_makes_the_node_unusable() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("none");
         let program = RankProgram::Worker { path, prefix: Vec::new() };
         let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
         let worker = Worker::new(program, demands);
-        worker.probe().await;
+        worker.probe();
         let why = worker.unusable().unwrap();
         assert!(why.contains("cannot be opened") && why.contains("No such file"), "{why}");
     }

@@ -1,12 +1,13 @@
 //! Asking a worker what it is: the one run of it that belongs to no job.
 
-use std::io;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::Child;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 
 use super::info::WorkerInfo;
 use crate::exit;
@@ -15,52 +16,70 @@ use crate::group;
 
 /// How long a worker may take to answer: libtorch may come over a slow file system.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks whether it has ended.
+const POLL: Duration = Duration::from_millis(5);
+/// How long its output is waited for once all of its session is gone: what fled that may hold it open.
+const DRAIN: Duration = Duration::from_secs(1);
 /// Bytes read of what it prints. Its answer takes a few hundred per GPU.
 const MOST_BYTES: u64 = 1 << 20;
 /// Characters shown of what it printed instead of an answer.
 const SHOWN: usize = 500;
 
-/// Runs `command`, which ends in `probe --json`, and returns what it says.
+/// Runs `command`, which ends in `probe --json`, and returns what it says. Nothing it started is left.
+///
+/// Blocks for up to a minute.
 ///
 /// # Errors
 /// Why there is no answer, as the end of a sentence about the worker.
-pub(super) async fn ask(command: Command) -> Result<WorkerInfo, String> {
-    ask_within(TIMEOUT, command).await
+pub(super) fn ask(command: Command) -> Result<WorkerInfo, String> {
+    ask_within(TIMEOUT, command)
 }
 
-async fn ask_within(timeout: Duration, mut command: Command) -> Result<WorkerInfo, String> {
+fn ask_within(timeout: Duration, mut command: Command) -> Result<WorkerInfo, String> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    in_new_session(&mut command);
-    let mut child = tokio::process::Command::from(command)
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("it cannot be started: {error}"))?;
-    match tokio::time::timeout(timeout, read(&mut child)).await {
-        Ok(Ok((status, stdout, stderr))) => understand(status, &stdout, &stderr),
-        Ok(Err(error)) => Err(format!("what it says cannot be read: {error}")),
-        Err(_) => {
-            // What a prefix started, too. Not waited for yet, so its number is still its own.
-            if let Some(leader) = child.id() {
-                group::kill_session(leader);
-            }
-            Err(format!("it did not answer within {} s", timeout.as_secs_f64()))
+    let started = in_new_session(&mut command).spawn();
+    let mut child = started.map_err(|error| format!("it cannot be started: {error}"))?;
+    let (stdout, stderr) = (text(child.stdout.take()), text(child.stderr.take()));
+    let in_time = wait(&child, timeout);
+    // Not waited for yet, so its number is still its own, and nothing else leads its session.
+    group::kill_session(child.id());
+    let status = child.wait().map_err(|error| format!("its end cannot be waited for: {error}"))?;
+    if !in_time {
+        return Err(format!("it did not answer within {} s", timeout.as_secs_f64()));
+    }
+    let read = |pipe: Receiver<String>| pipe.recv_timeout(DRAIN).unwrap_or_default();
+    understand(status, &read(stdout), &read(stderr))
+}
+
+/// Waits for the end of a process and leaves it a zombie; false when it has not ended in time.
+fn wait(child: &Child, timeout: Duration) -> bool {
+    let leader = Pid::from_raw(i32::try_from(child.id()).expect("process ids fit an i32"));
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+    let deadline = Instant::now() + timeout;
+    while matches!(waitid(Id::Pid(leader), flags), Ok(WaitStatus::StillAlive)) {
+        if Instant::now() >= deadline {
+            return false;
         }
+        std::thread::sleep(POLL);
     }
+    true
 }
 
-/// Reads both outputs to their ends and waits for the process.
-async fn read(child: &mut Child) -> io::Result<(ExitStatus, String, String)> {
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let (stdout, stderr, status) = tokio::try_join!(text(stdout), text(stderr), child.wait())?;
-    Ok((status, stdout, stderr))
-}
-
-async fn text(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(pipe) = pipe {
-        pipe.take(MOST_BYTES).read_to_end(&mut bytes).await?;
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// Reads a pipe to its end, beside whatever else goes on.
+fn text(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, text) = mpsc::channel();
+    let read = move || {
+        let mut bytes = Vec::new();
+        if let Some(pipe) = pipe {
+            // What was read before it broke is all there is.
+            let _ = pipe.take(MOST_BYTES).read_to_end(&mut bytes);
+        }
+        // Wanted by nobody any more, if it took too long.
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    };
+    // Without a thread nothing is read, and the worker has said nothing.
+    let _ = std::thread::Builder::new().name("worker-probe".into()).spawn(read);
+    text
 }
 
 /// Takes the answer out of what was printed: the last line, since a prefix may have its say before.
@@ -68,27 +87,35 @@ fn understand(status: ExitStatus, stdout: &str, stderr: &str) -> Result<WorkerIn
     if !status.success() {
         let how = exit::in_words(status.code(), status.signal());
         return Err(match last_line(stderr) {
-            Some(line) => format!("its probe {how}; its last line was: {line}"),
-            None => format!("its probe {how}"),
+            "" => format!("its probe {how}"),
+            line => format!("its probe {how}; its last line was: {}", shown(line)),
         });
     }
-    let line = last_line(stdout).unwrap_or_default();
-    serde_json::from_str(&line).map_err(|error| {
+    let line = last_line(stdout);
+    serde_json::from_str(line).map_err(|error| {
         format!(
-            "it is no ringmaster-worker, or one of a release that has no `probe`: it answered {line:?} \
-             ({error})"
+            "it is no ringmaster-worker, or one of a release that has no `probe`: it answered {:?} ({error})",
+            shown(line)
         )
     })
 }
 
-fn last_line(text: &str) -> Option<String> {
-    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-    Some(line.chars().take(SHOWN).collect())
+/// Returns the last line that says anything; nothing where none does.
+fn last_line(text: &str) -> &str {
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+}
+
+fn shown(line: &str) -> String {
+    line.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::super::info::DeviceInfo;
     use super::*;
 
     /// A worker that runs this shell script.
@@ -98,40 +125,76 @@ mod tests {
         command
     }
 
-    #[tokio::test]
-    async fn the_last_line_is_the_answer() {
-        let answer = r#"{"version": "v", "build_id": "b", "features": ["faults"], "protocol": 1,
-            "libtorch": "2.11", "devices": [{"uuid": "GPU-1", "name": "H200", "memory_bytes": 7}], "more": 1}"#;
-        let answer = answer.replace('\n', "");
-        let info =
-            ask(script(&format!("echo banner; echo noise >&2; echo '{answer}'"))).await.unwrap();
-        assert_eq!(
-            (info.protocol, info.features.as_slice()),
-            (1, ["faults".to_owned()].as_slice())
-        );
-        assert_eq!((info.devices[0].uuid.as_str(), info.devices[0].memory_bytes), ("GPU-1", 7));
+    fn info(devices: usize) -> WorkerInfo {
+        let device = DeviceInfo {
+            uuid: "GPU-00112233-4455-6677-8899-aabbccddeeff".into(),
+            name: "NVIDIA H100 80GB HBM3".into(),
+            memory_bytes: 85_520_809_984,
+        };
+        WorkerInfo { protocol: 1, devices: vec![device; devices], ..WorkerInfo::default() }
     }
 
-    #[tokio::test]
-    async fn a_worker_that_ends_badly_is_described_by_its_code_or_signal_and_last_line() {
+    fn runs(pid: &str) -> bool {
+        let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    /// An answer of four GPUs was cut like a line that is shown.
+    #[test]
+    fn the_last_line_is_the_answer_however_many_gpus_it_names() {
+        for devices in [0, 1, 4, 64] {
+            let answer = serde_json::to_string(&info(devices)).unwrap();
+            let said = ask(script(&format!("echo banner; echo noise >&2; echo '{answer}'")));
+            assert_eq!(said.unwrap(), info(devices));
+        }
+    }
+
+    #[test]
+    fn keys_of_a_newer_worker_are_passed_over_and_those_of_an_older_one_are_not_missed() {
+        let newer =
+            ask(script(r#"echo '{"protocol": 2, "version": "v", "novelty": [1]}'"#)).unwrap();
+        assert_eq!((newer.protocol, newer.version.as_str(), newer.devices), (2, "v", vec![]));
+    }
+
+    #[test]
+    fn a_worker_that_ends_badly_is_described_by_its_code_or_signal_and_last_line() {
         let missing = "echo 'libtorch_cpu.so: cannot open shared object file' >&2; exit 127";
-        let why = ask(script(missing)).await.unwrap_err();
+        let why = ask(script(missing)).unwrap_err();
         assert!(why.contains("exited with code 127") && why.contains("libtorch_cpu.so"), "{why}");
-        let why = ask(script("kill -ILL $$")).await.unwrap_err();
+        let why = ask(script("kill -ILL $$")).unwrap_err();
         assert!(why.contains("signal 4 (SIGILL)"), "{why}");
     }
 
-    #[tokio::test]
-    async fn another_program_is_no_worker() {
-        let why = ask(script("echo hello")).await.unwrap_err();
+    #[test]
+    fn another_program_is_no_worker() {
+        let why = ask(script("echo hello")).unwrap_err();
         assert!(why.contains("no ringmaster-worker") && why.contains("\"hello\""), "{why}");
-        let why = ask(Command::new("/nonexistent/worker")).await.unwrap_err();
+        let why = ask(Command::new("/nonexistent/worker")).unwrap_err();
         assert!(why.contains("cannot be started"), "{why}");
     }
 
-    #[tokio::test]
-    async fn a_worker_that_hangs_is_given_up_and_ended_with_what_it_started() {
-        let why = ask_within(Duration::from_millis(100), script("sleep 600 & cat /dev/zero")).await;
-        assert_eq!(why.unwrap_err(), "it did not answer within 0.1 s");
+    /// What holds the pipes open kept the answer from being read, and was left behind.
+    #[test]
+    fn an_answer_counts_whatever_holds_the_pipes_and_nothing_of_the_session_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let answer = serde_json::to_string(&info(1)).unwrap();
+        let text = format!("sleep 600 & echo $! > '{}'; echo '{answer}'", file.display());
+        assert_eq!(ask(script(&text)).unwrap(), info(1));
+        let helper = fs::read_to_string(&file).unwrap();
+        assert!(!runs(helper.trim()), "{helper}");
+    }
+
+    #[test]
+    fn a_worker_that_hangs_is_given_up_and_ended_with_what_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pids");
+        let text = format!("sleep 600 & echo $$ $! > '{}'; wait", file.display());
+        // Long enough for a shell to begin, however busy the machine is.
+        let why = ask_within(Duration::from_secs(3), script(&text)).unwrap_err();
+        assert_eq!(why, "it did not answer within 3 s");
+        let pids = fs::read_to_string(&file).unwrap();
+        assert_eq!(pids.split_whitespace().count(), 2, "{pids}");
+        assert!(pids.split_whitespace().all(|pid| !runs(pid)), "{pids}");
     }
 }

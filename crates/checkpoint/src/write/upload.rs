@@ -61,7 +61,8 @@ impl From<object_store::Error> for Failure {
     }
 }
 
-/// Waits for the store or for the abandonment, whichever comes first.
+/// Waits for the store or for the abandonment, whichever comes first; a request that has ended counts even
+/// then.
 async fn unless_abandoned<T>(
     abandon: &CancellationToken,
     request: impl Future<Output = object_store::Result<T>>,

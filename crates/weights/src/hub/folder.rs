@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{CONFIG, Error, Located, TOKENIZER};
-use crate::parts::INDEX;
+use crate::file::parts::INDEX;
 
 /// Names of weights in the order OpenCLIP prefers them (`_find_checkpoint_in_dir` of its factory).
 const PREFERRED: [&str; 8] = [

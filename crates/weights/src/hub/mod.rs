@@ -34,7 +34,7 @@ pub use repository::Repository;
 pub use settings::Settings;
 pub use tags::{Preprocess, Tag, tag, tags};
 
-use crate::parts::{INDEX, PartIndex};
+use crate::file::parts::{INDEX, PartIndex};
 use cache::Cache;
 use client::Client;
 use ringmaster_words::{HF_HUB, LOCAL_DIR};

@@ -38,6 +38,13 @@ pub(super) fn tiny() -> ModelConfig {
     }
 }
 
+/// Gives a parameter other values, in its own order.
+pub(super) fn overwrite(clip: &Clip, name: &str, values: &[f32]) {
+    let parameter = clip.params().get(name).unwrap();
+    let values = Tensor::from_slice(values).view(parameter.size().as_slice());
+    tch::no_grad(|| parameter.shallow_clone().copy_(&values));
+}
+
 pub(super) fn double(config: &ModelConfig) -> Clip {
     let clip =
         Clip::with_kinds(config, Kind::Double, Kind::Double, Device::Cpu, 5, LOGITS).unwrap();
@@ -47,7 +54,7 @@ pub(super) fn double(config: &ModelConfig) -> Clip {
         if entry.tower != Tower::Head && entry.shape.len() == 1 {
             let values: Vec<f32> =
                 (0..entry.len).map(|_| (0.3 * stream.normal() + 0.5) as f32).collect();
-            clip.params().load(&entry.name, &entry.shape, &values).unwrap();
+            overwrite(&clip, &entry.name, &values);
         }
     }
     clip
@@ -314,9 +321,6 @@ fn wrong_inputs_are_refused_by_name() {
     let tokens = Tensor::from_slice(&[0_i64, 1, 2, 3, 50, 0, 0, 0, 0]).view([1, 9]);
     let error = clip.encode_text(&tokens, &Mode::Eval).unwrap_err();
     assert!(matches!(error, Error::Token { row: 0, position: 4, id: 50, vocab_size: 50 }));
-    let error = clip.params().load("visual.proj", &[12, 16], &[0.0; 192]).unwrap_err();
-    assert!(matches!(error, Error::ParameterShape { .. }), "{error}");
-    assert!(clip.params().load("nothing", &[], &[0.0]).is_err());
 }
 
 #[test]

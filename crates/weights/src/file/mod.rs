@@ -1,13 +1,16 @@
-//! A file of weights, whatever its format.
+//! A file of weights, whatever its format, or the files of an index.
+
+pub mod parts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::map::MappedFile;
-use crate::parts::{self, PartIndex};
 use crate::pickle::{Pickle, Value, ValueRef};
 use crate::tensor::Content;
 use crate::{Error, Tensor, found, npz, safe, torch};
+
+use parts::PartIndex;
 
 /// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
