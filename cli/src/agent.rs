@@ -47,7 +47,8 @@ pub(crate) struct AgentArgs {
     worker: Option<PathBuf>,
     /// Command that starts the ranks' executable, its arguments separated as in a shell, such as
     /// "numactl --interleave=all" or "apptainer exec --nv clip.sif". --worker is then a path that this
-    /// command understands. Ranks have LOCAL_RANK in their environment
+    /// command understands; a change of it that cannot be seen from here is noticed when a rank fails. Ranks
+    /// have LOCAL_RANK in their environment
     #[arg(long, value_name = "COMMAND", value_parser = values::words, conflicts_with = "rank_program")]
     rank_prefix: Option<Words>,
     /// Device of this node's ranks

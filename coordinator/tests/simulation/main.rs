@@ -1,5 +1,5 @@
 //! The real coordinator, simulated: its services, its decisions and its database run under turmoil's
-//! network and clock, with simulated agents and ranks, while faults drawn from a seed strike.
+//! network and clock, with real agents but for their processes, while faults drawn from a seed strike.
 //!
 //! One seed is one run, and the same run every time: nothing depends on real time or the order of a
 //! hash map. Only one run at a time in a process, since tokio's tasks draw from process-wide counters.
