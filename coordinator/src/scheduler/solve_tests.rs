@@ -76,7 +76,7 @@ fn a_gang_no_cluster_could_hold_blocks_nobody() {
     assert_eq!(
         solution.waiting["huge"].to_string(),
         "needs 64 cpu slots; the connected nodes have 2 in all, and 70 on nodes that are drained \
-         or excluded"
+         or excluded, or whose worker cannot start"
     );
 }
 

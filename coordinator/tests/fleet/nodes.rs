@@ -54,7 +54,7 @@ async fn a_drained_node_takes_no_ranks_until_it_is_opened_also_over_a_restart() 
     }
     let job_id = coordinator.submit(manifest("one", 1)).await;
     let closed = "needs 1 cpu slot; the connected nodes have 0 in all, and 1 on nodes that are \
-                  drained or excluded";
+                  drained or excluded, or whose worker cannot start";
     coordinator.until(&job_id, "waiting", |job| job.reason == closed).await;
     drop(agent);
     coordinator.server.shutdown().await.unwrap();
