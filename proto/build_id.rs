@@ -35,6 +35,7 @@ const FAULTS: &str = "faults";
 /// # Errors
 /// No cargo around, or whatever reading the sources gives.
 #[allow(dead_code)] // the tests only compute
+#[allow(clippy::print_stdout, reason = "cargo reads it")]
 pub(crate) fn embed(own: &str) -> Result<(), Box<dyn std::error::Error>> {
     let manifest_dir = std::env::var("CARGO_MANIFEST_DIR")?;
     let root = Path::new(&manifest_dir).parent().ok_or("the crate lies in no workspace")?;

@@ -31,8 +31,11 @@ impl Runs {
     }
 
     pub(crate) fn save(&self, job_id: &str, counter: u32, step: u64) -> PathBuf {
-        let job = include_str!("../../../coordinator/tests/fleet/job.json");
-        let job = ringmaster_manifest::from_validated_json(job).unwrap();
+        let mut models = ringmaster_manifest::ModelCatalogue::builtin();
+        models.add("tiny", include_str!("../../../coordinator/tests/fleet/tiny.json")).unwrap();
+        let manifest = include_str!("../../../coordinator/tests/fleet/job.json");
+        let folder = std::path::Path::new("/data");
+        let job = ringmaster_manifest::parse(manifest, "job.json", folder, &models).unwrap();
         let generation = Generation::new(1, counter);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let saved = stored::store(self.root(), &job, job_id, generation, step);

@@ -173,7 +173,7 @@ impl Agent {
         // A separate connection: logs must not take the heartbeats' window.
         let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
         let service = session::Service {
-            line: Line::Endpoint(endpoint),
+            line: Line::Endpoint(Box::new(endpoint)),
             table: Arc::clone(&table),
             worker: Some(Arc::clone(&worker)),
             identity: identity(&options),

@@ -111,7 +111,7 @@ impl From<Status> for Error {
 #[derive(Debug, Clone)]
 pub enum Line {
     /// A connection of its own for every session.
-    Endpoint(Endpoint),
+    Endpoint(Box<Endpoint>),
     /// What connects by itself, such as a simulated network.
     Channel(Channel),
 }

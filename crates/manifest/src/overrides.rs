@@ -187,7 +187,7 @@ spec:
                 "[a.tar, ftp://x]",
                 "override spec.data.train:1:1: spec.data.train[1] is \"ftp://x\"; expected",
             ),
-            ("spec.batch.global", "[1, ", "override spec.batch.global:1:"),
+            ("spec.batch.global", "[1, ", "override spec.batch.global:2:1: not valid YAML"),
             ("kind.of", "1", "override kind.of:1:1: kind is a mapping; expected TrainJob"),
         ] {
             let mistakes = read(&[(field, value)]).unwrap_err();
