@@ -94,7 +94,7 @@ impl Worker {
                 tracing::info!(worker = %path.display(), version = %info.version, libtorch = %info.libtorch, devices = info.devices.len(), "the worker can run");
             }
             Some(why) if before.as_ref() != Some(why) => {
-                tracing::error!(worker = %path.display(), %why, "the worker cannot run, so this node takes no rank; it is probed again until it can");
+                tracing::error!(worker = %path.display(), %why, "the worker cannot run, so no rank starts here");
             }
             Some(_) => {}
         }
@@ -246,7 +246,12 @@ fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
             found.unusable = info.misfit(demands).err();
             found.info = Some(info);
         }
-        Err(why) => found.unusable = Some(why),
+        Err(why) => {
+            found.unusable = Some(match prefix.first() {
+                Some(program) => format!("started by --rank-prefix {}: {why}", program.display()),
+                None => why,
+            });
+        }
     }
     found
 }
@@ -394,6 +399,18 @@ mod tests {
         worker.probe();
         let why = worker.unusable().unwrap();
         assert!(why.contains("cannot be opened") && why.contains("No such file"), "{why}");
+    }
+
+    /// The worker was blamed for what was not there.
+    #[test]
+    fn a_prefix_that_cannot_be_started_is_named() {
+        let program =
+            RankProgram::Worker { path: "/bin/true".into(), prefix: vec!["/no/numactl".into()] };
+        let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
+        let worker = Worker::new(program, demands);
+        worker.probe();
+        let why = worker.unusable().unwrap();
+        assert!(why.starts_with("started by --rank-prefix /no/numactl: it cannot"), "{why}");
     }
 
     #[test]
