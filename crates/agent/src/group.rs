@@ -42,6 +42,11 @@ pub(super) fn kill_session(leader: u32) {
     }
 }
 
+/// Kills what runs in the session of `leader` and waits until nothing of it does.
+pub(super) fn end_session(leader: u32) {
+    end_all(|process| if process.is_led_by(leader) { Verdict::Ours } else { Verdict::Strange });
+}
+
 /// Kills what is left of the session of `leader`, and what else carries `status_file` in its
 /// environment; waits until nothing of it runs. Returns how many processes that were.
 pub(super) fn clear(leader: u32, status_file: &Path) -> usize {

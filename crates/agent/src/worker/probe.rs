@@ -42,7 +42,7 @@ fn ask_within(timeout: Duration, mut command: Command) -> Result<WorkerInfo, Str
     let (stdout, stderr) = (text(child.stdout.take()), text(child.stderr.take()));
     let in_time = wait(&child, timeout);
     // Not waited for yet, so its number is still its own, and nothing else leads its session.
-    group::kill_session(child.id());
+    group::end_session(child.id());
     let status = child.wait().map_err(|error| format!("its end cannot be waited for: {error}"))?;
     if !in_time {
         return Err(format!("it did not answer within {} s", timeout.as_secs_f64()));
