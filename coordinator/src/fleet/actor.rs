@@ -56,7 +56,8 @@ pub fn start(
 ) -> (Handle, Task) {
     let (sender, calls) = mpsc::channel(QUEUE);
     let tick = (config.lease / 20).clamp(Duration::from_millis(10), Duration::from_millis(250));
-    let cluster = Cluster::new(config, loaded, Now::read());
+    let now = Now::read(&config);
+    let cluster = Cluster::new(config, loaded, now);
     let join = tokio::spawn(run(cluster, store, logs, calls, tick, stop));
     (Handle::new(sender), Task { join: Some(join) })
 }
@@ -85,7 +86,7 @@ async fn run(
         }
 
         // ---- Decide, without IO
-        let now = Now::read();
+        let now = Now::read(&cluster.batch.config);
         cluster.begin(now);
         for call in batch {
             tracing::trace!(call = call.name, "taken up");
@@ -96,6 +97,10 @@ async fn run(
         timer.request(cluster.unsettled);
         if timer.is_due(now.at) || cluster.has_losses() {
             cluster.settle();
+            let cost = cluster.settling_cost();
+            if !cost.is_zero() {
+                tokio::time::sleep(cost).await;
+            }
             timer.settled(now.at, Instant::now());
         }
 

@@ -1,6 +1,6 @@
 //! What a batch of calls is about to make durable, and what may be told once it is.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use ringmaster_proto::v1::{self, Generation};
 use tokio::sync::mpsc;
@@ -21,8 +21,8 @@ pub(super) struct Now {
 }
 
 impl Now {
-    pub(super) fn read() -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub(super) fn read(config: &Config) -> Self {
+        let since_epoch = (config.wall_clock)().duration_since(UNIX_EPOCH).unwrap_or_default();
         let unix_ms = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
         Self { at: Instant::now(), unix_ms }
     }

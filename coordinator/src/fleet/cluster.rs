@@ -1,5 +1,7 @@
 //! Everything the coordinator knows, as a plain value: no IO, and time only as it is told.
 
+use std::time::Duration;
+
 use ringmaster_proto::{Seat, v1};
 use tokio::time::Instant;
 
@@ -49,6 +51,12 @@ impl Cluster {
     /// batch, because the news of it is acknowledged with the batch.
     pub(super) fn has_losses(&self) -> bool {
         self.jobs.by_id.values().any(|job| !job.lost.is_empty())
+    }
+
+    /// What settling takes in a simulation.
+    pub(super) fn settling_cost(&self) -> Duration {
+        let jobs = u32::try_from(self.jobs.by_id.len()).unwrap_or(u32::MAX);
+        self.batch.config.settling_cost.saturating_mul(jobs)
     }
 
     /// Ends a batch: what must be durable before the effects may happen. Changes of jobs come first.

@@ -1,6 +1,6 @@
 //! Intervals the fleet lives by, and what it asks of agents.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::rings::Deadlines;
 
@@ -23,6 +23,11 @@ pub struct Config {
     pub build_id: Option<String>,
     /// How long a rank may stand still before it counts as hung.
     pub deadlines: Deadlines,
+    /// The clock that people go by. No interval is measured with it: it may be put forward or back.
+    pub wall_clock: fn() -> SystemTime,
+    /// What settling takes for each job there is, beside the time that passes anyway: nothing, but in a
+    /// simulation, whose clock stands still while something is decided.
+    pub settling_cost: Duration,
 }
 
 impl Default for Config {
@@ -35,6 +40,8 @@ impl Default for Config {
             exclude_after: 3,
             build_id: None,
             deadlines: Deadlines::default(),
+            wall_clock: SystemTime::now,
+            settling_cost: Duration::ZERO,
         }
     }
 }

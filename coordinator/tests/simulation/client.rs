@@ -1,4 +1,4 @@
-//! People: they submit, look, sometimes cancel or pause, and drain nodes.
+//! People: they submit, look, sometimes cancel, pause or go back, and drain nodes.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,8 +11,8 @@ use ringmaster_proto::v1::jobs_client::JobsClient;
 use tokio::time::timeout;
 use tonic::Code;
 
+use super::call::insist;
 use super::net::{self, PEOPLE};
-use super::rank::insist;
 use super::scenario::{Drain, JobPlan, Pause};
 use super::world::{World, short};
 
@@ -65,6 +65,7 @@ async fn follow(world: World, plan: JobPlan, seed: u64) {
         tokio::task::spawn_local(cancel(world.clone(), job_id.clone(), at, seed));
     }
     tokio::task::spawn_local(pauses(world.clone(), job_id.clone(), plan.pauses, seed));
+    tokio::task::spawn_local(go_back(world.clone(), job_id.clone(), plan.rollbacks));
     look(&world, &job_id).await;
 }
 
@@ -150,6 +151,24 @@ async fn pauses(world: World, job_id: String, plans: Vec<Pause>, seed: u64) {
     }
 }
 
+/// Lets a job go back to an older checkpoint at these times, if there is one by then.
+async fn go_back(world: World, job_id: String, plans: Vec<(Duration, usize)>) {
+    for (at, pick) in plans {
+        until(&world, at).await;
+        let older = world.older_checkpoints(&job_id);
+        if let Some(to) = pick.checked_rem(older.len()).map(|index| older[index]) {
+            world.asked_to_resume(&job_id);
+            if world.ask_to_go_back(&job_id, to, CALL).await {
+                world.count("people: roll-back");
+                let (generation, step) = to;
+                let job = short(&job_id);
+                world.log(format!("client: {job} goes back to step {step} of {generation}"));
+            }
+        }
+        world.with(|state| state.plans -= 1);
+    }
+}
+
 /// Whether a job was past pausing and resuming; no other refusal is right.
 fn has_ended(world: &World, answer: &Result<v1::Job, tonic::Status>) -> bool {
     match answer {
@@ -224,6 +243,6 @@ fn manifest(plan: &JobPlan) -> String {
     spec["resources"]["priority"] = plan.priority.into();
     spec["schedule"]["steps"] = plan.steps.into();
     spec["checkpoint"]["every_steps"] = plan.checkpoint_every.into();
-    spec["restart"]["max_without_progress"] = 50.into();
+    spec["restart"]["max_without_progress"] = plan.max_without_progress.into();
     format!("{manifest:#}")
 }

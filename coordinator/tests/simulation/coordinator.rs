@@ -2,28 +2,61 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use ringmaster_coordinator::fleet::{self, Config};
+use ringmaster_coordinator::fleet::{self, Config, Deadlines};
 use ringmaster_coordinator::logs::LogIndex;
 use ringmaster_coordinator::server;
 use ringmaster_coordinator::service::{FleetService, JobsService, RanksService};
 use ringmaster_coordinator::state::{Change, Hooks, Store};
 use ringmaster_manifest::ModelCatalogue;
+use ringmaster_proto::v1::Phase;
 use tokio::sync::watch;
 
+use super::desk;
 use super::net::{self, FLEET, PEOPLE};
 use super::world::World;
 
+/// How long a rank may stand still: longer than anything that a rank waits for without a fault.
+const STANDSTILL: Duration = Duration::from_secs(12);
+/// Unix seconds at which a run begins.
+const BEGIN: u64 = 1_700_000_000;
+/// Seconds by which the clock that people go by was put forward. One run at a time.
+static STEPPED: AtomicI64 = AtomicI64::new(0);
+
+/// Sets the clock that people go by.
+pub(crate) fn start_clock() {
+    STEPPED.store(0, Ordering::Relaxed);
+}
+
+/// Puts the clock that people go by forward, or back.
+pub(crate) fn step_clock(seconds: i64) {
+    STEPPED.fetch_add(seconds, Ordering::Relaxed);
+}
+
+fn wall_clock() -> SystemTime {
+    let begin = BEGIN.saturating_add_signed(STEPPED.load(Ordering::Relaxed));
+    UNIX_EPOCH + Duration::from_secs(begin) + turmoil::sim_elapsed().unwrap_or_default()
+}
+
 /// Intervals under which a run of a minute holds many leases.
-pub(crate) fn intervals() -> Config {
+fn config(settling_cost: Duration) -> Config {
+    let mut deadlines = Deadlines::default();
+    deadlines.first_step = STANDSTILL;
+    for phase in (0..).map_while(|number| Phase::try_from(number).ok()) {
+        deadlines.set(phase, STANDSTILL);
+    }
     Config {
         heartbeat: Duration::from_millis(250),
         lease: Duration::from_millis(1500),
         grace: Duration::from_secs(3),
+        deadlines,
+        wall_clock,
+        settling_cost,
         ..Config::default()
     }
 }
@@ -49,15 +82,22 @@ impl Hooks for Disk {
 }
 
 /// Runs until it is crashed. It never ends by itself; if it does, that is a violation.
-pub(crate) async fn run(world: World, state_dir: PathBuf, seed: u64) -> turmoil::Result {
+pub(crate) async fn run(
+    world: World,
+    state_dir: PathBuf,
+    settling_cost: Duration,
+    seed: u64,
+) -> turmoil::Result {
     let random = Mutex::new(StdRng::seed_from_u64(seed));
     let disk = Arc::new(Disk { world: world.clone(), random });
     let (store, loaded) = Store::open_inline(&state_dir.join("ringmaster.db"), disk)?;
     world.log(format!("coordinator: incarnation {}", loaded.incarnation));
+    world.with(|state| state.forget_progress());
     let logs = LogIndex::new(state_dir);
     let (_stop, stopped) = watch::channel(false);
     let (handle, mut task) =
-        fleet::start(intervals(), store.clone(), loaded, logs.clone(), stopped.clone());
+        fleet::start(config(settling_cost), store.clone(), loaded, logs.clone(), stopped.clone());
+    tokio::task::spawn_local(desk::serve(world.clone(), handle.clone(), seed));
     let models = ModelCatalogue::builtin();
     let jobs = JobsService::new(handle.clone(), store, logs.clone(), models, stopped.clone());
     let fleet = FleetService::new(handle.clone(), logs, stopped.clone());

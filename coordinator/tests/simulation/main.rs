@@ -6,26 +6,41 @@
 //! `cargo test` runs a fixed part of the seeds; `cargo xtask simulate` runs any. With
 //! `RINGMASTER_SIM_SEED=17` the test prints everything that happens under seed 17.
 //!
-//! Files in reading order: `scenario` (what a seed means), `run` (one run, step by step), `world`
-//! (what is known to be true, and the named invariants), `ring` (what ranks do together),
-//! `coordinator`, `node` (an agent), `rank` (a rank), `client` (people), `net` (turmoil under tonic).
+//! Files in reading order: `scenario` (what a seed means), `run` (one run, step by step), `faults` (what
+//! strikes it), `world` (what is known to be true) with the named invariants in `durable`, `history`,
+//! `budget`, `blame`, `processes` and `rest`, `ring` (what ranks do together), `coordinator` and its
+//! `desk` for roll-backs, `node` (an agent), `rank` (a rank) with `orders`, `saving` and `call`, `client`
+//! (people), `net` (turmoil under tonic), `tally` (what many runs came to).
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
+mod blame;
+mod budget;
+mod call;
 mod client;
 mod coordinator;
+mod desk;
+mod durable;
+mod faults;
+mod history;
 mod net;
 mod node;
+mod orders;
+mod processes;
 mod rank;
+mod rest;
 mod ring;
 mod run;
+mod saving;
 mod scenario;
+mod tally;
 mod world;
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use run::{Outcome, simulate};
+use run::simulate;
+use tally::Tally;
 
 /// Seeds that every test run tries.
 const FIXED: u64 = 40;
@@ -103,50 +118,11 @@ fn many(from: u64, seeds: u64) -> Vec<u64> {
         }
     }
     eprintln!("simulate: {}", tally.line(from, seeds, began.elapsed()));
+    eprint!("{}", tally.violated());
+    // Whoever runs several parts of the seeds adds them up.
+    match std::env::var("RINGMASTER_SIM_COUNTS") {
+        Ok(path) => std::fs::write(path, tally.counts()).unwrap(),
+        Err(_) => eprint!("{}", tally.counts()),
+    }
     failed
-}
-
-/// What many runs came to.
-#[derive(Default)]
-struct Tally {
-    runs: u64,
-    violations: usize,
-    faults: usize,
-    generations: usize,
-    steps: u64,
-    checkpoints: usize,
-    succeeded: usize,
-    jobs: usize,
-    simulated: Duration,
-}
-
-impl Tally {
-    fn add(&mut self, outcome: &Outcome) {
-        self.runs += 1;
-        self.violations += outcome.violations.len();
-        self.faults += outcome.faults;
-        self.generations += outcome.generations;
-        self.steps += outcome.steps;
-        self.checkpoints += outcome.checkpoints;
-        self.succeeded += outcome.succeeded;
-        self.jobs += outcome.jobs;
-        self.simulated += outcome.simulated;
-    }
-
-    fn line(&self, from: u64, seeds: u64, elapsed: Duration) -> String {
-        format!(
-            "{} of {seeds} seeds from {from} in {:.0} s: {} violations; {} faults, {} jobs ({} succeeded), {} \
-             generations, {} steps, {} checkpoints, {} simulated hours",
-            self.runs,
-            elapsed.as_secs_f64(),
-            self.violations,
-            self.faults,
-            self.jobs,
-            self.succeeded,
-            self.generations,
-            self.steps,
-            self.checkpoints,
-            self.simulated.as_secs() / 3600,
-        )
-    }
 }

@@ -11,20 +11,30 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use super::blame::{Class, Exit};
 use super::net::{self, FLEET};
-use super::rank::{self, Exit, Orders};
-use super::world::{Process, World, short};
+use super::orders::Orders;
+use super::processes::Process;
+use super::rank;
+use super::world::{World, short};
 
 /// How often the agent looks at what the world does to its ranks, and ranks give a sign of life.
 const LOOK: Duration = Duration::from_millis(50);
 /// A rank that says nothing for so long is killed, until a coordinator has said how long leases are.
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// How the reason begins of a rank that its agent has killed when a deadline had passed.
+const DEADLINES: [(&str, &str); 2] =
+    [("no sign of life", "deadline: silence"), ("killed after a grace", "deadline: grace")];
+
 /// What an agent is started with.
 #[derive(Clone)]
 pub(crate) struct Options {
     pub(crate) world: World,
+    /// The name it registers under.
     pub(crate) name: String,
+    /// The machine it runs on.
+    pub(crate) host: String,
     pub(crate) slots: u32,
     pub(crate) seed: u64,
     /// Of this start: another one is another process.
@@ -44,6 +54,8 @@ struct Agent {
 /// A process of this machine.
 struct Rank {
     key: Key,
+    /// It was to be killed, which came to nothing.
+    undead: bool,
     task: JoinHandle<()>,
     /// Orders to it, and its signs of life.
     lines: [JoinHandle<()>; 2],
@@ -78,7 +90,8 @@ impl Processes for Killer {
 
 /// Runs until the machine is crashed, or the agent was told to end and has done so.
 pub(crate) async fn run(options: Options) -> turmoil::Result {
-    options.world.log(format!("{}: agent {} starts", options.name, options.pid));
+    options.world.log(format!("{}: agent {} starts", options.host, options.pid));
+    options.world.agent_lives(&options.name, &options.host, true);
     let (news, told) = mpsc::unbounded_channel();
     let (launches, queue) = mpsc::unbounded_channel();
     let exits = Exits::new(format!("{}-{}", options.name, options.pid));
@@ -128,22 +141,18 @@ impl Agent {
     }
 
     fn log(&self, line: String) {
-        self.options.world.log(format!("{}: {line}", self.options.name));
+        self.options.world.log(format!("{}: {line}", self.options.host));
     }
 
     // ---- What the table asks for
 
     fn launch(&mut self, key: &Key) {
         self.starts += 1;
-        let (world, name) = (&self.options.world, &self.options.name);
+        let Options { world, name, host, .. } = &self.options;
         let exec = |start: &v1::StartRank, secret: &Secret| {
-            let process = world.start_process(Process {
-                node: name.clone(),
-                job_id: key.0.clone(),
-                seat: key.1.0,
-                generation: start.generation.unwrap_or_default(),
-                hung: false,
-            });
+            let generation = start.generation.unwrap_or_default();
+            let process = Process::new(name, host, (&key.0, key.1.0), generation);
+            let process = world.start_process(process);
             Ok((pid(process), (process, secret.clone())))
         };
         let table = Arc::clone(&self.table);
@@ -155,6 +164,7 @@ impl Agent {
         let orders = Arc::new(Orders::new(generation));
         let rank = Rank {
             key: key.clone(),
+            undead: false,
             task: tokio::task::spawn_local(self.rank(process, start, &orders)),
             lines: [
                 tokio::task::spawn_local(self.orders(key, &secret, &orders)),
@@ -222,7 +232,7 @@ impl Agent {
         let (key, orders) = (key.clone(), Arc::clone(orders));
         async move {
             loop {
-                if !world.is_hung(process) {
+                if !world.is_mute(process) {
                     table.status(&key, pid(process), orders.status());
                 }
                 tokio::time::sleep(LOOK).await;
@@ -236,9 +246,7 @@ impl Agent {
         match news {
             News::Ended(process, exit) => self.ended(process, exit),
             News::Kill(process) => self.kill(process),
-            News::Gone(key) => {
-                self.gone(&key, Exit { code: None, signal: Some(9), reason: "killed" })
-            }
+            News::Gone(key) => self.gone(&key, Exit::killed()),
         }
     }
 
@@ -246,8 +254,12 @@ impl Agent {
     fn look(&mut self) {
         let world = self.options.world.clone();
         let runs = |process: &u64| world.with(|state| state.processes.contains_key(process));
-        let struck: Vec<u64> =
-            self.ranks.keys().filter(|process| !runs(process)).copied().collect();
+        world.with(|state| state.relent());
+        let is_over = |process: &u64, rank: &Rank| {
+            !runs(process) || (rank.undead && !world.survives(*process))
+        };
+        let struck = self.ranks.iter().filter(|(process, rank)| is_over(process, rank));
+        let struck: Vec<u64> = struck.map(|(process, _)| *process).collect();
         for process in struck {
             self.kill(process);
         }
@@ -255,8 +267,15 @@ impl Agent {
         self.leave_if_told();
     }
 
-    /// Ends a process; a moment later nothing is left of it.
+    /// Ends a process, unless that comes to nothing; a moment later nothing is left of it.
     fn kill(&mut self, process: u64) {
+        if self.options.world.survives(process) {
+            self.log(format!("cannot kill process {process}"));
+            if let Some(rank) = self.ranks.get_mut(&process) {
+                rank.undead = true;
+            }
+            return;
+        }
         let Some(rank) = self.ranks.remove(&process) else { return };
         rank.abort();
         let (world, news) = (self.options.world.clone(), self.news.clone());
@@ -280,19 +299,25 @@ impl Agent {
 
     fn gone(&self, key: &Key, exit: Exit) {
         self.log(format!("{}/{} ended: {exit:?}", short(&key.0), key.1));
-        let reason = self.table.killed_because(key).unwrap_or_else(|| exit.reason.to_owned());
+        self.options.world.rank_ended(&self.options.name, &exit);
+        let because = self.table.killed_because(key);
+        for (begins, deadline) in DEADLINES {
+            if because.as_ref().is_some_and(|because| because.starts_with(begins)) {
+                self.options.world.count(deadline);
+            }
+        }
         self.table.ending(key);
-        let (code, signal) = (exit.code, exit.signal);
-        let ending = Ending { code, signal, reason, retryable: true, ..Ending::default() };
-        self.table.ended(key, ending);
+        let Exit { code, signal, class, reason, .. } = exit;
+        let (reason, retryable) = (because.unwrap_or(reason), class == Class::Retry);
+        self.table.ended(key, Ending { code, signal, reason, retryable, ..Ending::default() });
     }
 
     // ---- Leaving
 
     /// An agent that was told to end says so, and has its ranks stop within the notice.
     fn leave_if_told(&mut self) {
-        let name = &self.options.name;
-        let notice = self.options.world.with(|state| state.leaving.get(name).copied());
+        let host = &self.options.host;
+        let notice = self.options.world.with(|state| state.leaving.get(host).copied());
         let Some(notice) = notice.filter(|_| self.leaves_at.is_none()) else { return };
         self.log("leaves".to_owned());
         self.leaves_at = Some(Instant::now() + notice);
@@ -310,7 +335,7 @@ impl Agent {
         for rank in self.ranks.values() {
             rank.abort();
         }
-        self.options.world.with(|state| state.end_processes_of(&self.options.name));
+        self.options.world.with(|state| state.end_processes_of(&self.options.host));
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! A rank: joins, steps with its peers, saves, finishes, and goes on in another generation after a
-//! fault, as the real one does; what it trains is a count of steps.
+//! fault, as the real one does; what it trains is told apart by its history.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,19 +11,22 @@ use ringmaster_proto::v1::Generation;
 use ringmaster_proto::v1::ranks_client::RanksClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Status};
 
+use super::blame::Exit;
+use super::call::insist_for;
+use super::history::{At, Held, WentBack, parse_url};
 use super::net::{self, FLEET};
-use super::ring::{RingKey, Wait};
+use super::orders::Orders;
+use super::ring::{Member, RingKey, Wait};
+use super::saving::Upload;
 use super::world::{World, short};
 
 const POLL: Duration = Duration::from_millis(10);
 /// After a fault without orders a rank joins again of itself.
 const REGROUP: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(1);
-/// How often a request is sent again although it was answered.
-const DUPLICATES: f64 = 0.1;
+/// Within this time all ranks of a ring have connected, or they give it up.
+const CONNECT: Duration = Duration::from_secs(3);
 
 /// What a rank is started with.
 pub(crate) struct Options {
@@ -35,69 +38,6 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
 }
 
-/// How a rank ended.
-#[derive(Debug)]
-pub(crate) struct Exit {
-    pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
-    pub(crate) reason: &'static str,
-}
-
-impl Exit {
-    fn with(code: i32, reason: &'static str) -> Self {
-        Self { code: Some(code), signal: None, reason }
-    }
-}
-
-/// What the agent tells its rank, and the rank its agent.
-pub(crate) struct Orders(Mutex<Line>);
-
-struct Line {
-    newest: Generation,
-    stop: bool,
-    status: v1::RankStatus,
-}
-
-impl Orders {
-    pub(crate) fn new(generation: Generation) -> Self {
-        let status = v1::RankStatus {
-            generation: Some(generation),
-            phase: v1::Phase::Start.into(),
-            ..Default::default()
-        };
-        Self(Mutex::new(Line { newest: generation, stop: false, status }))
-    }
-
-    pub(crate) fn regenerate(&self, generation: Generation) {
-        let mut line = self.0.lock().unwrap();
-        line.newest = line.newest.max(generation);
-    }
-
-    pub(crate) fn stop(&self) {
-        self.0.lock().unwrap().stop = true;
-    }
-
-    pub(crate) fn status(&self) -> v1::RankStatus {
-        self.0.lock().unwrap().status.clone()
-    }
-
-    fn newest(&self) -> Generation {
-        self.0.lock().unwrap().newest
-    }
-
-    fn stops(&self) -> bool {
-        self.0.lock().unwrap().stop
-    }
-
-    fn show(&self, generation: Generation, phase: v1::Phase, step: u64) {
-        let mut line = self.0.lock().unwrap();
-        line.status.generation = Some(generation);
-        line.status.phase = phase.into();
-        line.status.step = step;
-        line.status.progress += 1;
-    }
-}
-
 /// Why an attempt ended.
 enum Ended {
     /// The ring broke, or its generation is over.
@@ -105,18 +45,11 @@ enum Ended {
     Exit(Exit),
 }
 
-/// Steps applied, and whether the gradients of the next one are in hand.
-#[derive(Clone, Copy)]
-struct Held {
-    applied: u64,
-    entered_ready: bool,
-}
-
 struct Rank {
     options: Options,
     client: RanksClient<Channel>,
     random: Arc<Mutex<StdRng>>,
-    /// None until it has a state.
+    /// None until it has a state, and while it is sent another one.
     held: Option<Held>,
     total: u64,
     every: u64,
@@ -141,7 +74,11 @@ pub(crate) async fn run(options: Options) -> Exit {
         options,
     };
     rank.sleep(20, 400).await;
-    let mut generation = rank.options.start.generation.unwrap_or_default();
+    let Options { world, start, node, .. } = &rank.options;
+    if let Some(exit) = world.meets(&start.job_id, node) {
+        return exit;
+    }
+    let mut generation = start.generation.unwrap_or_default();
     loop {
         generation = generation.max(rank.options.orders.newest());
         rank.attempts += 1;
@@ -177,7 +114,7 @@ impl Rank {
     }
 
     fn show(&self, generation: Generation, phase: v1::Phase) {
-        let step = self.held.map_or(0, |held| held.applied);
+        let step = self.held.map_or(0, |held| held.at.step);
         self.options.orders.show(generation, phase, step);
     }
 
@@ -196,7 +133,7 @@ impl Rank {
         }
         let key = (self.options.start.job_id.clone(), generation);
         let Options { world, node, process, .. } = &self.options;
-        world.enter(&key, reply.rank, reply.world_size, *process, node);
+        world.enter(&key, reply.rank, reply.world_size, Member::new(*process, node, self.held));
         let ended = self.in_ring(&key, &reply).await;
         if matches!(ended, Ended::Regroup) {
             self.options.world.break_ring(&key);
@@ -215,9 +152,9 @@ impl Rank {
             rank: start.rank,
             data_address: format!("process-{process}:{}", self.attempts),
             held: self.held.map(|held| v1::HeldState {
-                applied_step: held.applied,
-                digest: held.applied.wrapping_mul(0x9e37_79b9_7f4a_7c15),
-                entered_ready: held.entered_ready,
+                applied_step: held.at.step,
+                digest: held.at.digest,
+                entered_ready: held.gradients.is_some(),
             }),
             numeric_plan: "{}".to_owned(),
             ..Default::default()
@@ -234,6 +171,8 @@ impl Rank {
             reply = call => reply?,
         };
         let hint = parse_url(&reply.checkpoint_hint);
+        // Somebody may have gone back meanwhile.
+        let known = known.min(world.published(&start.job_id));
         if hint < known {
             let what = format!("{} is told {hint:?}, {known:?} was published", start.job_id);
             world.violate("an acknowledged checkpoint is never forgotten", what);
@@ -244,36 +183,37 @@ impl Rank {
     async fn in_ring(&mut self, key: &RingKey, reply: &v1::JoinReply) -> Ended {
         self.show(key.1, v1::Phase::Load);
         let world = self.options.world.clone();
-        if self.agree(key, reply).await.is_none() {
+        if self.connect(key).await.is_none() || self.agree(key, reply).await.is_none() {
             return Ended::Regroup;
         }
         if reply.rank == 0 {
-            let step = self.held.map_or(0, |held| held.applied);
-            world.log(format!(
-                "{} {}: {} ranks from {step}",
-                short(&key.0),
-                key.1,
-                reply.world_size
-            ));
+            let step = self.held.map_or(0, |held| held.at.step);
+            let size = reply.world_size;
+            world.log(format!("{} {}: {size} ranks from {step}", short(&key.0), key.1));
         }
-        while let Some(Held { applied, .. }) = self.held.filter(|held| held.applied < self.total) {
+        while let Some(mut held) = self.held.filter(|held| held.at.step < self.total) {
             self.show(key.1, v1::Phase::Compute);
             self.sleep(20, 120).await;
-            let step = applied + 1;
-            self.held = Some(Held { applied, entered_ready: true });
+            if let Some(exit) = world.meets_on_the_way(&key.0) {
+                return Ended::Exit(exit);
+            }
+            let step = held.at.step + 1;
+            held.reduce(key.1);
+            self.held = Some(held);
             world.ready(key, reply.rank, step, self.options.orders.stops());
             self.show(key.1, v1::Phase::Collective);
             if self.wait(key, || world.passed(key, step)).await.is_none() {
                 return Ended::Regroup;
             }
-            self.held = Some(Held { applied: step, entered_ready: false });
-            world.stepped(key);
+            world.apply(&mut held);
+            self.held = Some(held);
+            world.stepped(key, held.at);
             let stops = world.stops_after(key) == Some(step);
             if (stops || step % self.every == 0) && world.saves(key, step) {
-                self.save(key, reply, step);
+                self.save(key, reply, held.at);
             }
             if stops {
-                return self.finish_saving(key, "stopped").await;
+                return self.finish_saving(key, reply).await;
             }
         }
         self.finish(key, reply).await
@@ -291,74 +231,103 @@ impl Rank {
         .await
     }
 
-    /// All leave with the source's state.
+    /// All connect to one another.
+    async fn connect(&self, key: &RingKey) -> Option<()> {
+        let world = &self.options.world;
+        let connected = self.wait(key, || world.connected(key));
+        match tokio::time::timeout(CONNECT, connected).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                world.count("deadline: connect");
+                None
+            }
+        }
+    }
+
+    /// All leave with the source's state, and know that they do.
     async fn agree(&mut self, key: &RingKey, reply: &v1::JoinReply) -> Option<()> {
         let world = self.options.world.clone();
+        let mut applied = None;
         if reply.apply_held
-            && let Some(held) = self.held.filter(|held| held.entered_ready)
+            && let Some(held) = &mut self.held
         {
-            self.held = Some(Held { applied: held.applied + 1, entered_ready: false });
+            applied = world.apply(held);
         }
         let stored = reply.source() == v1::StateSource::Stored;
         if reply.rank == reply.source_rank {
             self.sleep(10, 200).await;
-            let applied = match self.held {
-                _ if stored => world.newest_checkpoint(&key.0),
-                Some(held) => held.applied,
+            let mut held = match self.held {
+                _ if stored => Held::new(world.load(&key.0, went_back(reply))),
+                Some(held) => held,
                 None => {
                     world.violate("a ring goes on from one state", format!("{key:?}: no source"));
                     return None;
                 }
             };
-            self.held = Some(Held { applied, entered_ready: false });
-            world.begin(key, applied);
+            held.gradients = None;
+            self.held = Some(held);
+            world.begin(key, held.at, stored);
         }
-        let step = self.wait(key, || world.begun(key)).await?;
-        if stored || reply.receivers.contains(&reply.rank) {
+        let at = self.wait(key, || world.begun(key)).await?;
+        let receives = stored || reply.receivers.contains(&reply.rank);
+        if receives && reply.rank != reply.source_rank {
+            // What it held is overwritten.
+            self.held = None;
             self.sleep(10, 200).await;
-            self.held = Some(Held { applied: step, entered_ready: false });
+            self.held = Some(Held::new(at));
         }
-        let mine = self.held.map(|held| held.applied);
-        if mine != Some(step) {
-            let what = format!("{key:?}: rank {} is at {mine:?}, the source at {step}", reply.rank);
+        self.compare(key, reply, at, applied).await
+    }
+
+    async fn compare(
+        &mut self,
+        key: &RingKey,
+        reply: &v1::JoinReply,
+        source: At,
+        applied: Option<super::history::Gradients>,
+    ) -> Option<()> {
+        let world = self.options.world.clone();
+        let mine = self.held.map(|held| held.at);
+        if mine.map(|at| at.step) != Some(source.step) {
+            let what =
+                format!("{key:?}: rank {} is at {mine:?}, the source at {source:?}", reply.rank);
             world.violate("a ring goes on from one state", what);
+        }
+        world.post(key, reply.rank, mine?.digest, applied);
+        self.wait(key, || world.agreed(key)).await?;
+        if let Some(held) = &mut self.held {
+            held.agreed = Some(key.1);
+            held.gradients = None;
         }
         Some(())
     }
 
     // ---- Saving and ending
 
-    /// Uploads this rank's part; rank 0 commits and publishes.
-    fn save(&mut self, key: &RingKey, reply: &v1::JoinReply, step: u64) {
+    fn save(&mut self, key: &RingKey, reply: &v1::JoinReply, at: At) {
         let upload = Upload {
             world: self.options.world.clone(),
             client: self.client.clone(),
             random: Arc::clone(&self.random),
             key: key.clone(),
             place: reply.rank,
-            step,
+            at,
         };
-        self.saving.spawn_local(async move {
-            let done = upload.run().await;
-            if upload.place == 0 {
-                upload.world.saved(&upload.key);
-            }
-            if let Err(status) = done
-                && !matches!(status.code(), Code::Aborted | Code::FailedPrecondition)
-            {
-                let what = format!("{:?} step {step}: {status}", upload.key);
-                upload.world.violate("a checkpoint is refused for a known reason only", what);
-            }
-        });
+        self.saving.spawn_local(upload.run());
     }
 
-    async fn finish_saving(&mut self, key: &RingKey, how: &'static str) -> Ended {
+    /// All were asked to stop, have saved, and end together.
+    async fn finish_saving(&mut self, key: &RingKey, reply: &v1::JoinReply) -> Ended {
         self.show(key.1, v1::Phase::Save);
         if let Ended::Regroup = self.idle_saving(key).await {
             return Ended::Regroup;
         }
-        self.options.world.finish_ring(key);
-        Ended::Exit(Exit::with(0, how))
+        let world = &self.options.world;
+        world.reach_the_end(key, reply.rank);
+        match self.wait(key, || world.ring_finished(key)).await {
+            Some(()) => Ended::Exit(Exit::with(0, "stopped")),
+            None => Ended::Regroup,
+        }
     }
 
     async fn finish(&mut self, key: &RingKey, reply: &v1::JoinReply) -> Ended {
@@ -410,131 +379,8 @@ impl Rank {
     }
 }
 
-/// One rank's part of one checkpoint.
-struct Upload {
-    world: World,
-    client: RanksClient<Channel>,
-    random: Arc<Mutex<StdRng>>,
-    key: RingKey,
-    place: u32,
-    step: u64,
-}
-
-impl Upload {
-    async fn run(&self) -> Result<(), Status> {
-        let millis = self.random.lock().unwrap().random_range(20..500);
-        tokio::time::sleep(Duration::from_millis(millis)).await;
-        let (job_id, generation) = (self.key.0.clone(), Some(self.key.1));
-        let shard = v1::ReportShardRequest {
-            job_id: job_id.clone(),
-            generation,
-            rank: self.place,
-            step: self.step,
-            objects: vec![v1::StoredObject {
-                name: format!("shard-{}", self.place),
-                size: 1,
-                blake3: vec!["00".to_owned()],
-                ..v1::StoredObject::default()
-            }],
-            failure: String::new(),
-        };
-        insist_for(&self.world, &self.key, &self.random, || {
-            let (mut client, request) = (self.client.clone(), shard.clone());
-            async move { client.report_shard(request).await }
-        })
-        .await?;
-        if self.place > 0 {
-            return Ok(());
-        }
-        let commit = v1::CommitCheckpointRequest {
-            job_id: job_id.clone(),
-            generation,
-            step: self.step,
-            digest: 1,
-        };
-        insist_for(&self.world, &self.key, &self.random, || {
-            let (mut client, request) = (self.client.clone(), commit.clone());
-            async move { client.commit_checkpoint(request).await }
-        })
-        .await?;
-        let url = self.world.put_checkpoint(&job_id, self.key.1, self.step);
-        let published = v1::CheckpointPublishedRequest {
-            job_id: job_id.clone(),
-            generation,
-            step: self.step,
-            url,
-        };
-        insist_for(&self.world, &self.key, &self.random, || {
-            let (mut client, request) = (self.client.clone(), published.clone());
-            async move { client.checkpoint_published(request).await }
-        })
-        .await?;
-        self.world.acknowledged_checkpoint(&job_id, self.key.1, self.step);
-        Ok(())
-    }
-}
-
-/// As [`insist`], for a call that speaks for a generation. Sent after a newer one was durable, it
-/// must be refused, whoever sends it and why.
-async fn insist_for<T, F>(
-    world: &World,
-    key: &RingKey,
-    random: &Mutex<StdRng>,
-    mut send: impl FnMut() -> F,
-) -> Result<T, Status>
-where
-    F: Future<Output = Result<Response<T>, Status>>,
-{
-    let fenced = || {
-        let (superseded, reply) = (world.is_superseded(key), send());
-        async move {
-            let reply = reply.await;
-            if superseded && reply.is_ok() {
-                let what = format!("{} {}: {}", key.0, key.1, std::any::type_name::<T>());
-                world.violate("a stale generation is refused", what);
-            }
-            reply
-        }
-    };
-    insist(random, fenced).await
-}
-
-/// Sends a call until it is answered, and now and then once more.
-pub(crate) async fn insist<T, F>(
-    random: &Mutex<StdRng>,
-    mut send: impl FnMut() -> F,
-) -> Result<T, Status>
-where
-    F: Future<Output = Result<Response<T>, Status>>,
-{
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match send().await {
-            Ok(reply) => {
-                if random.lock().unwrap().random_bool(DUPLICATES) {
-                    let _ = tokio::time::timeout(REGROUP, send()).await;
-                }
-                return Ok(reply.into_inner());
-            }
-            Err(status) if !is_transient(&status) => return Err(status),
-            Err(_) => tokio::time::sleep(pause).await,
-        }
-        pause = (pause * 2).min(LAST_PAUSE);
-    }
-}
-
-/// True when the network, not the coordinator's judgement, ended a call.
-fn is_transient(status: &Status) -> bool {
-    std::error::Error::source(status).is_some()
-        || matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded)
-}
-
-/// Generation and step of a checkpoint's URL; nothing for none.
-fn parse_url(url: &str) -> (Generation, u64) {
-    let parse = || {
-        let (_, name) = url.rsplit_once("/step-")?;
-        let (step, generation) = name.split_once('.')?;
-        Some((generation.parse().ok()?, step.parse().ok()?))
-    };
-    parse().unwrap_or_default()
+/// What a rank that reads what is stored is told of a roll-back.
+fn went_back(reply: &v1::JoinReply) -> Option<WentBack> {
+    let up_to = reply.gives_up.filter(|_| !reply.rolled_back_to.is_empty())?;
+    Some(WentBack { to: parse_url(&reply.rolled_back_to), up_to })
 }

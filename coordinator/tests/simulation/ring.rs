@@ -5,38 +5,55 @@ use std::collections::BTreeMap;
 
 use ringmaster_proto::v1::Generation;
 
+use super::history::{At, Digest, Gradients, Held};
 use super::world::{State, World};
 
 /// A job's generation.
 pub(crate) type RingKey = (String, Generation);
 
 /// One ring.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Ring {
     pub(crate) world_size: usize,
     /// By place in the ring.
     pub(crate) members: BTreeMap<u32, Member>,
     /// A member is gone, or a connection between two.
     pub(crate) broken: bool,
-    /// Steps applied when the ring began, as its source says.
-    pub(crate) begins_at: Option<u64>,
+    /// It breaks when the first of its ranks has ended, before the others know that all are through.
+    pub(crate) frail: bool,
+    /// Its source has read what is stored.
+    pub(crate) stored: bool,
+    /// What the ring goes on from, as its source says.
+    pub(crate) begins_at: Option<At>,
+    /// All members have compared their states.
+    agreed: bool,
     /// The step after which all stop, because one of them was asked to.
     pub(crate) stops_after: Option<u64>,
     /// Steps for which it was decided whether to save.
     saves: BTreeMap<u64, bool>,
     pub(crate) saving: bool,
-    /// Rank 0 has handed in the summary.
+    /// The state after the newest step.
+    newest: Option<At>,
+    /// Rank 0 has handed in the summary, or all have passed the last barrier.
     pub(crate) finished: bool,
 }
 
 /// A rank in a ring.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Member {
-    process: u64,
+    pub(crate) process: u64,
     pub(crate) node: String,
+    /// What it held when it joined.
+    pub(crate) held: Option<Held>,
+    /// Gradients it had held and has applied before the ring began.
+    pub(crate) applied: Option<Gradients>,
+    /// What it holds at the ring's beginning.
+    pub(crate) posted: Option<Digest>,
     /// Newest step whose *ready* it has entered.
     ready: u64,
     stop: bool,
+    /// It waits in the barrier that ends a stop.
+    at_the_end: bool,
 }
 
 /// How a wait in the ring goes.
@@ -47,21 +64,46 @@ pub(crate) enum Wait<T> {
     Done(T),
 }
 
+impl Member {
+    pub(crate) fn new(process: u64, node: &str, held: Option<Held>) -> Self {
+        Self {
+            process,
+            node: node.to_owned(),
+            held,
+            applied: None,
+            posted: None,
+            ready: 0,
+            stop: false,
+            at_the_end: false,
+        }
+    }
+}
+
+impl Ring {
+    fn is_whole(&self) -> bool {
+        self.members.len() == self.world_size
+    }
+
+    /// Waits for something that all members do.
+    fn wait_for_all(&self, done: impl Fn(&Member) -> bool) -> Wait<()> {
+        if self.broken {
+            Wait::Broken
+        } else if self.is_whole() && self.members.values().all(done) {
+            Wait::Done(())
+        } else {
+            Wait::NotYet
+        }
+    }
+}
+
 impl World {
     /// A rank was told the plan and takes its place.
-    pub(crate) fn enter(
-        &self,
-        key: &RingKey,
-        place: u32,
-        world_size: u32,
-        process: u64,
-        node: &str,
-    ) {
+    pub(crate) fn enter(&self, key: &RingKey, place: u32, world_size: u32, member: Member) {
         self.with(|state| {
             let now = state.now;
             let ring = state.rings.entry(key.clone()).or_default();
             ring.world_size = world_size as usize;
-            let member = Member { process, node: node.to_owned(), ready: 0, stop: false };
+            let process = member.process;
             if let Some(other) = ring.members.insert(place, member)
                 && other.process != process
             {
@@ -71,17 +113,53 @@ impl World {
         });
     }
 
-    /// The source says from which step the ring goes on.
-    pub(crate) fn begin(&self, key: &RingKey, step: u64) {
-        self.ring(key, |ring| ring.begins_at = Some(step));
+    /// Whether every member has connected to every other.
+    pub(crate) fn connected(&self, key: &RingKey) -> Wait<()> {
+        self.with(|state| match state.rings.get(key) {
+            Some(ring) if !ring.broken && state.is_cut(ring) => Wait::NotYet,
+            Some(ring) => ring.wait_for_all(|_| true),
+            None => Wait::NotYet,
+        })
     }
 
-    /// From which step the ring goes on, once all are there.
-    pub(crate) fn begun(&self, key: &RingKey) -> Wait<u64> {
+    /// The source says what the ring goes on from.
+    pub(crate) fn begin(&self, key: &RingKey, at: At, stored: bool) {
+        self.ring(key, |ring| (ring.begins_at, ring.stored) = (Some(at), stored));
+    }
+
+    /// What the ring goes on from.
+    pub(crate) fn begun(&self, key: &RingKey) -> Wait<At> {
         self.ring(key, |ring| match ring.begins_at {
             _ if ring.broken => Wait::Broken,
-            Some(step) if ring.members.len() == ring.world_size => Wait::Done(step),
-            _ => Wait::NotYet,
+            Some(at) => Wait::Done(at),
+            None => Wait::NotYet,
+        })
+    }
+
+    /// A member shows its state to the others.
+    pub(crate) fn post(
+        &self,
+        key: &RingKey,
+        place: u32,
+        digest: Digest,
+        applied: Option<Gradients>,
+    ) {
+        self.ring(key, |ring| {
+            let member = ring.members.get_mut(&place).expect("it has entered");
+            (member.posted, member.applied) = (Some(digest), applied);
+        });
+    }
+
+    /// Whether all members have shown their states; the first to see it compares them.
+    pub(crate) fn agreed(&self, key: &RingKey) -> Wait<()> {
+        self.with(|state| {
+            let Some(ring) = state.rings.get_mut(key) else { return Wait::NotYet };
+            let wait = ring.wait_for_all(|member| member.posted.is_some());
+            if wait == Wait::Done(()) && !std::mem::replace(&mut ring.agreed, true) {
+                let ring = ring.clone();
+                state.check_beginning(key, &ring);
+            }
+            wait
         })
     }
 
@@ -101,15 +179,7 @@ impl World {
     /// Whether all have entered *ready* of this step. Whoever did not learn it before the ring broke
     /// does not learn it afterwards.
     pub(crate) fn passed(&self, key: &RingKey, step: u64) -> Wait<()> {
-        self.ring(key, |ring| {
-            if ring.broken {
-                Wait::Broken
-            } else if ring.members.values().all(|member| member.ready >= step) {
-                Wait::Done(())
-            } else {
-                Wait::NotYet
-            }
-        })
+        self.ring(key, |ring| ring.wait_for_all(|member| member.ready >= step))
     }
 
     pub(crate) fn stops_after(&self, key: &RingKey) -> Option<u64> {
@@ -131,17 +201,26 @@ impl World {
         self.ring(key, |ring| ring.saving = false);
     }
 
+    /// A member has saved and waits for the others before it ends.
+    pub(crate) fn reach_the_end(&self, key: &RingKey, place: u32) {
+        self.ring(key, |ring| {
+            ring.members.get_mut(&place).expect("it has entered").at_the_end = true;
+            ring.finished |= ring.wait_for_all(|member| member.at_the_end) == Wait::Done(());
+        });
+    }
+
+    /// Rank 0 has handed in the summary.
     pub(crate) fn finish_ring(&self, key: &RingKey) {
         self.ring(key, |ring| ring.finished = true);
     }
 
-    /// Whether rank 0 has handed in the summary.
+    /// Whether the ring's members may end.
     pub(crate) fn ring_finished(&self, key: &RingKey) -> Wait<()> {
         self.ring(key, |ring| {
-            if ring.finished {
-                Wait::Done(())
-            } else if ring.broken {
+            if ring.broken {
                 Wait::Broken
+            } else if ring.finished {
+                Wait::Done(())
             } else {
                 Wait::NotYet
             }
@@ -162,16 +241,49 @@ impl State {
     /// The kernel closes a dead process's connections.
     pub(crate) fn leave_rings(&mut self, process: u64) {
         for ring in self.rings.values_mut() {
-            if ring.members.values().any(|member| member.process == process) && !ring.finished {
+            if !ring.members.values().any(|member| member.process == process) {
+                continue;
+            }
+            if !ring.finished || std::mem::take(&mut ring.frail) {
                 ring.broken = true;
             }
         }
     }
 
-    /// Rings that train, in order.
+    /// Rings that stand, in order.
     pub(crate) fn live_rings(&self) -> Vec<RingKey> {
-        let live =
-            |ring: &Ring| !ring.broken && !ring.finished && ring.members.len() == ring.world_size;
+        let live = |ring: &Ring| !ring.broken && !ring.finished && ring.is_whole();
         self.rings.iter().filter(|(_, ring)| live(ring)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Two nodes lose the way to each other: rings over both break.
+    pub(crate) fn cut(&mut self, one: &str, other: &str) -> usize {
+        let mut broken = 0;
+        for ring in self.rings.values_mut() {
+            let on = |node: &str| ring.members.values().any(|member| member.node == node);
+            if on(one) && on(other) && !ring.broken && !ring.finished {
+                ring.broken = true;
+                broken += 1;
+            }
+        }
+        broken
+    }
+
+    /// Whether two members of a ring cannot reach each other.
+    fn is_cut(&self, ring: &Ring) -> bool {
+        let on = |node: &String| ring.members.values().any(|member| member.node == *node);
+        self.links.iter().any(|((one, other), until)| *until > self.now && on(one) && on(other))
+    }
+
+    /// A member has applied a step: all that have hold the same state.
+    pub(crate) fn check_replicas(&mut self, key: &RingKey, at: At) {
+        let Some(ring) = self.rings.get_mut(key) else { return };
+        let newest = *ring.newest.get_or_insert(at);
+        if newest.step < at.step {
+            ring.newest = Some(at);
+        } else if newest.step == at.step && newest.digest != at.digest {
+            let what = format!("{} {} after step {}", key.0, key.1, at.step);
+            self.violate_at(self.now, "the replicas of a ring hold one state", what);
+        }
     }
 }

@@ -6,23 +6,19 @@ use std::time::Duration;
 
 use turmoil::{Builder, Sim};
 
+use super::faults::{Repairs, Striker, twin};
 use super::scenario::{CALM, Fault, Scenario};
 use super::world::{Violation, World};
 use super::{client, coordinator, node};
 
 const TICK: Duration = Duration::from_millis(5);
 /// Latency of a healthy network.
-const LATENCY: Duration = Duration::from_millis(20);
+pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 /// Time everything has to come to rest after the last fault.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// A node counts as disturbed for so long after a fault of the coordinator or the network.
-const AFTERMATH: Duration = Duration::from_secs(4);
 
-/// When a repair that could not be made is tried again.
-const RETRY: Duration = Duration::from_millis(500);
-
-const COORDINATOR: &str = "coordinator";
-const CLIENT: &str = "client";
+pub(crate) const COORDINATOR: &str = "coordinator";
+pub(crate) const CLIENT: &str = "client";
 
 /// What a run came to.
 pub(crate) struct Outcome {
@@ -30,7 +26,7 @@ pub(crate) struct Outcome {
     pub(crate) scenario: Scenario,
     pub(crate) violations: Vec<Violation>,
     pub(crate) trace: Vec<String>,
-    pub(crate) faults: usize,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
     pub(crate) generations: usize,
     pub(crate) steps: u64,
     pub(crate) checkpoints: usize,
@@ -56,24 +52,13 @@ impl Outcome {
     }
 }
 
-/// What is to be repaired, and when.
-type Repairs = Vec<(Duration, Repair)>;
-
-enum Repair {
-    Bounce(String),
-    Heal(String),
-    Release(String),
-    Latency,
-}
-
 /// Runs one seed to its end.
 pub(crate) fn simulate(seed: u64) -> Outcome {
     let scenario = Scenario::draw(seed);
     let folder = tempfile::tempdir().unwrap();
     let names: Vec<String> = (0..scenario.slots.len()).map(|index| format!("n{index}")).collect();
-    let slots: BTreeMap<_, _> = names.iter().cloned().zip(scenario.slots.clone()).collect();
-    let world = World::new(slots.clone());
-    world.with(|state| state.plans = scenario.plans());
+    let world = World::new(&scenario);
+    coordinator::start_clock();
 
     let mut sim = Builder::new()
         .rng_seed(seed)
@@ -85,29 +70,32 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
         .build();
     hosts(&mut sim, &world, &scenario, folder.path(), seed);
 
-    let feasible = |name: &str| feasible(&scenario, name);
-    let (mut faults, mut repairs) =
-        (scenario.faults.clone().into_iter().peekable(), Repairs::new());
+    let mut faults = scenario.faults.iter().peekable();
+    let mut striker = Striker { world: &world, names: &names, repairs: Repairs::new() };
     let mut calm_since = None;
     loop {
         let now = sim.elapsed();
         world.with(|state| state.now = now);
         while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
-            strike(&mut sim, &world, &names, fault, now, &mut repairs);
+            striker.strike(&mut sim, fault, now);
         }
-        let (due, later): (Repairs, Repairs) = repairs.drain(..).partition(|(at, _)| *at <= now);
-        repairs = later;
-        for (_, repair) in due {
-            repairs.extend(mend(&mut sim, &world, repair, now));
+        if let Some(down) = world.with(|state| state.crash_wanted.take()) {
+            world.log("---- the coordinator crashes".to_owned());
+            striker.crash_coordinator(&mut sim, down, now);
         }
-        if calm_since.is_none() && faults.peek().is_none() && repairs.is_empty() && now >= CALM {
+        striker.mend(&mut sim, now);
+        if calm_since.is_none()
+            && faults.peek().is_none()
+            && striker.repairs.is_empty()
+            && now >= CALM
+        {
             world.log("---- calm".to_owned());
             calm_since = Some(now);
         }
         let patience = calm_since.map(|since| now - since).unwrap_or_default();
-        let over = calm_since.is_some() && world.at_rest(scenario.jobs.len(), feasible);
+        let over = calm_since.is_some() && world.at_rest(scenario.jobs.len());
         if over || patience >= PATIENCE {
-            world.check_rest(patience, feasible);
+            world.check_rest(patience);
             break;
         }
         if let Err(error) = sim.step() {
@@ -123,10 +111,10 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
 fn outcome(seed: u64, scenario: Scenario, world: &World, simulated: Duration) -> Outcome {
     world.with(|state| Outcome {
         seed,
-        faults: scenario.faults.len(),
         scenario,
         violations: std::mem::take(&mut state.violations),
         trace: std::mem::take(&mut state.trace),
+        counts: std::mem::take(&mut state.counts),
         generations: state.generations(),
         steps: state.steps,
         checkpoints: state.grants,
@@ -144,130 +132,49 @@ fn hosts(
     seed: u64,
 ) {
     let (shared, state_dir) = (world.clone(), folder.to_owned());
-    let starts = AtomicU64::new(0);
+    let (starts, cost) = (AtomicU64::new(0), scenario.settling_cost);
     sim.host(COORDINATOR, move || {
         let start = starts.fetch_add(1, Ordering::Relaxed);
-        coordinator::run(shared.clone(), state_dir.clone(), seed ^ (start << 40))
+        coordinator::run(shared.clone(), state_dir.clone(), cost, seed ^ (start << 40))
     });
-    for (index, slots) in scenario.slots.iter().enumerate() {
-        let (shared, slots, starts) = (world.clone(), *slots, AtomicU32::new(0));
-        sim.host(format!("n{index}"), move || {
-            node::run(node::Options {
-                world: shared.clone(),
-                name: format!("n{index}"),
-                slots,
-                seed: seed ^ ((index as u64 + 1) << 48),
-                pid: 1 + starts.fetch_add(1, Ordering::Relaxed),
-            })
-        });
+    for (index, slots) in (0..).zip(&scenario.slots) {
+        agent_host(sim, world, (format!("n{index}"), format!("n{index}")), *slots, seed, index + 1);
+    }
+    let has_twin = |index: usize| {
+        let mut faults = scenario.faults.iter();
+        faults.any(|(_, fault)| matches!(fault, Fault::Twin { node, .. } if *node == index))
+    };
+    for (index, slots) in scenario.slots.iter().enumerate().filter(|(index, _)| has_twin(*index)) {
+        let names = (format!("n{index}"), twin(index));
+        let number = 100 + u64::try_from(index).unwrap();
+        agent_host(sim, world, names, *slots, seed, number);
+        // It comes when the fault strikes.
+        sim.crash(twin(index));
     }
     let (shared, jobs, drains) = (world.clone(), scenario.jobs.clone(), scenario.drains.clone());
     sim.host(CLIENT, move || client::run(shared.clone(), jobs.clone(), drains.clone(), seed));
 }
 
-/// A job that this cluster could hold.
-fn feasible(scenario: &Scenario, name: &str) -> bool {
-    let total: u32 = scenario.slots.iter().sum();
-    scenario.jobs.iter().any(|job| job.name == name && job.min_ranks <= total)
-}
-
-fn strike(
+/// A machine with an agent of this name.
+fn agent_host(
     sim: &mut Sim<'_>,
     world: &World,
-    names: &[String],
-    fault: Fault,
-    now: Duration,
-    repairs: &mut Repairs,
+    (name, host): (String, String),
+    slots: u32,
+    seed: u64,
+    number: u64,
 ) {
-    world.log(format!("---- {fault:?}"));
-    match fault {
-        Fault::CoordinatorCrash { down } => {
-            for name in names {
-                world.disturb(name, now + down + AFTERMATH);
-            }
-            sim.crash(COORDINATOR);
-            repairs.push((now + down, Repair::Bounce(COORDINATOR.to_owned())));
-        }
-        Fault::NodeCrash { node, down } => {
-            let name = names[node].clone();
-            sim.crash(name.as_str());
-            world.with(|state| state.end_processes_of(&name));
-            world.with(|state| state.leaving.remove(&name));
-            repairs.push((now + down, Repair::Bounce(name)));
-        }
-        Fault::NodeLeave { node, notice, down } => {
-            let name = names[node].clone();
-            world.with(|state| state.leaving.insert(name.clone(), notice));
-            repairs.push((now + down, Repair::Bounce(name)));
-        }
-        Fault::RankKill { pick } => world.with(|state| state.kill(pick)),
-        Fault::RankHang { pick } => world.with(|state| state.hang(pick)),
-        Fault::RingBreak { pick } => {
-            let rings = world.with(|state| state.live_rings());
-            if !rings.is_empty() {
-                world.break_ring(&rings[pick % rings.len()]);
-            }
-        }
-        Fault::Partition { node, lasts } => {
-            let name = names[node].clone();
-            world.disturb(&name, now + lasts + AFTERMATH);
-            sim.partition(name.as_str(), COORDINATOR);
-            repairs.push((now + lasts, Repair::Heal(name)));
-        }
-        Fault::OneWay { node, from_node, lasts } => {
-            let name = names[node].clone();
-            world.disturb(&name, now + lasts + AFTERMATH);
-            if from_node {
-                sim.partition_oneway(name.as_str(), COORDINATOR);
-            } else {
-                sim.partition_oneway(COORDINATOR, name.as_str());
-            }
-            repairs.push((now + lasts, Repair::Heal(name)));
-        }
-        Fault::Hold { node, lasts } => {
-            let name = names[node].clone();
-            world.disturb(&name, now + lasts + AFTERMATH);
-            sim.hold(name.as_str(), COORDINATOR);
-            repairs.push((now + lasts, Repair::Release(name)));
-        }
-        Fault::SlowNetwork { most, lasts } => {
-            for name in names {
-                world.disturb(name, now + lasts + AFTERMATH);
-            }
-            sim.set_max_message_latency(most);
-            repairs.push((now + lasts, Repair::Latency));
-        }
-        Fault::ClientPartition { lasts } => {
-            sim.partition(CLIENT, COORDINATOR);
-            repairs.push((now + lasts, Repair::Heal(CLIENT.to_owned())));
-        }
-    }
-}
-
-/// Repairs something; returns what has to be tried again later.
-fn mend(
-    sim: &mut Sim<'_>,
-    world: &World,
-    repair: Repair,
-    now: Duration,
-) -> Option<(Duration, Repair)> {
-    match repair {
-        Repair::Bounce(host) => {
-            // Two crashes may overlap: the first repair starts it, the second finds it running. An
-            // agent that leaves may still be at it.
-            let running = sim.is_host_running(host.as_str());
-            if running && world.with(|state| state.leaving.contains_key(&host)) {
-                return Some((now + RETRY, Repair::Bounce(host)));
-            }
-            if !running {
-                world.log(format!("---- {host} starts"));
-                world.with(|state| state.leaving.remove(&host));
-                sim.bounce(host.as_str());
-            }
-        }
-        Repair::Heal(host) => sim.repair(host.as_str(), COORDINATOR),
-        Repair::Release(host) => sim.release(host.as_str(), COORDINATOR),
-        Repair::Latency => sim.set_max_message_latency(LATENCY),
-    }
-    None
+    let (shared, starts, address) = (world.clone(), AtomicU32::new(0), host.clone());
+    sim.host(address, move || {
+        let start = starts.fetch_add(1, Ordering::Relaxed);
+        node::run(node::Options {
+            world: shared.clone(),
+            name: name.clone(),
+            host: host.clone(),
+            slots,
+            seed: seed ^ (number << 48),
+            // No two agents of a name have the same.
+            pid: u32::try_from(number).unwrap() * 1000 + start,
+        })
+    });
 }

@@ -5,6 +5,13 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::blame::Class;
+
+/// Recoveries without a new step that a job is allowed where chance must not use them up …
+const MANY: u32 = 50;
+/// … and where it may.
+const FEW: std::ops::RangeInclusive<u32> = 1..=3;
+
 /// Faults strike from this moment …
 const QUIET: Duration = Duration::from_secs(1);
 /// … to this one. Then everything is repaired.
@@ -19,6 +26,8 @@ pub(crate) struct Scenario {
     pub(crate) drains: Vec<Drain>,
     /// In the order of time.
     pub(crate) faults: Vec<(Duration, Fault)>,
+    /// What settling takes for each job.
+    pub(crate) settling_cost: Duration,
 }
 
 /// Somebody closes a node.
@@ -51,6 +60,9 @@ pub(crate) struct JobPlan {
     pub(crate) cancel_at: Option<Duration>,
     /// One after the other.
     pub(crate) pauses: Vec<Pause>,
+    /// When somebody goes back to an older checkpoint, and to which of those there are by then.
+    pub(crate) rollbacks: Vec<(Duration, usize)>,
+    pub(crate) max_without_progress: u32,
 }
 
 /// What strikes.
@@ -65,10 +77,28 @@ pub(crate) enum Fault {
     NodeLeave { node: usize, notice: Duration, down: Duration },
     /// A rank is killed. Which one is decided when the time comes: `pick` modulo how many run.
     RankKill { pick: usize },
-    /// A rank hangs without a word until its agent kills it.
-    RankHang { pick: usize },
-    /// A ring breaks although everybody lives.
-    RingBreak { pick: usize },
+    /// A rank stands where it is: without a word until its agent kills it, or with signs of life until
+    /// its job's deadline passes.
+    RankHang { pick: usize, mute: bool },
+    /// A rank stands where it is, its connections stay open, and no kill ends it for so long; for good
+    /// without a time.
+    Undead { pick: usize, lasts: Option<Duration> },
+    /// A ring breaks although everybody lives; when its ranks are about to end, if it is `frail`: then
+    /// some know already that all are through, and others do not.
+    RingBreak { pick: usize, frail: bool },
+    /// Ranks of two nodes do not reach each other.
+    LinkDown { one: usize, other: usize, lasts: Duration },
+    /// A rank cannot store its part of the next checkpoint. Once the coordinator has acknowledged
+    /// that, it may crash.
+    ShardFails { pick: usize, then_down: Option<Duration> },
+    /// Ranks that are started on a node fail before they join; for good without a time.
+    NodeFault { node: usize, class: Class, lasts: Option<Duration> },
+    /// All ranks of a job fail alike from now on.
+    JobFault { pick: usize, class: Class },
+    /// The clock that people go by is put forward or back.
+    ClockStep { seconds: i64 },
+    /// Another agent comes under the name of a node, on another machine.
+    Twin { node: usize, lasts: Duration },
     /// Messages between coordinator and node are lost, and with them their connections.
     Partition { node: usize, lasts: Duration },
     /// Only what the node says is lost (requests), or only what it hears (replies).
@@ -81,6 +111,34 @@ pub(crate) enum Fault {
     ClientPartition { lasts: Duration },
 }
 
+impl Fault {
+    /// What it is counted as where it struck somebody.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::CoordinatorCrash { .. } => "fault: coordinator crash",
+            Self::NodeCrash { .. } => "fault: node crash",
+            Self::NodeLeave { .. } => "fault: node leave",
+            Self::RankKill { .. } => "fault: rank kill",
+            Self::RankHang { mute: true, .. } => "fault: rank hang",
+            Self::RankHang { mute: false, .. } => "fault: rank stuck",
+            Self::Undead { .. } => "fault: undead",
+            Self::RingBreak { frail: false, .. } => "fault: ring break",
+            Self::RingBreak { frail: true, .. } => "fault: ring break at the end",
+            Self::LinkDown { .. } => "fault: link down",
+            Self::ShardFails { .. } => "fault: shard fails",
+            Self::NodeFault { .. } => "fault: node fault",
+            Self::JobFault { .. } => "fault: job fault",
+            Self::ClockStep { .. } => "fault: clock step",
+            Self::Twin { .. } => "fault: twin",
+            Self::Partition { .. } => "fault: partition",
+            Self::OneWay { .. } => "fault: one way",
+            Self::Hold { .. } => "fault: hold",
+            Self::SlowNetwork { .. } => "fault: slow network",
+            Self::ClientPartition { .. } => "fault: client partition",
+        }
+    }
+}
+
 impl Scenario {
     /// Draws a scenario.
     pub(crate) fn draw(seed: u64) -> Self {
@@ -88,7 +146,11 @@ impl Scenario {
         let nodes = random.random_range(1..=4);
         let slots: Vec<u32> = (0..nodes).map(|_| random.random_range(1..=3)).collect();
         let total: u32 = slots.iter().sum();
-        let jobs = (0..random.random_range(1..=5)).map(|index| job(&mut random, index, total));
+        let allowed = if random.random_bool(0.2) { random.random_range(FEW) } else { MANY };
+        let jobs = (0..random.random_range(1..=5)).map(|index| JobPlan {
+            max_without_progress: allowed,
+            ..job(&mut random, index, total)
+        });
         let jobs = jobs.collect();
         let count = random.random_range(0..=10);
         let mut faults: Vec<_> = (0..count)
@@ -99,12 +161,15 @@ impl Scenario {
         let count = if random.random_bool(0.4) { random.random_range(1..=nodes.min(2)) } else { 0 };
         let first = random.random_range(0..nodes);
         let drains = (0..count).map(|at| drain(&mut random, (first + at) % nodes)).collect();
-        Self { slots, jobs, drains, faults }
+        let slow = random.random_bool(0.5);
+        let cost = if slow { random.random_range(1..=25) } else { 0 };
+        Self { slots, jobs, drains, faults, settling_cost: Duration::from_millis(cost) }
     }
 
     /// What people do and undo again.
     pub(crate) fn plans(&self) -> usize {
-        self.drains.len() + self.jobs.iter().map(|job| job.pauses.len()).sum::<usize>()
+        let of_jobs = self.jobs.iter().map(|job| job.pauses.len() + job.rollbacks.len());
+        self.drains.len() + of_jobs.sum::<usize>()
     }
 }
 
@@ -157,7 +222,19 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
         cancel_at: cancelled
             .then(|| duration(random, Duration::from_secs(2), Duration::from_secs(30))),
         pauses: pauses(random),
+        rollbacks: rollbacks(random),
+        max_without_progress: MANY,
     }
+}
+
+/// Seldom, and now and then again.
+fn rollbacks(random: &mut StdRng) -> Vec<(Duration, usize)> {
+    let mut rollbacks = Vec::new();
+    while random.random_bool(0.2) {
+        rollbacks.push((people_act(random), random.random_range(0..100)));
+    }
+    rollbacks.sort_unstable();
+    rollbacks
 }
 
 fn fault(random: &mut StdRng, nodes: usize) -> Fault {
@@ -166,25 +243,51 @@ fn fault(random: &mut StdRng, nodes: usize) -> Fault {
     let (short, long) = (Duration::from_millis(100), Duration::from_secs(6));
     let lasts = duration(random, short, long);
     match random.random_range(0..100) {
-        0..18 => {
+        0..12 => {
             Fault::CoordinatorCrash { down: duration(random, Duration::from_millis(20), long) }
         }
-        18..26 => Fault::NodeCrash { node, down: duration(random, short, 2 * long) },
-        26..30 => Fault::NodeLeave {
+        12..18 => Fault::NodeCrash { node, down: duration(random, short, 2 * long) },
+        18..21 => Fault::NodeLeave {
             node,
             notice: duration(random, 5 * short, long / 2),
             down: duration(random, long / 2 + short, 2 * long),
         },
-        30..46 => Fault::RankKill { pick },
-        46..54 => Fault::RankHang { pick },
-        54..62 => Fault::RingBreak { pick },
-        62..74 => Fault::Partition { node, lasts },
-        74..82 => Fault::OneWay { node, from_node: random.random_bool(0.5), lasts },
-        82..91 => Fault::Hold { node, lasts: lasts / 2 },
-        91..96 => {
+        21..31 => Fault::RankKill { pick },
+        31..38 => Fault::RankHang { pick, mute: random.random_bool(0.5) },
+        38..44 => Fault::RingBreak { pick, frail: random.random_bool(0.3) },
+        44..54 => Fault::Partition { node, lasts },
+        54..60 => Fault::OneWay { node, from_node: random.random_bool(0.5), lasts },
+        60..66 => Fault::Hold { node, lasts: lasts / 2 },
+        66..70 => {
             Fault::SlowNetwork { most: duration(random, short, Duration::from_secs(1)), lasts }
         }
-        _ => Fault::ClientPartition { lasts },
+        70..73 => Fault::ClientPartition { lasts },
+        _ => rare_fault(random, node, nodes, pick),
+    }
+}
+
+/// What one machine, one link or one job has wrong with it.
+fn rare_fault(random: &mut StdRng, node: usize, nodes: usize, pick: usize) -> Fault {
+    let (short, long) = (Duration::from_millis(500), Duration::from_secs(20));
+    let lasts = duration(random, short, long);
+    let for_good = random.random_bool(0.3);
+    match random.random_range(0..100) {
+        0..22 => Fault::Undead { pick, lasts: (!for_good).then_some(lasts) },
+        22..42 => Fault::LinkDown { one: node, other: (node + 1 + pick) % nodes, lasts },
+        42..58 => {
+            let down = duration(random, short, Duration::from_secs(4));
+            Fault::ShardFails { pick, then_down: random.random_bool(0.5).then_some(down) }
+        }
+        58..72 => {
+            let class = if random.random_bool(0.7) { Class::Node } else { Class::Job };
+            Fault::NodeFault { node, class, lasts: (!for_good).then_some(lasts) }
+        }
+        72..80 => {
+            let classes = [Class::Retry, Class::Node, Class::Job];
+            Fault::JobFault { pick, class: classes[random.random_range(0..3)] }
+        }
+        80..88 => Fault::ClockStep { seconds: random.random_range(-100_000..=100_000) },
+        _ => Fault::Twin { node, lasts },
     }
 }
 
