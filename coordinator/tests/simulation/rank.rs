@@ -53,6 +53,7 @@ struct Rank {
     held: Option<Held>,
     total: u64,
     every: u64,
+    slow: bool,
     /// Uploads in the background; they end with the process.
     saving: JoinSet<()>,
     attempts: u32,
@@ -69,6 +70,7 @@ pub(crate) async fn run(options: Options) -> Exit {
         held: None,
         total: job["schedule"]["total_steps"].as_u64().unwrap(),
         every: job["checkpoint"]["every_steps"].as_u64().unwrap(),
+        slow: options.world.is_slow(&options.start.job_id),
         saving: JoinSet::new(),
         attempts: 0,
         options,
@@ -122,12 +124,14 @@ impl Rank {
 
     async fn attempt(&mut self, generation: Generation) -> Ended {
         self.show(generation, v1::Phase::Join);
+        self.until(|| Some(())).await;
         let reply = match self.join(generation).await {
             Ok(Some(reply)) => reply,
             Ok(None) => return Ended::Regroup,
             Err(status) if status.code() == Code::Aborted => return Ended::Regroup,
             Err(_) => return Ended::Exit(Exit::with(1, "the coordinator refuses the call")),
         };
+        self.until(|| Some(())).await;
         if self.options.orders.newest() > generation {
             return Ended::Regroup;
         }
@@ -193,7 +197,8 @@ impl Rank {
         }
         while let Some(mut held) = self.held.filter(|held| held.at.step < self.total) {
             self.show(key.1, v1::Phase::Compute);
-            self.sleep(20, 120).await;
+            let times = if self.slow { 10 } else { 1 };
+            self.sleep(20 * times, 120 * times).await;
             if let Some(exit) = world.meets_on_the_way(&key.0) {
                 return Ended::Exit(exit);
             }

@@ -11,7 +11,7 @@ use super::scenario::{CALM, Fault, Scenario};
 use super::world::{Violation, World};
 use super::{client, coordinator, node};
 
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(10);
 /// Latency of a healthy network.
 pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 /// Time everything has to come to rest after the last fault.

@@ -56,6 +56,8 @@ pub(crate) struct JobPlan {
     pub(crate) min_ranks: u32,
     pub(crate) priority: i32,
     pub(crate) steps: u64,
+    /// Its steps take ten times as long as those of other jobs.
+    pub(crate) slow: bool,
     pub(crate) checkpoint_every: u64,
     pub(crate) cancel_at: Option<Duration>,
     /// One after the other.
@@ -151,11 +153,15 @@ impl Scenario {
             max_without_progress: allowed,
             ..job(&mut random, index, total)
         });
-        let jobs = jobs.collect();
+        let mut jobs: Vec<JobPlan> = jobs.collect();
         let count = random.random_range(0..=10);
         let mut faults: Vec<_> = (0..count)
             .map(|_| (duration(&mut random, QUIET, CALM), fault(&mut random, nodes)))
             .collect();
+        for index in 0..faults.len() {
+            let (at, fault) = faults[index].clone();
+            company(&mut random, at, &fault, &mut faults, &mut jobs);
+        }
         faults.sort_by_key(|(at, _)| *at);
         // A node has one keeper: what two at once make of it, neither of them knows.
         let count = if random.random_bool(0.4) { random.random_range(1..=nodes.min(2)) } else { 0 };
@@ -206,6 +212,7 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
     let most = if random.random_bool(0.05) { total + 2 } else { total };
     let ranks = random.random_range(1..=most.min(5));
     let cancelled = random.random_bool(0.12);
+    let slow = random.random_bool(0.2);
     JobPlan {
         name: format!("j{index}"),
         at: duration(random, Duration::ZERO, Duration::from_secs(15)),
@@ -213,12 +220,15 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
         min_ranks: if random.random_bool(0.5) { ranks } else { random.random_range(1..=ranks) },
         priority: random.random_range(-1..=1),
         // Some outlast most faults, so that what a fault left behind has time to do harm.
-        steps: if random.random_bool(0.3) {
+        steps: if slow {
+            random.random_range(3..=25)
+        } else if random.random_bool(0.3) {
             random.random_range(80..=250)
         } else {
             random.random_range(3..=80)
         },
-        checkpoint_every: random.random_range(2..=15),
+        slow,
+        checkpoint_every: random.random_range(2..=if slow { 4 } else { 15 }),
         cancel_at: cancelled
             .then(|| duration(random, Duration::from_secs(2), Duration::from_secs(30))),
         pauses: pauses(random),
@@ -230,7 +240,7 @@ fn job(random: &mut StdRng, index: usize, total: u32) -> JobPlan {
 /// Seldom, and now and then again.
 fn rollbacks(random: &mut StdRng) -> Vec<(Duration, usize)> {
     let mut rollbacks = Vec::new();
-    while random.random_bool(0.2) {
+    while random.random_bool(0.15) {
         rollbacks.push((people_act(random), random.random_range(0..100)));
     }
     rollbacks.sort_unstable();
@@ -254,8 +264,8 @@ fn fault(random: &mut StdRng, nodes: usize) -> Fault {
         },
         21..31 => Fault::RankKill { pick },
         31..38 => Fault::RankHang { pick, mute: random.random_bool(0.5) },
-        38..44 => Fault::RingBreak { pick, frail: random.random_bool(0.3) },
-        44..54 => Fault::Partition { node, lasts },
+        38..45 => Fault::RingBreak { pick, frail: random.random_bool(0.5) },
+        45..54 => Fault::Partition { node, lasts },
         54..60 => Fault::OneWay { node, from_node: random.random_bool(0.5), lasts },
         60..66 => Fault::Hold { node, lasts: lasts / 2 },
         66..70 => {
@@ -266,27 +276,54 @@ fn fault(random: &mut StdRng, nodes: usize) -> Fault {
     }
 }
 
+/// Who comes back from a partition may find that its job has gone on without it, or gone back. So
+/// something often happens to the job just before.
+fn company(
+    random: &mut StdRng,
+    at: Duration,
+    fault: &Fault,
+    faults: &mut Vec<(Duration, Fault)>,
+    jobs: &mut [JobPlan],
+) {
+    let (Fault::Partition { lasts, .. } | Fault::OneWay { lasts, .. }) = *fault else { return };
+    let before = duration(random, Duration::ZERO, Duration::from_millis(1500));
+    let at = (at + lasts).saturating_sub(before);
+    let pick = random.random_range(0..1000);
+    match random.random_range(0..100) {
+        0..15 => faults.push((at, Fault::RankKill { pick })),
+        15..30 => faults.push((at, Fault::RingBreak { pick, frail: false })),
+        30..50 => {
+            let job = random.random_range(0..jobs.len());
+            jobs[job].rollbacks.push((at, pick));
+            jobs[job].rollbacks.sort_unstable();
+        }
+        _ => {}
+    }
+}
+
 /// What one machine, one link or one job has wrong with it.
 fn rare_fault(random: &mut StdRng, node: usize, nodes: usize, pick: usize) -> Fault {
     let (short, long) = (Duration::from_millis(500), Duration::from_secs(20));
     let lasts = duration(random, short, long);
     let for_good = random.random_bool(0.3);
     match random.random_range(0..100) {
-        0..22 => Fault::Undead { pick, lasts: (!for_good).then_some(lasts) },
-        22..42 => Fault::LinkDown { one: node, other: (node + 1 + pick) % nodes, lasts },
-        42..58 => {
+        0..20 => Fault::Undead { pick, lasts: (!for_good).then_some(lasts) },
+        20..44 => {
+            let lasts = if for_good { lasts + long } else { lasts };
+            Fault::LinkDown { one: node, other: (node + 1 + pick) % nodes, lasts }
+        }
+        44..60 => {
             let down = duration(random, short, Duration::from_secs(4));
             Fault::ShardFails { pick, then_down: random.random_bool(0.5).then_some(down) }
         }
-        58..72 => {
-            let class = if random.random_bool(0.7) { Class::Node } else { Class::Job };
+        60..75 => {
+            let class = [Class::Retry, Class::Node, Class::Node, Class::Job][pick % 4];
             Fault::NodeFault { node, class, lasts: (!for_good).then_some(lasts) }
         }
-        72..80 => {
-            let classes = [Class::Retry, Class::Node, Class::Job];
-            Fault::JobFault { pick, class: classes[random.random_range(0..3)] }
+        75..86 => {
+            Fault::JobFault { pick, class: [Class::Retry, Class::Node, Class::Job][pick % 3] }
         }
-        80..88 => Fault::ClockStep { seconds: random.random_range(-100_000..=100_000) },
+        86..93 => Fault::ClockStep { seconds: random.random_range(-100_000..=100_000) },
         _ => Fault::Twin { node, lasts },
     }
 }

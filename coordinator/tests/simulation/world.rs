@@ -190,6 +190,11 @@ impl World {
         self.lock().current.get(&key.0).is_some_and(|current| *current > key.1)
     }
 
+    /// Whether the steps of a job take long.
+    pub(crate) fn is_slow(&self, job_id: &str) -> bool {
+        self.lock().plan_of(job_id).is_some_and(|plan| plan.slow)
+    }
+
     // ---- Time
 
     /// A node cannot, or can hardly, hear the coordinator until then.
