@@ -71,9 +71,9 @@ async fn follow(world: World, plan: JobPlan, seed: u64) {
 
 async fn look(world: &World, job_id: &str) {
     let mut ended = None;
+    let mut client = JobsClient::new(net::channel(PEOPLE));
     loop {
         tokio::time::sleep(LOOK).await;
-        let mut client = JobsClient::new(net::channel(PEOPLE));
         let request = v1::GetRequest { job_id: job_id.to_owned() };
         let Ok(answer) = timeout(CALL, client.get(request)).await else { continue };
         match answer {

@@ -22,7 +22,7 @@ use super::ring::{Member, RingKey, Wait};
 use super::saving::Upload;
 use super::world::{World, short};
 
-const POLL: Duration = Duration::from_millis(10);
+const POLL: Duration = Duration::from_millis(20);
 /// After a fault without orders a rank joins again of itself.
 const REGROUP: Duration = Duration::from_secs(2);
 /// Within this time all ranks of a ring have connected, or they give it up.
@@ -75,7 +75,7 @@ pub(crate) async fn run(options: Options) -> Exit {
         attempts: 0,
         options,
     };
-    rank.sleep(20, 400).await;
+    rank.sleep(20, rank.options.world.with(|state| state.start_ms)).await;
     let Options { world, start, node, .. } = &rank.options;
     if let Some(exit) = world.meets(&start.job_id, node) {
         return exit;

@@ -84,16 +84,13 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
             striker.crash_coordinator(&mut sim, down, now);
         }
         striker.mend(&mut sim, now);
-        if calm_since.is_none()
-            && faults.peek().is_none()
-            && striker.repairs.is_empty()
-            && now >= CALM
-        {
+        let struck = faults.peek().is_none() && striker.repairs.is_empty();
+        let over = struck && world.at_rest(scenario.jobs.len());
+        if calm_since.is_none() && struck && (over || now >= CALM) {
             world.log("---- calm".to_owned());
             calm_since = Some(now);
         }
         let patience = calm_since.map(|since| now - since).unwrap_or_default();
-        let over = calm_since.is_some() && world.at_rest(scenario.jobs.len());
         if over || patience >= PATIENCE {
             world.check_rest(patience);
             break;

@@ -28,6 +28,8 @@ pub(crate) struct Scenario {
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// What settling takes for each job.
     pub(crate) settling_cost: Duration,
+    /// What a rank takes at most to start, in milliseconds.
+    pub(crate) start_ms: u64,
 }
 
 /// Somebody closes a node.
@@ -169,7 +171,9 @@ impl Scenario {
         let drains = (0..count).map(|at| drain(&mut random, (first + at) % nodes)).collect();
         let slow = random.random_bool(0.5);
         let cost = if slow { random.random_range(1..=25) } else { 0 };
-        Self { slots, jobs, drains, faults, settling_cost: Duration::from_millis(cost) }
+        let start_ms = if random.random_bool(0.3) { 2500 } else { 400 };
+        let settling_cost = Duration::from_millis(cost);
+        Self { slots, jobs, drains, faults, settling_cost, start_ms }
     }
 
     /// What people do and undo again.
@@ -286,16 +290,17 @@ fn company(
     jobs: &mut [JobPlan],
 ) {
     let (Fault::Partition { lasts, .. } | Fault::OneWay { lasts, .. }) = *fault else { return };
-    let before = duration(random, Duration::ZERO, Duration::from_millis(1500));
+    let before = duration(random, Duration::ZERO, lasts.min(Duration::from_millis(2500)));
     let at = (at + lasts).saturating_sub(before);
     let pick = random.random_range(0..1000);
     match random.random_range(0..100) {
         0..15 => faults.push((at, Fault::RankKill { pick })),
         15..30 => faults.push((at, Fault::RingBreak { pick, frail: false })),
-        30..50 => {
-            let job = random.random_range(0..jobs.len());
-            jobs[job].rollbacks.push((at, pick));
-            jobs[job].rollbacks.sort_unstable();
+        30..60 => {
+            for job in jobs.iter_mut().filter(|job| job.min_ranks < job.ranks) {
+                job.rollbacks.push((at, pick));
+                job.rollbacks.sort_unstable();
+            }
         }
         _ => {}
     }

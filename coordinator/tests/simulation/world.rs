@@ -46,6 +46,8 @@ pub(crate) struct State {
     pub(crate) counts: BTreeMap<&'static str, u64>,
     /// What people want, by the names of jobs.
     pub(crate) plans_of: BTreeMap<String, JobPlan>,
+    /// What a rank takes at most to start, in milliseconds.
+    pub(crate) start_ms: u64,
     // ---- What is durable
     pub(crate) records: BTreeMap<String, JobRecord>,
     pub(crate) generations: BTreeMap<Generation, String>,
@@ -102,6 +104,7 @@ impl World {
             slots: slots.map(|(index, slots)| (format!("n{index}"), *slots)).collect(),
             plans_of: plans.collect(),
             plans: scenario.plans(),
+            start_ms: scenario.start_ms,
             ..State::default()
         })))
     }
