@@ -18,6 +18,8 @@ use super::world::{World, short};
 
 /// How often people look at their job.
 const LOOK: Duration = Duration::from_millis(700);
+/// How often they look whether there is a checkpoint to go back to.
+const PATIENCE: u32 = 10;
 /// When they give a call up and make it again.
 const CALL: Duration = Duration::from_secs(3);
 
@@ -151,11 +153,18 @@ async fn pauses(world: World, job_id: String, plans: Vec<Pause>, seed: u64) {
     }
 }
 
-/// Lets a job go back to an older checkpoint at these times, if there is one by then.
+/// Lets a job go back to an older checkpoint at these times, once there is one.
 async fn go_back(world: World, job_id: String, plans: Vec<(Duration, usize)>) {
     for (at, pick) in plans {
         until(&world, at).await;
-        let older = world.older_checkpoints(&job_id);
+        let mut older = world.older_checkpoints(&job_id);
+        for _ in 0..PATIENCE {
+            if !older.is_empty() {
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+            older = world.older_checkpoints(&job_id);
+        }
         if let Some(to) = pick.checked_rem(older.len()).map(|index| older[index]) {
             world.asked_to_resume(&job_id);
             if world.ask_to_go_back(&job_id, to, CALL).await {

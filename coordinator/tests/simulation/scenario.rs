@@ -147,6 +147,9 @@ impl Scenario {
     /// Draws a scenario.
     pub(crate) fn draw(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
+        if random.random_bool(0.1) {
+            return Self::cut_off(&mut random);
+        }
         let nodes = random.random_range(1..=4);
         let slots: Vec<u32> = (0..nodes).map(|_| random.random_range(1..=3)).collect();
         let total: u32 = slots.iter().sum();
@@ -174,6 +177,50 @@ impl Scenario {
         let start_ms = if random.random_bool(0.3) { 2500 } else { 400 };
         let settling_cost = Duration::from_millis(cost);
         Self { slots, jobs, drains, faults, settling_cost, start_ms }
+    }
+
+    /// Draws one of a kind that chance alone makes too seldom: some ranks of an elastic job are cut off,
+    /// it goes on without them, and when they come back it is about to form another ring.
+    fn cut_off(random: &mut StdRng) -> Self {
+        let nodes = random.random_range(2..=3);
+        let slots: Vec<u32> = (0..nodes).map(|_| random.random_range(1..=2)).collect();
+        let total = slots.iter().sum();
+        let mut job = JobPlan {
+            at: Duration::ZERO,
+            ranks: total,
+            min_ranks: 1,
+            steps: random.random_range(80..=250),
+            cancel_at: None,
+            pauses: Vec::new(),
+            rollbacks: Vec::new(),
+            ..job(random, 0, total)
+        };
+        if job.slow {
+            job.steps /= 10;
+        }
+        let (short, long) = (Duration::from_secs(3), Duration::from_secs(8));
+        let (at, lasts) = (duration(random, short, long), duration(random, short, long));
+        let node = random.random_range(0..nodes);
+        let mut faults = vec![(at, Fault::Partition { node, lasts })];
+        let before = |random: &mut StdRng| {
+            (at + lasts).saturating_sub(duration(random, Duration::ZERO, short))
+        };
+        if random.random_bool(0.5) {
+            job.rollbacks.push((before(random), random.random_range(0..100)));
+        } else {
+            for _ in 0..random.random_range(1..=total) {
+                let pick = random.random_range(0..1000);
+                faults.push((before(random), Fault::RankKill { pick }));
+            }
+        }
+        if random.random_bool(0.5) {
+            let pick = random.random_range(0..1000);
+            faults.push((before(random), Fault::RingBreak { pick, frail: false }));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        let settling_cost = Duration::from_millis(random.random_range(0..=100));
+        let start_ms = random.random_range(400..=2500);
+        Self { slots, jobs: vec![job], drains: Vec::new(), faults, settling_cost, start_ms }
     }
 
     /// What people do and undo again.
