@@ -43,7 +43,7 @@ use run::simulate;
 use tally::Tally;
 
 /// Seeds that every test run tries.
-const FIXED: u64 = 40;
+const FIXED: u64 = 200;
 /// Held by whoever simulates.
 static ALONE: Mutex<()> = Mutex::new(());
 /// How often a long run says how far it is.

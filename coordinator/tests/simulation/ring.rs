@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ringmaster_proto::v1::Generation;
 
 use super::history::{At, Digest, Gradients, Held};
-use super::world::{State, World};
+use super::world::{State, World, short};
 
 /// A job's generation.
 pub(crate) type RingKey = (String, Generation);
@@ -282,7 +282,7 @@ impl State {
         if newest.step < at.step {
             ring.newest = Some(at);
         } else if newest.step == at.step && newest.digest != at.digest {
-            let what = format!("{} {} after step {}", key.0, key.1, at.step);
+            let what = format!("{} {} after step {}", short(&key.0), key.1, at.step);
             self.violate_at(self.now, "the replicas of a ring hold one state", what);
         }
     }

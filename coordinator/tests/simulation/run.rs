@@ -60,14 +60,7 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
     let world = World::new(&scenario);
     coordinator::start_clock();
 
-    let mut sim = Builder::new()
-        .rng_seed(seed)
-        .tick_duration(TICK)
-        .simulation_duration(CALM + 2 * PATIENCE)
-        .min_message_latency(Duration::from_millis(1))
-        .max_message_latency(LATENCY)
-        .tcp_capacity(4096)
-        .build();
+    let mut sim = network(seed);
     hosts(&mut sim, &world, &scenario, folder.path(), seed);
 
     let mut faults = scenario.faults.iter().peekable();
@@ -103,6 +96,17 @@ pub(crate) fn simulate(seed: u64) -> Outcome {
     let simulated = sim.elapsed();
     drop(sim);
     outcome(seed, scenario, &world, simulated)
+}
+
+fn network(seed: u64) -> Sim<'static> {
+    Builder::new()
+        .rng_seed(seed)
+        .tick_duration(TICK)
+        .simulation_duration(CALM + 3 * PATIENCE)
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(LATENCY)
+        .tcp_capacity(4096)
+        .build()
 }
 
 fn outcome(seed: u64, scenario: Scenario, world: &World, simulated: Duration) -> Outcome {

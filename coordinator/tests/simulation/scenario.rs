@@ -185,19 +185,10 @@ impl Scenario {
         let nodes = random.random_range(2..=3);
         let slots: Vec<u32> = (0..nodes).map(|_| random.random_range(1..=2)).collect();
         let total = slots.iter().sum();
-        let mut job = JobPlan {
-            at: Duration::ZERO,
-            ranks: total,
-            min_ranks: 1,
-            steps: random.random_range(80..=250),
-            cancel_at: None,
-            pauses: Vec::new(),
-            rollbacks: Vec::new(),
-            ..job(random, 0, total)
-        };
-        if job.slow {
-            job.steps /= 10;
-        }
+        let mut job = JobPlan { at: Duration::ZERO, ..job(random, 0, total) };
+        (job.ranks, job.min_ranks) = (total, 1);
+        (job.cancel_at, job.pauses, job.rollbacks) = (None, Vec::new(), Vec::new());
+        job.steps = random.random_range(80..=250) / if job.slow { 10 } else { 1 };
         let (short, long) = (Duration::from_secs(3), Duration::from_secs(8));
         let (at, lasts) = (duration(random, short, long), duration(random, short, long));
         let node = random.random_range(0..nodes);
