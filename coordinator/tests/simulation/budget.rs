@@ -22,6 +22,8 @@ pub(crate) struct Budget {
     /// Rings that were followed by another generation since the last new step: at least so many
     /// recoveries count.
     used: u32,
+    /// Generations opened for any fault since the last new step.
+    tried: u32,
     /// Generations opened for any fault since the coordinator itself counted none: at most so many do.
     opened: u32,
 }
@@ -30,7 +32,9 @@ impl State {
     /// A generation has become durable.
     pub(crate) fn count_generation(&mut self, job_id: &str, reason: &str) {
         let previous = self.current.get(job_id).copied();
-        let Some(allowed) = self.plan_of(job_id).map(|plan| plan.max_without_progress) else {
+        let Some((allowed, ranks)) =
+            self.plan_of(job_id).map(|plan| (plan.max_without_progress, plan.ranks))
+        else {
             return;
         };
         let budget = self.budgets.entry(job_id.to_owned()).or_default();
@@ -39,9 +43,12 @@ impl State {
             return;
         }
         budget.opened += 1;
+        budget.tried += 1;
         budget.used += u32::from(stood);
-        let used = budget.used;
-        if stood && used > allowed {
+        // One fault may take every rank of a job, one after the other.
+        let endless = budget.tried == (allowed + 1) * ranks + 1;
+        let used = if endless { budget.tried } else { budget.used };
+        if endless || (stood && used > allowed) {
             let what =
                 format!("{}: recovery {used} since step {}: {reason}", short(job_id), budget.high);
             self.violate_at(self.now, "recoveries without progress stay within the budget", what);
@@ -68,10 +75,10 @@ impl State {
             budget.opened = 0;
         }
         if let Some(to) = record.rollback.as_ref().filter(|_| record.rollback != before) {
-            (budget.high, budget.used) = (parse_url(&to.url).1, 0);
+            (budget.high, budget.used, budget.tried) = (parse_url(&to.url).1, 0, 0);
         }
         if was_ended && !record.state.is_ended() {
-            budget.used = 0;
+            (budget.used, budget.tried) = (0, 0);
         }
     }
 
@@ -91,7 +98,7 @@ impl State {
         }
         let budget = self.budgets.entry(key.0.clone()).or_default();
         if step > budget.high {
-            (budget.high, budget.used) = (step, 0);
+            (budget.high, budget.used, budget.tried) = (step, 0, 0);
         }
     }
 

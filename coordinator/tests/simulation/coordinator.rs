@@ -46,7 +46,7 @@ fn wall_clock() -> SystemTime {
 /// Intervals under which a run of a minute holds many leases.
 fn config(settling_cost: Duration) -> Config {
     let mut deadlines = Deadlines::default();
-    deadlines.first_step = STANDSTILL;
+    (deadlines.first_step, deadlines.most) = (STANDSTILL, STANDSTILL);
     for phase in (0..).map_while(|number| Phase::try_from(number).ok()) {
         deadlines.set(phase, STANDSTILL);
     }

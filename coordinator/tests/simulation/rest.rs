@@ -84,9 +84,10 @@ impl State {
         }
     }
 
-    /// A job that this cluster could hold.
+    /// A job that the open nodes of this cluster could hold.
     fn is_feasible(&self, record: &JobRecord) -> bool {
-        let total: u32 = self.slots.keys().map(|node| self.usable_slots(node)).sum();
+        let open = self.slots.keys().filter(|node| !self.is_closed(node));
+        let total: u32 = open.map(|node| self.usable_slots(node)).sum();
         let plan = self.plans_of.get(short(&record.job_id));
         plan.is_some_and(|plan| plan.min_ranks <= total)
     }

@@ -353,7 +353,8 @@ fn rare_fault(random: &mut StdRng, node: usize, nodes: usize, pick: usize) -> Fa
         0..20 => Fault::Undead { pick, lasts: (!for_good).then_some(lasts) },
         20..44 => {
             let lasts = if for_good { lasts + long } else { lasts };
-            Fault::LinkDown { one: node, other: (node + 1 + pick) % nodes, lasts }
+            let other = (node + 1 + pick % (nodes - 1).max(1)) % nodes;
+            Fault::LinkDown { one: node, other, lasts }
         }
         44..60 => {
             let down = duration(random, short, Duration::from_secs(4));
