@@ -375,12 +375,24 @@ impl Rank {
         rank: u32,
         held: Option<v1::HeldState>,
     ) -> JoinHandle<Result<v1::JoinReply, Status>> {
+        self.join_at(job_id, generation, rank, held, format!("127.0.0.1:{}", 9000 + rank))
+    }
+
+    /// The same with another address for its peers.
+    pub(crate) fn join_at(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        rank: u32,
+        held: Option<v1::HeldState>,
+        data_address: String,
+    ) -> JoinHandle<Result<v1::JoinReply, Status>> {
         let mut client = self.client.clone();
         let request = v1::JoinRequest {
             job_id: job_id.to_owned(),
             generation: Some(generation),
             rank,
-            data_address: format!("127.0.0.1:{}", 9000 + rank),
+            data_address,
             held,
             numeric_plan: format!("{{\"of\":\"rank {rank} in {generation}\"}}"),
             communicator_id: communicator_id(rank, generation),

@@ -10,6 +10,7 @@ mod checkpoints;
 mod elastic;
 mod fake;
 mod halting;
+mod hostile;
 mod lifecycle;
 mod nodes;
 mod notes;
