@@ -93,6 +93,15 @@ pub struct Device {
     #[prost(uint64, tag = "3")]
     pub memory_bytes: u64,
 }
+/// A slot of a node that takes no rank.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SlotOut {
+    #[prost(uint32, tag = "1")]
+    pub slot: u32,
+    /// Why, in a sentence: a process that SIGKILL does not end, a device that does not answer.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum JobState {
@@ -207,6 +216,43 @@ impl Phase {
             "PHASE_EVAL" => Some(Self::Eval),
             "PHASE_SAVE" => Some(Self::Save),
             "PHASE_DONE" => Some(Self::Done),
+            _ => None,
+        }
+    }
+}
+/// Whose fault the end of a rank is, as far as the rank or its agent can tell. That a failure is the
+/// job's own is believed once two nodes, or the only one twice, have met it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ExitClass {
+    Unspecified = 0,
+    /// Another attempt may do better, wherever: a signal, a lost connection, a store that is away.
+    Retry = 1,
+    /// Another node may do better: devices, mounts, memory, libraries, threads.
+    Node = 2,
+    /// Every attempt would meet it: a manifest, weights that do not fit, a loss that is not finite.
+    Job = 3,
+}
+impl ExitClass {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "EXIT_CLASS_UNSPECIFIED",
+            Self::Retry => "EXIT_CLASS_RETRY",
+            Self::Node => "EXIT_CLASS_NODE",
+            Self::Job => "EXIT_CLASS_JOB",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "EXIT_CLASS_UNSPECIFIED" => Some(Self::Unspecified),
+            "EXIT_CLASS_RETRY" => Some(Self::Retry),
+            "EXIT_CLASS_NODE" => Some(Self::Node),
+            "EXIT_CLASS_JOB" => Some(Self::Job),
             _ => None,
         }
     }
@@ -388,6 +434,9 @@ pub struct Job {
     /// URL of the checkpoint that the job was rolled back to, until it has saved anew; empty otherwise.
     #[prost(string, tag = "22")]
     pub rolled_back_to: ::prost::alloc::string::String,
+    /// Why the checkpoints since checkpoint_step were not stored, in a sentence; empty while they are.
+    #[prost(string, tag = "23")]
+    pub checkpoint_trouble: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RankInfo {
@@ -494,6 +543,12 @@ pub struct Node {
     /// What its worker says of itself; absent from a node that runs some other program as rank.
     #[prost(message, optional, tag = "9")]
     pub worker: ::core::option::Option<Worker>,
+    /// Slots that take no rank at the moment, and why.
+    #[prost(message, repeated, tag = "10")]
+    pub slots_out: ::prost::alloc::vec::Vec<SlotOut>,
+    /// Faults that the node is charged with. Half of it is forgotten every hour.
+    #[prost(double, tag = "11")]
+    pub faults: f64,
 }
 /// Generated client implementations.
 pub mod jobs_client {
@@ -1496,7 +1551,7 @@ pub mod jobs_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
-    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "agent_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub message: ::core::option::Option<agent_message::Message>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -1514,6 +1569,12 @@ pub mod agent_message {
         /// Its executable has changed, and this is what the new one says.
         #[prost(message, tag = "5")]
         Worker(super::Worker),
+        /// Which of its slots take no rank has changed.
+        #[prost(message, tag = "6")]
+        SlotsOut(super::SlotsOut),
+        /// Which other nodes it reaches, as it was asked.
+        #[prost(message, tag = "7")]
+        Dialled(super::Dialled),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1547,6 +1608,16 @@ pub struct Register {
     /// What its worker says of itself; absent from an agent that runs some other program as rank.
     #[prost(message, optional, tag = "10")]
     pub worker: ::core::option::Option<Worker>,
+    /// Drawn at random by every process of an agent. While the session of one is alive, another that comes
+    /// under the same name is refused.
+    #[prost(string, tag = "11")]
+    pub instance: ::prost::alloc::string::String,
+    /// host:port at which this agent answers whoever wants to know whether its data address can be reached;
+    /// empty where it does not listen.
+    #[prost(string, tag = "12")]
+    pub dial_address: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "13")]
+    pub slots_out: ::core::option::Option<SlotsOut>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RunningRank {
@@ -1558,6 +1629,33 @@ pub struct RunningRank {
     pub rank: u32,
     #[prost(uint32, tag = "4")]
     pub pid: u32,
+}
+/// The slots of a node that take no rank: all of them, each time.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SlotsOut {
+    #[prost(message, repeated, tag = "1")]
+    pub slots: ::prost::alloc::vec::Vec<SlotOut>,
+}
+/// What an agent found when it was asked to reach other nodes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Dialled {
+    #[prost(string, tag = "1")]
+    pub job_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub generation: ::core::option::Option<Generation>,
+    /// Those that it did not reach; empty when it reached all.
+    #[prost(message, repeated, tag = "3")]
+    pub unreached: ::prost::alloc::vec::Vec<Unreached>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unreached {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// In a sentence.
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
 }
 /// The agent was told to end: its ranks checkpoint and stop within the notice, and it takes no others.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1621,9 +1719,6 @@ pub struct RankExited {
     /// From the rank's status file: why it ended, in a sentence.
     #[prost(string, tag = "7")]
     pub reason: ::prost::alloc::string::String,
-    /// False when running it again cannot help (bad manifest, missing data file).
-    #[prost(bool, tag = "8")]
-    pub retryable: bool,
     /// Last phase and step its heartbeats showed.
     #[prost(enumeration = "Phase", tag = "9")]
     pub last_phase: i32,
@@ -1632,15 +1727,29 @@ pub struct RankExited {
     /// It never ran, because its node's worker cannot run: that says nothing of the job.
     #[prost(bool, tag = "11")]
     pub for_the_worker: bool,
+    /// Whose fault it probably is. Class, operation and cause together are the identity of a failure: two
+    /// that have all three in common are the same one, whatever their reasons say.
+    #[prost(enumeration = "ExitClass", tag = "12")]
+    pub class: i32,
+    /// What it was about to do, in the words of the worker's source: "open data", "build model".
+    #[prost(string, tag = "13")]
+    pub operation: ::prost::alloc::string::String,
+    /// What kind of thing went wrong, in the same way: "data: missing", "signal 9".
+    #[prost(string, tag = "14")]
+    pub cause: ::prost::alloc::string::String,
+    /// SIGKILL has not ended it within its deadline. Its slot takes no rank until it has gone after all,
+    /// and nothing more is said of it.
+    #[prost(bool, tag = "15")]
+    pub undead: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoordinatorMessage {
-    #[prost(oneof = "coordinator_message::Message", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "coordinator_message::Message", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub message: ::core::option::Option<coordinator_message::Message>,
 }
 /// Nested message and enum types in `CoordinatorMessage`.
 pub mod coordinator_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Message {
         #[prost(message, tag = "1")]
         Registered(super::Registered),
@@ -1654,6 +1763,8 @@ pub mod coordinator_message {
         ExitAck(super::ExitAck),
         #[prost(message, tag = "6")]
         HeartbeatAck(super::HeartbeatAck),
+        #[prost(message, tag = "7")]
+        Dial(super::Dial),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1685,6 +1796,27 @@ pub struct StartRank {
     /// Threads for libtorch, from the job's numeric plan.
     #[prost(uint32, tag = "9")]
     pub threads: u32,
+    /// UUID of the GPU that this rank has for itself; empty where it computes on the CPU.
+    #[prost(string, tag = "10")]
+    pub device: ::prost::alloc::string::String,
+}
+/// Asks an agent whether it reaches other nodes, before ranks of this generation are started.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Dial {
+    #[prost(string, tag = "1")]
+    pub job_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub generation: ::core::option::Option<Generation>,
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<DialPeer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DialPeer {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// host:port.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
 }
 /// A survivor leaves its old ring (aborting whatever collective it is in) and joins this generation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1705,7 +1837,8 @@ pub struct StopRank {
     /// True: checkpoint and stop at a step boundary together with the other ranks. False: end now.
     #[prost(bool, tag = "3")]
     pub graceful: bool,
-    /// After this the agent kills the rank's process group.
+    /// After this the agent kills the rank's process group. Zero in a graceful stop: it is killed when the
+    /// coordinator says so, or the agent itself ends.
     #[prost(uint32, tag = "4")]
     pub grace_ms: u32,
     #[prost(string, tag = "5")]
@@ -2140,6 +2273,24 @@ pub struct JoinRequest {
     /// the CPU.
     #[prost(bytes = "vec", tag = "7")]
     pub communicator_id: ::prost::alloc::vec::Vec<u8>,
+    /// How the ring that the caller was in before came to its end; absent for a new process, and for one
+    /// that left because it was told to.
+    #[prost(message, optional, tag = "8")]
+    pub left: ::core::option::Option<RingLoss>,
+}
+/// A ring's end as one of its ranks saw it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RingLoss {
+    #[prost(message, optional, tag = "1")]
+    pub generation: ::core::option::Option<Generation>,
+    #[prost(enumeration = "RingLossKind", tag = "2")]
+    pub kind: i32,
+    /// The ranks of that ring that failed as the caller sees it, by their places; empty where it cannot tell.
+    #[prost(uint32, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<u32>,
+    /// In a sentence.
+    #[prost(string, tag = "4")]
+    pub how: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldState {
@@ -2152,6 +2303,10 @@ pub struct HeldState {
     /// True when this rank entered *ready* of step applied_step + 1: it holds that step's reduced gradients.
     #[prost(bool, tag = "3")]
     pub entered_ready: bool,
+    /// The newest generation at whose beginning this rank and all of its ring compared their digests and
+    /// found them equal, and from which this state comes.
+    #[prost(message, optional, tag = "4")]
+    pub agreed: ::core::option::Option<Generation>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct JoinReply {
@@ -2292,6 +2447,45 @@ pub struct FinishRequest {
 pub struct FinishReply {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum RingLossKind {
+    Unspecified = 0,
+    /// A connection to the peer was not to be had.
+    Connect = 1,
+    /// A connection to the peer broke.
+    Lost = 2,
+    /// The peer holds another state, or other sums of the same gradients, than most ranks do.
+    Differs = 3,
+    /// The ring was given up for another reason.
+    Other = 4,
+}
+impl RingLossKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RING_LOSS_KIND_UNSPECIFIED",
+            Self::Connect => "RING_LOSS_KIND_CONNECT",
+            Self::Lost => "RING_LOSS_KIND_LOST",
+            Self::Differs => "RING_LOSS_KIND_DIFFERS",
+            Self::Other => "RING_LOSS_KIND_OTHER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RING_LOSS_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "RING_LOSS_KIND_CONNECT" => Some(Self::Connect),
+            "RING_LOSS_KIND_LOST" => Some(Self::Lost),
+            "RING_LOSS_KIND_DIFFERS" => Some(Self::Differs),
+            "RING_LOSS_KIND_OTHER" => Some(Self::Other),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum StateSource {
     Unspecified = 0,
     /// source_rank is a survivor and sends what it holds.
@@ -2331,6 +2525,10 @@ pub enum NoteKind {
     Evaluation = 2,
     /// A store fails and is asked again, or answers again: event `store`.
     Store = 3,
+    /// A checkpoint that was due was not stored, and why: event `checkpoint_failed`.
+    CheckpointFailed = 4,
+    /// Something is waited for that people may be able to help with: event `waits`.
+    Waits = 5,
 }
 impl NoteKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2343,6 +2541,8 @@ impl NoteKind {
             Self::SlowLink => "NOTE_KIND_SLOW_LINK",
             Self::Evaluation => "NOTE_KIND_EVALUATION",
             Self::Store => "NOTE_KIND_STORE",
+            Self::CheckpointFailed => "NOTE_KIND_CHECKPOINT_FAILED",
+            Self::Waits => "NOTE_KIND_WAITS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2352,6 +2552,8 @@ impl NoteKind {
             "NOTE_KIND_SLOW_LINK" => Some(Self::SlowLink),
             "NOTE_KIND_EVALUATION" => Some(Self::Evaluation),
             "NOTE_KIND_STORE" => Some(Self::Store),
+            "NOTE_KIND_CHECKPOINT_FAILED" => Some(Self::CheckpointFailed),
+            "NOTE_KIND_WAITS" => Some(Self::Waits),
             _ => None,
         }
     }
@@ -3071,6 +3273,11 @@ pub mod agent_command {
 pub struct ExitStatus {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
-    #[prost(bool, tag = "2")]
-    pub retryable: bool,
+    /// As in RankExited.
+    #[prost(enumeration = "ExitClass", tag = "3")]
+    pub class: i32,
+    #[prost(string, tag = "4")]
+    pub operation: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub cause: ::prost::alloc::string::String,
 }
