@@ -3,16 +3,23 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use ringmaster_proto::Seat;
 use ringmaster_proto::v1::agent_command::Command;
 use ringmaster_proto::v1::{
-    AgentCommand, Generation, Phase, RankExited, RankStatus, StartRank, StepMetrics,
+    AgentCommand, ExitClass, Generation, Phase, RankExited, RankStatus, StartRank, StepMetrics,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::processes::Processes;
+use super::ranks::Key;
 use super::secret::Secret;
+use crate::exit::{Class, cause, operation};
+
+/// How long a process may stay stopped by a signal before it is killed: its ring stands still meanwhile.
+pub(super) const STOPPED_FOR: Duration = Duration::from_millis(1500);
 
 /// What is known of one rank.
 #[derive(Debug)]
@@ -31,8 +38,12 @@ pub(super) struct Entry {
     /// When the rank last said anything; none until it has connected.
     pub(super) heard_at: Option<Instant>,
     /// When it is killed unless it ends before, and why.
-    pub(super) kill_at: Option<(Instant, String)>,
-    pub(super) killed_because: Option<String>,
+    pub(super) kill_at: Option<(Instant, Killed)>,
+    /// Since when its process has been stopped by a signal.
+    stopped_since: Option<Instant>,
+    pub(super) killed: Option<Killed>,
+    /// When SIGKILL was sent first.
+    killed_at: Option<Instant>,
     /// What to start in its place once nothing of it is left.
     pub(super) next: Option<StartRank>,
 }
@@ -66,8 +77,17 @@ pub(super) enum Line {
     Open(mpsc::UnboundedSender<AgentCommand>),
 }
 
+/// Why the agent killed a rank.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Killed {
+    /// In a sentence.
+    pub because: String,
+    /// Of [`cause`].
+    pub cause: &'static str,
+}
+
 /// How a process ended, as far as the operating system and the rank itself say.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ending {
     /// Its exit code, if no signal ended it.
     pub code: Option<i32>,
@@ -75,10 +95,16 @@ pub struct Ending {
     pub signal: Option<i32>,
     /// Why, in a sentence.
     pub reason: String,
-    /// False when running it again cannot help.
-    pub retryable: bool,
+    /// Whose fault that probably is.
+    pub class: Class,
+    /// What it was about to do: a word of [`operation`], or of the worker's.
+    pub operation: String,
+    /// What kind of thing went wrong: a word of [`cause`], or of the worker's.
+    pub cause: String,
     /// It never ran, because this node's worker cannot.
     pub for_the_worker: bool,
+    /// SIGKILL has not ended it within its deadline.
+    pub undead: bool,
 }
 
 /// Why a rank was not started.
@@ -86,13 +112,40 @@ pub struct Ending {
 pub struct NotStarted {
     /// In a sentence.
     pub why: String,
+    /// What kind of thing went wrong: a word of [`cause`].
+    pub cause: String,
     /// This node's worker cannot run, which says nothing of the job.
     pub for_the_worker: bool,
 }
 
 impl From<io::Error> for NotStarted {
     fn from(error: io::Error) -> Self {
-        Self { why: error.to_string(), for_the_worker: false }
+        Self { why: error.to_string(), cause: cause::io(error.kind()), for_the_worker: false }
+    }
+}
+
+impl From<NotStarted> for Ending {
+    fn from(NotStarted { why, cause, for_the_worker }: NotStarted) -> Self {
+        Self {
+            reason: format!("cannot start the rank: {why}"),
+            class: Class::Node,
+            operation: operation::EXEC.to_owned(),
+            cause,
+            for_the_worker,
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Killed> for Ending {
+    fn from(Killed { because, cause }: Killed) -> Self {
+        Self {
+            reason: because,
+            class: Class::Retry,
+            operation: operation::RUN.to_owned(),
+            cause: cause.to_owned(),
+            ..Self::default()
+        }
     }
 }
 
@@ -126,7 +179,9 @@ impl Entry {
             line: Line::Closed(Vec::new()),
             heard_at: None,
             kill_at: None,
-            killed_because: None,
+            stopped_since: None,
+            killed: None,
+            killed_at: None,
             next: None,
         }
     }
@@ -193,27 +248,105 @@ impl Entry {
         }
     }
 
-    pub(super) fn kill(&mut self, processes: &dyn Processes, because: &str) {
+    /// Ends its process, if it runs.
+    pub(super) fn kill(&mut self, processes: &dyn Processes, now: Instant, killed: Killed) {
         if let Process::Running(pid) = self.process {
+            let because = killed.because.as_str();
             tracing::warn!(job_id = %self.start.job_id, rank = self.start.rank, pid, because, "killing the rank");
-            self.killed_because.get_or_insert_with(|| because.to_owned());
+            self.killed.get_or_insert(killed);
+            self.killed_at.get_or_insert(now);
             processes.kill(pid);
         }
     }
 
+    /// The agent stood still: nothing that took long meanwhile was the rank's doing.
+    pub(super) fn restart_clocks(&mut self, now: Instant) {
+        for since in [&mut self.heard_at, &mut self.stopped_since, &mut self.killed_at] {
+            if since.is_some() {
+                *since = Some(now);
+            }
+        }
+    }
+
+    /// Returns why it is to be killed now, if it is: its grace is over, it is stopped by a signal, or it has
+    /// said nothing for longer than `silence`. Each is said once.
+    pub(super) fn overdue(
+        &mut self,
+        now: Instant,
+        silence: Duration,
+        is_stopped: bool,
+    ) -> Option<Killed> {
+        if let Some((_, killed)) = self.kill_at.take_if(|(at, _)| *at <= now) {
+            return Some(killed);
+        }
+        if self.killed.is_some() {
+            return None;
+        }
+        self.stopped_since = is_stopped.then(|| self.stopped_since.unwrap_or(now));
+        let stopped_for = |since| now.saturating_duration_since(since) >= STOPPED_FOR;
+        if self.stopped_since.is_some_and(stopped_for) {
+            let seconds = STOPPED_FOR.as_secs_f64();
+            let because = format!("stopped by a signal (state T) for {seconds} s");
+            return Some(Killed { because, cause: cause::STOPPED });
+        }
+        let is_silent = |heard_at| now.saturating_duration_since(heard_at) > silence;
+        if !self.heard_at.is_some_and(is_silent) {
+            return None;
+        }
+        self.heard_at = None;
+        let because = format!("no sign of life for {} s", silence.as_secs_f64());
+        Some(Killed { because, cause: cause::SILENT })
+    }
+
+    /// Returns why it counts as undead, if it does: it is still there so long after SIGKILL.
+    ///
+    /// Once its leader is a zombie, what it left has as long again: whoever waits for it gives up by then.
+    pub(super) fn survives(&self, now: Instant, deadline: Duration) -> Option<(u32, String)> {
+        let (pid, deadline, what) = match self.process {
+            Process::Queued => return None,
+            Process::Running(pid) => (pid, deadline, "is still there"),
+            Process::Ended(pid) => (pid, 2 * deadline, "has ended, and what it left has not,"),
+        };
+        let took = now.saturating_duration_since(self.killed_at?);
+        let (slot, seconds) = (self.start.local_rank, deadline.as_secs_f64());
+        let because = self.killed.as_ref().map_or("", |killed| killed.because.as_str());
+        let why =
+            format!("process {pid} in slot {slot} {what} {seconds} s after SIGKILL ({because})");
+        (took >= deadline).then_some((pid, why))
+    }
+
     pub(super) fn exit(self, ending: Ending) -> RankExited {
-        RankExited {
-            exit_id: String::new(),
-            generation: Some(self.target()),
-            job_id: self.start.job_id,
-            rank: self.start.rank,
-            code: ending.code,
-            signal: ending.signal,
-            reason: ending.reason,
-            retryable: ending.retryable,
-            for_the_worker: ending.for_the_worker,
+        let generation = self.target();
+        let of_rank = RankExited {
             last_phase: self.status.phase,
             last_step: self.status.step,
+            ..RankExited::default()
+        };
+        ending.of((self.start.job_id, Seat(self.start.rank)), generation, of_rank)
+    }
+}
+
+impl Ending {
+    /// Returns what the coordinator is told of the rank of this name; `known` is what else there is to say.
+    pub(super) fn of(
+        self,
+        (job_id, Seat(rank)): Key,
+        generation: Generation,
+        known: RankExited,
+    ) -> RankExited {
+        RankExited {
+            job_id,
+            rank,
+            generation: Some(generation),
+            code: self.code,
+            signal: self.signal,
+            reason: self.reason,
+            class: ExitClass::from(self.class).into(),
+            operation: self.operation,
+            cause: self.cause,
+            for_the_worker: self.for_the_worker,
+            undead: self.undead,
+            ..known
         }
     }
 }

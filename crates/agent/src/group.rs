@@ -47,9 +47,18 @@ pub(super) fn end_session(leader: u32) {
     end_all(|process| if process.is_led_by(leader) { Verdict::Ours } else { Verdict::Strange });
 }
 
+/// What became of processes that were to end.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// How many were found.
+    pub(super) found: usize,
+    /// Those that SIGKILL did not end within the deadline.
+    pub(super) left: Vec<Process>,
+}
+
 /// Kills what is left of the session of `leader`, and what else carries `status_file` in its
-/// environment; waits until nothing of it runs. Returns how many processes that were.
-pub(super) fn clear(leader: u32, status_file: &Path) -> usize {
+/// environment; waits until nothing of it runs, or SIGKILL has not ended it within the deadline.
+pub(super) fn clear(leader: u32, status_file: &Path) -> Ended {
     end_all(|process| {
         if process.is_led_by(leader) {
             return Verdict::Ours;
@@ -79,7 +88,8 @@ pub(super) fn end_orphans(work_dir: &Path) -> usize {
         Environment::Changing | Environment::Released => Verdict::Unclear,
         known if is_orphan(&known) => Verdict::Ours,
         Environment::Known(_) => Verdict::Strange,
-    });
+    })
+    .found;
     if ended > 0 {
         tracing::warn!(processes = ended, "ended what an earlier agent left behind");
     }
@@ -93,8 +103,8 @@ fn nobody_answers(socket: &Path) -> bool {
 }
 
 /// Kills the processes that are ours by `verdict`, and what they start meanwhile, until a look finds
-/// nothing of them running and nothing of which it cannot be told. Returns how many there were.
-fn end_all(verdict: impl Fn(Process) -> Verdict) -> usize {
+/// nothing of them running and nothing of which it cannot be told.
+fn end_all(verdict: impl Fn(Process) -> Verdict) -> Ended {
     let deadline = Instant::now() + DEADLINE;
     let mut ours = BTreeSet::new();
     loop {
@@ -109,24 +119,24 @@ fn end_all(verdict: impl Fn(Process) -> Verdict) -> usize {
                 Verdict::Unclear => unclear.push(process.pid),
             }
         }
-        let running = ours.iter().filter(|process| process.runs());
-        let left: Vec<u32> = running.map(|process| process.pid).collect();
-        for &process in &left {
-            let _ = kill(pid(process), Signal::SIGKILL);
+        let left: Vec<Process> = ours.iter().copied().filter(|process| process.runs()).collect();
+        for process in &left {
+            let _ = kill(pid(process.pid), Signal::SIGKILL);
         }
         // What was found just now may have started something behind this look's back.
         let is_over = ours.len() == known && left.is_empty() && unclear.is_empty();
         if is_over || Instant::now() > deadline {
             report(&left, &unclear);
-            return ours.len();
+            return Ended { found: ours.len(), left };
         }
         std::thread::sleep(POLL);
     }
 }
 
 /// Says what is there after all. Stuck in the kernel (a dead network file system): life must go on.
-fn report(left: &[u32], unclear: &[u32]) {
+fn report(left: &[Process], unclear: &[u32]) {
     if !left.is_empty() {
+        let left: Vec<u32> = left.iter().map(|process| process.pid).collect();
         tracing::error!(?left, "processes survive SIGKILL");
     }
     if !unclear.is_empty() {

@@ -100,7 +100,7 @@ fn a_session_ends_as_a_whole_even_what_left_the_process_group() {
 
     kill(pid(leader.id()), Signal::SIGKILL).unwrap();
     until("the leader survives SIGKILL", || Process::of(leader.id()).is_none());
-    assert_eq!(clear(leader.id(), Path::new("/nonexistent")), 2);
+    assert_eq!(clear(leader.id(), Path::new("/nonexistent")).found, 2);
     assert_eq!(members(leader.id()).count(), 0);
     leader.wait().unwrap();
 }
@@ -111,7 +111,7 @@ fn a_leader_that_still_runs_ends_with_its_session() {
     command.args(["-c", "sleep 600 & echo ready; wait"]);
     let mut leader = in_new_session(&mut command).stdout(Stdio::piped()).spawn().unwrap();
     first_line(&mut leader);
-    assert_eq!(clear(leader.id(), Path::new("/nonexistent")), 2);
+    assert_eq!(clear(leader.id(), Path::new("/nonexistent")).found, 2);
     assert_eq!(members(leader.id()).count(), 0);
     leader.wait().unwrap();
 }
@@ -130,7 +130,7 @@ fn a_process_that_fled_into_its_own_session_is_found_by_its_environment() {
 
     kill(pid(leader.id()), Signal::SIGKILL).unwrap();
     until("the leader survives SIGKILL", || Process::of(leader.id()).is_none());
-    assert_eq!(clear(leader.id(), &status), 1);
+    assert_eq!(clear(leader.id(), &status).found, 1);
     assert!(!child.runs());
     leader.wait().unwrap();
 }
@@ -142,7 +142,7 @@ fn a_process_is_gone_once_it_has_ended_and_not_once_its_memory_is_given_up() {
     let (program, leader) = (Program::new(), Leader::new());
     let mut large = program.start("large");
     first_line(&mut large.0);
-    assert_eq!(clear(leader.0.id(), &program.status()), 1);
+    assert_eq!(clear(leader.0.id(), &program.status()).found, 1);
     assert!(!large.runs());
 }
 
@@ -155,7 +155,7 @@ fn a_process_whose_main_thread_has_ended_is_found_and_ended() {
     let is_zombie = || std::fs::read_to_string(&stat).unwrap().contains(") Z ");
     until("its main thread never ended", is_zombie);
     assert!(headless.runs());
-    assert_eq!(clear(leader.0.id(), &program.status()), 1);
+    assert_eq!(clear(leader.0.id(), &program.status()).found, 1);
     assert!(!headless.runs());
 }
 
@@ -165,7 +165,7 @@ fn a_process_in_the_middle_of_an_exec_is_found() {
     let (program, leader) = (Program::new(), Leader::new());
     for _ in 0..100 {
         let restless = program.start("restless");
-        assert_eq!(clear(leader.0.id(), &program.status()), 1);
+        assert_eq!(clear(leader.0.id(), &program.status()).found, 1);
         assert!(!restless.runs());
     }
 }

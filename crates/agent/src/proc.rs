@@ -48,6 +48,7 @@ pub(super) enum Environment {
 #[derive(Debug, Clone, Copy)]
 struct Stat {
     has_ended: bool,
+    is_stopped: bool,
     group: u32,
     session: u32,
     flags: u32,
@@ -59,6 +60,11 @@ pub(super) fn running() -> impl Iterator<Item = Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     numbers.filter_map(Process::of)
+}
+
+/// Whether a signal has stopped the process of this number. One that a debugger holds is another matter.
+pub(super) fn is_stopped(pid: u32) -> bool {
+    Stat::of(pid).is_some_and(|stat| stat.is_stopped)
 }
 
 impl Process {
@@ -152,6 +158,7 @@ impl Stat {
         // Of a zombie's threads the main one alone is left; one whose other threads live runs.
         let threads: u32 = field(20)?.parse().ok()?;
         Some(Self {
+            is_stopped: field(3)? == "T",
             has_ended: match field(3)? {
                 "Z" => threads <= 1,
                 state => state == "X",
@@ -202,6 +209,16 @@ mod tests {
         let has_ended = |text: String| Stat::parse(text.as_bytes()).unwrap().has_ended;
         assert!(has_ended(line("Z", 1)) && has_ended(line("X", 0)));
         assert!(!has_ended(line("Z", 2)) && !has_ended(line("D", 1)));
+    }
+
+    #[test]
+    fn only_a_process_that_a_signal_stopped_is_stopped() {
+        let rest = b"1 40 30 0 -1 4 1 0 0 0 1 1 0 0 20 0 3 0 777 1 2";
+        for (state, is_stopped) in [("T", true), ("t", false), ("S", false), ("R", false)] {
+            let line = [b"12 (x T) ", state.as_bytes(), b" ", rest].concat();
+            assert_eq!(Stat::parse(&line).unwrap().is_stopped, is_stopped, "{state}");
+        }
+        assert!(!is_stopped(std::process::id()));
     }
 
     #[test]

@@ -2,13 +2,18 @@
 
 use std::fmt::Debug;
 
-use super::group;
+use super::{group, proc};
 
 /// What a table of ranks asks of whoever started them.
 pub trait Processes: Debug + Send + Sync {
     /// Ends a rank and all it started, at once. May be repeated; called with the table's lock held, so it
     /// must not call the table. The rank's end is told to the table as any other is.
     fn kill(&self, pid: u32);
+
+    /// Whether a signal has stopped the process (state T). Called without the table's lock.
+    fn is_stopped(&self, _pid: u32) -> bool {
+        false
+    }
 }
 
 /// Ranks as leaders of sessions of this machine.
@@ -18,5 +23,9 @@ pub(super) struct Sessions;
 impl Processes for Sessions {
     fn kill(&self, pid: u32) {
         group::kill_session(pid);
+    }
+
+    fn is_stopped(&self, pid: u32) -> bool {
+        proc::is_stopped(pid)
     }
 }

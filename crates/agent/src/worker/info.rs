@@ -78,6 +78,15 @@ impl WorkerInfo {
     }
 }
 
+impl WorkerInfo {
+    /// Whether it lists some of the GPUs that an earlier answer listed, and no other. Slots are places in the
+    /// list: where one has gone, those behind it must not move up.
+    pub(super) fn lists_part_of(&self, earlier: &[DeviceInfo]) -> bool {
+        let is_known = |device: &DeviceInfo| earlier.iter().any(|known| known.uuid == device.uuid);
+        !self.devices.is_empty() && self.devices.iter().all(is_known)
+    }
+}
+
 impl From<&WorkerInfo> for v1::Worker {
     fn from(info: &WorkerInfo) -> Self {
         let devices = info.devices.iter().map(|device| v1::Device {
@@ -123,7 +132,10 @@ mod tests {
     #[test]
     fn another_protocol_does_not_fit_and_both_versions_are_named() {
         let why = fits(|info, _| info.protocol += 1).expect_err("another protocol");
-        assert!(why.contains("version 2") && why.contains("version 1"), "{why}");
+        let ours = limits::RANK_PROTOCOL;
+        for version in [ours, ours + 1] {
+            assert!(why.contains(&format!("version {version}")), "{why}");
+        }
     }
 
     #[test]
@@ -136,6 +148,22 @@ mod tests {
             demands.takes_faults = true;
         });
         assert_eq!(both, Ok(()));
+    }
+
+    #[test]
+    fn what_lists_only_known_gpus_is_part_of_an_earlier_answer() {
+        let list = |uuids: &[&str]| -> Vec<DeviceInfo> {
+            let device =
+                |uuid: &&str| DeviceInfo { uuid: (*uuid).to_owned(), ..DeviceInfo::default() };
+            uuids.iter().map(device).collect()
+        };
+        let is_part = |uuids: &[&str], earlier: &[&str]| {
+            WorkerInfo { devices: list(uuids), ..WorkerInfo::default() }
+                .lists_part_of(&list(earlier))
+        };
+        assert!(is_part(&["a", "c"], &["a", "b", "c"]) && is_part(&["b", "a"], &["a", "b"]));
+        assert!(!is_part(&["a", "d"], &["a", "b", "c"]), "another GPU");
+        assert!(!is_part(&["a"], &[]) && !is_part(&[], &["a"]));
     }
 
     #[test]

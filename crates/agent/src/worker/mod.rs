@@ -1,9 +1,10 @@
 //! Which program ranks are, and whether it can run here.
 //!
 //! A worker is asked what it is (`ringmaster-worker probe --json`) before this node registers, whenever its
-//! file changes, when a rank ends without a word, and now and then while it cannot start. Ranks are started
-//! from the file that answered. The coordinator hears of every change, and gives a node whose worker cannot
-//! run no rank.
+//! file changes, when a rank ends without a word or because of its device, and now and then while it cannot
+//! start or a device is missing. Ranks are started from the file that answered. The coordinator hears of every
+//! change, and gives a node whose worker cannot run no rank. A GPU that is gone keeps its place among the
+//! others, so that slots keep their GPUs.
 //!
 //! Modules in reading order: `info` (what a worker says, and whether that fits), `executable` (its file, kept
 //! open), `probe` (asking it).
@@ -25,6 +26,8 @@ use tokio::sync::watch;
 
 use crate::entry::NotStarted;
 use crate::environment;
+use crate::exit::cause;
+use crate::ranks::Table;
 use executable::{Executable, Stamp};
 pub(super) use info::Demands;
 pub use info::{DeviceInfo, FAULTS, WorkerInfo};
@@ -65,8 +68,12 @@ struct Found {
     stamp: Option<Stamp>,
     /// What ranks are started from; none behind a prefix, which finds the file by itself.
     executable: Option<Arc<Executable>>,
-    /// What it said, if it said anything.
+    /// What it said, if it said anything; the GPUs are those of `places`.
     info: Option<WorkerInfo>,
+    /// UUIDs of the GPUs that it listed.
+    listed: Vec<String>,
+    /// The GPUs in the order of slots, those that have gone meanwhile among them.
+    places: Vec<DeviceInfo>,
     /// Why ranks cannot be it.
     unusable: Option<String>,
 }
@@ -78,16 +85,16 @@ impl Worker {
             RankProgram::Worker { .. } => Some("it has not been probed yet".to_owned()),
             RankProgram::Other(_) => None,
         };
-        let nothing =
-            Found { at: Instant::now(), stamp: None, executable: None, info: None, unusable };
+        let nothing = Found { unusable, ..Found::nothing(None) };
         Self { program, demands, found: watch::Sender::new(nothing) }
     }
 
     /// Asks the worker what it is and keeps the answer. Blocks for up to a minute.
     pub(super) fn probe(&self) {
         let RankProgram::Worker { path, prefix } = &self.program else { return };
-        let found = look(path, prefix, &self.demands);
+        let mut found = look(path, prefix, &self.demands);
         let before = self.found.borrow().unusable.clone();
+        found.keep_places(&self.found.borrow().places, &self.demands);
         match &found.unusable {
             None => {
                 let info = found.info.clone().unwrap_or_default();
@@ -101,17 +108,34 @@ impl Worker {
         self.found.send_replace(found);
     }
 
-    /// Probes whenever there is reason to expect another answer, until `is_over`.
+    /// Probes whenever there is reason to expect another answer, until `is_over`, and tells `table` which GPUs
+    /// are there.
     ///
     /// On a thread of its own: a file system that does not answer holds up nobody else.
-    pub(super) fn watch(&self, is_over: &AtomicBool) {
+    pub(super) fn watch(&self, is_over: &AtomicBool, table: &Table) {
         let RankProgram::Worker { path, .. } = &self.program else { return };
         while !is_over.load(Ordering::Relaxed) {
             std::thread::sleep(LOOK_INTERVAL);
-            if self.may_have_changed(Stamp::at(path)) {
+            let fault = table.newest_fault().map(tokio::time::Instant::into_std);
+            if self.may_have_changed(Stamp::at(path)) || self.is_missing_a_device(fault) {
                 self.probe();
             }
+            let (listed, at) = self.listed();
+            table.listed(&listed, tokio::time::Instant::from_std(at));
         }
+    }
+
+    /// Whether it is to be asked for a device that failed at `fault`, if one did: at once, and then now and
+    /// then.
+    fn is_missing_a_device(&self, fault: Option<Instant>) -> bool {
+        let found = self.found.borrow();
+        fault.is_some_and(|fault| found.at <= fault || found.at.elapsed() >= RETRY_INTERVAL)
+    }
+
+    /// Returns the UUIDs of the GPUs that the newest probe listed, and when it began.
+    fn listed(&self) -> (Vec<String>, Instant) {
+        let found = self.found.borrow();
+        (found.listed.clone(), found.at)
     }
 
     /// After a rank that ended without a word: asks whether the worker can run at all, and returns why not.
@@ -185,12 +209,41 @@ impl Worker {
         }
         let why = self.unusable().unwrap_or_default();
         let why = format!("the worker {} cannot run: {why}", path.display());
-        Err(NotStarted { why, for_the_worker: true })
+        Err(NotStarted { why, cause: cause::WORKER.to_owned(), for_the_worker: true })
     }
 
     fn give_up(&self, why: String) {
         tracing::error!(%why, "the worker cannot run any more; it is probed again");
         self.found.send_modify(|found| found.unusable = Some(why));
+    }
+}
+
+impl Found {
+    /// A look that found nothing yet; it begins now.
+    fn nothing(stamp: Option<Stamp>) -> Self {
+        Self {
+            at: Instant::now(),
+            stamp,
+            executable: None,
+            info: None,
+            listed: Vec::new(),
+            places: Vec::new(),
+            unusable: None,
+        }
+    }
+
+    /// Leaves every GPU in the place that it had before, whatever has become of it.
+    fn keep_places(&mut self, before: &[DeviceInfo], demands: &Demands) {
+        let Some(info) = &mut self.info else {
+            self.places = before.to_vec();
+            return;
+        };
+        self.listed = info.devices.iter().map(|device| device.uuid.clone()).collect();
+        if info.lists_part_of(before) {
+            info.devices = before.to_vec();
+            self.unusable = info.misfit(demands).err();
+        }
+        self.places.clone_from(&info.devices);
     }
 }
 
@@ -224,9 +277,7 @@ fn begin(path: &Path, prefix: &[OsString], executable: Option<&Executable>) -> C
 /// Opens the worker, unless a prefix does that, and asks it.
 fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
     // Before the file is opened: what changes in between is another stamp at the next look.
-    let stamp = Stamp::at(path);
-    let mut found =
-        Found { at: Instant::now(), stamp, executable: None, info: None, unusable: None };
+    let mut found = Found::nothing(Stamp::at(path));
     if prefix.is_empty() {
         match Executable::open(path) {
             Ok(executable) => found.executable = Some(Arc::new(executable)),
@@ -258,167 +309,4 @@ fn look(path: &Path, prefix: &[OsString], demands: &Demands) -> Found {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::fs;
-
-    use tempfile::TempDir;
-
-    use super::*;
-
-    const ANSWER: &str = r#"{"version": "v1", "build_id": "b", "features": [], "protocol": 1,
-        "libtorch": "2.11", "devices": []}"#;
-
-    /// A worker at the end of a prefix: a shell reads it, so that nothing is executed that was just written.
-    struct Script {
-        folder: TempDir,
-        worker: Worker,
-    }
-
-    impl Script {
-        fn new() -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("worker");
-            let program = RankProgram::Worker { path, prefix: vec!["/bin/sh".into()] };
-            let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
-            Self { folder, worker: Worker::new(program, demands) }
-        }
-
-        fn path(&self) -> PathBuf {
-            self.folder.path().join("worker")
-        }
-
-        /// Replaces the worker, as an installer does.
-        fn put(&self, text: &str) {
-            let next = self.path().with_extension("next");
-            fs::write(&next, text).unwrap();
-            fs::rename(&next, self.path()).unwrap();
-        }
-
-        fn answering(&self, version: &str) {
-            let answer = ANSWER.replace('\n', "").replace("v1", version);
-            self.put(&format!("test \"$1 $2\" = 'probe --json' && echo '{answer}'"));
-        }
-
-        fn unusable(&self) -> String {
-            self.worker.message().unwrap().unusable
-        }
-
-        fn may_have_changed(&self) -> bool {
-            self.worker.may_have_changed(Stamp::at(&self.path()))
-        }
-    }
-
-    #[test]
-    fn a_worker_is_usable_once_it_has_answered_and_starts_ranks_from_then_on() {
-        let script = Script::new();
-        script.answering("v1");
-        let never = |_: &mut Command| unreachable!("nothing is started");
-        assert!(script.worker.start(never).is_err(), "not probed yet");
-        script.worker.probe();
-        assert_eq!(script.unusable(), "");
-        assert_eq!(script.worker.message().unwrap().version, "v1");
-        let spawn = |command: &mut Command| {
-            assert_eq!(
-                command.get_args().collect::<Vec<_>>(),
-                [script.path().as_os_str(), "rank".as_ref()]
-            );
-            command.spawn()
-        };
-        script.worker.start(spawn).unwrap().wait().unwrap();
-    }
-
-    #[test]
-    fn a_worker_is_asked_again_when_its_file_changes_and_only_then() {
-        let script = Script::new();
-        script.answering("v1");
-        script.worker.probe();
-        assert!(!script.may_have_changed());
-        script.answering("v2, an update");
-        assert!(script.may_have_changed());
-        script.worker.probe();
-        assert_eq!(script.worker.message().unwrap().version, "v2, an update");
-        assert!(!script.may_have_changed());
-    }
-
-    #[test]
-    fn a_worker_that_cannot_start_says_why_starts_no_rank_and_may_recover() {
-        let script = Script::new();
-        script.put("echo 'libtorch_cpu.so is missing' >&2; exit 127");
-        script.worker.probe();
-        assert!(script.unusable().contains("libtorch_cpu.so is missing"), "{}", script.unusable());
-        assert!(script.unusable().starts_with(&script.path().display().to_string()));
-        let never = |_: &mut Command| unreachable!("nothing is started");
-        let refused = script.worker.start(never).unwrap_err();
-        assert!(
-            refused.for_the_worker && refused.why.contains("libtorch_cpu.so is missing"),
-            "{refused:?}"
-        );
-        script.answering("v1");
-        assert!(script.may_have_changed());
-        script.worker.probe();
-        assert_eq!(script.unusable(), "");
-    }
-
-    /// It counted as the job's fault, and the worker as usable, until its file changed.
-    #[test]
-    fn a_worker_that_cannot_be_started_any_more_is_unusable_until_it_has_been_probed_again() {
-        let script = Script::new();
-        script.answering("v1");
-        script.worker.probe();
-        let fails = |_: &mut Command| Err(io::Error::from(io::ErrorKind::ExecutableFileBusy));
-        let refused = script.worker.start(fails).unwrap_err();
-        assert!(refused.for_the_worker, "{refused:?}");
-        assert!(script.unusable().contains("a rank could not be started"), "{}", script.unusable());
-        assert_eq!(script.worker.suspect(), None);
-        assert_eq!(script.unusable(), "");
-    }
-
-    #[test]
-    fn a_worker_whose_file_was_written_to_starts_no_rank_before_it_has_been_probed_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("worker");
-        fs::write(&path, "one").unwrap();
-        let program = RankProgram::Worker { path: path.clone(), prefix: Vec::new() };
-        let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
-        let worker = Worker::new(program, demands);
-        let executable = Some(Arc::new(Executable::open(&path).unwrap()));
-        worker.found.send_modify(|found| (found.unusable, found.executable) = (None, executable));
-        fs::write(&path, "another").unwrap();
-        let never = |_: &mut Command| unreachable!("nothing is started");
-        let refused = worker.start(never).unwrap_err();
-        assert!(refused.for_the_worker && refused.why.contains("written to"), "{refused:?}");
-    }
-
-    #[test]
-    fn a_worker_that_is_not_there_makes_the_node_unusable() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("none");
-        let program = RankProgram::Worker { path, prefix: Vec::new() };
-        let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
-        let worker = Worker::new(program, demands);
-        worker.probe();
-        let why = worker.unusable().unwrap();
-        assert!(why.contains("cannot be opened") && why.contains("No such file"), "{why}");
-    }
-
-    /// The worker was blamed for what was not there.
-    #[test]
-    fn a_prefix_that_cannot_be_started_is_named() {
-        let program =
-            RankProgram::Worker { path: "/bin/true".into(), prefix: vec!["/no/numactl".into()] };
-        let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
-        let worker = Worker::new(program, demands);
-        worker.probe();
-        let why = worker.unusable().unwrap();
-        assert!(why.starts_with("started by --rank-prefix /no/numactl: it cannot"), "{why}");
-    }
-
-    #[test]
-    fn a_program_for_tests_is_taken_as_it_is() {
-        let program = RankProgram::Other(vec!["/bin/true".into(), "rank".into()]);
-        let demands = Demands { accelerator: "cpu".to_owned(), slots: 1, takes_faults: false };
-        let worker = Worker::new(program, demands);
-        assert_eq!((worker.message(), worker.unusable()), (None, None));
-        assert!(worker.start(Command::spawn).unwrap().wait().unwrap().success());
-    }
-}
+mod tests;

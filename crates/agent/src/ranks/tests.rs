@@ -4,6 +4,7 @@ use ringmaster_proto::v1::Phase;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
+use crate::entry::NotStarted;
 use crate::processes::Sessions;
 
 fn table(slots: usize) -> (Table, UnboundedReceiver<Key>) {
@@ -22,9 +23,23 @@ fn start(rank: u32, counter: u32) -> StartRank {
     StartRank { job_id: "job".into(), rank, generation, ..StartRank::default() }
 }
 
+fn refused(table: &Table) -> Vec<RankExited> {
+    table.exits.due(Instant::now(), Duration::ZERO)
+}
+
 fn refusals(table: &Table) -> Vec<(u32, Generation, String)> {
-    let due = table.exits.due(Instant::now(), Duration::ZERO);
-    due.into_iter().map(|exit| (exit.rank, exit.generation.unwrap(), exit.reason)).collect()
+    let due = refused(table).into_iter();
+    due.map(|exit| (exit.rank, exit.generation.unwrap(), exit.reason)).collect()
+}
+
+/// Class, operation and cause of the first refusal.
+fn identity(table: &Table) -> (Class, String, String) {
+    let exit = refused(table).remove(0);
+    (exit.class().into(), exit.operation, exit.cause)
+}
+
+fn serves_later(cause: &str) -> (Class, String, String) {
+    (Class::Retry, operation::START.to_owned(), cause.to_owned())
 }
 
 #[test]
@@ -38,6 +53,7 @@ fn a_repeated_start_is_taken_once_and_one_beyond_the_slots_is_refused() {
     assert_eq!(refusals.len(), 1);
     assert_eq!((refusals[0].0, refusals[0].1), (1, Generation::new(1, 1)));
     assert!(refusals[0].2.contains("all 1 slots"), "{}", refusals[0].2);
+    assert_eq!(identity(&table), serves_later("slots"));
 }
 
 #[test]
@@ -48,6 +64,7 @@ fn a_rank_to_regenerate_that_does_not_run_is_reported_as_gone_in_the_new_generat
     let refusals = refusals(&table);
     assert_eq!((refusals[0].0, refusals[0].1), (2, generation));
     assert_eq!(table.registration().1, generation, "it was seen all the same");
+    assert_eq!(identity(&table), serves_later("not running"));
 }
 
 #[test]
@@ -72,6 +89,7 @@ fn a_node_that_leaves_takes_no_rank() {
     table.start(start(0, 1));
     assert_eq!(queued(&mut queue).len(), 0);
     assert!(refusals(&table)[0].2.contains("told to end"));
+    assert_eq!(identity(&table), serves_later("leaving"));
 }
 
 #[test]
@@ -108,6 +126,66 @@ fn a_queued_start_is_replaced_by_a_newer_one_before_anything_ran() {
     assert!(table.launch(&("job".to_owned(), Seat(0)), exec).is_none());
     assert_eq!(launched, Some(Generation::new(1, 2)));
     assert_eq!(refusals(&table)[0].1, Generation::new(1, 2));
+    let (class, operation, cause) = identity(&table);
+    assert_eq!((class, operation.as_str(), cause.as_str()), (Class::Node, "exec", "Other"));
+}
+
+/// A work folder on a file system that hung held the lock, and with it the heartbeats: all jobs of the node
+/// lost their ranks.
+#[test]
+fn what_a_rank_needs_of_files_holds_up_nobody_and_is_made_anew_for_a_newer_start() {
+    let (table, _queue) = table(2);
+    let key = ("job".to_owned(), Seat(0));
+    table.start(start(0, 1));
+    let (entered, has_entered) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        // Dropped by whatever fails below: the thread ends then as well.
+        let release = release;
+        let launch = scope.spawn({
+            let (table, key) = (&table, &key);
+            move || {
+                let prepare = |start: &StartRank| {
+                    entered.send(start.generation.unwrap()).unwrap();
+                    released.recv().map_err(|_| NotStarted::from(std::io::Error::other("failed")))
+                };
+                let exec = |start: &StartRank, _: &Secret, file: u32| {
+                    Ok((40 + file, start.generation.unwrap()))
+                };
+                table.launch_prepared(key, prepare, exec).map(|(generation, _)| generation)
+            }
+        });
+        assert_eq!(has_entered.recv().unwrap(), Generation::new(1, 1));
+        // The table answers while it waits.
+        assert_eq!(table.heartbeat().ranks.len(), 0);
+        table.start(start(1, 1));
+        table.start(start(0, 2));
+        table.enforce(Instant::now());
+        assert_eq!(table.registration().0.len(), 2);
+        release.send(1).unwrap();
+        assert_eq!(has_entered.recv().unwrap(), Generation::new(1, 2), "prepared anew");
+        release.send(2).unwrap();
+        assert_eq!(launch.join().unwrap(), Some(Generation::new(1, 2)));
+    });
+    assert_eq!(table.heartbeat().ranks[0].pid, 42);
+}
+
+#[test]
+fn a_rank_that_is_killed_before_it_has_a_process_never_starts() {
+    let (table, mut queue) = table(1);
+    table.start(start(0, 1));
+    table.stop(StopRank { job_id: "job".into(), reason: "test".into(), ..StopRank::default() });
+    assert_eq!(refusals(&table), [(0, Generation::new(1, 1), "killed: test".to_owned())]);
+    let (class, operation, cause) = identity(&table);
+    assert_eq!((class, operation.as_str(), cause.as_str()), (Class::Retry, "run", "killed"));
+    for key in queued(&mut queue) {
+        let exec =
+            |_: &StartRank, _: &Secret| -> Result<(u32, ()), NotStarted> { panic!("must not run") };
+        assert!(table.launch(&key, exec).is_none());
+    }
+    // And its slot is free.
+    table.start(start(1, 1));
+    assert_eq!(queued(&mut queue), [("job".to_owned(), Seat(1))]);
 }
 
 /// It was known by its process id, which is another one in a container.

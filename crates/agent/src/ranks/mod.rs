@@ -4,10 +4,13 @@
 //! one lock, wait for nothing, and are called from the session, the sockets, the thread that
 //! starts ranks and the threads that wait for their ends.
 //!
-//! The life of an entry: `start` puts it in; `launch` runs exec under the lock, so that no process
-//! can appear after `kill_all`; `ending` says that the leader is a zombie and must not be signalled
-//! any more; `ended` removes it, when nothing of the rank is left, and either keeps its exit for
-//! the coordinator or starts the rank's next life.
+//! Modules in reading order: this one (what the coordinator asks, what it is told, what ranks say), `life`
+//! (of a process: started, ending, ended), `kills` (whom the agent ends, and whom it gives up), `slots`
+//! (those that take no rank).
+
+mod kills;
+mod life;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -24,19 +27,21 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
-use super::entry::{Ending, Entry, Launch, Line, NotStarted, Process, pack};
+use self::slots::Slots;
+use super::entry::{Ending, Entry, Killed, Line, pack};
 use super::exits::Exits;
 use super::processes::Processes;
 use super::secret::Secret;
+use crate::exit::{Class, cause, operation};
 
 /// A job's rank: (job id, seat).
 pub type Key = (String, Seat);
 
 /// How the reason ends for which a rank beyond the slots is refused.
 pub const FULL: &str = "slots of this node are in use";
-/// A pause between two looks at the ranks longer than this means that the agent itself stood
-/// still, so silence says nothing about the ranks.
-const OWN_STALL: Duration = Duration::from_secs(1);
+/// How long a rank may still be there after SIGKILL until it counts as undead. A process that the kernel can
+/// end at all takes a second or two to give up its memory and its device.
+pub const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The ranks of this node.
 #[derive(Debug)]
@@ -48,6 +53,7 @@ pub struct Table {
     /// Woken when there is something to tell the coordinator at once.
     pub(super) news: Notify,
     slots: usize,
+    kill_deadline: Duration,
     launches: UnboundedSender<Key>,
     processes: Arc<dyn Processes>,
 }
@@ -62,6 +68,7 @@ struct Inner {
     /// A rank has said something that should not wait for the next heartbeat.
     urgent: bool,
     ranks: BTreeMap<Key, Entry>,
+    slots_out: Slots,
     highest: Generation,
     looked_at: Instant,
 }
@@ -82,6 +89,7 @@ impl Table {
             leaving: None,
             urgent: false,
             ranks: BTreeMap::new(),
+            slots_out: Slots::default(),
             highest: Generation::default(),
             looked_at: Instant::now(),
         };
@@ -91,9 +99,16 @@ impl Table {
             exits,
             news: Notify::new(),
             slots,
+            kill_deadline: KILL_DEADLINE,
             launches,
             processes,
         }
+    }
+
+    /// Gives up ranks that are still there so long after SIGKILL, instead of after [`KILL_DEADLINE`].
+    #[must_use]
+    pub fn with_kill_deadline(self, kill_deadline: Duration) -> Self {
+        Self { kill_deadline, ..self }
     }
 
     // --- what the coordinator asks ---
@@ -115,24 +130,32 @@ impl Table {
             }
             tracing::info!(job_id = %key.0, rank = key.1.0, %generation, "replacing the running process");
             entry.next = Some(start);
-            entry.kill(&*self.processes, "replaced by a newer generation");
+            let because = "replaced by a newer generation".to_owned();
+            entry.kill(&*self.processes, Instant::now(), Killed { because, cause: cause::KILLED });
             return;
         }
-        if let Some(leaving) = &inner.leaving {
-            let reason = format!("this node's agent is ending: {}", leaving.reason);
+        if let Some((cause, reason)) = self.why_not(&inner, start.local_rank) {
             drop(inner);
-            self.refuse(key, generation, reason);
-            return;
-        }
-        if inner.ranks.len() >= self.slots {
-            let reason = format!("all {} {FULL}", self.slots);
-            drop(inner);
-            self.refuse(key, generation, reason);
+            self.refuse(key, generation, cause, reason);
             return;
         }
         inner.ranks.insert(key.clone(), Entry::new(start));
         // Fails only when the thread that starts ranks is gone, which `Agent::run` notices.
         drop(self.launches.send(key));
+    }
+
+    /// Returns why no rank can start in this slot: the word, and the sentence.
+    fn why_not(&self, inner: &Inner, slot: u32) -> Option<(&'static str, String)> {
+        if let Some(leaving) = &inner.leaving {
+            let reason = format!("this node's agent is ending: {}", leaving.reason);
+            return Some((cause::LEAVING, reason));
+        }
+        if let Some(why) = inner.slots_out.why_out(slot) {
+            let reason = format!("slot {slot} of this node takes no rank: {why}");
+            return Some((cause::SLOTS, reason));
+        }
+        let is_full = inner.taken() >= self.slots;
+        is_full.then(|| (cause::SLOTS, format!("all {} {FULL}", self.slots)))
     }
 
     /// Sends a rank into another generation.
@@ -144,7 +167,8 @@ impl Table {
         let Some(entry) = inner.ranks.get_mut(&key) else {
             drop(inner);
             // Without this answer the coordinator would wait for a rank that is gone.
-            self.refuse(key, generation, "the rank does not run on this node".to_owned());
+            let reason = "the rank does not run on this node".to_owned();
+            self.refuse(key, generation, cause::NOT_RUNNING, reason);
             return;
         };
         if generation < entry.target() {
@@ -155,24 +179,32 @@ impl Table {
         entry.send(Command::Regenerate(regenerate));
     }
 
-    /// Asks a rank to end and sets when it is killed.
+    /// Asks a rank to end and sets when it is killed: by nobody but who asks again, if it is to end
+    /// gracefully and without a limit.
     pub(super) fn stop(&self, stop: StopRank) {
+        let has_limit = !stop.graceful || stop.grace_ms > 0;
+        let grace = has_limit.then(|| Duration::from_millis(stop.grace_ms.into()));
+        self.stop_within(grace, stop);
+    }
+
+    fn stop_within(&self, grace: Option<Duration>, stop: StopRank) {
         let mut inner = self.lock();
         let key = (stop.job_id.clone(), Seat(stop.rank));
         let Some(entry) = inner.ranks.get_mut(&key) else {
             tracing::debug!(job_id = %key.0, rank = key.1.0, "a rank to stop is not running");
             return;
         };
-        let grace = Duration::from_millis(stop.grace_ms.into());
-        let because = if grace.is_zero() {
-            format!("killed: {}", stop.reason)
-        } else {
-            format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason)
-        };
-        let kill_at = Instant::now() + grace;
-        // A repeated stop may shorten the grace, never lengthen it.
-        if entry.kill_at.as_ref().is_none_or(|(earlier, _)| kill_at < *earlier) {
-            entry.kill_at = Some((kill_at, because));
+        if let Some(grace) = grace {
+            let because = if grace.is_zero() {
+                format!("killed: {}", stop.reason)
+            } else {
+                format!("killed after a grace of {} s ({})", grace.as_secs_f64(), stop.reason)
+            };
+            let kill_at = Instant::now() + grace;
+            // A repeated stop may shorten the grace, never lengthen it.
+            if entry.kill_at.as_ref().is_none_or(|(earlier, _)| kill_at < *earlier) {
+                entry.kill_at = Some((kill_at, Killed { because, cause: cause::KILLED }));
+            }
         }
         entry.send(Command::Stop(stop));
         drop(inner);
@@ -201,13 +233,14 @@ impl Table {
     pub(super) fn stop_all(&self, grace: Duration, reason: &str) {
         let keys: Vec<Key> = self.lock().ranks.keys().cloned().collect();
         for (job_id, seat) in keys {
-            self.stop(StopRank {
+            let stop = StopRank {
                 job_id,
                 rank: seat.0,
                 graceful: true,
                 grace_ms: u32::try_from(grace.as_millis()).unwrap_or(u32::MAX),
                 reason: reason.to_owned(),
-            });
+            };
+            self.stop_within(Some(grace), stop);
         }
     }
 
@@ -278,149 +311,29 @@ impl Table {
         }
     }
 
-    // --- the life of a process ---
+    // --- what cannot be done ---
 
-    /// Runs `exec` for a queued rank and notes the process id it returns; what else it returns is handed on.
-    /// Returns none when nothing was started: the rank is no longer wanted, or `exec` failed, and then the
-    /// entry is gone and its exit kept for the coordinator.
-    pub fn launch<P>(
-        &self,
-        key: &Key,
-        exec: impl FnOnce(&StartRank, &Secret) -> Result<(u32, P), NotStarted>,
-    ) -> Option<(P, Launch)> {
-        let mut inner = self.lock();
-        if inner.closed {
-            inner.ranks.remove(key);
-            self.emptied.notify_all();
-            return None;
-        }
-        let entry = inner.ranks.get_mut(key)?;
-        if let Some(next) = entry.next.take() {
-            *entry = Entry::new(next);
-        }
-        match exec(&entry.start, &entry.secret) {
-            Ok((pid, process)) => {
-                entry.process = Process::Running(pid);
-                entry.status.pid = pid;
-                let generation = Arc::clone(&entry.generation);
-                Some((process, Launch { start: entry.start.clone(), generation }))
-            }
-            Err(NotStarted { why, for_the_worker }) => {
-                let generation = entry.target();
-                inner.ranks.remove(key);
-                self.emptied.notify_all();
-                drop(inner);
-                let reason = format!("cannot start the rank: {why}");
-                self.refuse_for(key.clone(), generation, reason, for_the_worker);
-                None
-            }
-        }
+    /// Tells the coordinator that a rank it asked for does not run; another node may serve it, or this one
+    /// later.
+    fn refuse(&self, key: Key, generation: Generation, cause: &str, reason: String) {
+        self.report(
+            key,
+            generation,
+            Ending {
+                reason,
+                class: Class::Retry,
+                operation: operation::START.to_owned(),
+                cause: cause.to_owned(),
+                ..Ending::default()
+            },
+        );
     }
 
-    /// Notes that the leader is a zombie: from now on only its waiter touches what is left.
-    pub fn ending(&self, key: &Key) {
-        if let Some(entry) = self.lock().ranks.get_mut(key)
-            && let Process::Running(pid) = entry.process
-        {
-            entry.process = Process::Ended(pid);
-        }
-    }
-
-    /// Returns why the agent killed this rank; none when it did not.
-    pub fn killed_because(&self, key: &Key) -> Option<String> {
-        self.lock().ranks.get(key)?.killed_because.clone()
-    }
-
-    /// Whether the process of this rank has connected.
-    pub(super) fn has_connected(&self, key: &Key) -> bool {
-        self.lock().ranks.get(key).is_some_and(Entry::has_connected)
-    }
-
-    /// Removes a rank of which nothing is left.
-    pub fn ended(&self, key: &Key, ending: Ending) {
-        let mut inner = self.lock();
-        let Some(entry) = inner.ranks.remove(key) else { return };
-        self.emptied.notify_all();
-        let next = entry.next.clone();
-        if next.is_none() || inner.closed {
-            self.exits.add(entry.exit(ending));
-            self.news.notify_one();
-        }
-        drop(inner);
-        // The coordinator asked for the replacement, so it needs no word of the old process.
-        if let Some(start) = next {
-            self.start(start);
-        }
-    }
-
-    // --- killing ---
-
-    /// Kills ranks whose grace is over and those that have said nothing for too long.
-    pub fn enforce(&self, now: Instant) {
-        let mut inner = self.lock();
-        let stalled = now.saturating_duration_since(inner.looked_at) > OWN_STALL;
-        inner.looked_at = now;
-        let silence = inner.silence;
-        for entry in inner.ranks.values_mut() {
-            if let Some((_, because)) = entry.kill_at.take_if(|(at, _)| *at <= now) {
-                entry.kill(&*self.processes, &because);
-            }
-            let Some(heard_at) = &mut entry.heard_at else { continue };
-            if stalled {
-                *heard_at = now;
-            } else if now.saturating_duration_since(*heard_at) > silence {
-                entry.heard_at = None;
-                let because = format!("no sign of life for {} s", silence.as_secs_f64());
-                entry.kill(&*self.processes, &because);
-            }
-        }
-    }
-
-    /// Kills every rank and lets none start any more.
-    pub fn kill_all(&self, because: &str) {
-        let mut inner = self.lock();
-        inner.closed = true;
-        inner.ranks.retain(|_, entry| entry.process != Process::Queued);
-        for entry in inner.ranks.values_mut() {
-            entry.kill(&*self.processes, because);
-        }
-        self.emptied.notify_all();
-    }
-
-    /// True when no rank is there, and every exit was acknowledged.
-    pub fn is_done(&self) -> bool {
-        self.lock().ranks.is_empty() && self.exits.is_empty()
-    }
-
-    /// Waits until no rank is left. Returns false when some are after `timeout`.
-    pub(super) fn wait_until_empty(&self, timeout: Duration) -> bool {
-        let busy = |inner: &mut Inner| !inner.ranks.is_empty();
-        let waited = self.emptied.wait_timeout_while(self.lock(), timeout, busy);
-        waited.unwrap_or_else(PoisonError::into_inner).0.ranks.is_empty()
-    }
-
-    /// Tells the coordinator that a rank it asked for does not run.
-    fn refuse(&self, key: Key, generation: Generation, reason: String) {
-        self.refuse_for(key, generation, reason, false);
-    }
-
-    fn refuse_for(
-        &self,
-        (job_id, Seat(rank)): Key,
-        generation: Generation,
-        reason: String,
-        for_the_worker: bool,
-    ) {
-        tracing::warn!(%job_id, rank, %generation, %reason, "cannot serve the rank");
-        self.exits.add(RankExited {
-            job_id,
-            rank,
-            generation: Some(generation),
-            reason,
-            retryable: true,
-            for_the_worker,
-            ..RankExited::default()
-        });
+    /// Tells the coordinator why a rank that it asked for never ran.
+    fn report(&self, key: Key, generation: Generation, ending: Ending) {
+        let reason = &ending.reason;
+        tracing::warn!(job_id = %key.0, rank = key.1.0, %generation, %reason, "cannot serve the rank");
+        self.exits.add(ending.of(key, generation, RankExited::default()));
         self.news.notify_one();
     }
 
@@ -431,6 +344,13 @@ impl Table {
 }
 
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 #[allow(clippy::unwrap_used)]
-#[path = "ranks_tests.rs"]
+mod kills_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod slots_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
