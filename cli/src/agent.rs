@@ -20,7 +20,7 @@ pub(crate) struct AgentArgs {
     /// URL of the coordinator's fleet listener, such as http://127.0.0.1:7071
     #[arg(long, value_name = "URL")]
     coordinator: String,
-    /// Name of this node, stable over restarts; default: the host name
+    /// Name of this node, stable over restarts, and no other node's; default: the host name
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Ranks this node can run at once. Each rank computes with CPUS / SLOTS threads, unless the
@@ -54,9 +54,11 @@ pub(crate) struct AgentArgs {
     /// Device of this node's ranks
     #[arg(long, default_value = "cpu")]
     accelerator: Accelerator,
-    /// Address at which other nodes' ranks reach this node's (no port)
-    #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
-    address: String,
+    /// Address at which other nodes' ranks reach this node's (no port), and at which this agent answers the
+    /// agents that try it. Default: the address that this machine has on the way to the coordinator; loopback
+    /// where the coordinator is on loopback
+    #[arg(long, value_name = "HOST")]
+    address: Option<String>,
     /// Kill all ranks and end when stdin reaches its end: the parent process is gone
     #[arg(long)]
     parent_pipe: bool,

@@ -210,7 +210,11 @@ impl Error {
             | Self::Insecure { .. }
             | Self::Checkpoints { .. }
             | Self::Checkpoint(ringmaster_checkpoint::Error::Unusable { .. })
-            | Self::Agent(ringmaster_agent::Error::Address(_))
+            | Self::Agent(
+                ringmaster_agent::Error::Address(_)
+                | ringmaster_agent::Error::Advertised(_)
+                | ringmaster_agent::Error::Listen { .. },
+            )
             | Self::CoordinatorAddress(_) => exit_code::REFUSED,
             Self::Agent(ringmaster_agent::Error::Refused { .. }) => exit_code::HOPELESS,
             Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted) => exit_code::CANCELLED,

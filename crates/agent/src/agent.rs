@@ -12,11 +12,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
+use crate::address::advertised;
+use crate::dial;
 use crate::error::Error;
 use crate::exits::Exits;
 use crate::launcher::{Launcher, LogFolder};
 use crate::processes::Sessions;
-use crate::ranks::{Key, Table};
+use crate::ranks::{KILL_DEADLINE, Key, Table};
 use crate::session::Line;
 use crate::socket::Socket;
 use crate::worker::{Demands, RankProgram, Worker};
@@ -26,8 +28,8 @@ use crate::{environment, group, logs, parent, session};
 const ENFORCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Silence after which a rank is killed until a coordinator has said how long its leases are.
 const SILENCE_BEFORE_TERMS: Duration = Duration::from_secs(5);
-/// How long an ending agent waits for its ranks to be gone.
-const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an ending agent waits for its ranks to be gone. Undead ones are known by then, and not waited for.
+const KILL_TIMEOUT: Duration = KILL_DEADLINE.saturating_add(Duration::from_secs(1));
 /// How long an ending agent tries to deliver exits and log lines.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -44,8 +46,8 @@ pub struct Options {
     pub build_id: String,
     /// "cpu" or "cuda".
     pub accelerator: String,
-    /// Address at which other nodes' ranks reach this node's (no port).
-    pub address: String,
+    /// Address at which other nodes' ranks reach this node's (no port); none: [`advertised`] finds one.
+    pub address: Option<String>,
     /// Cores of this node that its ranks may use, shared evenly over the slots.
     pub cpus: u32,
     /// Folder for manifests, status files and, unless `logs_in_runs`, logs of ranks.
@@ -72,8 +74,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns options with the defaults: CPU, all cores this process may use, loopback, no worker with
-    /// faults, silence for as long as the coordinator's lease, 25 s of grace, an hour without coordinator.
+    /// Returns options with the defaults: CPU, all cores this process may use, the address that this node has
+    /// towards the coordinator, no worker with faults, silence for as long as the coordinator's lease, 25 s of
+    /// grace, an hour without coordinator.
     pub fn new(
         coordinator: &str,
         node: &str,
@@ -87,7 +90,7 @@ impl Options {
             slots,
             build_id: String::new(),
             accelerator: "cpu".to_owned(),
-            address: "127.0.0.1".to_owned(),
+            address: None,
             cpus: available_cpus(),
             work_dir,
             runs_dir: PathBuf::from("runs"),
@@ -107,6 +110,9 @@ impl Options {
 #[derive(Debug)]
 pub struct Agent {
     options: Options,
+    /// Where other nodes reach this one's ranks.
+    address: String,
+    dials: dial::Listener,
     endpoint: Endpoint,
     socket: Socket,
     table: Arc<Table>,
@@ -114,13 +120,19 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Makes the folders and binds the socket. With `parent_pipe`, stdin is watched from here on.
+    /// Makes the folders, binds the socket and listens at the node's address. With `parent_pipe`, stdin is
+    /// watched from here on.
     ///
     /// # Errors
-    /// [`Error`]: an address, folder, socket or thread that cannot be had.
+    /// [`Error`]: an address, folder, socket or thread that cannot be had. A coordinator's name that is to tell
+    /// the node's address is resolved.
     pub fn build(mut options: Options) -> Result<Self, Error> {
         let endpoint =
             address::endpoint(&options.coordinator, Listener::Fleet).map_err(Error::Address)?;
+        let address = advertised(&options.coordinator, options.address.as_deref())
+            .map_err(Error::Advertised)?;
+        let dials = dial::Listener::bind(&address)
+            .map_err(|source| Error::Listen { address: address.clone(), source })?;
         options.work_dir = folder(&options.work_dir)?;
         options.runs_dir = folder(&options.runs_dir)?;
         group::end_orphans(&options.work_dir);
@@ -134,7 +146,7 @@ impl Agent {
             let folders = std::iter::once(socket.folder()).chain(options.parent_folder.clone());
             parent::watch(Arc::clone(&table), folders.collect(), KILL_TIMEOUT)?;
         }
-        Ok(Self { options, endpoint, socket, table, launches })
+        Ok(Self { options, address, dials, endpoint, socket, table, launches })
     }
 
     /// Runs until `shutdown` completes, then lets all ranks checkpoint and stop; those that have not
@@ -148,7 +160,7 @@ impl Agent {
         shutdown: impl Future<Output = ()>,
         hurry: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { options, endpoint, socket, table, launches } = self;
+        let Self { options, address, dials, endpoint, socket, table, launches } = self;
         let mut shutdown = std::pin::pin!(shutdown);
         let worker = Arc::new(worker(&options));
         let probing = Arc::clone(&worker);
@@ -167,16 +179,18 @@ impl Agent {
             lines: line_sender.downgrade(),
         };
         let agent_socket = socket.path();
-        let launcher = launcher(&options, &table, &worker, agent_socket, tails);
+        let identity = identity(&options, &address, &dials);
+        let launcher = launcher(&options, address, &table, &worker, agent_socket, tails);
         let mut launcher = watched_thread("rank-launcher", move || launcher.run(launches))?;
 
+        let dials = tokio::spawn(dials.serve(options.node.clone()));
         // A separate connection: logs must not take the heartbeats' window.
         let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
         let service = session::Service {
             line: Line::Endpoint(Box::new(endpoint)),
             table: Arc::clone(&table),
             worker: Some(Arc::clone(&worker)),
-            identity: identity(&options),
+            identity,
             orphan_timeout: options.orphan_timeout,
             silence: options.silence,
         };
@@ -184,8 +198,8 @@ impl Agent {
         let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
         let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
         let (is_over, watching) = (Arc::new(AtomicBool::new(false)), Arc::clone(&worker));
-        let told = Arc::clone(&is_over);
-        drop(watched_thread("worker-watch", move || watching.watch(&told))?);
+        let (told, watched) = (Arc::clone(&is_over), Arc::clone(&table));
+        drop(watched_thread("worker-watch", move || watching.watch(&told, &watched))?);
 
         let outcome = tokio::select! {
             () = &mut shutdown => {
@@ -205,7 +219,7 @@ impl Agent {
         };
         farewell(&table, line_sender, shipper, &session).await;
         is_over.store(true, Ordering::Relaxed);
-        for task in [session.abort_handle(), watchdog.abort_handle()] {
+        for task in [session.abort_handle(), watchdog.abort_handle(), dials.abort_handle()] {
             task.abort();
         }
         // The socket's folder goes with its task, and the process may end as soon as this returns.
@@ -287,6 +301,7 @@ fn worker(options: &Options) -> Worker {
 
 fn launcher(
     options: &Options,
+    address: String,
     table: &Arc<Table>,
     worker: &Arc<Worker>,
     agent_socket: PathBuf,
@@ -305,22 +320,24 @@ fn launcher(
             coordinator: options.coordinator.clone(),
             agent_socket,
             runs_dir: options.runs_dir.clone(),
-            address: options.address.clone(),
+            address,
             threads: (options.cpus / options.slots.max(1)).max(1),
         },
         tails,
     }
 }
 
-fn identity(options: &Options) -> Register {
+fn identity(options: &Options, address: &str, dials: &dial::Listener) -> Register {
     Register {
         node: options.node.clone(),
         slots: options.slots,
         accelerator: options.accelerator.clone(),
-        address: options.address.clone(),
+        address: address.to_owned(),
         pid: std::process::id(),
         cpus: options.cpus,
         build_id: options.build_id.clone(),
+        instance: format!("{:016x}", rand::random::<u64>()),
+        dial_address: dials.address().to_owned(),
         ..Register::default()
     }
 }

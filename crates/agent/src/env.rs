@@ -44,6 +44,9 @@ pub const DATA_TLS_KEY: &str = "RINGMASTER_DATA_TLS_KEY";
 pub const RANK: &str = "RANK";
 /// Rank within the node.
 pub const LOCAL_RANK: &str = "LOCAL_RANK";
+/// UUID of the GPU that the rank has for itself, the only one that it sees; absent where it computes on the
+/// CPU, and where it sees all GPUs of its node.
+pub const DEVICE: &str = "RINGMASTER_DEVICE";
 /// Ranks of the job.
 pub const WORLD_SIZE: &str = "WORLD_SIZE";
 /// Ranks of the job on this node.
@@ -62,6 +65,8 @@ pub struct RankEnv {
     pub world_size: u32,
     /// [`LOCAL_RANK`].
     pub local_rank: u32,
+    /// [`DEVICE`]; empty where the environment does not say.
+    pub device: String,
     /// [`LOCAL_WORLD_SIZE`]; 1 where the environment does not say.
     pub local_world_size: u32,
     /// [`GENERATION`].
@@ -142,6 +147,7 @@ impl RankEnv {
             seat: Seat(rank),
             world_size,
             local_rank: env.parsed(LOCAL_RANK, "a number")?,
+            device: env.optional_text(DEVICE)?.unwrap_or_default(),
             local_world_size: match env.optional_text(LOCAL_WORLD_SIZE)? {
                 Some(_) => env.at_least(LOCAL_WORLD_SIZE, 1)?,
                 None => 1,
@@ -225,7 +231,7 @@ mod tests {
             RANK | LOCAL_RANK => "1",
             WORLD_SIZE | THREADS | LOCAL_WORLD_SIZE => "2",
             RESUME_FROM => "",
-            FAULT | DATA_TLS_CA | DATA_TLS_CERT | DATA_TLS_KEY => return None,
+            FAULT | DEVICE | DATA_TLS_CA | DATA_TLS_CERT | DATA_TLS_KEY => return None,
             _ => "x",
         };
         Some(value.into())
@@ -236,7 +242,7 @@ mod tests {
         let env = RankEnv::from_lookup(complete).unwrap();
         assert_eq!((env.seat, env.world_size, env.threads), (Seat(1), 2, 2));
         assert_eq!(env.generation, Generation::new(1, 7));
-        assert_eq!((env.resume_from, env.fault), (None, None));
+        assert_eq!((env.resume_from, env.fault, env.device), (None, None, String::new()));
     }
 
     #[test]

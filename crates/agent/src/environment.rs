@@ -96,6 +96,11 @@ pub(super) fn of_rank(
     }
     set(env::RANK, &start.rank.to_string());
     set(env::LOCAL_RANK, &start.local_rank.to_string());
+    // Over what the agent itself sees: no other rank's GPU is in reach.
+    if !start.device.is_empty() {
+        set("CUDA_VISIBLE_DEVICES", &start.device);
+        set(env::DEVICE, &start.device);
+    }
     set(env::WORLD_SIZE, &start.world_size.to_string());
     set(env::LOCAL_WORLD_SIZE, &start.local_world_size.to_string());
 
@@ -162,6 +167,23 @@ mod tests {
         assert_eq!((env.job_id.as_str(), env.seat.0, env.world_size), ("emoji-abc", 1, 2));
         assert_eq!((env.generation, env.threads), (Generation::new(1, 7), 5));
         assert_eq!((env.resume_from, env.fault), (None, Some("kill".into())));
+    }
+
+    /// A rank that saw all GPUs of its node could take another's.
+    #[test]
+    fn a_rank_with_a_device_sees_no_other_and_knows_it() {
+        let agent = [("CUDA_VISIBLE_DEVICES", "0,1,2,3")];
+        let uuid = "GPU-00112233-4455-6677-8899-aabbccddeeff";
+        let variables = environment(&StartRank { device: uuid.into(), ..start() }, &agent);
+        let visible = OsStr::new("CUDA_VISIBLE_DEVICES");
+        assert_eq!(variables[visible], uuid);
+        assert_eq!(variables[OsStr::new("LOCAL_RANK")], "1");
+        let env = RankEnv::from_lookup(|name| variables.get(OsStr::new(name)).cloned()).unwrap();
+        assert_eq!((env.device.as_str(), env.local_rank), (uuid, 1));
+
+        let variables = environment(&start(), &agent);
+        assert_eq!(variables[visible], "0,1,2,3");
+        assert!(!variables.contains_key(OsStr::new(env::DEVICE)));
     }
 
     #[test]

@@ -12,6 +12,19 @@ pub enum Error {
     /// No coordinator can be where it was said to be.
     #[error("the coordinator's address (--coordinator) cannot be used")]
     Address(#[source] address::Error),
+    /// There is no address at which other nodes reach this one.
+    #[error("this node needs an address at which other nodes reach its ranks")]
+    Advertised(#[source] crate::address::Error),
+    /// Nobody can listen at the address of this node.
+    #[error(
+        "cannot listen at {address}, where other nodes are to reach this one's ranks; name an address that \
+         this machine has by --address"
+    )]
+    Listen {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
     /// A folder cannot be made.
     #[error("cannot make the folder {}", path.display())]
     Folder {

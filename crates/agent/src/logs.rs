@@ -39,6 +39,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
     .with_min_delay(Duration::from_millis(100))
     .with_max_delay(Duration::from_secs(5))
+    .with_jitter()
     .without_max_times();
 
 /// One rank's log.

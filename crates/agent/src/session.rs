@@ -7,11 +7,13 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use ringmaster_proto::v1::agent_message::Message as Report;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::fleet_client::FleetClient;
-use ringmaster_proto::v1::{self, AgentMessage, CoordinatorMessage, Register, Registered};
+use ringmaster_proto::v1::{
+    self, AgentMessage, CoordinatorMessage, Dial, Dialled, Register, Registered, SlotsOut,
+};
 use ringmaster_proto::{address, limits};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
@@ -19,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
+use super::dial;
 use super::ranks::Table;
 use super::worker::{Probes, Worker};
 
@@ -59,6 +62,11 @@ pub enum Error {
     Stalled,
     #[error("the coordinator refuses this agent: {}", .0.message())]
     Refused(#[source] Box<Status>),
+    #[error(
+        "another agent of the name {node} is connected to the coordinator; give each node a name of its own \
+         by --node, or stop the other agent"
+    )]
+    Taken { node: String },
     #[error(
         "what answers at {url} is no coordinator for agents: it does not speak gRPC without TLS ({why}); \
          name the address that `ringmaster coordinator --fleet-listen` has (port 7071 unless it is told \
@@ -127,6 +135,15 @@ impl Line {
         }
     }
 
+    /// Returns the pauses between attempts. Agents that lost one coordinator do not come back all at once;
+    /// a simulation repeats itself.
+    fn pauses(&self) -> ExponentialBackoff {
+        match self {
+            Self::Endpoint(_) => PAUSES.with_jitter().build(),
+            Self::Channel(_) => PAUSES.build(),
+        }
+    }
+
     fn url(&self) -> String {
         match self {
             Self::Endpoint(endpoint) => endpoint.uri().to_string(),
@@ -162,31 +179,50 @@ impl Service {
     pub async fn run(self) -> Error {
         let mut ever_registered = false;
         let mut lost_at = Some(Instant::now());
-        let mut pauses = PAUSES.build();
+        let mut pauses = self.line.pauses();
+        let mut was_taken = false;
         loop {
             let mut registered = false;
             let error = match self.open(&mut registered, &mut lost_at).await {
                 Ok(never) => match never {},
-                Err(error) => error,
+                Err(error) => self.taken(error),
             };
             if registered {
                 lost_at = Some(Instant::now());
-                pauses = PAUSES.build();
+                pauses = self.line.pauses();
             }
             ever_registered |= registered;
             if matches!(error, Error::Refused(_) | Error::NoFleet { .. }) && !ever_registered {
                 return error;
             }
             let pause = pauses.next().unwrap_or(LAST_PAUSE);
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                pause_ms = pause.as_millis() as u64,
-                "no session with the coordinator, trying again"
-            );
+            let is_taken = matches!(error, Error::Taken { .. });
+            // The other one may be connected for days.
+            if !(is_taken && was_taken) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    pause_ms = pause.as_millis() as u64,
+                    "no session with the coordinator, trying again"
+                );
+            }
+            was_taken = is_taken;
             tokio::time::sleep(pause).await;
             if lost_at.take_if(|at| at.elapsed() >= self.orphan_timeout).is_some() {
                 self.table.stop_all(ORPHAN_GRACE, "the coordinator has been away for too long");
             }
+        }
+    }
+
+    /// Says so where the coordinator has another agent of this name. That may be this one's predecessor, whose
+    /// session is not closed yet: it is no reason to end.
+    fn taken(&self, error: Error) -> Error {
+        match error {
+            Error::Broken(status)
+                if status.code() == Code::AlreadyExists && status.source().is_none() =>
+            {
+                Error::Taken { node: self.identity.node.clone() }
+            }
+            error => error,
         }
     }
 
@@ -203,33 +239,38 @@ impl Service {
         let (sender, receiver) = mpsc::channel(OUTBOX);
         let outbox = Outbox(sender);
         let (running, highest) = self.table.registration();
-        let worker = self.worker_message();
+        let told = self.to_tell();
         outbox.send(Report::Register(Register {
             running,
             highest_generation: Some(highest),
-            worker: worker.clone(),
+            worker: told.worker.clone(),
+            slots_out: Some(told.slots_out.clone()),
             ..self.identity.clone()
         }))?;
         let answer = client.session(ReceiverStream::new(receiver));
         let answered = timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Error::NoAnswer)?;
         let unanswered = |status| Error::at_first(status, self.line.url());
         let mut orders = answered.map_err(unanswered)?.into_inner();
-        let terms = self.terms(&mut orders).await?;
+        let terms = self.terms(&outbox, &mut orders).await?;
         *registered = true;
         *lost_at = None;
         self.table.set_silence(self.silence.unwrap_or_else(|| silence_within(&terms)));
         tracing::info!(node = %self.identity.node, heartbeat_ms = terms.heartbeat_interval_ms, lease_ms = terms.lease_ms, "registered with the coordinator");
-        self.serve(&outbox, &mut orders, &terms, worker).await
+        self.serve(&outbox, &mut orders, &terms, told).await
     }
 
     /// Waits for the answer to the registration.
-    async fn terms(&self, orders: &mut Streaming<CoordinatorMessage>) -> Result<Registered, Error> {
+    async fn terms(
+        &self,
+        outbox: &Outbox,
+        orders: &mut Streaming<CoordinatorMessage>,
+    ) -> Result<Registered, Error> {
         let wait = async {
             loop {
                 match next(orders).await? {
                     Some(Order::Registered(terms)) => return Ok(terms),
                     // Nothing sent before it is lost.
-                    Some(order) => self.obey(order),
+                    Some(order) => self.obey(order, outbox),
                     None => {}
                 }
             }
@@ -242,7 +283,7 @@ impl Service {
         outbox: &Outbox,
         orders: &mut Streaming<CoordinatorMessage>,
         terms: &Registered,
-        mut told: Option<v1::Worker>,
+        mut told: Told,
     ) -> Result<std::convert::Infallible, Error> {
         let mut probes = self.worker.as_ref().map(|worker| worker.probes());
         let interval = Duration::from_millis(terms.heartbeat_interval_ms.max(10).into());
@@ -259,40 +300,80 @@ impl Service {
                     outbox.send(Report::Heartbeat(self.table.heartbeat()))?;
                 },
                 order = next(orders) => if let Some(order) = order? {
-                    self.obey(order);
+                    self.obey(order, outbox);
                 },
             }
             if !announced && let Some(leaving) = self.table.leaving() {
                 announced = true;
                 outbox.send(Report::Leaving(leaving))?;
             }
-            // Before the exits: the coordinator knows then why a rank could not be started.
-            let worker = self.worker_message();
-            if told != worker {
-                worker.clone().map_or(Ok(()), |worker| outbox.send(Report::Worker(worker)))?;
-                told = worker;
+            // Looked at before the news, and told after them: the coordinator knows then why a rank could not
+            // be started, and which slot takes no other.
+            let exits = self.table.exits.due(Instant::now(), interval * RESEND_HEARTBEATS);
+            let news = self.to_tell();
+            if told.worker != news.worker
+                && let Some(worker) = &news.worker
+            {
+                outbox.send(Report::Worker(worker.clone()))?;
             }
-            for exit in self.table.exits.due(Instant::now(), interval * RESEND_HEARTBEATS) {
+            if told.slots_out != news.slots_out {
+                outbox.send(Report::SlotsOut(news.slots_out.clone()))?;
+            }
+            told = news;
+            for exit in exits {
                 outbox.send(Report::RankExited(exit))?;
             }
         }
     }
 
-    fn worker_message(&self) -> Option<v1::Worker> {
-        self.worker.as_ref().and_then(|worker| worker.message())
+    fn to_tell(&self) -> Told {
+        let worker = self.worker.as_ref().and_then(|worker| worker.message());
+        Told { worker, slots_out: self.table.slots_out() }
     }
 
-    fn obey(&self, order: Order) {
+    fn obey(&self, order: Order, outbox: &Outbox) {
         match order {
             Order::StartRank(start) => self.table.start(start),
             Order::Regenerate(regenerate) => self.table.regenerate(regenerate),
             Order::StopRank(stop) => self.table.stop(stop),
             Order::ExitAck(ack) => self.table.exits.acknowledge(&ack.exit_id),
+            Order::Dial(dial) => self.dial(dial, outbox),
             // Not asked for by this agent.
             Order::HeartbeatAck(_) => {}
             Order::Registered(_) => tracing::warn!("the coordinator repeats its terms; ignored"),
         }
     }
+
+    /// Dials other nodes and answers whom it did not reach; the session goes on meanwhile.
+    fn dial(&self, dial: Dial, outbox: &Outbox) {
+        match self.line {
+            Line::Endpoint(_) => {
+                // Weak: a session that ends meanwhile wants no answer.
+                let outbox = outbox.0.downgrade();
+                tokio::spawn(async move {
+                    let dialled = dial::reach_all(dial).await;
+                    for peer in &dialled.unreached {
+                        tracing::warn!(node = %peer.node, address = %peer.address, why = %peer.why, "cannot reach another node");
+                    }
+                    if let Some(sender) = outbox.upgrade() {
+                        answer(&Outbox(sender), dialled);
+                    }
+                });
+            }
+            // There is no other network: whom the simulated one does not reach, its ranks will find out.
+            Line::Channel(_) => {
+                let Dial { job_id, generation, .. } = dial;
+                answer(outbox, Dialled { job_id, generation, unreached: Vec::new() });
+            }
+        }
+    }
+}
+
+/// What the coordinator was told last of what seldom changes.
+#[derive(Debug)]
+struct Told {
+    worker: Option<v1::Worker>,
+    slots_out: SlotsOut,
 }
 
 /// Waits for the next probe; for ever where there is no worker.
@@ -315,6 +396,13 @@ async fn next(orders: &mut Streaming<CoordinatorMessage>) -> Result<Option<Order
     Ok(message.message)
 }
 
+/// Answers who asked to dial; one whose session has ended is answered no more.
+fn answer(outbox: &Outbox, dialled: Dialled) {
+    if let Err(error) = outbox.send(Report::Dialled(dialled)) {
+        tracing::debug!(%error, "cannot say which nodes are reached");
+    }
+}
+
 struct Outbox(mpsc::Sender<AgentMessage>);
 
 impl Outbox {
@@ -324,5 +412,26 @@ impl Outbox {
             mpsc::error::TrySendError::Full(_) => Error::Stalled,
             mpsc::error::TrySendError::Closed(_) => Error::Closed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn agents_pause_for_different_times_and_a_simulated_one_for_the_same() {
+        let endpoint = Endpoint::from_static("http://127.0.0.1:7071");
+        let simulated = Line::Channel(endpoint.connect_lazy());
+        let real = Line::Endpoint(Box::new(endpoint));
+        let pauses = |line: &Line| line.pauses().take(8).collect::<Vec<_>>();
+        let plain = pauses(&simulated);
+        assert_eq!(plain, pauses(&simulated));
+        assert_eq!((plain[0], plain[7]), (Duration::from_millis(100), LAST_PAUSE));
+        let (one, other) = (pauses(&real), pauses(&real));
+        assert_ne!(one, other);
+        for (pause, least) in one.iter().chain(&other).zip(plain.iter().cycle()) {
+            assert!((*least..=2 * *least).contains(pause), "{pause:?} for {least:?}");
+        }
     }
 }
