@@ -15,8 +15,8 @@ use crate::slow::Slow;
 const COORDINATOR_AWAY: Duration = Duration::from_secs(2);
 /// Time the store of the training data stays away.
 const STORE_AWAY: Duration = Duration::from_secs(60);
-/// Time a slow rank stands still: hundreds of steps' time, and less than a lease.
-const SLOW: Duration = Duration::from_secs(3);
+/// Time a slow rank stands still: a hundred steps' time, and less than what an agent lets pass.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +31,7 @@ pub enum Kind {
     CutNode,
     /// SIGKILL to the coordinator, which is started again two seconds later.
     KillCoordinator,
-    /// SIGSTOP to a rank and SIGCONT three seconds later: slow, not dead.
+    /// SIGSTOP to a rank and SIGCONT a second later: slow, not dead.
     SlowRank,
     /// No fault: a job of its own that is slow in some way.
     Slow(Slow),

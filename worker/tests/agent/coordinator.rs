@@ -31,6 +31,8 @@ pub(crate) struct Seen {
     pub(crate) joins: Vec<JoinRequest>,
     /// Exits acknowledged.
     pub(crate) acks: usize,
+    /// Agents turned away because another one has their name.
+    pub(crate) turned_away: usize,
 }
 
 impl Seen {
@@ -53,6 +55,24 @@ impl Seen {
     pub(crate) fn leaving(&self) -> Option<&Leaving> {
         self.reports.iter().find_map(|report| match report {
             Report::Leaving(leaving) => Some(leaving),
+            _ => None,
+        })
+    }
+
+    /// Which slots took no rank, each time that this changed after the registration.
+    pub(crate) fn slots_out(&self) -> Vec<Vec<u32>> {
+        let changes = self.reports.iter().filter_map(|report| match report {
+            Report::SlotsOut(out) => {
+                Some(out.slots.iter().map(|slot| slot.slot).collect::<Vec<_>>())
+            }
+            _ => None,
+        });
+        changes.collect()
+    }
+
+    pub(crate) fn dialled(&self) -> Option<&Dialled> {
+        self.reports.iter().find_map(|report| match report {
+            Report::Dialled(dialled) => Some(dialled),
             _ => None,
         })
     }
@@ -89,6 +109,8 @@ impl Seen {
 pub(crate) struct Manners {
     pub(crate) withholds_acks: bool,
     pub(crate) refuses_agents: Option<String>,
+    /// Another agent has the name of any that comes.
+    pub(crate) knows_another: bool,
     pub(crate) takes_no_logs: bool,
     /// Answers by generation; a join of another generation waits.
     pub(crate) joins: HashMap<Generation, Result<JoinReply, Status>>,
@@ -268,6 +290,10 @@ impl Fleet for Service {
     ) -> Result<Response<Self::SessionStream>, Status> {
         if let Some(why) = self.0.manners.borrow().refuses_agents.clone() {
             return Err(Status::failed_precondition(why));
+        }
+        if self.0.manners.borrow().knows_another {
+            self.0.seen.send_modify(|seen| seen.turned_away += 1);
+            return Err(Status::already_exists("n0 is connected"));
         }
         let (sender, receiver) = mpsc::channel(64);
         *self.0.session.lock().unwrap() = Some(sender.clone());

@@ -4,6 +4,7 @@
 
 mod calls;
 mod coordinator;
+mod devices;
 mod exits;
 mod harness;
 mod orders;

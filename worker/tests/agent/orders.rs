@@ -73,6 +73,20 @@ async fn a_rank_that_does_not_stop_is_killed_when_its_grace_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_graceful_stop_without_a_limit_lasts_until_somebody_sets_one() {
+    let cluster = Cluster::start().await;
+    let pid = cluster.start_training(0, "stubborn").await;
+    cluster.coordinator.order(stop(0, true, 0)).await;
+    let find = |seen: &Seen| seen.line("stop graceful=true ");
+    cluster.coordinator.wait_for("the rank's word", find).await;
+    cluster.coordinator.wait_for_heartbeats(10).await;
+    assert!(is_alive(pid) && cluster.coordinator.seen().exits().is_empty());
+    cluster.coordinator.order(stop(0, false, 0)).await;
+    let exit = cluster.coordinator.wait_for_exit(0).await;
+    assert_eq!((exit.signal, exit.cause.as_str()), (Some(9), "killed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_in_a_newer_generation_replaces_the_process_and_a_repeated_one_does_nothing() {
     let cluster = Cluster::start().await;
     let old = cluster.start_training(0, "stubborn").await;

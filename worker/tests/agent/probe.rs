@@ -6,7 +6,7 @@ use std::process::Command as Process;
 use std::sync::mpsc::Receiver;
 
 use ringmaster_agent::env::{self, RankEnv};
-use ringmaster_agent::exit::{self, ExitStatus};
+use ringmaster_agent::exit::{self, Class, ExitStatus};
 use ringmaster_inputs::panics;
 use ringmaster_proto::v1::{JoinRequest, Phase};
 use ringmaster_worker::control::agent::{Command, Control};
@@ -28,9 +28,14 @@ fn acts_as_a_rank_when_an_agent_starts_it() {
     let code = match verb {
         "exit" => rest.parse().unwrap(),
         "words" => {
-            let status = ExitStatus { reason: rest.into(), retryable: false };
+            let status = ExitStatus {
+                reason: rest.into(),
+                class: Class::Node,
+                operation: "open data".into(),
+                cause: "data: missing".into(),
+            };
             exit::write_status(&env.status_file, &status).unwrap();
-            exit::HOPELESS
+            status.class.exit_code()
         }
         "panic" => {
             panic_hook::install(env.status_file.clone());

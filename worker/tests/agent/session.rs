@@ -1,7 +1,8 @@
 //! The session survives what happens to it, and logs do not disturb it.
 
 use ringmaster_agent::{Agent, Error, Options, RankProgram};
-use ringmaster_proto::v1::Generation;
+use ringmaster_proto::v1::coordinator_message::Message as Order;
+use ringmaster_proto::v1::{Dial, DialPeer, Generation, SlotsOut};
 
 use super::coordinator::{Coordinator, Seen};
 use super::harness::{BUILD_ID, Cluster, JOB, options, probe_program};
@@ -16,6 +17,72 @@ async fn an_agent_registers_what_it_is() {
     assert_eq!(register.pid, std::process::id());
     assert!(register.running.is_empty() && register.cpus >= 1);
     assert_eq!(register.build_id, BUILD_ID);
+    assert_eq!(register.instance.len(), 16);
+    assert!(register.dial_address.starts_with("127.0.0.1:"), "{}", register.dial_address);
+    assert_eq!(register.slots_out, Some(SlotsOut::default()));
+}
+
+/// Two agents of one name replaced each other's session ten times a second, and each turn lost the other's
+/// ranks.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_name_another_one_has_tries_again_until_that_one_is_gone() {
+    let coordinator = Coordinator::start().await;
+    coordinator.behave(|manners| manners.knows_another = true);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Agent::build(options(&coordinator, &folder)).unwrap();
+    let running = tokio::spawn(agent.run(std::future::pending(), std::future::pending()));
+    let twice = |seen: &Seen| (seen.turned_away >= 2).then_some(());
+    coordinator.wait_for("a second attempt", twice).await;
+    assert!(!running.is_finished() && coordinator.seen().registrations().is_empty());
+    coordinator.behave(|manners| manners.knows_another = false);
+    coordinator.wait_for_registrations(1).await;
+    assert!(!running.is_finished());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_session_is_of_the_same_instance_and_another_agent_is_another() {
+    let mut cluster = Cluster::start().await;
+    cluster.coordinator.crash();
+    cluster.coordinator.resume().await;
+    cluster.coordinator.wait_for_registrations(2).await;
+    let instances = |cluster: &Cluster| -> Vec<String> {
+        let seen = cluster.coordinator.seen();
+        seen.registrations().iter().map(|register| register.instance.clone()).collect()
+    };
+    let of_one = instances(&cluster);
+    assert_eq!(of_one[0], of_one[1]);
+    assert_ne!(instances(&Cluster::start().await)[0], of_one[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_says_which_nodes_it_reaches_while_its_heartbeats_go_on() {
+    let cluster = Cluster::start().await;
+    let own = cluster.coordinator.seen().registrations()[0].dial_address.clone();
+    // It takes connections and says nothing: found by the limit alone.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = (silent.local_addr().unwrap().to_string(), silent);
+    let peer = |node: &str, address: &str| DialPeer { node: node.into(), address: address.into() };
+    let generation = Some(Generation::new(1, 3));
+    let peers = vec![peer("node-a", &own), peer("node-b", &own), peer("node-c", &silent.0)];
+    let dial = Dial { job_id: JOB.into(), generation, peers };
+    cluster.coordinator.order(Order::Dial(dial)).await;
+    cluster.coordinator.wait_for_heartbeats(5).await;
+    let dialled = |seen: &Seen| seen.dialled().cloned();
+    let dialled = cluster.coordinator.wait_for("the answer", dialled).await;
+    assert_eq!((dialled.job_id.as_str(), dialled.generation), (JOB, generation));
+    let unreached: Vec<(&str, &str)> =
+        dialled.unreached.iter().map(|peer| (peer.node.as_str(), peer.why.as_str())).collect();
+    assert_eq!(unreached, [("node-b", "node-a answers there"), ("node-c", "no answer within 3 s")]);
+}
+
+#[test]
+fn an_address_that_stands_for_any_is_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = RankProgram::Other(probe_program());
+    let mut options =
+        Options::new("http://127.0.0.1:9", "node-a", 1, folder.path().join("work"), program);
+    options.address = Some("0.0.0.0".to_owned());
+    assert!(matches!(Agent::build(options).unwrap_err(), Error::Advertised(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
