@@ -5,6 +5,9 @@
 /// readers of JSON and of metrics count with, holds every whole number.
 pub const MAX_COUNT: u64 = 1 << 53;
 
+/// The longest time, in seconds: a year. A time that is added to a clock must not overflow it.
+pub(crate) const MAX_SECONDS: u64 = 365 * 24 * 3600;
+
 /// Letters of a job's name, which becomes part of ids, files and URLs.
 pub const MAX_JOB_NAME: usize = 48;
 

@@ -1,4 +1,4 @@
-//! Numbers as people write them: `20M` samples, `256Ki` rows, `512MiB`.
+//! Numbers as people write them: `20M` samples, `256Ki` rows, `512MiB`, `10m` of time.
 
 use std::borrow::Cow;
 
@@ -33,10 +33,15 @@ const BYTES_SUFFIXES: &[(&str, u64)] = &[
     ("TB", 1_000_000_000_000),
 ];
 
+/// Suffixes of times, as seconds.
+const SECONDS_SUFFIXES: &[(&str, u64)] = &[("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+
 const COUNT_PATTERN: &str =
     r"^(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][0-9]+)? *(Ki|Mi|Gi|Ti|K|k|M|B|G|T)?$";
 const BYTES_PATTERN: &str =
     r"^(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][0-9]+)? *(KiB|MiB|GiB|TiB|KB|kB|MB|GB|TB)?$";
+
+const SECONDS_PATTERN: &str = r"^(0|[1-9](_?[0-9])*)(\.[0-9](_?[0-9])*)?([eE][0-9]+)? *(s|m|h|d)?$";
 
 /// Texts that whole numbers of any field may be written as, signs included.
 pub(crate) const WHOLE_PATTERN: &str =
@@ -53,6 +58,9 @@ pub(crate) const COUNT_SUFFIX_FORM: &str =
 /// What the text of a size may look like, for messages.
 pub(crate) const BYTES_FORM: &str = "a number of bytes, plain or with KB, MB, GB, KiB, MiB, GiB";
 
+/// What the text of a time may look like, for messages.
+pub(crate) const SECONDS_SUFFIX_FORM: &str = "plain or with s, m, h, d, as in 90, 10m or 1.5h";
+
 /// Schema of a count of samples or steps: an integer, or text such as `20M`, `1.5B` or `256Ki`.
 #[derive(JsonSchema)]
 #[schemars(inline, with = "u64")]
@@ -65,6 +73,12 @@ pub(crate) struct Count;
 #[schemars(extend("type" = ["integer", "string"], "format" = "bytes", "pattern" = BYTES_PATTERN))]
 pub(crate) struct ByteSize;
 
+/// Schema of a time in seconds: an integer, or text such as `30s`, `10m` or `2h`.
+#[derive(JsonSchema)]
+#[schemars(inline, with = "u64")]
+#[schemars(extend("type" = ["integer", "string"], "format" = "seconds", "pattern" = SECONDS_PATTERN))]
+pub(crate) struct Seconds;
+
 /// Returns the count that `text` stands for, or none where it is not one or does not fit 64 bits.
 pub(crate) fn parse_count(text: &str) -> Option<u64> {
     parse_with(text, COUNT_SUFFIXES)
@@ -73,6 +87,11 @@ pub(crate) fn parse_count(text: &str) -> Option<u64> {
 /// Returns the number of bytes that `text` stands for.
 pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     parse_with(text, BYTES_SUFFIXES)
+}
+
+/// Returns the seconds that `text` stands for.
+pub(crate) fn parse_seconds(text: &str) -> Option<u64> {
+    parse_with(text, SECONDS_SUFFIXES)
 }
 
 /// Returns the whole number, with a sign or not, that `text` stands for: written as counts are.
@@ -166,6 +185,18 @@ mod tests {
         }
         assert_eq!(parse_bytes("256MiB"), Some(268_435_456));
         assert_eq!(parse_bytes("1.5GB"), Some(1_500_000_000));
+    }
+
+    #[test]
+    fn times_are_whole_seconds_with_or_without_a_unit() {
+        for (text, value) in
+            [("90", 90), ("30s", 30), ("10 m", 600), ("1.5h", 5_400), ("2d", 172_800)]
+        {
+            assert_eq!(parse_seconds(text), Some(value), "{text}");
+        }
+        for text in ["", "s", "0.5s", "-1m", "10M", "10min", "1h30m", "ten"] {
+            assert_eq!(parse_seconds(text), None, "{text}");
+        }
     }
 
     #[test]

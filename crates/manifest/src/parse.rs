@@ -172,6 +172,7 @@ spec:
         assert_eq!(job.loss.logits_budget, 256 << 20);
         assert_eq!(job.checkpoint.uri, "file:///jobs/runs");
         assert_eq!((job.checkpoint.keep_every, job.checkpoint.when_busy), (None, WhenBusy::Skip));
+        assert_eq!(job.checkpoint.stop_within, None);
         assert_eq!(job.model.config.vision_cfg.patch_size, 32);
         assert!(job.eval.zero_shot.is_empty());
     }

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 use serde_json::{Value as Json, json};
 use serde_yaml::{Number, Value};
 
-use crate::limits::{MAX_COUNT, MAX_JOB_NAME};
-use crate::number::{self, BYTES_FORM, COUNT_SUFFIX_FORM};
+use crate::limits::{MAX_COUNT, MAX_JOB_NAME, MAX_SECONDS};
+use crate::number::{self, BYTES_FORM, COUNT_SUFFIX_FORM, SECONDS_SUFFIX_FORM};
 use crate::spec::written::File;
 
 /// The schema of a manifest, as documents are held against it.
@@ -114,7 +114,7 @@ pub(crate) fn takes_kind(schema: &Json, value: &Value) -> bool {
     if !vocabulary(schema).is_empty() {
         return value.is_string();
     }
-    let count = matches!(schema["format"].as_str(), Some("count" | "bytes"));
+    let count = matches!(schema["format"].as_str(), Some("count" | "bytes" | "seconds"));
     type_names(schema).into_iter().any(|name| match name {
         "boolean" => value.is_bool(),
         "integer" => match value {
@@ -147,7 +147,7 @@ fn number_of(value: &Value, schema: &Json) -> Option<f64> {
     // Next to 2^53 an f64 rounds, and must not round into the range.
     let exact = |count: u64| if count > MAX_COUNT { f64::INFINITY } else { count as f64 };
     match (schema["format"].as_str(), value) {
-        (Some("count" | "bytes"), Value::Number(number)) => match number.as_u64() {
+        (Some("count" | "bytes" | "seconds"), Value::Number(number)) => match number.as_u64() {
             Some(count) => Some(exact(count)),
             None => number
                 .as_f64()
@@ -156,14 +156,15 @@ fn number_of(value: &Value, schema: &Json) -> Option<f64> {
         },
         (Some("count"), Value::String(text)) => number::parse_count(text).map(exact),
         (Some("bytes"), Value::String(text)) => number::parse_bytes(text).map(exact),
+        (Some("seconds"), Value::String(text)) => number::parse_seconds(text).map(exact),
         (_, Value::Number(number)) => number.as_f64().filter(|number| !number.is_nan()),
         _ => None,
     }
 }
 
-/// Returns the whole number that an accepted count or size stands for: at most 2^53, which a float holds.
+/// Returns the whole number that an accepted count, size or time stands for: at most 2^53, which a float holds.
 pub(crate) fn plain_count(value: &Value, schema: &Json) -> Option<u64> {
-    let counts = matches!(schema["format"].as_str(), Some("count" | "bytes"));
+    let counts = matches!(schema["format"].as_str(), Some("count" | "bytes" | "seconds"));
     counts.then(|| number_of(value, schema))?.map(|number| number as u64)
 }
 
@@ -213,6 +214,7 @@ fn format_range(schema: &Json) -> (Option<f64>, Option<f64>) {
         Some("int32") => (Some(f64::from(i32::MIN)), Some(f64::from(i32::MAX))),
         Some("uint64") => (Some(0.0), None),
         Some("count" | "bytes") => (Some(0.0), Some(MAX_COUNT as f64)),
+        Some("seconds") => (Some(0.0), Some(MAX_SECONDS as f64)),
         _ => (None, None),
     }
 }
@@ -237,6 +239,9 @@ fn describe(schema: &'static Json) -> String {
             return format!("a whole number{}, {COUNT_SUFFIX_FORM}", bounds(schema));
         }
         Some("bytes") => return BYTES_FORM.to_owned(),
+        Some("seconds") => {
+            return format!("a whole number of seconds{}, {SECONDS_SUFFIX_FORM}", bounds(schema));
+        }
         Some("job-name") => {
             return format!(
                 "lower-case letters, digits and dashes, at most {MAX_JOB_NAME}, with a letter or \

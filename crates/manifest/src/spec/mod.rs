@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_RANKS, MAX_THREADS};
-use crate::number::Count;
+use crate::number::{Count, Seconds};
 use crate::spec::written::OneOrMany;
 
 pub use data::{Affine, AugCfg, Data};
@@ -134,6 +134,11 @@ pub struct Checkpoint {
     // For the schema of manifests: stored jobs say it.
     #[serde(default)]
     pub when_busy: WhenBusy,
+    /// The longest time from a request to stop (cancel, pause, preemption, drain) until ranks are killed,
+    /// whatever they do, as seconds or as `30s`, `10m`, `2h`. Default: as long as their last checkpoint makes
+    /// progress.
+    #[schemars(with = "Option<Seconds>", extend("minimum" = 1))]
+    pub stop_within: Option<u64>,
 }
 
 /// `spec.checkpoint.when_busy`.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 pub(super) type Step = fn(&mut Value);
 
 /// Of `TrainJob`. A step is never edited once released.
-pub(super) const TRAIN_JOB: [Step; 1] = [write_out];
+pub(super) const TRAIN_JOB: [Step; 2] = [write_out, write_out_stopping];
 
 /// From 1 to 2: writes out what versions before a key did not say, with what they did.
 fn write_out(job: &mut Value) {
@@ -28,6 +28,13 @@ fn write_out(job: &mut Value) {
     if let Some(checkpoint) = section(job, "checkpoint") {
         checkpoint.entry("keep_every").or_insert(Value::Null);
         checkpoint.entry("when_busy").or_insert_with(|| json!("skip"));
+    }
+}
+
+/// From 2 to 3: there was no longest time for stopping that a job chose.
+fn write_out_stopping(job: &mut Value) {
+    if let Some(checkpoint) = section(job, "checkpoint") {
+        checkpoint.entry("stop_within").or_insert(Value::Null);
     }
 }
 
@@ -77,10 +84,17 @@ mod tests {
     }
 
     #[test]
+    fn a_job_of_schema_2_stops_for_as_long_as_it_makes_progress() {
+        let mut job = json!({"checkpoint": {"when_busy": "wait"}});
+        write_out_stopping(&mut job);
+        assert_eq!(job["checkpoint"], json!({"when_busy": "wait", "stop_within": null}));
+    }
+
+    #[test]
     fn what_is_no_job_is_left_alone() {
         for odd in [json!(null), json!([1]), json!({"model": 7, "loss": [], "checkpoint": "x"})] {
             let mut job = odd.clone();
-            write_out(&mut job);
+            TRAIN_JOB.iter().for_each(|step| step(&mut job));
             assert_eq!(job, odd);
         }
     }

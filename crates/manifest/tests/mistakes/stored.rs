@@ -2,7 +2,7 @@
 //!
 //! `TrainJob-1.json` is what commit f17f4a4 stored, without an envelope: that of the golden manifest with every
 //! key. `TrainJob-1-before-weights.json` is older; it lacks the keys that came with files of weights.
-//! `TrainJob-2.json` is the first with an envelope.
+//! `TrainJob-2.json` is the first with an envelope, `TrainJob-3.json` the first with `checkpoint.stop_within`.
 
 use std::fs;
 

@@ -48,7 +48,7 @@ fn a_key_in_the_wrong_place_names_its_own() {
         "key_elsewhere.yaml",
         &["job.yaml:23:69: unknown key \"lr\" in spec.checkpoint; it belongs in \
              spec.optimizer (known keys: uri, every_steps, keep_last, \
-             keep_every, when_busy)"],
+             keep_every, when_busy, stop_within)"],
     );
 }
 
@@ -229,6 +229,8 @@ fn checkpoints_that_could_never_be_kept_waited_for_or_read_are_refused() {
             "job.yaml:26:17: spec.checkpoint.keep_every is 1500.0: checkpoints are written every 1000 \
              steps; expected a multiple of checkpoint.every_steps, as 2000",
             "job.yaml:27:16: spec.checkpoint.when_busy is \"queue\"; expected one of skip, wait",
+            "job.yaml:28:18: spec.checkpoint.stop_within is \"soon\"; expected a whole number of \
+             seconds of at least 1, plain or with s, m, h, d, as in 90, 10m or 1.5h",
         ],
     );
 }
