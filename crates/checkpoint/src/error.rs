@@ -109,6 +109,46 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether what was to be written will not be taken there however often it is tried: it is a mistake, or
+    /// there is no such place and none can be made.
+    pub fn refuses(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => {
+                source.kind.is_mistake() || source.kind == store::Kind::Missing
+            }
+            other => other.is_mistake(),
+        }
+    }
+
+    /// Whether the place has no room left, which somebody may make.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.kind == store::Kind::Full)
+    }
+
+    /// Returns what kind of thing went wrong: words of this source, without names or numbers, so that two
+    /// that have the same one can be taken for the same failure.
+    pub fn cause(&self) -> String {
+        let word = match self {
+            Self::Store { source, .. } => return format!("store: {}", source.kind.word()),
+            Self::Io { source, .. } => return format!("file: {:?}", source.kind()),
+            Self::Unusable { .. } => "unusable",
+            Self::Locked { .. } => "locked",
+            Self::Grant { .. } => "no grant",
+            Self::Incomplete { .. } => "incomplete",
+            Self::Conflict { .. } => "conflict",
+            Self::Abandoned { .. } => "abandoned",
+            Self::Damaged { .. } => "damaged",
+            Self::Version { .. } => "other version",
+            Self::Json { .. } => "no such JSON",
+            Self::Shape { .. } => "shape",
+            Self::Overwritten { .. } => "overwritten",
+            Self::Runtime { .. } => "no runtime",
+            Self::Interrupted => "interrupted",
+            Self::WriterDied => "writer ended",
+        };
+        word.to_owned()
+    }
 }
 
 /// The coordinator's refusal, or its silence.

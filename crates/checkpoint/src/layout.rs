@@ -38,6 +38,11 @@ pub fn url_below(folder: &str, name: &str) -> String {
     }
 }
 
+/// Whether a URL or path names files of this machine, or of what is mounted there.
+pub fn is_local(url: &str) -> bool {
+    url.starts_with('/') || url.starts_with("file:")
+}
+
 /// How files of weights end.
 const WEIGHTS: [&str; 6] = [".safetensors", ".bin", ".pt", ".pth", ".npz", ".index.json"];
 
@@ -169,6 +174,12 @@ mod tests {
         assert_eq!(job_url("/data/runs", "a #1%~ü"), "/data/runs/a #1%~ü");
         assert_eq!(job_url("s3://b/runs/", "a #1%~ü"), "s3://b/runs/a%20%231%25~%C3%BC");
         assert_eq!(url_below("s3://b", "sub/part-1.bin"), "s3://b/sub/part-1.bin");
+    }
+
+    #[test]
+    fn files_of_this_machine_are_told_from_stores() {
+        assert!(is_local("/data/runs") && is_local("file:///data/runs"));
+        assert!(!is_local("s3://b/runs") && !is_local("memory:///runs"));
     }
 
     #[test]

@@ -43,8 +43,9 @@ mod write;
 #[allow(clippy::unwrap_used)]
 mod tests;
 
+pub use dir::check_writable;
 pub use error::{Error, GrantError};
-pub use layout::{is_weights, job_url, step_of, url_below};
+pub use layout::{is_local, is_weights, job_url, step_of, url_below};
 pub use progress::moved;
 pub use read::{Chosen, Listing, Loaded, choose, download};
 pub use rollback::{choose_rolled_back, roll_back};

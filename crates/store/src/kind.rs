@@ -74,6 +74,31 @@ impl Kind {
         )
     }
 
+    /// Returns the kind in words, which name no place.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Exists => "exists",
+            Self::Changed => "changed",
+            Self::NoCredentials => "no credentials",
+            Self::WrongCredentials => "wrong credentials",
+            Self::NoPermission => "no permission",
+            Self::NoBucket => "no bucket",
+            Self::Full => "full",
+            Self::Unsupported => "unsupported",
+            Self::Untrusted => "untrusted",
+            Self::NotHttp => "not HTTP",
+            Self::NotTls => "not TLS",
+            Self::Refused => "refused",
+            Self::Unresolved => "unresolved",
+            Self::Unreachable => "unreachable",
+            Self::Throttled => "throttled",
+            Self::Stalled => "stalled",
+            Self::Cut => "cut",
+            Self::Failed => "failed",
+        }
+    }
+
     /// Whether the store itself has said so.
     pub(super) fn is_answer(self) -> bool {
         self.is_lasting()

@@ -4,10 +4,12 @@
 //! changed, so what was granted survives a power cut. What is to be created once is created with a
 //! condition; where the store ignores conditions it is looked at before and read back after.
 //!
-//! Modules: `latest` (the pointer that never goes back), `survey` (what lies in a job's folder).
+//! Modules: `latest` (the pointer that never goes back), `survey` (what lies in a job's folder), `writable`
+//! (whether anything can be written there).
 
 mod latest;
 mod survey;
+mod writable;
 
 use std::fs::File;
 use std::path::{Path as FsPath, PathBuf};
@@ -19,6 +21,7 @@ use object_store::{GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use ringmaster_store::{self as store, Conditional, Scheme, Store};
 
 pub(crate) use survey::Survey;
+pub use writable::check_writable;
 
 use super::Error;
 use super::layout::StepName;
