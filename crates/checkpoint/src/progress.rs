@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 static MOVED: AtomicU64 = AtomicU64::new(0);
 
-/// Counts a part of a checkpoint that was written or read.
+/// Counts a part of a checkpoint that was written, read or deleted.
 pub(crate) fn advance() {
     MOVED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Returns how many parts of checkpoints this process has written or read.
+/// Returns how many parts of checkpoints this process has written, read or deleted. Attempts that failed do not
+/// count: who is only refused does not move on.
 pub fn moved() -> u64 {
     MOVED.load(Ordering::Relaxed)
 }

@@ -25,6 +25,7 @@ pub use writable::check_writable;
 
 use super::Error;
 use super::layout::StepName;
+use super::progress;
 
 /// A folder of a store.
 #[derive(Debug, Clone)]
@@ -256,7 +257,7 @@ impl CheckpointDir {
         let mut deleted = self.store.delete_stream(listed);
         while let Some(result) = deleted.next().await {
             match result {
-                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => progress::advance(),
                 Err(source) => return Err(error(source)),
             }
         }
