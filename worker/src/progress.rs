@@ -21,15 +21,23 @@ pub enum Work {
     Data,
     /// Computed: a micro-batch through a tower, a batch evaluated.
     Compute,
+    /// Bytes that went to peers or came from them.
+    Transfer,
 }
 
-static DONE: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static DONE: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 static ENTERED: AtomicU64 = AtomicU64::new(0);
 static WAITING: AtomicU64 = AtomicU64::new(0);
+static UNGRANTED: AtomicU64 = AtomicU64::new(0);
 
 /// Counts a piece of work.
 pub fn advance(work: Work) {
-    DONE[work as usize].fetch_add(1, Ordering::Relaxed);
+    advance_by(work, 1);
+}
+
+/// Counts pieces of work that are done at once.
+pub(crate) fn advance_by(work: Work, pieces: usize) {
+    DONE[work as usize].fetch_add(pieces as u64, Ordering::Relaxed);
 }
 
 /// Returns how many pieces of the work that `phase` consists of this process has done.
@@ -38,12 +46,16 @@ pub(crate) fn of_phase(phase: Phase) -> u64 {
     // Parts of checkpoints are counted where they are moved.
     let stored = ringmaster_checkpoint::moved;
     match phase {
-        Phase::Start | Phase::Load => done(Work::Data) + done(Work::Compute) + stored(),
+        Phase::Start => done(Work::Data) + done(Work::Compute) + stored(),
+        // A state of many gigabytes may be on its way from a peer.
+        Phase::Load => done(Work::Data) + done(Work::Compute) + done(Work::Transfer) + stored(),
+        // What is waited for may be long, and on its way.
+        Phase::Join | Phase::Collective => done(Work::Transfer),
         Phase::Data => done(Work::Data),
         Phase::Compute => done(Work::Compute),
         Phase::Eval => done(Work::Data) + done(Work::Compute),
         Phase::Save | Phase::Done => stored(),
-        Phase::Unspecified | Phase::Join | Phase::Collective | Phase::Apply => 0,
+        Phase::Unspecified | Phase::Apply => 0,
     }
 }
 
@@ -64,23 +76,41 @@ pub(crate) fn begin_generation() {
 
 /// Says, as long as it lives, that its thread is blocked until the peers have done their part.
 #[derive(Debug)]
-pub(crate) struct Waiting(());
+pub(crate) struct Waiting(&'static AtomicU64);
 
-/// Begins a wait for peers.
-pub(crate) fn wait_for_peers() -> Waiting {
-    WAITING.fetch_add(1, Ordering::Relaxed);
-    Waiting(())
+impl Waiting {
+    fn begin(count: &'static AtomicU64) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// Returns whether a thread is blocked in a collective right now.
-pub(crate) fn waits_for_peers() -> bool {
-    WAITING.load(Ordering::Relaxed) > 0
+/// Begins a wait for peers.
+pub(crate) fn wait_for_peers() -> Waiting {
+    Waiting::begin(&WAITING)
+}
+
+/// Begins a wait for the permission to publish a checkpoint, which comes once all peers have stored their parts.
+pub(crate) fn wait_for_grant() -> Waiting {
+    Waiting::begin(&UNGRANTED)
+}
+
+/// Returns whether a rank in `phase` is blocked until its peers have done their part right now.
+pub(crate) fn waits_for_peers(phase: Phase) -> bool {
+    let blocked = |count: &AtomicU64| count.load(Ordering::Relaxed) > 0;
+    match phase {
+        Phase::Load | Phase::Compute | Phase::Eval => blocked(&WAITING),
+        // A grant is waited for on the thread that writes. Only here does the rank itself wait for that one.
+        Phase::Save => blocked(&WAITING) || blocked(&UNGRANTED),
+        // Nothing is asked of a peer: another thread's wait is not this rank's.
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -103,9 +133,29 @@ mod tests {
     }
 
     #[test]
+    fn bytes_between_ranks_show_where_a_rank_waits_for_its_peers() {
+        let shown = || [Phase::Join, Phase::Load, Phase::Collective].map(of_phase);
+        let before = shown();
+        advance_by(Work::Transfer, 1 << 20);
+        for (before, after) in before.into_iter().zip(shown()) {
+            assert!(after >= before + (1 << 20));
+        }
+    }
+
+    #[test]
     fn a_wait_shows_until_it_ends() {
         let waiting = wait_for_peers();
-        assert!(waits_for_peers());
+        for phase in [Phase::Load, Phase::Compute, Phase::Eval, Phase::Save] {
+            assert!(waits_for_peers(phase));
+        }
+        assert!(!waits_for_peers(Phase::Data) && !waits_for_peers(Phase::Join));
+        drop(waiting);
+    }
+
+    #[test]
+    fn a_rank_that_saves_waits_for_its_peers_until_the_coordinator_grants_the_commit() {
+        let waiting = wait_for_grant();
+        assert!(waits_for_peers(Phase::Save));
         drop(waiting);
     }
 }

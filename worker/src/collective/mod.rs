@@ -67,7 +67,12 @@ pub enum Error {
     Mismatch { peer: usize, got: String, want: String },
     /// The ring could not be formed.
     #[error("cannot form the ring of {world_size} ranks: {reason}")]
-    Connect { world_size: usize, reason: String },
+    Connect {
+        world_size: usize,
+        /// The ranks that were not to be reached, or did not come; empty where it is not known.
+        peers: Vec<usize>,
+        reason: String,
+    },
     /// A tensor the back end cannot work on.
     #[error("{operation}: {reason}")]
     Tensor {

@@ -181,11 +181,10 @@ fn encode(report: Report) -> Vec<u8> {
 fn as_of_now(mut status: RankStatus) -> RankStatus {
     let phase = status.phase();
     status.collective_sequence = progress::collectives_entered();
-    status.progress = progress::of_phase(phase);
-    let may_wait = matches!(phase, Phase::Load | Phase::Compute | Phase::Eval | Phase::Save);
-    if may_wait && progress::waits_for_peers() {
+    if progress::waits_for_peers(phase) {
         status.phase = Phase::Collective.into();
     }
+    status.progress = progress::of_phase(status.phase());
     status
 }
 

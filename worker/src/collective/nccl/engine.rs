@@ -13,6 +13,7 @@ use super::ops::{self, Call};
 use super::{Options, Queued, device_failed};
 use crate::ffi::driver::{Context, Event, Stream};
 use crate::ffi::nccl::{self, Communicator};
+use crate::progress::{self, Work};
 use ringmaster_agent::ffi::exit_now;
 
 /// Between looks at the communicator while operations are in flight.
@@ -213,7 +214,8 @@ impl<'a> Engine<'a> {
         shared: &'a Arc<Shared>,
     ) -> Result<Self, Error> {
         let world_size = options.world_size;
-        let failed = |reason: String| Error::Connect { world_size, reason };
+        // NCCL does not say which peer it waits for.
+        let failed = |reason: String| Error::Connect { world_size, peers: Vec::new(), reason };
         let stream = Stream::independent(context).map_err(|e| failed(e.to_string()))?;
         let communicator = Communicator::begin(&options.id, options.rank, world_size, &stream)
             .map_err(|e| failed(e.to_string()))?;
@@ -305,6 +307,8 @@ impl<'a> Engine<'a> {
             })?;
         }
         if let Some(sequence) = reached {
+            // NCCL tells of whole operations only, not of the bytes of one that is under way.
+            progress::advance(Work::Transfer);
             self.shared.done(sequence);
         }
         match (self.in_flight.front(), self.deadline) {

@@ -130,7 +130,8 @@ impl Nccl {
     /// come in time; [`Error::Aborted`] when `abort` is set meanwhile.
     pub fn connect(options: Options, abort: &AbortFlag) -> Result<Self, Error> {
         let world_size = options.world_size;
-        let failed = |reason: String| Error::Connect { world_size, reason };
+        // NCCL does not say which peer it waits for.
+        let failed = |reason: String| Error::Connect { world_size, peers: Vec::new(), reason };
         let version = version().map_err(|e| failed(e.to_string()))?;
         let context = Context::primary(options.ordinal).map_err(|e| failed(e.to_string()))?;
         tracing::info!(

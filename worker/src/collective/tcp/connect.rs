@@ -46,7 +46,7 @@ pub(super) fn mesh(
         channels: options.peers.iter().map(|_| None).collect(),
         closed: vec![None; options.peers.len()],
     };
-    Member::of(options).map_err(|reason| mesh.failed(reason))?;
+    Member::of(options).map_err(|reason| mesh.failed(Vec::new(), reason))?;
     for peer in 0..options.rank {
         mesh.channels[peer] = Some(mesh.connect(peer)?);
     }
@@ -55,8 +55,8 @@ pub(super) fn mesh(
 }
 
 impl Mesh<'_> {
-    fn failed(&self, reason: String) -> Error {
-        Error::Connect { world_size: self.options.peers.len(), reason }
+    fn failed(&self, peers: Vec<usize>, reason: String) -> Error {
+        Error::Connect { world_size: self.options.peers.len(), peers, reason }
     }
 
     /// Returns a rank that was connected and is gone: a lower one as soon as its end has closed, a
@@ -79,8 +79,8 @@ impl Mesh<'_> {
     fn check(&mut self) -> Result<(), Error> {
         self.abort.check()?;
         self.gone().map_or(Ok(()), |peer| {
-            let reason = format!("rank {peer} has left while the ring was being formed");
-            Err(self.failed(reason))
+            let reason = "it has left while the ring was being formed".to_owned();
+            Err(Error::PeerLost { peer, operation: "connect", sequence: 0, reason })
         })
     }
 
@@ -97,11 +97,12 @@ impl Mesh<'_> {
                 }
                 Ok((_, answer)) => {
                     let reason = format!("rank {peer} at {address} refused this rank: {answer:?}");
-                    return Err(self.failed(reason));
+                    return Err(self.failed(vec![peer], reason));
                 }
                 // Refused once, refused always.
                 Err(e) if tls::is_about_certificates(&e) => {
-                    return Err(self.failed(format!("rank {peer} at {address}: {e}")));
+                    let reason = format!("rank {peer} at {address}: {e}");
+                    return Err(self.failed(vec![peer], reason));
                 }
                 // The address may still be somebody else's, who does not even speak TLS.
                 Err(e) => e,
@@ -109,7 +110,7 @@ impl Mesh<'_> {
             self.check()?;
             if Instant::now() >= self.deadline {
                 let reason = format!("cannot reach rank {peer} at {address}: {failure}");
-                return Err(self.failed(reason));
+                return Err(self.failed(vec![peer], reason));
             }
             // The peer may not listen yet.
             std::thread::sleep(Duration::from_millis(u64::from(POLL_INTERVAL_MS)));
@@ -166,23 +167,32 @@ impl Mesh<'_> {
 
     fn accept_higher(&mut self, listener: &TcpListener) -> Result<(), Error> {
         let acceptor = Acceptor::new(listener, self.options);
-        let mut acceptor = acceptor.map_err(|e| self.failed(format!("listener: {e}")))?;
-        while let Some(missing) = self.missing() {
+        let mut acceptor =
+            acceptor.map_err(|e| self.failed(Vec::new(), format!("listener: {e}")))?;
+        loop {
+            let missing = self.missing();
+            let Some(first) = missing.first() else { return Ok(()) };
             self.check()?;
             if Instant::now() >= self.deadline {
-                return Err(self.failed(format!("rank {missing} did not connect in time")));
+                let reason = match missing.len() {
+                    1 => format!("rank {first} did not connect in time"),
+                    count => {
+                        format!("{count} ranks, rank {first} among them, did not connect in time")
+                    }
+                };
+                return Err(self.failed(missing, reason));
             }
             acceptor.wait();
-            acceptor.admit().map_err(|reason| self.failed(reason))?;
+            acceptor.admit().map_err(|reason| self.failed(Vec::new(), reason))?;
             acceptor.hear(&mut self.channels);
         }
-        Ok(())
     }
 
-    fn missing(&self) -> Option<usize> {
+    /// Returns the higher ranks that are not connected.
+    fn missing(&self) -> Vec<usize> {
         let is_missing =
             |&peer: &usize| self.channels[peer].as_ref().is_none_or(Channel::is_closed);
-        (self.options.rank + 1..self.channels.len()).find(is_missing)
+        (self.options.rank + 1..self.channels.len()).filter(is_missing).collect()
     }
 }
 

@@ -18,6 +18,7 @@ use super::abort::{AbortFlag, AbortHandle};
 use super::channel::{Channel, PEER_CLOSED};
 use super::frame::{Frame, Operation};
 use crate::ffi::memory::HostBytes;
+use crate::progress::{self, Work};
 
 /// How often a blocked operation looks at the abort flag and its deadline.
 const POLL_INTERVAL_MS: u16 = 100;
@@ -126,6 +127,7 @@ impl Links {
                 Ok(Some(read)) => {
                     filled += read;
                     self.stalled = None;
+                    progress::advance_by(Work::Transfer, read);
                 }
                 Ok(None) if self.send_queued(frame)? => {}
                 Ok(None) => {
@@ -268,6 +270,7 @@ fn send_some(
         let data = segment.data.read(segment.range.clone());
         let Some(mut written) = channel.write(head, data)? else { return Ok(moved) };
         moved = true;
+        progress::advance_by(Work::Transfer, written);
         let of_head = written.min(segment.head_left);
         segment.head_left -= of_head;
         written -= of_head;

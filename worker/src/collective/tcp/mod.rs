@@ -82,7 +82,8 @@ impl Tcp {
     ///
     /// # Errors
     /// [`Error::Connect`] when a peer does not come, is of another generation, has another token or
-    /// cannot prove its rank; [`Error::Aborted`] when `abort` is used meanwhile.
+    /// cannot prove its rank; [`Error::PeerLost`] when one leaves before all have come; [`Error::Aborted`] when
+    /// `abort` is used meanwhile.
     pub fn connect(
         listener: &TcpListener,
         options: &Options,
@@ -97,6 +98,7 @@ impl Tcp {
             .spawn(move || ops::run(links, queue))
             .map_err(|e| Error::Connect {
                 world_size: options.peers.len(),
+                peers: Vec::new(),
                 reason: format!("cannot start a thread: {e}"),
             })?;
         Ok(Self {

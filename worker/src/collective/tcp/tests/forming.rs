@@ -40,7 +40,9 @@ fn a_rank_that_leaves_ends_the_formation_for_those_who_wait_for_others() {
             for (rank, thread) in ranks {
                 let error = thread.join().unwrap().unwrap_err();
                 let text = error.to_string();
-                let left = format!("rank {leaver} has left while the ring was being formed");
+                let left = format!(
+                    "lost rank {leaver} in connect #0: it has left while the ring was being formed"
+                );
                 assert!(rank == leaver || text.contains(&left), "{text}");
             }
         });

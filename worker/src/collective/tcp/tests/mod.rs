@@ -219,6 +219,7 @@ fn a_missing_peer_is_an_error_and_an_abort_ends_the_wait_for_it() {
     options[0].connect_timeout = Duration::from_millis(200);
     let error = Tcp::connect(&listeners[0], &options[0], &AbortFlag::new()).unwrap_err();
     assert!(error.to_string().contains("rank 1 did not connect in time"), "{error}");
+    assert!(matches!(&error, Error::Connect { peers, .. } if peers == &[1]), "{error:?}");
 
     // Rank 0 waits for rank 1, which listens but never answers; so does rank 1 for rank 0.
     for rank in [0, 1] {
