@@ -1,7 +1,8 @@
 //! The command line of `ringmaster-worker`, its logs and its exit codes.
 //!
 //! Exit codes: 0 ended as asked; 1 failed; 2 the command line or a rank's environment is wrong;
-//! 75 a rank lost its agent; 78 trying again cannot help (its manifest or data cannot work); 101 a panic.
+//! 75 a rank lost its agent; 77 this node cannot run the rank, another one may; 78 trying again cannot help (the
+//! manifest or its data cannot work); 101 a panic.
 
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -146,18 +147,41 @@ fn run_rank() -> i32 {
     };
     panic_hook::install(env.status_file.clone());
     let status_file = env.status_file.clone();
-    let termination = Termination::take().map_err(|error| error::Error::Environment {
-        what: format!("cannot block SIGTERM: {error}"),
-    });
+    let termination = Termination::take().map_err(|source| error::Error::Signals { source });
     let Err(error) = termination.and_then(|termination| train::run(env, termination)) else {
         return exit::SUCCESS;
     };
-    let status = ExitStatus { reason: chain(&error), retryable: error.retryable() };
-    tracing::error!(retryable = status.retryable, "{}", status.reason);
+    let status = last_words(&error);
+    tracing::error!(
+        class = ?status.class,
+        operation = status.operation,
+        cause = status.cause,
+        "{}",
+        status.reason
+    );
     if let Err(error) = exit::write_status(&status_file, &status) {
         tracing::error!(%error, path = %status_file.display(), "cannot write the status file");
     }
-    if status.retryable { exit::FAILED } else { exit::HOPELESS }
+    code_of(status.class)
+}
+
+/// Says why a rank ends, and whose fault that is.
+fn last_words(error: &error::Error) -> ExitStatus {
+    ExitStatus {
+        reason: chain(error),
+        class: error.class(),
+        operation: error.operation().to_owned(),
+        cause: error.cause(),
+    }
+}
+
+/// The exit code says the class, too, to an agent that finds no status file.
+fn code_of(class: exit::Class) -> i32 {
+    match class {
+        exit::Class::Retry => exit::FAILED,
+        exit::Class::Node => exit::NODE,
+        exit::Class::Job => exit::HOPELESS,
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +200,16 @@ mod tests {
         assert!(colours(true, None) && colours(true, Some(OsStr::new(""))));
         assert!(!colours(true, Some(OsStr::new("1"))));
         assert!(!colours(false, None));
+    }
+
+    #[test]
+    fn last_words_and_exit_code_say_whose_fault_it_is() {
+        let error = error::Error::NotFinite { step: 7, loss: f64::NAN, squared_norm: 1.0 };
+        let words = last_words(&error);
+        assert!(words.reason.contains("not finite in step 7"), "{}", words.reason);
+        assert_eq!((words.class, code_of(words.class)), (exit::Class::Job, 78));
+        assert_eq!((words.operation.as_str(), words.cause.as_str()), ("train", "not finite"));
+        assert_eq!((code_of(exit::Class::Retry), code_of(exit::Class::Node)), (1, 77));
     }
 
     #[test]

@@ -19,7 +19,7 @@ const GIB: f64 = (1_u64 << 30) as f64;
 pub fn probe(accelerator: Accelerator) -> Result<WorkerInfo, String> {
     let mut gpus = Vec::new();
     if accelerator == Accelerator::Cuda {
-        ffi::cuda::device(accelerator, 0)?;
+        ffi::cuda::device(accelerator, 0).map_err(|error| error.to_string())?;
         gpus = visible()?;
     }
     let features = if cfg!(faults) { vec![FAULTS.to_owned()] } else { Vec::new() };

@@ -26,7 +26,12 @@ pub fn install(status_file: PathBuf) {
             }
         }
         print(info);
-        let status = ExitStatus { reason: describe(info), retryable: true };
+        let status = ExitStatus {
+            reason: describe(info),
+            class: exit::Class::Retry,
+            operation: "run".to_owned(),
+            cause: "panic".to_owned(),
+        };
         if let Err(error) = exit::write_status(&status_file, &status) {
             tracing::error!(%error, path = %status_file.display(), "cannot write the status file");
         }

@@ -144,7 +144,7 @@ impl Loader {
             let thread = std::thread::Builder::new()
                 .name(format!("reader-{reader}"))
                 .spawn(move || working.0.run())
-                .map_err(|e| Error::Reader { reason: e.to_string() })?;
+                .map_err(|source| Error::Thread { source })?;
             loader.readers.push(thread);
         }
         Ok(loader)

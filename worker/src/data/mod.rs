@@ -76,20 +76,12 @@ pub enum Error {
         attempts: u64,
         list: String,
     },
-    /// A thread that could not be started, or ended.
+    /// A reader that ended, or a batch beyond the last.
     #[error("reader thread: {reason}")]
     Reader { reason: String },
-}
-
-impl Error {
-    /// Whether another attempt may do better: not where a store refuses what it was asked.
-    pub fn retryable(&self) -> bool {
-        match self {
-            Self::Store { source, .. } => !source.kind.is_mistake(),
-            Self::Reader { .. } => true,
-            _ => false,
-        }
-    }
+    /// The system gives no more threads.
+    #[error("cannot start a thread that reads data")]
+    Thread { source: std::io::Error },
 }
 
 /// Returns how many corrupt samples a share of `max_corrupt` of `samples` is: at least one, unless

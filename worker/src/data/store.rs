@@ -70,7 +70,7 @@ impl Stores {
             .thread_name("data-store")
             .enable_all()
             .build()
-            .map_err(|e| Error::Reader { reason: e.to_string() })?;
+            .map_err(|source| Error::Thread { source })?;
         Ok(Arc::clone(self.runtime.insert(Arc::new(runtime))))
     }
 }

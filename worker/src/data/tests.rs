@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::image::{ImageFormat, Rgb, RgbImage};
+use ringmaster_agent::exit::Class;
 use ringmaster_manifest::spec::AugCfg;
 
 use super::*;
@@ -174,7 +175,7 @@ fn too_many_corrupt_samples_end_the_loader_with_their_names() {
     let error = load(&dataset, 0..24, 0..6, 2, Vec::new()).unwrap_err();
     assert!(matches!(&error, Error::TooManyCorrupt { limit: 7, .. }), "{error}");
     assert!(error.to_string().contains(".tar/s00"), "{error}");
-    assert!(!error.retryable());
+    assert_eq!(crate::error::Error::from(error).class(), Class::Job);
 }
 
 /// Options of a plain loader over `dataset`, for tests that change one of them.

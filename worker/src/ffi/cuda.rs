@@ -3,33 +3,72 @@
 use ringmaster_manifest::spec::Accelerator;
 use tch::{Cuda, Device};
 
-/// Returns the device of a rank, after opening `libtorch_cuda.so` when it is a GPU.
+/// Why a rank has no GPU; says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// libtorch's CUDA half is not to be had.
+    #[error(
+        "accelerator: cuda needs libtorch_cuda.so of PyTorch 2.11 ({reason}); put its folder into \
+         LD_LIBRARY_PATH, or use accelerator: cpu"
+    )]
+    Library {
+        /// What the dynamic linker said.
+        reason: String,
+    },
+    /// There is no GPU that works.
+    #[error(
+        "accelerator: cuda, but libtorch finds no CUDA device; check the driver with nvidia-smi, or use \
+         accelerator: cpu"
+    )]
+    NoDevice,
+    /// There are fewer GPUs than ranks on this node.
+    #[error(
+        "local rank {ordinal} has no GPU: this node shows {devices}; start the agent with --slots \
+         {devices}"
+    )]
+    TooFew {
+        /// Of the GPU that is wanted, among those that this process sees.
+        ordinal: u32,
+        /// That it sees.
+        devices: i64,
+    },
+}
+
+impl Error {
+    /// Returns what kind of thing is wrong.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Library { .. } => "no libtorch_cuda",
+            Self::NoDevice => "no device",
+            Self::TooFew { .. } => "too few devices",
+        }
+    }
+}
+
+/// Returns the device of a rank, after opening `libtorch_cuda.so` when it is a GPU: the one that comes at
+/// `ordinal` among those that this process sees. That is the local rank where a process sees all GPUs of its
+/// node, and zero where its agent shows it its own alone.
 ///
 /// libtorch caches its CUDA hooks at the first query: this must come before any other use of it.
 ///
 /// # Errors
-/// No `libtorch_cuda.so`, no GPU, or fewer GPUs than ranks on this node; says what to do.
-pub fn device(accelerator: Accelerator, local_rank: u32) -> Result<Device, String> {
+/// No `libtorch_cuda.so`, no GPU, or fewer GPUs than ranks on this node.
+pub fn device(accelerator: Accelerator, ordinal: u32) -> Result<Device, Error> {
     if accelerator == Accelerator::Cpu {
         return Ok(Device::Cpu);
     }
     open_libtorch_cuda()?;
     if !Cuda::is_available() {
-        return Err("accelerator: cuda, but libtorch finds no CUDA device; \
-                    check the driver with nvidia-smi, or use accelerator: cpu"
-            .to_owned());
+        return Err(Error::NoDevice);
     }
     let devices = Cuda::device_count();
-    if i64::from(local_rank) >= devices {
-        return Err(format!(
-            "local rank {local_rank} has no GPU: this node shows {devices}; \
-             start the agent with --slots {devices}"
-        ));
+    if i64::from(ordinal) >= devices {
+        return Err(Error::TooFew { ordinal, devices });
     }
-    Ok(Device::Cuda(local_rank as usize))
+    Ok(Device::Cuda(ordinal as usize))
 }
 
-fn open_libtorch_cuda() -> Result<(), String> {
+fn open_libtorch_cuda() -> Result<(), Error> {
     // SAFETY: libtorch_cuda's initialisers register its kernels with the libtorch_cpu that is
     // already loaded; both come from the same PyTorch release. The handle is leaked on purpose,
     // so no registered code is ever unloaded.
@@ -39,11 +78,7 @@ fn open_libtorch_cuda() -> Result<(), String> {
             std::mem::forget(library);
             Ok(())
         }
-        Err(error) => Err(format!(
-            "accelerator: cuda needs libtorch_cuda.so of PyTorch 2.11 ({}); \
-             put its folder into LD_LIBRARY_PATH, or use accelerator: cpu",
-            super::library::reason(&error)
-        )),
+        Err(error) => Err(Error::Library { reason: super::library::reason(&error) }),
     }
 }
 

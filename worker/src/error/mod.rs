@@ -1,16 +1,60 @@
-//! What can end a rank, and what another attempt may mend.
+//! What can end a rank, and whose fault that is.
+//!
+//! Here what can happen; `class` says of each what the coordinator is told: the class, what the rank was about
+//! to do, and what kind of thing went wrong.
+
+mod class;
+mod weights;
+
+use std::path::PathBuf;
 
 use crate::control::{agent, coordinator};
-use crate::{collective, data, eval, health, loss, model, report};
+use crate::{collective, data, eval, ffi, health, loss, model, report};
 use ringmaster_checkpoint as checkpoint;
+use ringmaster_manifest::stored;
 
 /// Why a rank, or one of its attempts, ended.
 #[expect(missing_docs, reason = "the message of each variant says what its fields are")]
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The environment or the manifest the agent handed over is wrong.
+    /// The agent's copy of the manifest is not to be had.
+    #[error("cannot read the manifest {}", path.display())]
+    ReadManifest { path: PathBuf, source: std::io::Error },
+    /// The manifest says something that this worker does not understand: a newer one may.
+    #[error("manifest {}", path.display())]
+    Manifest { path: PathBuf, source: stored::Error },
+    /// A fault that a test asks for is not to be had.
     #[error("{what}")]
-    Environment { what: String },
+    Fault { what: String },
+    /// SIGTERM cannot be kept from ending the process.
+    #[error("cannot block SIGTERM")]
+    Signals { source: std::io::Error },
+    /// The system gives no more threads.
+    #[error("cannot start the thread {name}")]
+    Thread { name: &'static str, source: std::io::Error },
+    /// The device that the rank is to compute on cannot be used at all.
+    #[error("cannot use {device}")]
+    Device {
+        /// In words: by its UUID, or by the local rank that it belongs to.
+        device: String,
+        source: ffi::cuda::Error,
+    },
+    /// The GPU works no more, or there is no NCCL for it.
+    #[error("GPU {ordinal} of this node")]
+    Gpu {
+        /// As libtorch numbers it.
+        ordinal: usize,
+        source: ffi::nccl::Error,
+    },
+    /// This node cannot take part in a communicator of GPUs.
+    #[error("NCCL")]
+    Nccl { source: ffi::nccl::Error },
+    /// What the ring's first rank sent is none of NCCL's ids.
+    #[error(
+        "rank 0 sent a communicator id of {bytes} bytes, but NCCL's have {expected}; all ranks of a job \
+         need accelerator: cuda and the same version of ringmaster-worker"
+    )]
+    CommunicatorId { bytes: usize, expected: usize },
     /// This machine cannot train the job.
     #[error("health check")]
     Health(#[from] health::Error),
@@ -50,6 +94,21 @@ pub enum Error {
     /// A checkpoint store that cannot be read.
     #[error("checkpoint store")]
     Store(#[from] checkpoint::Error),
+    /// The folder of checkpoints takes none: found out before the first step.
+    #[error("checkpoints cannot be written to {uri}")]
+    CheckpointFolder {
+        /// As the manifest names it.
+        uri: String,
+        source: checkpoint::Error,
+    },
+    /// There is no checkpoint where there has to be one.
+    #[error("{what}")]
+    NoCheckpoint {
+        /// Path or URL of the place.
+        url: String,
+        /// Why there has to be one, and what to do.
+        what: String,
+    },
     /// A checkpoint that does not fit the model.
     #[error("checkpoint: {what}")]
     Checkpoint { what: String },
@@ -91,7 +150,8 @@ pub enum Error {
     /// Silent corruption: ranks hold different sums of the same gradients.
     #[error(
         "replicas disagree in step {step}: gradient norms from {lowest} to {highest}; \
-         a node computes or stores wrongly"
+         {}",
+        culprits(minority)
     )]
     ReplicasDiffer {
         /// 1-based step.
@@ -100,15 +160,19 @@ pub enum Error {
         lowest: f64,
         /// Largest.
         highest: f64,
+        /// Ring ranks that hold another sum than most do; empty where there is no majority.
+        minority: Vec<u32>,
     },
     /// Silent corruption: ranks hold different weights or optimizer state.
     #[error(
-        "replicas hold different weights or optimizer state after step {step}; a node computes or \
-         stores wrongly. All ranks go back to the newest checkpoint"
+        "replicas hold different weights or optimizer state after step {step}; {}",
+        culprits(minority)
     )]
     WeightsDiffer {
         /// Steps applied.
         step: u64,
+        /// Ring ranks that hold another state than most do; empty where there is no majority.
+        minority: Vec<u32>,
     },
     /// A message between ranks of the same build that makes no sense.
     #[error("internal: {what}")]
@@ -123,34 +187,27 @@ impl Error {
             Self::Collective(_)
                 | Self::Superseded { .. }
                 | Self::WeightsDiffer { .. }
+                | Self::ReplicasDiffer { .. }
                 | Self::Eval(eval::Error::Collective(_))
                 | Self::Report(report::Error::Superseded { .. })
         )
     }
+}
 
-    /// Whether another process may do better; false for mistakes every attempt would meet.
-    pub fn retryable(&self) -> bool {
-        if let Self::Data(error) | Self::Eval(eval::Error::Open { source: error, .. }) = self {
-            return error.retryable();
+/// Says who computes or stores wrongly, as the end of a sentence.
+fn culprits(minority: &[u32]) -> String {
+    let ranks: Vec<String> = minority.iter().map(u32::to_string).collect();
+    match ranks.as_slice() {
+        [] => {
+            "a node computes or stores wrongly, and there is no majority that says which".to_owned()
         }
-        if let Self::Store(error) = self {
-            return !error.is_mistake();
+        [one] => {
+            format!("ring rank {one} holds another than most: its node computes or stores wrongly")
         }
-        if let Self::Weights { source, .. } = self {
-            return source.may_pass();
-        }
-        if let Self::Tokenizer(crate::factory::tokenizer::Error::NotFound { source, .. }) = self {
-            return source.may_pass();
-        }
-        !matches!(
-            self,
-            Self::Environment { .. }
-                | Self::Model(_)
-                | Self::Tokenizer(_)
-                | Self::Checkpoint { .. }
-                | Self::NotFinite { .. }
-                | Self::Eval(eval::Error::Empty { .. })
-        )
+        more => format!(
+            "ring ranks {} hold others than most: their nodes compute or store wrongly",
+            more.join(", ")
+        ),
     }
 }
 
@@ -163,41 +220,5 @@ impl From<coordinator::Error> for Error {
             }
             source => Self::Coordinator { source },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use ringmaster_store as store;
-
-    use super::*;
-
-    fn of_code(code: &str) -> store::Error {
-        let source = format!("<Error><Code>{code}</Code></Error>").into();
-        store::Error::from(object_store::Error::Generic { store: "S3", source })
-    }
-
-    /// Wrong credentials and missing buckets were tried four times, and the job's reason ended with its
-    /// restart budget.
-    #[test]
-    fn what_a_store_refuses_ends_the_job_at_once_and_what_may_pass_does_not() {
-        for (code, again) in [
-            ("SignatureDoesNotMatch", false),
-            ("InvalidAccessKeyId", false),
-            ("AccessDenied", false),
-            ("NoSuchBucket", false),
-            ("NotImplemented", false),
-            ("SlowDown", true),
-            ("InternalError", true),
-            ("QuotaExceeded", true),
-        ] {
-            let (url, source) = ("s3://data/a.tar".to_owned(), of_code(code));
-            let data = Error::Data(data::Error::Store { url, source });
-            let (object, source) = ("s3://runs".to_owned(), of_code(code));
-            let store = Error::Store(checkpoint::Error::Store { action: "list", object, source });
-            assert_eq!((data.retryable(), store.retryable()), (again, again), "{code}");
-        }
-        let (url, reason) = ("s3://runs".to_owned(), "there are no credentials".to_owned());
-        assert!(!Error::Store(checkpoint::Error::Unusable { url, reason }).retryable());
     }
 }
