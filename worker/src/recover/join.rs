@@ -22,16 +22,20 @@ const COMMUNICATOR_TIMEOUT: Duration = Duration::from_secs(120);
 const ABORT_DEADLINE: Duration = Duration::from_secs(20);
 
 impl Rank {
+    /// Says what this rank holds and how its last ring ended, and waits for the plan of all.
     pub(crate) fn join(
-        &self,
+        &mut self,
         generation: Generation,
         listener: &TcpListener,
         interruptions: u64,
     ) -> Result<JoinReply, Error> {
-        let held = self.replica.complete.then(|| HeldState {
+        // A state that was never found to be that of a whole ring is nobody's source.
+        self.joined_digest = self.replica.agreed.is_some().then(|| self.replica.digest());
+        let held = self.joined_digest.map(|digest| HeldState {
             applied_step: self.replica.applied,
-            digest: self.replica.digest(),
+            digest,
             entered_ready: self.replica.held.is_some(),
+            agreed: self.replica.agreed,
         });
         let plan = NumericPlan::propose(&self.job, &self.env, self.device);
         let data_address = listener
@@ -46,8 +50,11 @@ impl Rank {
             held,
             numeric_plan: serde_json::to_string(&plan).expect("a plan is plain data"),
             communicator_id: self.communicator_id()?,
+            left: self.left.clone(),
         };
-        Ok(self.client.join(request, interruptions)?)
+        let reply = self.client.join(request, interruptions)?;
+        self.left = None;
+        Ok(reply)
     }
 
     /// What the GPUs' communicator of the next generation is formed with. Every rank makes one, since
@@ -56,7 +63,7 @@ impl Rank {
         if self.env.world_size == 1 || self.device == Device::Cpu {
             return Ok(Vec::new());
         }
-        let id = UniqueId::create().map_err(|e| Error::Environment { what: e.to_string() })?;
+        let id = UniqueId::create().map_err(|source| Error::Nccl { source })?;
         Ok(id.as_bytes().to_vec())
     }
 
@@ -98,16 +105,10 @@ impl Rank {
     ) -> Result<Box<dyn Collective>, Error> {
         let id = UniqueId::from_bytes(&reply.communicator_id).ok_or_else(|| {
             let bytes = reply.communicator_id.len();
-            let what = format!(
-                "rank 0 sent a communicator id of {bytes} bytes, but NCCL's have {}; all ranks of a \
-                 job need accelerator: cuda and the same version of ringmaster-worker",
-                UniqueId::LEN
-            );
-            Error::Environment { what }
+            Error::CommunicatorId { bytes, expected: UniqueId::LEN }
         })?;
         // A GPU that has failed once stays failed for this process; another one may do better.
-        nccl::check_device(ordinal)
-            .map_err(|e| Error::Internal { what: format!("GPU {ordinal} of this node: {e}") })?;
+        nccl::check_device(ordinal).map_err(|source| Error::Gpu { ordinal, source })?;
         let options = nccl::Options {
             id,
             rank: host.rank(),

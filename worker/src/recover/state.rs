@@ -7,6 +7,7 @@ use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{Generation, JoinReply, StateSource};
 
+use super::agreement;
 use crate::collective::Collective;
 use crate::error::Error;
 use crate::rank::Rank;
@@ -22,6 +23,7 @@ impl Rank {
         };
         let step = self.replica.applied + 1;
         tracing::info!(step, "applying the gradients held since the fault");
+        self.joined_digest = None;
         let applied = self.replica.apply(&self.job)?;
         // Nobody measured this step's speed; the one before stands in for it.
         let rates = self.replica.metrics.as_ref().map_or_else(Rates::default, Rates::of);
@@ -30,9 +32,11 @@ impl Rank {
         Ok(())
     }
 
-    /// Everybody leaves with the state of the source: a survivor's, a checkpoint's, or step 0.
+    /// Everybody leaves with the state of the source: a survivor's, a checkpoint's, or step 0. From then on it is
+    /// this generation's.
     pub(crate) fn agree_on_state(
         &mut self,
+        generation: Generation,
         reply: &JoinReply,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
@@ -41,35 +45,69 @@ impl Rank {
         // One rank reads for all. The others wait for it in the first broadcast below; if it fails, it breaks
         // the ring, which ends their wait.
         if stored && collective.rank() == source {
+            self.replica.agreed = None;
             self.load_stored(reply)?;
         }
         // The same on every rank: also those that hold the state take part in the broadcast.
         if stored || !reply.receivers.is_empty() {
-            let began = Instant::now();
-            let own = reply.apply_held.then(|| self.replica.digest());
-            self.replica.receive(source, stored, collective)?;
-            if let Some(own) = own {
-                let step = self.replica.applied;
-                if own == self.replica.digest() {
-                    tracing::info!(step, source, "the gradients held gave the same state")
-                } else {
-                    tracing::warn!(
-                        step,
-                        source,
-                        "the gradients held gave another state; this node or the source's \
-                         computes or stores wrongly"
-                    )
-                }
-            }
-            tracing::info!(
-                step = self.replica.applied,
-                source,
-                live = !stored,
-                milliseconds = began.elapsed().as_millis() as u64,
-                "state received"
-            );
+            self.receive_state(reply, source, collective)?;
         }
+        self.compare_states(collective)?;
+        self.replica.agreed = Some(generation);
         Ok(())
+    }
+
+    /// Takes part in the handing over of the source's state.
+    fn receive_state(
+        &mut self,
+        reply: &JoinReply,
+        source: usize,
+        collective: &dyn Collective,
+    ) -> Result<(), Error> {
+        let began = Instant::now();
+        let stored = reply.source() == StateSource::Stored;
+        let rank = collective.rank();
+        let own = reply.apply_held.then(|| self.replica.digest());
+        // What the source of a live state holds does not change.
+        if stored || rank != source {
+            self.joined_digest = None;
+        }
+        let overwrites = stored || reply.receivers.contains(&(rank as u32));
+        self.replica.receive(source, overwrites, collective)?;
+        let step = self.replica.applied;
+        if let Some(own) = own {
+            let received = self.replica.digest();
+            self.joined_digest = Some(received);
+            if own == received {
+                tracing::info!(step, source, "the gradients held gave the same state")
+            } else {
+                tracing::warn!(
+                    step,
+                    source,
+                    "the gradients held gave another state; this node or the source's \
+                     computes or stores wrongly"
+                )
+            }
+        }
+        tracing::info!(
+            step,
+            source,
+            live = !stored,
+            milliseconds = began.elapsed().as_millis() as u64,
+            "state received"
+        );
+        Ok(())
+    }
+
+    /// Makes sure that all ranks hold the same state before they train on it: what was handed over or applied may
+    /// have been damaged on the way, and survivors may never have held the same.
+    fn compare_states(&mut self, collective: &dyn Collective) -> Result<(), Error> {
+        let known = self.joined_digest.take();
+        if collective.world_size() == 1 {
+            return Ok(());
+        }
+        let digest = known.unwrap_or_else(|| self.replica.digest());
+        agreement::compare(digest, self.replica.applied, collective)
     }
 
     /// The checkpoint this job was rolled back to, or what followed it; else its newest one, else that
@@ -110,14 +148,14 @@ impl Rank {
         }
         if let Some(resume) = resume {
             let what = format!("{resume} holds no complete checkpoint to resume from");
-            return Err(Error::Checkpoint { what });
+            return Err(Error::NoCheckpoint { url: resume.to_owned(), what });
         }
         if !hint.is_empty() {
             let what = format!(
                 "{hint} was published, but no checkpoint of this job verifies any more; the log says \
                  what is damaged. Submit the job again to start anew"
             );
-            return Err(Error::Checkpoint { what });
+            return Err(Error::NoCheckpoint { url: hint.to_owned(), what });
         }
         if !self.replica.pristine {
             self.replica = Replica::new(&self.job, self.device)?;
@@ -125,9 +163,7 @@ impl Rank {
         if let Some(file) = file {
             return self.load_training(&file);
         }
-        self.load_pretrained()?;
-        self.replica.complete = true;
-        Ok(())
+        self.load_pretrained()
     }
 }
 

@@ -9,7 +9,7 @@ use prost::Message as _;
 use ringmaster_checkpoint::{self as checkpoint, Moment};
 use ringmaster_manifest::MAX_LOGIT_SCALE;
 use ringmaster_manifest::spec::{self, TrainJob};
-use ringmaster_proto::v1::StepMetrics;
+use ringmaster_proto::v1::{Generation, StepMetrics};
 use ringmaster_weights::Weights;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Tensor};
@@ -37,8 +37,9 @@ pub(crate) struct Replica {
     pub applied: u64,
     /// The gradients of step `applied + 1` are reduced and kept, and this rank entered *ready*.
     pub held: Option<HeldStep>,
-    /// False until the state has been received, loaded or initialised in full.
-    pub complete: bool,
+    /// The newest generation at whose beginning this state's rank and its whole ring held the same; the state comes
+    /// from it. None for a state that nobody else was ever seen to hold, and while it is being overwritten.
+    pub agreed: Option<Generation>,
     /// Nothing has been written over the initial values.
     pub pristine: bool,
     /// Corrupt samples replaced so far, by all ranks.
@@ -106,7 +107,7 @@ impl Replica {
             decay,
             applied: 0,
             held: None,
-            complete: false,
+            agreed: None,
             pristine: true,
             substitutions: Vec::new(),
             resumed_samples: 0,
@@ -164,11 +165,12 @@ impl Replica {
         [self.clip.params().flat(), &self.adamw.exp_avg, &self.adamw.exp_avg_sq]
     }
 
-    /// Hands the state of `source` to every rank. A receiver that fails half-way holds nothing.
+    /// Hands the state of `source` to every rank. A receiver, whose state this `overwrites`, holds nothing from
+    /// then on until the ring has compared its states; the others hold these bits already.
     pub(crate) fn receive(
         &mut self,
         source: usize,
-        stored: bool,
+        overwrites: bool,
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         let header = Header {
@@ -184,8 +186,8 @@ impl Replica {
         let header: Header = serde_json::from_slice(&text)
             .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
         // Between here and the end the buffers are a mixture, unless they already held these bits.
-        if stored || self.applied != header.applied {
-            self.complete = false;
+        if overwrites {
+            self.agreed = None;
         }
         self.pristine = false;
         for buffer in self.buffers() {
@@ -199,13 +201,12 @@ impl Replica {
         self.metrics = StepMetrics::decode(header.metrics.as_slice()).ok().filter(|m| m.step > 0);
         self.substitutions = header.substitutions;
         self.held = None;
-        self.complete = true;
         Ok(())
     }
 
     /// Takes over a checkpoint.
     pub(crate) fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
-        self.complete = false;
+        self.agreed = None;
         self.pristine = false;
         let [params, exp_avg, exp_avg_sq] = self.buffers();
         for entry in self.clip.params().entries() {
@@ -230,7 +231,6 @@ impl Replica {
         self.metrics = None;
         self.substitutions = loaded.state.data.substitutions.clone();
         self.held = None;
-        self.complete = true;
         Ok(())
     }
 
@@ -243,14 +243,13 @@ impl Replica {
         file: &Weights,
         global_batch: u64,
     ) -> Result<openclip::Resumed, factory::Error> {
-        self.complete = false;
+        self.agreed = None;
         self.pristine = false;
         let resumed = openclip::resume(&self.clip, &self.adamw, file)?;
         self.applied = resumed.step;
         self.resumed_samples = resumed.step.saturating_mul(global_batch);
         self.metrics = None;
         self.held = None;
-        self.complete = true;
         Ok(resumed)
     }
 

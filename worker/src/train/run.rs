@@ -19,6 +19,7 @@ use crate::data;
 use crate::error::Error;
 use crate::ffi;
 use crate::rank::Rank;
+use crate::recover::left::ring_loss;
 use crate::report::{self, Run};
 use crate::save::{Saving, Start};
 
@@ -28,10 +29,11 @@ const REGROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// Trains until the job ends, over as many generations as that takes.
 ///
 /// # Errors
-/// What ends this process; [`Error::retryable`] says whether another one may do better.
+/// What ends this process; [`Error::class`] says whose fault that is.
 pub fn run(env: RankEnv, termination: Termination) -> Result<(), Error> {
     let mut rank = Rank::start(env, termination)?;
     let mut generation = rank.env.generation;
+    rank.check_folder(generation)?;
     loop {
         let Err(error) = rank.attempt(generation) else { return Ok(()) };
         rank.machine.tell_news();
@@ -39,6 +41,9 @@ pub fn run(env: RankEnv, termination: Termination) -> Result<(), Error> {
             return Err(error);
         }
         tracing::warn!(%generation, error = %words::chain(&error), "ring lost, waiting for the next generation");
+        let was_told = rank.interrupt.newest_generation() > generation;
+        // What an earlier ring was lost by stays, until a join has brought it to the coordinator.
+        rank.left = ring_loss(generation, &error, was_told).or(rank.left.take());
         rank.control.status(|status| status.phase = Phase::Join.into());
         // Without an order nobody died and the ring broke all the same: joining once more tells the
         // coordinator, which then forms a new generation. It may be away; joining waits for it.
@@ -85,6 +90,10 @@ impl Rank {
         let result = self.run_generation(generation, reply, abort, collective);
         if let Err(error) = &result {
             collective.aborter().abort(&words::chain(error));
+            let own = collective.rank() as u32;
+            if matches!(error, Error::WeightsDiffer { minority, .. } if minority.contains(&own)) {
+                self.replica.agreed = None;
+            }
         }
         result
     }
@@ -104,7 +113,7 @@ impl Rank {
         if reply.apply_held {
             self.apply_held(generation)?;
         }
-        self.agree_on_state(reply, collective)?;
+        self.agree_on_state(generation, reply, collective)?;
         self.control.status(|status| status.step = self.replica.applied);
 
         let counts = data::row_counts(&self.job, collective.world_size());
@@ -124,6 +133,7 @@ impl Rank {
             params: self.replica.clip.params(),
             memory: &self.snapshots,
             abort,
+            history: &self.history,
             spared: rolled_back_to.into_iter().chain(self.loaded_from.clone()).collect(),
         };
         self.saving = Some(Saving::start(&start, collective));

@@ -14,6 +14,7 @@ use crate::data::{self, Batch, Substitution};
 use crate::error::Error;
 use crate::faults::FaultPoint;
 use crate::model::Tower;
+use crate::recover::agreement;
 use crate::replica::{HeldStep, Replica};
 
 /// What the ranks know of a step once all of them hold its reduced gradients.
@@ -124,13 +125,13 @@ fn ready(context: &Context<'_>, replica: &Replica, own: Contribution) -> Result<
     let Contribution { loss, order_digest, stop, busy } = own;
     let squared_norm = crate::optim::norm::squared_norm(replica.clip.params().grad());
     let finite = squared_norm.is_finite() && loss.is_finite();
-    // max and −max(−x): equal only if all ranks hold the same gradients.
-    let squared = if finite { squared_norm } else { 0.0 };
-    let mut flags =
-        vec![f64::from(u8::from(!finite)), squared, -squared, f64::from(u8::from(stop))];
-    let times = flags.len();
-    flags.resize(times + context.collective.world_size(), 0.0);
-    flags[times + context.collective.rank()] = busy.max(0.0);
+    let (rank, world_size) = (context.collective.rank(), context.collective.world_size());
+    let mut flags = vec![f64::from(u8::from(!finite)), f64::from(u8::from(stop))];
+    // Then of every rank, by rank, what no other adds to: the time it computed, and its gradients' norm.
+    let (times, norms) = (flags.len(), flags.len() + world_size);
+    flags.resize(norms + world_size, 0.0);
+    flags[times + rank] = busy.max(0.0);
+    flags[norms + rank] = if finite { squared_norm } else { 0.0 };
     let flags = Tensor::from_slice(&flags);
     // collective: *ready*, an all-reduce. It ends here only when every rank has begun it, and a rank begins
     // it with the reduced gradients in hand. So the update that follows needs no other rank.
@@ -144,15 +145,22 @@ fn ready(context: &Context<'_>, replica: &Replica, own: Contribution) -> Result<
     if flag(0) > 0.0 {
         return Err(Error::NotFinite { step: replica.applied + 1, loss, squared_norm });
     }
-    if flag(1) != -flag(2) {
-        return Err(Error::ReplicasDiffer {
-            step: replica.applied + 1,
-            lowest: (-flag(2)).sqrt(),
-            highest: flag(1).sqrt(),
-        });
+    let of_ranks = |first: usize| (first as i64..(first + world_size) as i64).map(flag);
+    compare_norms(replica.applied + 1, &of_ranks(norms).collect::<Vec<_>>(), context.collective)?;
+    let busy = of_ranks(times).collect();
+    Ok(Ready { loss, order_digest, stop: flag(1) > 0.0, busy })
+}
+
+/// Makes sure that all ranks hold the same sum of their gradients, by its squared norm on every rank.
+fn compare_norms(step: u64, squares: &[f64], collective: &dyn Collective) -> Result<(), Error> {
+    let bits: Vec<u64> = squares.iter().map(|square| square.to_bits()).collect();
+    if agreement::all_equal(&bits) {
+        return Ok(());
     }
-    let busy = (times as i64..flags.size()[0]).map(flag).collect();
-    Ok(Ready { loss, order_digest, stop: flag(3) > 0.0, busy })
+    agreement::all_have_seen_it(collective);
+    let lowest = squares.iter().copied().fold(f64::INFINITY, f64::min).sqrt();
+    let highest = squares.iter().copied().fold(0.0, f64::max).sqrt();
+    Err(Error::ReplicasDiffer { step, lowest, highest, minority: agreement::minority(&bits) })
 }
 
 /// Wrapping sum over rows of a hash of (step, row, sample): adding the ranks' parts gives the same
