@@ -8,7 +8,7 @@ use ringmaster_checkpoint::Memory;
 use ringmaster_inputs::image::Preprocess;
 use ringmaster_inputs::text::Tokenizer;
 use ringmaster_manifest::spec::TrainJob;
-use ringmaster_proto::v1::{Generation, Phase, StepMetrics};
+use ringmaster_proto::v1::{Generation, Phase, RingLoss, StepMetrics};
 use tch::Device;
 
 use crate::control::agent::Control;
@@ -24,7 +24,7 @@ use crate::plan::NumericPlan;
 use crate::replica::{Applied, Replica};
 use crate::report::Run;
 use crate::report::clock::Rates;
-use crate::save::Saving;
+use crate::save::{FolderCheck, Saving};
 use crate::{eval, ffi, health};
 
 /// See the module.
@@ -46,6 +46,8 @@ pub(crate) struct Rank {
     pub(crate) eval_sets: Vec<eval::EvalSet>,
     /// Open on the first rank of the ring.
     pub(crate) run: Option<Run>,
+    /// Whether checkpoints can be written, until somebody has asked for the answer.
+    pub(crate) folder: Option<FolderCheck>,
     pub(crate) saving: Option<Saving>,
     /// Where snapshots wait while they are written.
     pub(crate) snapshots: Memory,
@@ -54,42 +56,30 @@ pub(crate) struct Rank {
     pub(crate) machine: health::Machine,
     /// This process has been in a ring whose links were measured, or did not have to be.
     pub(crate) links_checked: bool,
+    /// How the ring that this rank was in last came to its end, until the coordinator has heard of it.
+    pub(crate) left: Option<RingLoss>,
+    /// Digest of the state as it was when the rank joined its generation; none once something has changed it.
+    pub(crate) joined_digest: Option<u64>,
 }
 
 impl Rank {
     /// Everything that does not depend on the generation.
     pub(crate) fn start(env: RankEnv, termination: Termination) -> Result<Self, Error> {
         let job = read_manifest(&env.manifest_path)?;
-        let faults = Faults::parse(env.fault.as_deref(), env.seat)
-            .map_err(|what| Error::Environment { what })?;
+        let faults =
+            Faults::parse(env.fault.as_deref(), env.seat).map_err(|what| Error::Fault { what })?;
         let client = RanksClient::start(&env.coordinator)?;
         let interrupt = Arc::new(Interrupt::new(env.generation, client.clone()));
         let history = History::new(client.clone(), &env.job_id);
         history.follow_stores(&interrupt);
-        let obeying = Arc::clone(&interrupt);
-        let control = Control::connect(
-            &env.agent_socket,
-            &env.job_id,
-            env.seat,
-            &env.secret,
-            move |command| {
-                obeying.obey(command);
-            },
-        )?;
-        let told = Arc::clone(&interrupt);
-        let stop = move || {
-            tracing::info!("SIGTERM: this job stops after a checkpoint at the next step boundary");
-            told.request_stop();
-        };
-        termination.forward(stop).map_err(|error| Error::Environment {
-            what: format!("cannot start the thread that takes signals: {error}"),
-        })?;
+        let control = connect(&env, &interrupt, termination)?;
         control.status(|status| status.phase = Phase::Load.into());
+        // Beside all that follows, which takes longer.
+        let folder = FolderCheck::start(&job.checkpoint.uri, &env.job_id)?;
         let threads = env.threads.max(1) as i32;
         tch::set_num_threads(threads);
         tch::set_num_interop_threads(1);
-        let device = ffi::cuda::device(job.resources.accelerator, env.local_rank)
-            .map_err(|what| Error::Environment { what })?;
+        let device = open_device(&job, &env)?;
         let demand = health::memory::Demand::of(&job, env.local_world_size)?;
         let machine = health::check_machine(device, demand)?;
         let text = &job.model.config.text_cfg;
@@ -125,11 +115,14 @@ impl Rank {
             replica,
             eval_sets,
             run: None,
+            folder: Some(folder),
             saving: None,
             snapshots: Memory::default(),
             loaded_from: None,
             machine,
             links_checked: false,
+            left: None,
+            joined_digest: None,
         })
     }
 
@@ -170,9 +163,39 @@ pub(crate) fn preprocess(job: &TrainJob) -> Preprocess {
 }
 
 fn read_manifest(path: &Path) -> Result<TrainJob, Error> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::Environment {
-        what: format!("cannot read the manifest {}: {e}", path.display()),
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::ReadManifest { path: path.to_owned(), source })?;
     ringmaster_manifest::from_validated_json(&text)
-        .map_err(|e| Error::Environment { what: format!("manifest {}: {e}", path.display()) })
+        .map_err(|source| Error::Manifest { path: path.to_owned(), source })
+}
+
+/// Opens the line to the agent, and obeys what comes over it and SIGTERM.
+fn connect(
+    env: &RankEnv,
+    interrupt: &Arc<Interrupt>,
+    termination: Termination,
+) -> Result<Control, Error> {
+    let obeying = Arc::clone(interrupt);
+    let control =
+        Control::connect(&env.agent_socket, &env.job_id, env.seat, &env.secret, move |command| {
+            obeying.obey(command);
+        })?;
+    let told = Arc::clone(interrupt);
+    let stop = move || {
+        tracing::info!("SIGTERM: this job stops after a checkpoint at the next step boundary");
+        told.request_stop();
+    };
+    termination.forward(stop).map_err(|source| Error::Thread { name: "signals", source })?;
+    Ok(control)
+}
+
+/// Returns the device that the rank computes on.
+fn open_device(job: &TrainJob, env: &RankEnv) -> Result<Device, Error> {
+    // A rank that has a GPU for itself sees no other; else it sees all of the node, and takes its own.
+    let (ordinal, device) = match env.device.as_str() {
+        "" => (env.local_rank, format!("the GPU of local rank {}", env.local_rank)),
+        uuid => (0, uuid.to_owned()),
+    };
+    ffi::cuda::device(job.resources.accelerator, ordinal)
+        .map_err(|source| Error::Device { device, source })
 }

@@ -1,27 +1,38 @@
 //! Checkpoints of a running job: a snapshot at a step boundary, written while training goes on.
+//!
+//! Modules in reading order: `folder` (whether checkpoints can be written at all), here what a generation saves,
+//! `grant` (the coordinator's word on it), `trouble` and `waits` (what people are told).
 
-use std::sync::{Arc, Mutex, PoisonError};
+mod folder;
+mod grant;
+mod trouble;
+mod waits;
+
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ringmaster_checkpoint::{
-    self as checkpoint, GrantError, Memory, Published, Saved, Snapshot, SnapshotBuffer, Writer,
-    WriterOptions,
+    self as checkpoint, Memory, Published, Saved, Snapshot, SnapshotBuffer, Writer, WriterOptions,
 };
 use ringmaster_manifest::spec::{TrainJob, WhenBusy};
 use ringmaster_proto::RingRank;
-use ringmaster_proto::v1::{
-    CheckpointPublishedRequest, CommitCheckpointRequest, Generation, ReportShardRequest,
-    StoredObject,
-};
+use ringmaster_proto::v1::Generation;
 use tch::Tensor;
 
+pub(crate) use self::folder::FolderCheck;
+use self::grant::CoordinatorGrant;
+use self::trouble::Trouble;
+use self::waits::{People, Wait};
+
 use crate::collective::tcp::AbortFlag;
-use crate::collective::{Collective, ReduceOp};
+use crate::collective::{self, Collective, ReduceOp};
 use crate::control::coordinator::RanksClient;
+use crate::control::history::History;
 use crate::data::Dataset;
 use crate::error::Error;
 use crate::model::Params;
 use crate::plan::NumericPlan;
+use crate::recover::agreement;
 use crate::replica::Replica;
 use crate::replica::snapshot::Portion;
 use ringmaster_agent::env::RankEnv;
@@ -35,6 +46,8 @@ const HANDOVER: Duration = Duration::from_secs(2);
 const LAST_PATIENCE: Duration = Duration::from_secs(3600);
 /// Pause before the last checkpoint is tried again.
 const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// What a run that has ended waits for.
+const AT_THE_END: &str = "the run ends as soon as its last checkpoint is stored";
 
 /// This rank's part in writing checkpoints of one generation.
 pub(crate) struct Saving {
@@ -50,6 +63,10 @@ pub(crate) struct Saving {
     /// Set when the generation is over.
     abort: AbortFlag,
     last: Option<Published>,
+    /// The step of the snapshot that was handed to the writer last.
+    writing: u64,
+    people: People,
+    trouble: Trouble,
 }
 
 /// What a writer of checkpoints is started with.
@@ -64,6 +81,7 @@ pub(crate) struct Start<'a> {
     /// Outlives generations, so that no two of them hold a snapshot each.
     pub(crate) memory: &'a Memory,
     pub(crate) abort: &'a AbortFlag,
+    pub(crate) history: &'a History,
     /// URLs of checkpoints that the job may have to go back to: they stay, whatever retention says.
     pub(crate) spared: Vec<String>,
 }
@@ -73,13 +91,11 @@ impl Saving {
     pub(crate) fn start(start: &Start<'_>, collective: &dyn Collective) -> Self {
         let Start { job, env, generation, .. } = *start;
         let (rank, world_size) = (collective.rank(), collective.world_size());
-        let grant = CoordinatorGrant {
-            client: start.client.clone(),
-            job_id: env.job_id.clone(),
-            generation,
-            rank: RingRank(rank as u32),
-            in_use: Mutex::default(),
-        };
+        let people = People::new(start.history.clone(), generation);
+        let ring_rank = RingRank(rank as u32);
+        let client = start.client.clone();
+        let grant =
+            CoordinatorGrant::new(client, &env.job_id, generation, ring_rank, people.clone());
         let writer = Writer::new(WriterOptions {
             uri: job.checkpoint.uri.clone(),
             job_id: env.job_id.clone(),
@@ -109,6 +125,9 @@ impl Saving {
             saved_at: None,
             abort: start.abort.clone(),
             last: None,
+            writing: 0,
+            trouble: Trouble::new(people.clone()),
+            people,
         }
     }
 
@@ -124,7 +143,8 @@ impl Saving {
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         if self.when_busy == WhenBusy::Wait {
-            self.wait_for_writer()?;
+            let mut wait = self.people.wait_for("training waits until a checkpoint is written");
+            self.wait_for_writer(&mut wait)?;
         }
         self.collect();
         let began = Instant::now();
@@ -136,8 +156,13 @@ impl Saving {
                 step = replica.applied,
                 "the previous checkpoint is still being written, this one is skipped"
             );
-            return compare_digests(replica.digest(), replica.applied, collective);
+            // All ranks skip it; one of them says so.
+            if self.state.is_some() {
+                self.trouble.skipped(replica.applied, self.writing);
+            }
+            return agreement::compare(replica.digest(), replica.applied, collective);
         }
+        self.trouble.taken();
         let buffer = buffer.expect("no rank is busy");
         self.write(buffer, replica, collective)?;
         tracing::info!(
@@ -160,12 +185,13 @@ impl Saving {
         collective: &dyn Collective,
     ) -> Result<Option<String>, Error> {
         let deadline = Instant::now() + LAST_PATIENCE;
+        let mut wait = self.people.wait_for(AT_THE_END);
         loop {
-            self.wait_for_writer()?;
+            self.wait_for_writer(&mut wait)?;
             self.collect();
             let buffer = self.wait_for_memory()?;
             self.write(buffer, replica, collective)?;
-            self.wait_for_writer()?;
+            self.wait_for_writer(&mut wait)?;
             let failure = self.collect();
             // All leave the loop or none does, though stores and clocks differ from rank to rank.
             if !any(failure.is_some(), collective)? {
@@ -177,7 +203,7 @@ impl Saving {
                 return Err(Error::NotSaved { step: replica.applied, what });
             }
             tracing::warn!(step = replica.applied, "the last checkpoint is tried again");
-            self.pause(LAST_PAUSE)?;
+            self.pause(LAST_PAUSE, &mut wait)?;
         }
     }
 
@@ -189,7 +215,7 @@ impl Saving {
         collective: &dyn Collective,
     ) -> Result<(), Error> {
         let digest = replica.capture(&self.portion, &mut buffer);
-        compare_digests(digest, replica.applied, collective)?;
+        agreement::compare(digest, replica.applied, collective)?;
         let saved_at_ms = self.saved_at_ms(replica.applied);
         let state = self.state.clone().map(|mut state| {
             state.advance_to(replica.applied);
@@ -205,6 +231,7 @@ impl Saving {
             state,
             digest,
         };
+        self.writing = replica.applied;
         let saved = self.writer.save(snapshot);
         assert_eq!(saved, Saved::Started, "nothing is in flight here");
         Ok(())
@@ -225,9 +252,10 @@ impl Saving {
 
     /// Waits for this rank's store. Other ranks may wait for this one in a collective meanwhile; an order
     /// to join a newer generation ends the wait through the abort flag.
-    fn wait_for_writer(&mut self) -> Result<(), Error> {
+    fn wait_for_writer(&mut self, wait: &mut Wait) -> Result<(), Error> {
         while !self.writer.wait(GLANCE) {
             self.check()?;
+            wait.look();
         }
         Ok(())
     }
@@ -242,18 +270,20 @@ impl Saving {
         }
     }
 
-    fn pause(&self, pause: Duration) -> Result<(), Error> {
+    fn pause(&self, pause: Duration, wait: &mut Wait) -> Result<(), Error> {
         let until = Instant::now() + pause;
         while Instant::now() < until {
             self.check()?;
+            wait.look();
             std::thread::sleep(GLANCE);
         }
         Ok(())
     }
 
+    /// Whether to go on: not once the ring has been given up, by an order or because it broke.
     fn check(&self) -> Result<(), Error> {
         match self.abort.get() {
-            Some(what) => Err(Error::Superseded { what }),
+            Some(reason) => Err(collective::Error::Aborted { reason }.into()),
             None => Ok(()),
         }
     }
@@ -269,11 +299,13 @@ impl Saving {
                     if self.state.is_some() {
                         tracing::info!(step = published.step, url = %published.url, "checkpoint published");
                     }
+                    self.trouble.stored();
                     self.last = Some(published);
                 }
                 Err(error) => {
                     let what = words::chain(&error);
                     tracing::warn!(error = %what, "a checkpoint was not published; training goes on");
+                    self.trouble.failed(self.writing, &error);
                     failure = Some(what);
                 }
             }
@@ -288,86 +320,4 @@ fn any(own: bool, collective: &dyn Collective) -> Result<bool, Error> {
     // collective: all-reduce. Its callers ask at the same points of the program on every rank.
     collective.all_reduce(&flag, ReduceOp::Max)?.wait()?;
     Ok(flag.int64_value(&[0]) > 0)
-}
-
-/// Compares the replicas before one of them is saved for all. The next generation finds that their
-/// digests differ, and takes its state from what was stored before.
-fn compare_digests(digest: u64, step: u64, collective: &dyn Collective) -> Result<(), Error> {
-    let digest = digest.cast_signed();
-    // max and −max(−x) of halves that cannot overflow.
-    let (high, low) = (digest >> 32, digest & 0xffff_ffff);
-    let extremes = Tensor::from_slice(&[high, -high, low, -low]);
-    // collective: all-reduce, of every checkpoint that is due: a skipped one is compared too.
-    collective.all_reduce(&extremes, ReduceOp::Max)?.wait()?;
-    let extreme = |i: i64| extremes.int64_value(&[i]);
-    if extreme(0) != -extreme(1) || extreme(2) != -extreme(3) {
-        return Err(Error::WeightsDiffer { step });
-    }
-    Ok(())
-}
-
-/// The coordinator's word on who may publish.
-struct CoordinatorGrant {
-    client: RanksClient,
-    job_id: String,
-    generation: Generation,
-    rank: RingRank,
-    /// What others are about to read, as the coordinator said when the last checkpoint was published.
-    in_use: Mutex<Vec<String>>,
-}
-
-impl checkpoint::Grant for CoordinatorGrant {
-    fn report_shard(&self, step: u64, objects: Vec<StoredObject>) -> Result<(), GrantError> {
-        let request = ReportShardRequest {
-            job_id: self.job_id.clone(),
-            generation: Some(self.generation),
-            rank: self.rank.0,
-            step,
-            objects,
-            failure: String::new(),
-        };
-        self.client.report_shard(request).map(|_| ()).map_err(refused)
-    }
-
-    fn report_failure(&self, step: u64, reason: &str) -> Result<(), GrantError> {
-        let request = ReportShardRequest {
-            job_id: self.job_id.clone(),
-            generation: Some(self.generation),
-            rank: self.rank.0,
-            step,
-            objects: Vec::new(),
-            failure: reason.to_owned(),
-        };
-        self.client.report_shard(request).map(|_| ()).map_err(refused)
-    }
-
-    fn commit(&self, step: u64, digest: u64) -> Result<Vec<StoredObject>, GrantError> {
-        let request = CommitCheckpointRequest {
-            job_id: self.job_id.clone(),
-            generation: Some(self.generation),
-            step,
-            digest,
-        };
-        self.client.commit_checkpoint(request).map(|reply| reply.objects).map_err(refused)
-    }
-
-    fn published(&self, step: u64, url: &str) -> Result<(), GrantError> {
-        let request = CheckpointPublishedRequest {
-            job_id: self.job_id.clone(),
-            generation: Some(self.generation),
-            step,
-            url: url.to_owned(),
-        };
-        let reply = self.client.checkpoint_published(request).map_err(refused)?;
-        *self.in_use.lock().unwrap_or_else(PoisonError::into_inner) = reply.in_use;
-        Ok(())
-    }
-
-    fn in_use(&self) -> Vec<String> {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-fn refused(error: crate::control::coordinator::Error) -> GrantError {
-    GrantError { reason: words::chain(&error) }
 }
