@@ -1,10 +1,17 @@
 //! Several hosts on one machine: network namespaces on a bridge, or simply the loopback interface.
 
+mod loss;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
 use tokio::net::TcpSocket;
+
+pub use self::loss::Loss;
+
+/// An address of a link that nobody has.
+const NOBODYS_LINK: &str = "02:00:00:00:00:99";
 
 /// Where a process runs: beside the coordinator, or on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +68,7 @@ impl Network {
         match (self, host) {
             (Self::Loopback, _) => "127.0.0.1".to_owned(),
             (Self::Namespaces(_), Host::Coordinator) => "10.77.0.1".to_owned(),
-            (Self::Namespaces(_), Host::Node(node)) => format!("10.77.0.{}", 10 + node),
+            (Self::Namespaces(_), Host::Node(node)) => address_of(node),
         }
     }
 
@@ -102,7 +109,7 @@ impl Namespaces {
                 &name,
             ])?;
             ip(&["-n", &hub, "link", "set", &link, "master", "hub", "up"])?;
-            let address = format!("10.77.0.{}/24", 10 + node);
+            let address = format!("{}/24", address_of(node));
             ip(&["-n", &name, "addr", "add", &address, "dev", "eth0"])?;
             ip(&["-n", &name, "link", "set", "eth0", "up"])?;
         }
@@ -123,6 +130,43 @@ impl Namespaces {
     /// What `ip` printed.
     pub fn restore(&self, node: usize) -> Result<(), String> {
         self.link(node, "up")
+    }
+
+    /// Keeps two nodes from each other: what one sends the other is lost without a word, on connections
+    /// that stand, too. Everybody else reaches both.
+    ///
+    /// # Errors
+    /// What `ip` printed.
+    pub fn part(&self, one: usize, other: usize) -> Result<(), String> {
+        for (from, to) in [(one, other), (other, one)] {
+            let (host, address) = (self.name(Host::Node(from)), address_of(to));
+            let link = ["lladdr", NOBODYS_LINK, "nud", "permanent", "dev", "eth0"];
+            let neighbour = ["-n", &host, "neigh", "replace", &address];
+            ip(&[neighbour.as_slice(), link.as_slice()].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Lets two nodes that were parted reach each other again.
+    ///
+    /// # Errors
+    /// What `ip` printed.
+    pub fn rejoin(&self, one: usize, other: usize) -> Result<(), String> {
+        for (from, to) in [(one, other), (other, one)] {
+            let (host, address) = (self.name(Host::Node(from)), address_of(to));
+            ip(&["-n", &host, "neigh", "del", &address, "dev", "eth0"])?;
+        }
+        Ok(())
+    }
+
+    /// Loses `share` of the packets that each host sends, as long as the result lives.
+    ///
+    /// # Errors
+    /// What `tc` printed: no permission, or nothing in this kernel that loses packets.
+    pub fn lose(&self, share: f64) -> Result<Loss, String> {
+        let nodes = (0..self.nodes).map(|node| (self.name(Host::Node(node)), "eth0"));
+        let hub = (self.name(Host::Coordinator), "hub");
+        Loss::begin(nodes.chain([hub]).collect(), share)
     }
 
     fn link(&self, node: usize, state: &str) -> Result<(), String> {
@@ -148,14 +192,24 @@ impl Drop for Namespaces {
     }
 }
 
+/// The address of a node in its namespace.
+fn address_of(node: usize) -> String {
+    format!("10.77.0.{}", 10 + node)
+}
+
 fn ip(args: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip").args(args).output();
-    let output = output.map_err(|e| format!("cannot start ip (Debian: iproute2): {e}"))?;
+    run("ip", args)
+}
+
+/// Runs one of the programs of iproute2, and returns what it says where it fails.
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(args).output();
+    let output = output.map_err(|e| format!("cannot start {program} (Debian: iproute2): {e}"))?;
     if output.status.success() {
         Ok(())
     } else {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(format!("ip {}: {said}", args.join(" ")))
+        Err(format!("{program} {}: {said}", args.join(" ")))
     }
 }
 
@@ -165,6 +219,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::skips;
 
     #[test]
     fn nobody_answers_and_nobody_else_is_given_the_port() {
@@ -173,5 +228,48 @@ mod tests {
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         let taken = TcpListener::bind(nobody.address).expect_err("it is taken");
         assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    }
+
+    /// What becomes of a connection from a host to a node's port where nobody listens: refused, or
+    /// nothing is heard for a second.
+    fn reaches(network: &Network, from: Host, node: usize) -> bool {
+        let to = network.address(Host::Node(node));
+        let script = format!("< /dev/tcp/{to}/9");
+        let mut command = network.command(from, Path::new("timeout"));
+        let status = command.args(["1", "bash", "-c", &script]).output().expect("ip starts").status;
+        match status.code() {
+            Some(1) => true,
+            Some(124) => false,
+            other => panic!("neither refused nor silent: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn nodes_that_are_parted_are_silent_to_each_other_alone_and_lost_packets_are_lost_for_all() {
+        let namespaces = match Namespaces::new(3) {
+            Ok(namespaces) => namespaces,
+            Err(why) => {
+                skips::skip("namespaces", &format!("no network namespaces (needs root): {why}"));
+                return;
+            }
+        };
+        let network = Network::Namespaces(namespaces);
+        let Network::Namespaces(namespaces) = &network else { panic!("it was just made") };
+        let (zero, one) = (Host::Node(0), Host::Node(1));
+        assert!(reaches(&network, zero, 1) && reaches(&network, Host::Coordinator, 0));
+        namespaces.part(0, 1).expect("neighbours can be set");
+        assert!(!reaches(&network, zero, 1) && !reaches(&network, one, 0));
+        assert!(reaches(&network, zero, 2) && reaches(&network, Host::Coordinator, 0));
+        namespaces.rejoin(0, 1).expect("they were set");
+        assert!(reaches(&network, zero, 1) && reaches(&network, one, 0));
+
+        match namespaces.lose(1.0) {
+            Ok(loss) => {
+                assert!(!reaches(&network, zero, 1) && !reaches(&network, Host::Coordinator, 0));
+                drop(loss);
+                assert!(reaches(&network, zero, 1) && reaches(&network, Host::Coordinator, 0));
+            }
+            Err(why) => skips::skip_part("loss", &format!("packets cannot be lost: {why}")),
+        }
     }
 }
