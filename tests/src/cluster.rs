@@ -94,6 +94,11 @@ impl Cluster {
         &self.people
     }
 
+    /// Returns what the agent of a node has said so far, where its words go into a file.
+    pub fn agent_log(&self, job: &Job, node: usize) -> String {
+        std::fs::read_to_string(job.folder().join(log_name(node))).unwrap_or_default()
+    }
+
     /// Kills an agent as a crash of its node's software would.
     pub fn kill_agent(&mut self, node: usize) {
         self.agents[node].signal(Signal::SIGKILL);
@@ -277,7 +282,7 @@ impl Setup {
         if let Some(cpus) = self.cpus {
             command.args(["--cpus", &cpus.to_string()]);
         }
-        self.run(&mut command, job, &format!("{}.log", node_name(node)))
+        self.run(&mut command, job, &log_name(node))
     }
 
     fn run(&self, command: &mut Command, job: &Job, log: &str) -> Running {
@@ -303,6 +308,11 @@ impl Drop for Cluster {
 /// Returns the name of a node.
 pub fn node_name(node: usize) -> String {
     format!("node-{node}")
+}
+
+/// Returns the name of the file that an agent's words go into.
+fn log_name(node: usize) -> String {
+    format!("{}.log", node_name(node))
 }
 
 /// Where the coordinator says on which ports it listens.

@@ -7,9 +7,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringmaster_tests::binaries::Binaries;
-use ringmaster_tests::faults::drill::{Report, drill};
+use ringmaster_tests::faults::drill::drill;
 use ringmaster_tests::faults::interruption;
 use ringmaster_tests::faults::kind::{KINDS, Kind};
+use ringmaster_tests::faults::report::{Report, Verdict, at};
+use ringmaster_tests::faults::table::{Row, table};
 use ringmaster_tests::faults::timeline::PARTS;
 use ringmaster_tests::processes::Interrupted;
 use serde_json::json;
@@ -58,21 +60,23 @@ fn main() -> ExitCode {
         options.kinds.clone()
     };
     let binaries = Binaries::beside_this_program();
-    let mut kept = true;
+    let mut rows = Vec::new();
     for kind in kinds {
         match one(kind, &binaries, &options) {
-            Ok(promise_kept) => kept &= promise_kept,
+            Ok(row) => rows.push(row),
             Err(Interrupted) => {
                 eprintln!("interrupted; the cluster has ended");
                 return ExitCode::from(INTERRUPTED);
             }
         }
     }
+    eprintln!("{}", table(&rows));
+    let kept = rows.iter().all(|row| matches!(row, Row::Measured(verdict) if verdict.kept()));
     if kept || !options.check { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// One kind; whether its promise was kept. A job that does not go on breaks off its kind only.
-fn one(kind: Kind, binaries: &Binaries, options: &Options) -> Result<bool, Interrupted> {
+/// One kind. A job that does not go on breaks off its kind only.
+fn one(kind: Kind, binaries: &Binaries, options: &Options) -> Result<Row, Interrupted> {
     let say = |line: &str| eprintln!("{line}");
     let runs = match kind {
         Kind::Slow(_) => options.slow_runs,
@@ -80,77 +84,67 @@ fn one(kind: Kind, binaries: &Binaries, options: &Options) -> Result<bool, Inter
     };
     let drill = || drill(kind, binaries, options.ranks, runs.into(), say);
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(drill)) {
-        Ok(report) => Ok(print(&report, options.ranks)),
+        Ok(report) => {
+            let verdict = report.verdict();
+            write(&line(&report, &verdict, options.ranks));
+            Ok(Row::Measured(verdict))
+        }
         Err(payload) if payload.is::<Interrupted>() => Err(Interrupted),
         Err(payload) => {
             let text = payload.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
             let error = text.unwrap_or("a panic without a word");
             write(&json!({"fault": kind.word(), "passed": false, "error": error}));
-            Ok(false)
+            Ok(Row::BrokeOff(kind.word(), error.to_owned()))
         }
     }
 }
 
-/// What is promised of a fault: most seconds in the median, and at all.
-fn promise(report: &Report) -> [f64; 2] {
-    match report.kind {
-        Kind::KillRank | Kind::KillAgent => [2.0, 5.0],
-        // A lease of 5 s runs out first.
-        Kind::StopRank | Kind::CutNode => [10.0, 10.0],
-        // No step is lost: none takes longer than the slowest without a fault, with some room for
-        // the processes that start meanwhile on the same cores.
-        Kind::KillCoordinator => [1.0, 1.0],
-        // As long as it stood still, and a second to spare.
-        Kind::SlowRank => [4.0, 4.0],
-        Kind::Slow(slow) => [slow.limit().as_secs_f64(); 2],
-    }
-}
-
-/// Prints a kind's line; whether its promise was kept.
-fn print(report: &Report, ranks: u32) -> bool {
-    let mut totals: Vec<f64> = report.recoveries.iter().map(|r| r.total).collect();
-    totals.sort_by(f64::total_cmp);
-    let parts: serde_json::Map<_, _> = PARTS
-        .iter()
-        .enumerate()
-        .map(|(i, part)| {
-            let mut times: Vec<f64> = report.recoveries.iter().map(|r| r.parts[i]).collect();
-            times.sort_by(f64::total_cmp);
-            (format!("{part}_p50_seconds"), json!(round(at(&times, 0.5))))
-        })
-        .collect();
-    let [median, most] = promise(report);
-    let no_alarm = !report.kind.spares_ranks() || report.counted == 0;
-    let kept = no_alarm && at(&totals, 0.5) <= median && at(&totals, 1.0) <= most;
-    let line = json!({
+/// A kind's figures.
+fn line(report: &Report, verdict: &Verdict, ranks: u32) -> serde_json::Value {
+    let spared = report.kind.spares_ranks();
+    let measures = match report.kind {
+        Kind::UnreachablePair => "submission to the event that names the pair",
+        _ if spared => "longest time between two steps",
+        _ => "fault to next completed step",
+    };
+    let has_parts = !spared && report.kind != Kind::UnreachablePair;
+    let seconds = |limit: Option<f64>| limit.map(round);
+    json!({
         "fault": report.kind.word(),
-        "runs": totals.len(),
+        "runs": verdict.runs,
         "ranks": ranks,
-        "measures": if report.kind.spares_ranks() { "longest time between two steps" } else { "fault to next completed step" },
-        "p50_seconds": round(at(&totals, 0.5)),
-        "p95_seconds": round(at(&totals, 0.95)),
-        "max_seconds": round(at(&totals, 1.0)),
-        "parts": if report.kind.spares_ranks() { serde_json::Map::new() } else { parts },
+        "measures": measures,
+        "p50_seconds": round(verdict.median),
+        "p95_seconds": round(verdict.p95),
+        "max_seconds": round(verdict.longest),
+        "start_p50_seconds": seconds(verdict.start.map(|[median, _]| median)),
+        "start_max_seconds": seconds(verdict.start.map(|[_, longest]| longest)),
+        "starts": report.starts.len(),
+        "parts": if has_parts { parts(report) } else { serde_json::Map::new() },
         "step_p50_seconds": round(report.calm[0]),
         "step_max_seconds": round(report.calm[1]),
         "recoveries_counted": report.counted,
-        "promised_p50_seconds": median,
-        "promised_max_seconds": most,
-        "passed": kept,
-    });
-    write(&line);
-    kept
+        "promised_p50_seconds": seconds(verdict.promise.median.seconds(verdict.start)),
+        "promised_max_seconds": seconds(verdict.promise.longest.seconds(verdict.start)),
+        "broken": verdict.broken,
+        "passed": verdict.kept(),
+    })
+}
+
+/// The median of each part of a recovery.
+fn parts(report: &Report) -> serde_json::Map<String, serde_json::Value> {
+    let part = |(i, part): (usize, &&str)| {
+        let mut times: Vec<f64> = report.recoveries.iter().map(|r| r.parts[i]).collect();
+        times.sort_by(f64::total_cmp);
+        (format!("{part}_p50_seconds"), json!(round(at(&times, 0.5))))
+    };
+    PARTS.iter().enumerate().map(part).collect()
 }
 
 fn write(line: &serde_json::Value) {
     // A reader that has gone needs no more.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
-}
-
-fn at(sorted: &[f64], share: f64) -> f64 {
-    let index = (share * sorted.len().saturating_sub(1) as f64).ceil() as usize;
-    sorted.get(index).copied().unwrap_or_default()
 }
 
 fn round(seconds: f64) -> f64 {

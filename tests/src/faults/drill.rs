@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::kind::Kind;
-use super::now;
+use super::kind::{Kind, node_of};
+use super::report::Report;
+use super::starts::{self, Exec};
 use super::timeline::{Timeline, timeline};
+use super::{now, pair};
 use crate::binaries::Binaries;
-use crate::cluster::{Cluster, Setup};
+use crate::cluster::{Cluster, Setup, node_name};
 use crate::job::Job;
 use crate::network::{Namespaces, Network};
 use crate::processes::eventually;
@@ -17,24 +19,12 @@ use crate::steps::{Step, Steps};
 
 /// How long anything may take that is not measured.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it may take until people see what a fault has done to a node.
+const SIGHT: Duration = Duration::from_secs(5);
 /// Steps between two faults; more where steps go on during the fault.
 const APART: [u64; 2] = [100, 800];
 /// Nodes of one slot that the job does not need.
 const SPARE: usize = 1;
-
-/// What a drill measured.
-#[derive(Debug)]
-pub struct Report {
-    /// What was done.
-    pub kind: Kind,
-    /// Every recovery; for a fault that spares the ranks, the longest time between two steps from
-    /// the fault until everything stood again, beside which [`Report::calm`] is to be read.
-    pub recoveries: Vec<Timeline>,
-    /// Median and longest time between two steps that no fault lies between, in seconds.
-    pub calm: [f64; 2],
-    /// Recoveries the coordinator counted; for a slow job, everything that was not calm about it.
-    pub counted: u64,
-}
 
 /// Trains one job through `runs` faults, to its end.
 ///
@@ -47,11 +37,13 @@ pub fn drill(
     runs: usize,
     say: impl Fn(&str),
 ) -> Report {
-    if let Kind::Slow(slow) = kind {
-        return left_alone(slow, binaries, runs, say);
+    match kind {
+        Kind::Slow(slow) => return left_alone(slow, binaries, runs, say),
+        Kind::UnreachablePair => return pair::part(binaries, runs, say),
+        _ => {}
     }
     let mut job = Job::new();
-    let apart = APART[usize::from(kind.spares_ranks())];
+    let apart = APART[usize::from(kind.trains_meanwhile())];
     // Twice what the strikes need: steps go on while a node comes back.
     (job.ranks, job.steps) = (ranks, apart * (2 * runs as u64 + 2));
     // A checkpoint waits for a coordinator that is away; training does not wait for the checkpoint.
@@ -60,19 +52,22 @@ pub fn drill(
     let id = cluster.submit(&job);
     let metrics = job.folder().join("runs").join(&id).join("metrics.jsonl");
     let mut steps = Steps::of(metrics);
-    let mut struck = Vec::new();
+    let (mut struck, mut complaints) = (Vec::new(), Vec::new());
     for run in 0..runs {
         let seat = run % ranks as usize;
         await_step(&cluster, &job, &id, &mut steps, apart * (run as u64 + 1));
         let before = await_health(&cluster, &job, &id);
         let at = now();
-        kind.strike(&mut cluster, &job, &before, seat);
+        let damage = kind.strike(&mut cluster, &job, &before, seat);
         let first = if kind.spares_ranks() {
             await_attached(&cluster, &job, &id, &mut steps)
         } else {
             await_generation(&cluster, &job, &id, &mut steps, &before, at)
         };
-        kind.mend(&mut cluster, &job, &before, seat);
+        if kind == Kind::UndeadRank {
+            complaints.extend(slot_in_service(&cluster, &job, node_of(&before["ranks"][seat])));
+        }
+        kind.mend(damage, &mut cluster, &job, &before, seat);
         say(&format!("{} {}/{runs}: {:.2} s", kind.word(), run + 1, first.at - at));
         struck.push((at, first));
     }
@@ -91,8 +86,10 @@ pub fn drill(
     Report {
         kind,
         recoveries: recoveries.collect(),
+        starts: fresh_starts(&cluster, &job, &struck, &events),
         calm: calm(&steps.seen, &struck),
         counted: ended["recoveries"].as_u64().unwrap_or_default(),
+        complaints,
     }
 }
 
@@ -107,7 +104,30 @@ fn left_alone(slow: Slow, binaries: &Binaries, runs: usize, say: impl Fn(&str)) 
         counted += outcome.alarms.len() as u64;
         recoveries.push(Timeline { total: outcome.longest, parts: [0.0; 5] });
     }
-    Report { kind, recoveries, calm: [0.0; 2], counted }
+    let (starts, complaints) = (Vec::new(), Vec::new());
+    Report { kind, recoveries, starts, calm: [0.0; 2], counted, complaints }
+}
+
+/// How long the fresh rank of each recovery took to start, where there was one.
+fn fresh_starts(cluster: &Cluster, job: &Job, struck: &[(f64, Step)], events: &Value) -> Vec<f64> {
+    let logs = (0..cluster.agents.len()).map(|node| cluster.agent_log(job, node));
+    let execs: Vec<Exec> = logs.flat_map(|log| starts::execs(&log)).collect();
+    let recoveries = struck.iter();
+    recoveries.filter_map(|(at, first)| starts::start(*at, first.at, &execs, events)).collect()
+}
+
+/// What is to be said against a node on which a process lives on that was killed: that people do not see
+/// that its slot takes no rank.
+fn slot_in_service(cluster: &Cluster, job: &Job, node: usize) -> Option<String> {
+    let name = node_name(node);
+    let mut seen = Value::Null;
+    let out_of_service = eventually(SIGHT, || {
+        let nodes = cluster.ask(job, &["nodes", "--json"]).unwrap_or_default();
+        let own = nodes.as_array().into_iter().flatten().find(|own| own["node"] == name.as_str());
+        seen = own.cloned().unwrap_or_default();
+        seen["free_slots"] == 0 && seen["slots_out"].as_array().is_some_and(|out| !out.is_empty())
+    });
+    (!out_of_service).then(|| format!("`nodes` does not show that {name}'s slot is out: {seen}"))
 }
 
 /// A cluster of one node per rank and a spare one, each with one slot.

@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, node_name};
+use crate::frozen::Frozen;
 use crate::job::Job;
 use crate::network::Network;
 use crate::processes::{pause, signal_process};
@@ -25,10 +26,15 @@ pub enum Kind {
     KillRank,
     /// SIGSTOP to a rank: its connections stay open, and it says nothing any more.
     StopRank,
+    /// A rank stands in state D, as in a driver or a file system that never answers: it says nothing, and
+    /// SIGKILL does not end it.
+    UndeadRank,
     /// SIGKILL to an agent; its ranks end with it.
     KillAgent,
     /// A node's cable is pulled: nobody hears anything, not even that it is gone.
     CutNode,
+    /// Two nodes that both reach the coordinator and not each other, and a job that is placed on them.
+    UnreachablePair,
     /// SIGKILL to the coordinator, which is started again two seconds later.
     KillCoordinator,
     /// SIGSTOP to a rank and SIGCONT a second later: slow, not dead.
@@ -38,11 +44,13 @@ pub enum Kind {
 }
 
 /// All of them, and their words on the command line.
-pub const KINDS: [(&str, Kind); 10] = [
+pub const KINDS: [(&str, Kind); 12] = [
     ("kill-rank", Kind::KillRank),
     ("stop-rank", Kind::StopRank),
+    ("undead-rank", Kind::UndeadRank),
     ("kill-agent", Kind::KillAgent),
     ("cut-node", Kind::CutNode),
+    ("unreachable-pair", Kind::UnreachablePair),
     ("kill-coordinator", Kind::KillCoordinator),
     ("slow-rank", Kind::SlowRank),
     ("slow-first-step", Kind::Slow(Slow::FirstStep)),
@@ -50,6 +58,12 @@ pub const KINDS: [(&str, Kind); 10] = [
     ("slow-evaluation", Kind::Slow(Slow::Evaluation)),
     ("store-away", Kind::Slow(Slow::StoreAway(STORE_AWAY))),
 ];
+
+/// What a strike leaves behind that is undone even where the drill breaks off.
+#[derive(Debug, Default)]
+pub struct Damage {
+    frozen: Option<Frozen>,
+}
 
 impl Kind {
     /// Returns its word.
@@ -62,15 +76,26 @@ impl Kind {
         matches!(self, Self::KillCoordinator | Self::SlowRank | Self::Slow(_))
     }
 
+    /// Returns true for one after which the job trains while the cluster is still being put right.
+    pub fn trains_meanwhile(self) -> bool {
+        self.spares_ranks() || self == Self::UndeadRank
+    }
+
     /// Strikes at the given seat of a job as `describe --json` shows it.
     ///
     /// # Panics
-    /// When there is nothing to strike at: the job is not running.
-    pub fn strike(self, cluster: &mut Cluster, job: &Job, seen: &Value, seat: usize) {
+    /// When there is nothing to strike at (the job is not running), or this machine does not let itself be
+    /// struck so.
+    pub fn strike(self, cluster: &mut Cluster, job: &Job, seen: &Value, seat: usize) -> Damage {
+        let mut damage = Damage::default();
         let rank = &seen["ranks"][seat];
         match self {
             Self::KillRank => signal_process(pid_of(rank), Signal::SIGKILL),
             Self::StopRank => signal_process(pid_of(rank), Signal::SIGSTOP),
+            Self::UndeadRank => {
+                let frozen = Frozen::new(pid_of(rank));
+                damage.frozen = Some(frozen.unwrap_or_else(|why| panic!("undead-rank: {why}")));
+            }
             Self::KillAgent => cluster.kill_agent(node_of(rank)),
             Self::CutNode => match &cluster.setup.network {
                 Network::Namespaces(namespaces) => {
@@ -90,14 +115,18 @@ impl Kind {
                 signal_process(pid_of(rank), Signal::SIGCONT);
             }
             Self::Slow(slow) => unreachable!("{slow:?} lies in the job"),
+            Self::UnreachablePair => unreachable!("it lies in the cluster"),
         }
+        damage
     }
 
     /// Puts things right again, whatever the cluster has made of it meanwhile.
     ///
     /// # Panics
     /// When an agent does not start again.
-    pub fn mend(self, cluster: &mut Cluster, job: &Job, seen: &Value, seat: usize) {
+    pub fn mend(self, damage: Damage, cluster: &mut Cluster, job: &Job, seen: &Value, seat: usize) {
+        // A process that was frozen goes on, and ends of the SIGKILL that waits for it.
+        drop(damage);
         let rank = &seen["ranks"][seat];
         match self {
             Self::KillAgent => cluster.restart_agent(job, node_of(rank)),
@@ -108,6 +137,8 @@ impl Kind {
             }
             Self::KillRank
             | Self::StopRank
+            | Self::UndeadRank
+            | Self::UnreachablePair
             | Self::KillCoordinator
             | Self::SlowRank
             | Self::Slow(_) => {}
@@ -120,7 +151,11 @@ fn pid_of(rank: &Value) -> u32 {
     pid.unwrap_or_else(|| panic!("no process in {rank}"))
 }
 
-fn node_of(rank: &Value) -> usize {
+/// Returns the number of a rank's node.
+///
+/// # Panics
+/// When it has none.
+pub(super) fn node_of(rank: &Value) -> usize {
     let name = rank["node"].as_str().unwrap_or_default();
     let node = (0..64).find(|node| node_name(*node) == name);
     node.unwrap_or_else(|| panic!("no node in {rank}"))

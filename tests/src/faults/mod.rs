@@ -6,12 +6,18 @@
 //! the job completes in a newer generation, by that step's own time stamp.
 //!
 //! Modules in reading order: [`kind`] (what is done to the cluster and undone again), [`steps`](crate::steps) (the
-//! job's progress as its run folder shows it), [`timeline`] (where the time went), [`drill`] (one
-//! job, many faults), [`interruption`] (a drill that is broken off leaves nothing behind).
+//! job's progress as its run folder shows it), [`timeline`] (where the time went), [`starts`] (how much of it
+//! a fresh rank takes to start, wherever it does), [`drill`] (one job, many faults), `pair` (two nodes that
+//! cannot reach each other), [`report`] (what was measured beside what is promised), [`table`] (the same for
+//! people), [`interruption`] (a drill that is broken off leaves nothing behind).
 
 pub mod drill;
 pub mod interruption;
 pub mod kind;
+mod pair;
+pub mod report;
+pub mod starts;
+pub mod table;
 pub mod timeline;
 
 use std::time::{SystemTime, UNIX_EPOCH};
