@@ -27,7 +27,11 @@ const PEERS: [&str; 9] = [
 ];
 
 /// Ends a program, and all it has started, with whoever holds the other end of its stdin.
-const END_WITH_PARENT: &str = "--parent-pipe";
+pub(crate) const END_WITH_PARENT: &str = "--parent-pipe";
+/// The package with the programs that disturb a cluster, and the features that the product needs for it:
+/// a drill makes ranks slow on demand, which what people run does not let itself be told.
+pub(crate) const DISTURBERS: (&str, [&str; 2]) =
+    ("ringmaster-tests", ["ringmaster/faults", "ringmaster-worker/faults"]);
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,9 +71,8 @@ pub(crate) struct Options {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     setup::run(workspace, false)?;
     // The drill and the load generator start the programs that they find beside themselves.
-    // A drill makes ranks slow on demand, which what people run does not let itself be told.
     let (more, features): (_, &[&str]) = match options.what {
-        What::Recovery => ("ringmaster-tests", &["ringmaster/faults", "ringmaster-worker/faults"]),
+        What::Recovery => (DISTURBERS.0, &DISTURBERS.1),
         _ => ("ringmaster-bench", &[]),
     };
     if !build(workspace, &[more], features)? {
@@ -127,7 +130,7 @@ fn recovery(workspace: &Workspace, options: &Options) -> Result<bool> {
 
 /// Runs a program that starts others, and ends with them when the pipe to its stdin closes: so
 /// nothing is left behind, however this process ends. Returns whether it succeeded.
-fn run_with_pipe(command: &mut Command) -> Result<bool> {
+pub(crate) fn run_with_pipe(command: &mut Command) -> Result<bool> {
     let cannot = format!("cannot start {}", command.get_program().display());
     let mut child = command.stdin(Stdio::piped()).spawn().context(cannot)?;
     // Taken, because waiting for a child closes what it still has.
