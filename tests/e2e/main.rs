@@ -10,6 +10,7 @@ mod elastic;
 mod faults;
 mod health;
 mod manifests;
+mod no_room;
 mod openclip;
 mod pictures;
 mod slow;
