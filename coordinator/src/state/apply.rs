@@ -3,7 +3,9 @@
 use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Params, named_params, params};
 
-use super::record::{Change, CheckpointGrant, Closure, EventRecord, JobRecord, ShardRecord};
+use super::record::{
+    Change, CheckpointGrant, Closure, EventRecord, FaultScore, JobRecord, ShardRecord,
+};
 use super::{Error, objects, sql};
 
 /// Makes all changes durable, or none.
@@ -27,6 +29,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<(), Error> {
             open_generation(connection, *generation, job_id, *at_ms, reason)
         }
         Change::Node { node, closure } => put_node(connection, node, closure.as_ref()),
+        Change::NodeFaults { node, score } => put_score(connection, node, *score),
         Change::Incarnation(incarnation) => set_meta(connection, "incarnation", *incarnation),
         Change::Shard(shard) => put_shard(connection, shard),
         Change::ForgetShards { job_id, up_to_step } => execute(
@@ -74,7 +77,7 @@ const PUT_JOB: &str = "INSERT INTO jobs VALUES (
     :resume_from, :priority, :labels, :world_size, :submitted_at_ms, :started_at_ms, :ended_at_ms,
     :incarnation, :counter, :formed, :recoveries, :without_progress, :high_step, :cancel_reason,
     :summary_json, :checkpoint_step, :checkpoint_url, :threads, :seats, :done, :ring, :slots, :halt,
-    :halt_reason, :rollback)
+    :halt_reason, :rollback, :given_up)
   ON CONFLICT (job_id) DO UPDATE SET
     state = :state, reason = :reason, started_at_ms = :started_at_ms, ended_at_ms = :ended_at_ms,
     incarnation = :incarnation, counter = :counter, formed = :formed, recoveries = :recoveries,
@@ -82,7 +85,7 @@ const PUT_JOB: &str = "INSERT INTO jobs VALUES (
     summary_json = :summary_json, checkpoint_step = :checkpoint_step,
     checkpoint_url = :checkpoint_url, threads = :threads, seats = :seats, done = :done,
     ring = :ring, slots = :slots, halt = :halt, halt_reason = :halt_reason,
-    rollback = :rollback";
+    rollback = :rollback, given_up = :given_up";
 
 fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
     let json = |value: Result<String, serde_json::Error>| value.expect("plain values serialise");
@@ -111,6 +114,9 @@ fn put_job(connection: &Connection, job: &JobRecord) -> Result<(), Error> {
             ":halt": job.halt.as_ref().map(|halt| halt.kind.word()),
             ":halt_reason": job.halt.as_ref().map(|halt| halt.reason.as_str()),
             ":rollback": job.rollback.as_ref().map(|to| json(serde_json::to_string(to))),
+            ":given_up": job.given_up.map(|up_to| {
+                json(serde_json::to_string(&(up_to.incarnation, up_to.counter)))
+            }),
         },
     )?;
     let Some(plan) = &job.numeric_plan else { return Ok(()) };
@@ -146,6 +152,20 @@ fn put_node(connection: &Connection, node: &str, closure: Option<&Closure>) -> R
     execute(connection, action, statement, params![node, kind.word(), reason, since_ms])
 }
 
+fn put_score(connection: &Connection, node: &str, score: Option<FaultScore>) -> Result<(), Error> {
+    let action = "storing the faults of a node";
+    let Some(FaultScore { faults, at_ms }) = score else {
+        return execute(
+            connection,
+            action,
+            "DELETE FROM node_faults WHERE node = ?1",
+            params![node],
+        );
+    };
+    let statement = "INSERT OR REPLACE INTO node_faults VALUES (?1, ?2, ?3)";
+    execute(connection, action, statement, params![node, faults, at_ms])
+}
+
 fn put_grant(connection: &Connection, grant: &CheckpointGrant) -> Result<(), Error> {
     execute(
         connection,
@@ -168,7 +188,7 @@ fn put_shard(connection: &Connection, shard: &ShardRecord) -> Result<(), Error> 
     execute(
         connection,
         "storing a shard",
-        "INSERT OR REPLACE INTO checkpoint_shards VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR REPLACE INTO checkpoint_shards VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
             shard.job_id,
             shard.generation.incarnation,
@@ -176,6 +196,7 @@ fn put_shard(connection: &Connection, shard: &ShardRecord) -> Result<(), Error> 
             shard.step,
             shard.rank.0,
             objects::encode(&shard.objects),
+            shard.failure,
         ],
     )
 }

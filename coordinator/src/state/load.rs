@@ -7,7 +7,8 @@ use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Row, params};
 
 use super::record::{
-    Closure, ClosureKind, EventRecord, Halt, HaltKind, JobRecord, Rollback, ShardRecord, State,
+    Closure, ClosureKind, EventRecord, FaultScore, Halt, HaltKind, JobRecord, Rollback,
+    ShardRecord, State,
 };
 use super::{Error, objects, sql};
 
@@ -84,6 +85,7 @@ fn job(row: &Row<'_>) -> Result<JobRecord, Error> {
         ring: json(row, "ring", &job_id)?,
         halt: halt(row, &job_id)?,
         rollback: rollback(row, &job_id)?,
+        given_up: given_up(row, &job_id)?,
         job_id,
     })
 }
@@ -106,6 +108,15 @@ fn rollback(row: &Row<'_>, job_id: &str) -> Result<Option<Rollback>, Error> {
         key: job_id.to_owned(),
         value: text,
     })
+}
+
+fn given_up(row: &Row<'_>, job_id: &str) -> Result<Option<Generation>, Error> {
+    let text: Option<String> = column(row, "given_up")?;
+    let Some(text) = text else { return Ok(None) };
+    match serde_json::from_str(&text) {
+        Ok((incarnation, counter)) => Ok(Some(Generation::new(incarnation, counter))),
+        Err(_) => Err(Error::Corrupt { column: "given_up", key: job_id.to_owned(), value: text }),
+    }
 }
 
 fn column<T: rusqlite::types::FromSql>(row: &Row<'_>, name: &'static str) -> Result<T, Error> {
@@ -140,7 +151,8 @@ pub(super) fn shards(connection: &Connection) -> Result<Vec<ShardRecord>, Error>
         };
         let generation = Generation::new(column(row, "incarnation")?, column(row, "counter")?);
         let (step, rank) = (column(row, "step")?, RingRank(column(row, "rank")?));
-        shards.push(ShardRecord { job_id, generation, step, rank, objects });
+        let failure = column(row, "failure")?;
+        shards.push(ShardRecord { job_id, generation, step, rank, objects, failure });
     }
     Ok(shards)
 }
@@ -161,6 +173,19 @@ pub(super) fn closures(connection: &Connection) -> Result<BTreeMap<String, Closu
         closures.insert(node, Closure { kind, reason, since_ms });
     }
     Ok(closures)
+}
+
+/// Returns what nodes are charged with, by name.
+pub(super) fn scores(connection: &Connection) -> Result<BTreeMap<String, FaultScore>, Error> {
+    let mut statement = connection
+        .prepare("SELECT node, score, at_ms FROM node_faults")
+        .map_err(sql("preparing to read the faults of nodes"))?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get(0)?, FaultScore { faults: row.get(1)?, at_ms: row.get(2)? }))
+        })
+        .map_err(sql("reading the faults of nodes"))?;
+    rows.collect::<Result<_, _>>().map_err(sql("reading the faults of nodes"))
 }
 
 /// Returns a job's history, oldest first.

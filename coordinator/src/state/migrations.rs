@@ -8,10 +8,11 @@ use rusqlite::Connection;
 use super::{Error, sql};
 
 /// Step n brings a database from `user_version` n to n + 1.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("schema/001-jobs.sql"),
     include_str!("schema/002-elastic.sql"),
     include_str!("schema/003-rollback.sql"),
+    include_str!("schema/004-recovery.sql"),
 ];
 
 /// Brings the schema to the newest version, each step in its own transaction.

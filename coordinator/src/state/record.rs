@@ -142,6 +142,8 @@ pub struct JobRecord {
     pub halt: Option<Halt>,
     /// What it was rolled back to, until it has saved anew.
     pub rollback: Option<Rollback>,
+    /// The newest generation whose states a roll-back has given up, for good.
+    pub given_up: Option<Generation>,
 }
 
 /// A job goes on from an older checkpoint of its own, and what is above it is given up.
@@ -295,6 +297,17 @@ pub struct ShardRecord {
     pub rank: RingRank,
     /// The objects.
     pub objects: Vec<StoredObject>,
+    /// Why it could not store its part; empty where it did.
+    pub failure: String,
+}
+
+/// What a node is charged with, in faults.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FaultScore {
+    /// How many, at `at_ms`. Half of them are forgotten every hour.
+    pub faults: f64,
+    /// Unix milliseconds.
+    pub at_ms: i64,
 }
 
 /// One durable fact; several may be written together, all or none.
@@ -321,6 +334,13 @@ pub enum Change {
         node: String,
         /// Absent when it takes ranks.
         closure: Option<Closure>,
+    },
+    /// A node is charged with more or fewer faults.
+    NodeFaults {
+        /// Its name.
+        node: String,
+        /// Absent when it is charged with none.
+        score: Option<FaultScore>,
     },
     /// The incarnation was raised above what an agent reported.
     Incarnation(u32),

@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::inline::{Hooks, Inline};
-use super::record::{Change, Closure, EventRecord, JobRecord, ShardRecord};
+use super::record::{Change, Closure, EventRecord, FaultScore, JobRecord, ShardRecord};
 use super::{Error, apply, load, migrations, sql};
 
 /// Writes that may wait before a caller has to.
@@ -46,6 +46,8 @@ pub struct Loaded {
     pub shards: Vec<ShardRecord>,
     /// Nodes that take no ranks, by name.
     pub closures: BTreeMap<String, Closure>,
+    /// What nodes are charged with, by name.
+    pub scores: BTreeMap<String, FaultScore>,
 }
 
 #[derive(Debug)]
@@ -135,6 +137,7 @@ fn take_up(mut connection: Connection) -> Result<(Connection, Loaded), Error> {
         jobs: load::jobs(&connection)?,
         shards: load::shards(&connection)?,
         closures: load::closures(&connection)?,
+        scores: load::scores(&connection)?,
     };
     Ok((connection, loaded))
 }
@@ -216,6 +219,7 @@ mod tests {
                 40,
                 Generation::new(1, 3),
             )),
+            given_up: Some(Generation::new(1, 2)),
         }
     }
 
@@ -283,6 +287,7 @@ mod tests {
             step,
             rank: RingRank(1),
             objects: vec![object.clone()],
+            failure: "the store is away".to_owned(),
         };
         {
             let (store, _) = Store::open(&path).unwrap();
@@ -312,6 +317,22 @@ mod tests {
         }
         let (_store, loaded) = Store::open(&path).unwrap();
         assert_eq!(loaded.closures, BTreeMap::from([("n1".to_owned(), closure)]));
+    }
+
+    #[tokio::test]
+    async fn what_a_node_is_charged_with_outlives_a_restart_until_it_is_forgiven() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let score = FaultScore { faults: 1.5, at_ms: 9 };
+        let change = |node: &str, score| Change::NodeFaults { node: node.to_owned(), score };
+        {
+            let (store, _) = Store::open(&path).unwrap();
+            let charged = ["n0", "n1"].map(|node| change(node, Some(score)));
+            store.write(charged.to_vec()).await.unwrap();
+            store.write(vec![change("n0", None)]).await.unwrap();
+        }
+        let (_store, loaded) = Store::open(&path).unwrap();
+        assert_eq!(loaded.scores, BTreeMap::from([("n1".to_owned(), score)]));
     }
 
     #[tokio::test]
