@@ -31,11 +31,11 @@ impl<'a> Solver<'a> {
         let lack = needed - free;
         let strays = self.pool.strays(&gang.accelerator);
         let leaving = self.others(gang).filter(|other| self.leaves(other));
-        let coming = strays + leaving.map(|other| self.frees(other)).sum::<u32>();
+        let coming = strays + leaving.map(|other| self.frees(other, gang)).sum::<u32>();
         let candidates: Vec<(&Gang, u32)> = self
             .others(gang)
             .filter(|other| !self.leaves(other) && self.gives_way(other, gang))
-            .map(|other| (other, self.frees(other)))
+            .map(|other| (other, self.frees(other, gang)))
             .collect();
         for victim in victims(&candidates, lack.saturating_sub(coming)) {
             let stop = Stop::MakesRoom { job_id: gang.job_id.clone() };
@@ -55,7 +55,7 @@ impl<'a> Solver<'a> {
 
     /// Slots a gang with ranks may take, of `wanted` ones, without delaying the head of its line.
     pub(super) fn room(&self, gang: &Gang, wanted: u32) -> u32 {
-        let most = wanted.min(self.pool.free(&gang.accelerator));
+        let most = wanted.min(self.pool.free_for(gang));
         let Some(line) = self.lines.get(gang.accelerator.as_str()) else { return most };
         // The gang itself gives back what it takes with what it has: whether it ends makes no
         // difference.
@@ -71,13 +71,13 @@ impl<'a> Solver<'a> {
 
     /// Counts out which slots a head that waits may see become free while one gang stays.
     fn backfill(&self, head: &Gang, stays: Option<&Gang>) -> Backfill {
-        let free = self.pool.free(&head.accelerator);
+        let free = self.pool.free_for(head);
         let lack = self.missing(head).0.saturating_sub(free);
         let may_end = self
             .others(head)
             .filter(|other| stays.is_none_or(|stays| stays.job_id != other.job_id));
         let sizes = may_end.map(|other| {
-            self.frees(other) + self.kept.get(other.job_id.as_str()).copied().unwrap_or(0)
+            self.frees(other, head) + self.kept.get(other.job_id.as_str()).copied().unwrap_or(0)
         });
         let ending = std::iter::repeat_n(1, self.pool.strays(&head.accelerator) as usize);
         Backfill::new(lack, free, sizes.chain(ending))
@@ -90,7 +90,12 @@ impl<'a> Solver<'a> {
             return Some(Reason::NoNode { accelerator });
         };
         let wanted = gang.min_ranks;
-        (slots < wanted).then_some(Reason::TooLarge { wanted, slots, closed, accelerator })
+        if slots < wanted {
+            return Some(Reason::TooLarge { wanted, slots, closed, accelerator });
+        }
+        let slots = slots - self.pool.slots_avoided(gang);
+        let nodes = gang.avoids.clone();
+        (slots < wanted).then_some(Reason::Avoided { wanted, slots, nodes, accelerator })
     }
 
     /// True when a gang may be stopped for another: it has lower priority; or it has lost so many
@@ -112,9 +117,9 @@ impl<'a> Solver<'a> {
         gang.standing == Standing::Leaving || self.stopped.contains_key(&gang.job_id)
     }
 
-    /// Slots that are free once a gang has gone.
-    fn frees(&self, gang: &Gang) -> u32 {
-        self.pool.held_by(&self.seats[gang.job_id.as_str()])
+    /// Slots that another gang may have once one has gone.
+    fn frees(&self, gang: &Gang, to: &Gang) -> u32 {
+        self.pool.held_by(&self.seats[gang.job_id.as_str()], to)
     }
 
     /// The other gangs with the same accelerator.
@@ -135,7 +140,7 @@ impl<'a> Solver<'a> {
         for other in self.others(gang) {
             add(Hold::ForGrowth, other, self.kept.get(other.job_id.as_str()).copied().unwrap_or(0));
             let hold = if self.leaves(other) { Hold::UntilCheckpoint } else { Hold::Runs };
-            add(hold, other, self.frees(other));
+            add(hold, other, self.frees(other, gang));
         }
         let largest = |holder: &Holder| (holder.hold, std::cmp::Reverse(holder.slots));
         holders.sort_by(|a, b| largest(a).cmp(&largest(b)).then_with(|| a.job_id.cmp(&b.job_id)));

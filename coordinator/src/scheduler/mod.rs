@@ -42,7 +42,7 @@ use std::collections::BTreeMap;
 pub struct Node {
     /// Unique and stable.
     pub name: String,
-    /// Ranks it can run at once.
+    /// Ranks it can run at once, without the slots that are out of service.
     pub slots: u32,
     /// Ranks that still run there and belong to no gang of the problem; they end soon.
     pub strays: u32,
@@ -52,6 +52,8 @@ pub struct Node {
     pub closed: bool,
     /// Its worker cannot start: it takes no ranks, and those it has go on.
     pub unusable: bool,
+    /// It is charged with faults: ranks that it has lost do not go back to it before others would do.
+    pub suspect: bool,
 }
 
 impl Node {
@@ -80,6 +82,8 @@ pub struct Gang {
     pub seats: Vec<Option<String>>,
     /// Where the rank of a vacant seat would best go: the node it was on.
     pub preferred: Vec<Option<String>>,
+    /// Nodes that get none of its ranks for a while, and why.
+    pub avoids: BTreeMap<String, String>,
 }
 
 /// What may happen to the seats of a gang.

@@ -52,6 +52,33 @@ impl<'a> Pool<'a> {
         self.kind(accelerator).map_or(0, |kind| kind.free)
     }
 
+    /// Free slots that a gang may have: not those of nodes that it avoids.
+    pub(super) fn free_for(&self, gang: &Gang) -> u32 {
+        let avoided: u32 = self.avoided(gang).map(|(_, free)| free).sum();
+        self.free(&gang.accelerator) - avoided
+    }
+
+    /// Slots on open nodes that a gang avoids, but for those that it has there.
+    pub(super) fn slots_avoided(&self, gang: &Gang) -> u32 {
+        let own = |node: &Node| {
+            let seats = gang.seats.iter().flatten();
+            super::count(seats.filter(|name| **name == node.name).count())
+        };
+        let lost = |node: &Node| node.slots.saturating_sub(own(node));
+        self.avoided(gang).filter(|(node, _)| node.is_open()).map(|(node, _)| lost(node)).sum()
+    }
+
+    /// The nodes with its accelerator that a gang avoids, with the slots that are free there.
+    fn avoided(&self, gang: &Gang) -> impl Iterator<Item = (&'a Node, u32)> + use<'_, 'a> {
+        let nodes: Vec<_> = gang
+            .avoids
+            .keys()
+            .filter_map(|name| self.nodes.get(name.as_str()).copied())
+            .filter(|(node, _)| node.accelerator == gang.accelerator)
+            .collect();
+        nodes.into_iter()
+    }
+
     /// All slots with an accelerator: on nodes that take ranks, and on others; absent without any node.
     pub(super) fn slots(&self, accelerator: &str) -> Option<(u32, u32)> {
         self.kind(accelerator).map(|kind| kind.slots)
@@ -67,10 +94,13 @@ impl<'a> Pool<'a> {
         self.nodes.get(name).is_some_and(|(node, _)| node.closed)
     }
 
-    /// Slots that would be free if the gang had gone: its seats on nodes that are open.
-    pub(super) fn held_by(&self, seats: &[Option<String>]) -> u32 {
-        let open =
-            |name: &&String| self.nodes.get(name.as_str()).is_some_and(|(node, _)| node.is_open());
+    /// Slots that another gang could have if one had gone: its seats on nodes that are open and that the
+    /// other does not avoid.
+    pub(super) fn held_by(&self, seats: &[Option<String>], to: &Gang) -> u32 {
+        let open = |name: &&String| {
+            let node = self.nodes.get(name.as_str());
+            node.is_some_and(|(node, _)| node.is_open()) && !to.avoids.contains_key(*name)
+        };
         super::count(seats.iter().flatten().filter(open).count())
     }
 
@@ -84,13 +114,17 @@ impl<'a> Pool<'a> {
             let Some(name) = preferred.as_deref().filter(|_| seat.is_none() && wanted > 0) else {
                 continue;
             };
+            let is_suspect = self.nodes.get(name).is_some_and(|(node, _)| node.suspect);
+            if is_suspect || gang.avoids.contains_key(name) {
+                continue;
+            }
             if self.take(name, &gang.accelerator) {
                 *seat = Some(name.to_owned());
                 wanted -= 1;
             }
         }
         while wanted > 0 {
-            let name = self.best(&gang.accelerator, seats, wanted);
+            let name = self.best(gang, seats, wanted);
             for seat in seats.iter_mut().filter(|seat| seat.is_none()) {
                 if wanted == 0 || !self.take(name, &gang.accelerator) {
                     break;
@@ -118,17 +152,18 @@ impl<'a> Pool<'a> {
         true
     }
 
-    fn best(&self, accelerator: &str, seats: &[Option<String>], missing: u32) -> &'a str {
-        let kind = self.kind(accelerator).expect("enough slots are free");
+    fn best(&self, gang: &Gang, seats: &[Option<String>], missing: u32) -> &'a str {
+        let kind = self.kind(&gang.accelerator).expect("enough slots are free");
+        let may = |(free, name): &(u32, &str)| *free > 0 && !gang.avoids.contains_key(*name);
         let homes = seats.iter().flatten().filter_map(|seat| {
             let (node, free) = self.nodes.get(seat.as_str())?;
-            (node.accelerator == accelerator && *free > 0).then_some((*free, node.name.as_str()))
+            (node.accelerator == gang.accelerator).then_some((*free, node.name.as_str()))
         });
-        let home = homes.max_by_key(|(free, name)| (*free, Reverse(*name)));
-        let enough = || kind.with_room.range((missing, "")..).next().copied();
+        let home = homes.filter(may).max_by_key(|(free, name)| (*free, Reverse(*name)));
+        let enough = || kind.with_room.range((missing, "")..).find(|room| may(room)).copied();
         let most = || {
-            let (most, _) = kind.with_room.last()?;
-            kind.with_room.range((*most, "")..).next().copied()
+            let (most, _) = kind.with_room.iter().rev().find(|room| may(room))?;
+            kind.with_room.range((*most, "")..).find(|room| may(room)).copied()
         };
         let best = home.or_else(enough).or_else(most);
         best.map(|(_, name)| name).expect("enough slots are free")

@@ -38,6 +38,8 @@ pub(super) fn victims<'a>(candidates: &[(&'a Gang, u32)], lack: u32) -> Vec<&'a 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::Standing;
     use super::*;
 
@@ -51,6 +53,7 @@ mod tests {
             standing: Standing::Held,
             seats: Vec::new(),
             preferred: Vec::new(),
+            avoids: BTreeMap::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Why a gang waits, in words.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Holders named one by one; the others are counted.
@@ -21,6 +22,17 @@ pub enum Reason {
         slots: u32,
         /// Slots of the nodes that take no ranks.
         closed: u32,
+        /// What is wanted.
+        accelerator: String,
+    },
+    /// The nodes that it does not avoid are too small.
+    Avoided {
+        /// Slots the job needs in all.
+        wanted: u32,
+        /// Slots of the open nodes that fit and that it does not avoid.
+        slots: u32,
+        /// The nodes it avoids, and why.
+        nodes: BTreeMap<String, String>,
         /// What is wanted.
         accelerator: String,
     },
@@ -84,6 +96,14 @@ impl fmt::Display for Reason {
                         ", and {closed} on nodes that are drained or excluded, or whose worker cannot start"
                     ),
                 }
+            }
+            Self::Avoided { wanted, slots, nodes, accelerator } => {
+                write!(f, "waits: needs {}; ", slots_of(*wanted, accelerator))?;
+                write!(f, "the nodes it does not avoid for a while have {slots} in all")?;
+                for (node, why) in nodes.iter().take(NAMED) {
+                    write!(f, "; {node}: {why}")?;
+                }
+                Ok(())
             }
             Self::Full { wanted, more, accelerator, free, ending, holders } => {
                 let more = if *more { "more " } else { "" };

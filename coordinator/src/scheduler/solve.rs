@@ -116,7 +116,7 @@ impl<'a> Solver<'a> {
     /// Starts a gang, lets it wait at the head of its line, or behind it.
     fn start(&mut self, gang: &'a Gang) {
         let (needed, vacant) = self.missing(gang);
-        let free = self.pool.free(&gang.accelerator);
+        let free = self.pool.free_for(gang);
         let most = vacant.min(free);
         if let Some(head) = self.lines.get(gang.accelerator.as_str()).map(|line| line.head) {
             if needed > 0 {
@@ -138,7 +138,7 @@ impl<'a> Solver<'a> {
             return;
         }
         let (_, vacant) = self.missing(gang);
-        let ranks = vacant.min(self.pool.free(&gang.accelerator));
+        let ranks = vacant.min(self.pool.free_for(gang));
         if ranks == 0 {
             return;
         }

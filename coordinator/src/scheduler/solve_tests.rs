@@ -208,3 +208,63 @@ fn ten_thousand_nodes_and_a_thousand_jobs_are_solved_well_within_a_tick() {
     });
     assert!(took < limit, "{took:?}");
 }
+
+#[test]
+fn a_gang_does_not_go_back_to_a_node_that_it_avoids_and_waits_if_nothing_else_is_large_enough() {
+    let avoids = BTreeMap::from([("b".to_owned(), "no device".to_owned())]);
+    let hurt = Gang {
+        standing: Standing::Forming,
+        seats: seats(&["a", "-"]),
+        preferred: seats(&["-", "b"]),
+        avoids,
+        ..gang("hurt", 0, 9, 2)
+    };
+    let solution =
+        solve_for(&[node("a", 1), node("b", 2), node("c", 1)], std::slice::from_ref(&hurt));
+    assert_eq!(solution.placed["hurt"], seats(&["a", "c"]));
+    let small = [node("a", 1), node("b", 2)];
+    let solution = solve_for(&small, &[hurt.clone(), gang("other", 0, 10, 2)]);
+    assert_eq!(
+        solution.waiting["hurt"].to_string(),
+        "waits: needs 2 cpu slots; the nodes it does not avoid for a while have 1 in all; b: no device"
+    );
+    assert_eq!(
+        solution.placed["other"],
+        seats(&["b", "b"]),
+        "it keeps nothing that it does not want"
+    );
+    // With as few ranks as it has it goes on, and does not grow onto that node.
+    let elastic = Gang { min_ranks: 1, ..hurt };
+    let solution = solve_for(&small, std::slice::from_ref(&elastic));
+    assert_eq!(solution.placed["hurt"], seats(&["a", "-"]));
+    let trains = Gang { standing: Standing::Training { at_checkpoint: true }, ..elastic };
+    assert_eq!(solve_for(&small, &[trains]).placed["hurt"], seats(&["a", "-"]));
+}
+
+#[test]
+fn a_seat_on_a_node_that_is_avoided_for_another_seat_stays_and_counts() {
+    let avoids = BTreeMap::from([("b".to_owned(), "no device".to_owned())]);
+    let hurt = Gang {
+        standing: Standing::Forming,
+        seats: seats(&["b", "-"]),
+        avoids,
+        ..gang("hurt", 0, 9, 2)
+    };
+    let solution = solve_for(&[node("b", 2), node("c", 1)], &[hurt]);
+    assert_eq!(solution.placed["hurt"], seats(&["b", "c"]));
+}
+
+#[test]
+fn a_lost_rank_goes_back_to_a_suspect_node_only_where_it_would_go_anyway() {
+    let suspect = |name| Node { suspect: true, ..node(name, 1) };
+    let hurt = || Gang {
+        standing: Standing::Forming,
+        seats: seats(&["a", "-"]),
+        preferred: seats(&["-", "c"]),
+        ..gang("hurt", 0, 9, 2)
+    };
+    let solution = solve_for(&[node("a", 1), node("b", 1), suspect("c")], &[hurt()]);
+    assert_eq!(solution.placed["hurt"], seats(&["a", "b"]));
+    let solution = solve_for(&[node("a", 1), suspect("c")], &[hurt()]);
+    assert_eq!(solution.placed["hurt"], seats(&["a", "c"]));
+}

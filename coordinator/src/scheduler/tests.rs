@@ -13,7 +13,7 @@ const CASES: u32 = 2000;
 /// An open node that nobody uses.
 pub(super) fn node(name: &str, slots: u32) -> Node {
     let (name, accelerator) = (name.to_owned(), "cpu".to_owned());
-    Node { name, slots, strays: 0, accelerator, closed: false, unusable: false }
+    Node { name, slots, strays: 0, accelerator, closed: false, unusable: false, suspect: false }
 }
 
 /// A queued gang that is not elastic.
@@ -27,6 +27,7 @@ pub(super) fn gang(job_id: &str, priority: i32, sequence: u64, ranks: usize) -> 
         standing: Standing::Queued,
         seats: vec![None; ranks],
         preferred: vec![None; ranks],
+        avoids: BTreeMap::new(),
     }
 }
 
@@ -267,7 +268,7 @@ fn preemption_is_minimal(problem: &Problem, solution: &Solution) -> Result<(), T
         else {
             return Err(TestCaseError::fail("somebody is stopped for a gang that does not wait"));
         };
-        let frees = |gang: &Gang| pool.held_by(&gang.seats);
+        let frees = |gang: &Gang| pool.held_by(&gang.seats, head);
         // Who leaves a closed node with lower priority is dealt with later.
         let leaving = next.gangs.iter().filter(|gang| {
             let late = gang.priority < head.priority
@@ -302,7 +303,7 @@ fn the_head_is_not_delayed(problem: &Problem, solution: &Solution) -> Result<(),
         };
         let others: Vec<&Gang> = next.gangs.iter().filter(same).collect();
         let backfilled: u32 =
-            others.iter().copied().filter(past).map(|gang| pool.held_by(&gang.seats)).sum();
+            others.iter().copied().filter(past).map(|gang| pool.held_by(&gang.seats, head)).sum();
         let growth: BTreeMap<&str, u32> = holders
             .iter()
             .filter(|holder| holder.hold == Hold::ForGrowth)
@@ -315,7 +316,8 @@ fn the_head_is_not_delayed(problem: &Problem, solution: &Solution) -> Result<(),
             .copied()
             .filter(|gang| !past(gang))
             .map(|gang| {
-                pool.held_by(&gang.seats) + growth.get(gang.job_id.as_str()).copied().unwrap_or(0)
+                pool.held_by(&gang.seats, head)
+                    + growth.get(gang.job_id.as_str()).copied().unwrap_or(0)
             })
             .collect();
         sizes.extend(std::iter::repeat_n(1, pool.strays(&head.accelerator) as usize));
