@@ -27,17 +27,22 @@ impl Cluster {
     pub(super) fn new(config: Config, loaded: Loaded, now: Now) -> Self {
         let mut batch = Batch::new(config, &loaded, now);
         let jobs = Jobs::load(loaded.jobs, loaded.shards, &mut batch);
-        let nodes = Nodes::new(loaded.closures);
+        let nodes = Nodes::new(loaded.closures, loaded.scores);
         Self { jobs, nodes, batch, unsettled: true, last_batch: now.at }
     }
 
     /// Starts a batch. If the coordinator itself stood still, nobody could renew a lease, so all
     /// start afresh.
     pub(super) fn begin(&mut self, now: Now) {
-        let stood_still =
-            now.at.saturating_duration_since(self.last_batch) > self.batch.config.lease / 2;
-        if stood_still {
+        let gap = now.at.saturating_duration_since(self.last_batch);
+        let Config { lease, early_loss, .. } = self.batch.config;
+        if gap > early_loss / 2 && gap <= lease / 2 {
+            self.nodes.excuse(gap, now.at);
+            self.jobs.by_id.values_mut().for_each(|job| job.movement.excuse(gap, now.at));
+        }
+        if gap > lease / 2 {
             tracing::warn!("the coordinator stood still; all leases start afresh");
+            self.nodes.excuse(gap, now.at);
             self.nodes.renew_leases(now.at);
             for job in self.jobs.by_id.values_mut() {
                 job.movement.restart(now.at);
@@ -106,7 +111,8 @@ impl Cluster {
         match admitted {
             Ok(job) => {
                 if let Some(node) = job.seat(seat) {
-                    self.nodes.see(node, &job_id, seat, given);
+                    let slot = job.record.slots[seat.index()];
+                    self.nodes.see(node, (job_id, seat), slot, given);
                 }
                 job.join(&mut self.batch, request, reply);
             }

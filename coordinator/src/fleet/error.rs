@@ -58,6 +58,12 @@ pub enum Error {
         "agent {node} is of build {found}, this coordinator needs {wanted}; install the same build on both"
     )]
     WrongBuild { node: String, found: String, wanted: String },
+    /// Another agent of this name is connected.
+    #[error(
+        "an agent of the name {node} is connected already (data address {address}, process {pid}); give \
+         each node a name of its own with --node, or end the other agent"
+    )]
+    NameTaken { node: String, address: String, pid: u32 },
     /// The agent's session was replaced or given up.
     #[error("this session is over; register again")]
     SessionOver,

@@ -194,7 +194,8 @@ impl Handle {
     /// Messages for the agent go to `outbound`, which is dropped when the session is over.
     ///
     /// # Errors
-    /// [`Error::WrongBuild`] and [`Error::Invalid`].
+    /// [`Error::WrongBuild`], [`Error::Invalid`], and [`Error::NameTaken`] while another agent of the name is
+    /// connected.
     pub async fn open(
         &self,
         register: v1::Register,
@@ -244,6 +245,28 @@ impl Handle {
     pub async fn worker(&self, session: u64, worker: v1::Worker) -> Result<(), Error> {
         self.send(Call::new("worker", move |cluster| cluster.nodes.take_worker(session, worker)))
             .await
+    }
+
+    /// Says which slots of a connected agent's node take no rank from now on.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub async fn slots_out(&self, session: u64, slots_out: v1::SlotsOut) -> Result<(), Error> {
+        self.send(Call::new("slots_out", move |cluster| {
+            cluster.nodes.take_slots_out(session, slots_out);
+        }))
+        .await
+    }
+
+    /// Says which other nodes an agent reaches.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] only.
+    pub async fn dialled(&self, session: u64, dialled: v1::Dialled) -> Result<(), Error> {
+        self.send(Call::new("dialled", move |cluster| {
+            cluster.nodes.dialled(&mut cluster.jobs, &cluster.batch, session, dialled);
+        }))
+        .await
     }
 
     /// Says that an agent's stream has ended; its lease runs on.

@@ -14,7 +14,16 @@ impl Cluster {
         nodes.expire_leases(jobs, batch);
         nodes.expire_missing(jobs, batch);
         nodes.reattach(jobs, batch);
+        nodes.give_up_undead(jobs, batch);
         nodes.judge_standstills(jobs, batch);
+        for job in jobs.by_id.values_mut().filter(|job| job.record.state.is_placed()) {
+            job.follow_stop(batch);
+            job.refuse_overdue_commits(batch);
+        }
+
+        // ---- Nodes are charged with what they are proven to have done; rings that broke leave nodes
+        nodes.charge(jobs, batch);
+        nodes.part(jobs, batch);
 
         // ---- Jobs that lost ranks recover or fail; those whose ranks have all ended end or go on later
         self.recover_jobs();
@@ -28,14 +37,9 @@ impl Cluster {
     }
 
     fn recover_jobs(&mut self) {
-        let Self { jobs, nodes, batch, .. } = self;
-        let hurt = jobs.by_id.iter().filter(|(_, job)| !job.lost.is_empty());
-        let hurt: Vec<String> = hurt.map(|(job_id, _)| job_id.clone()).collect();
-        for job_id in hurt {
-            nodes.blame(jobs, batch, &job_id);
-            if let Some(job) = jobs.by_id.get_mut(&job_id) {
-                job.recover(batch);
-            }
+        let Self { jobs, batch, .. } = self;
+        for job in jobs.by_id.values_mut().filter(|job| !job.lost.is_empty()) {
+            job.recover(batch);
         }
     }
 

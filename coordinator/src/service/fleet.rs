@@ -157,6 +157,8 @@ impl Session {
             Some(Message::RankExited(exited)) => self.fleet.exited(id, exited).await,
             Some(Message::Leaving(leaving)) => self.fleet.leaving(id, leaving).await,
             Some(Message::Worker(worker)) => self.fleet.worker(id, worker).await,
+            Some(Message::SlotsOut(slots_out)) => self.fleet.slots_out(id, slots_out).await,
+            Some(Message::Dialled(dialled)) => self.fleet.dialled(id, dialled).await,
             Some(Message::Register(_)) => {
                 return Err(Status::invalid_argument("a session registers once"));
             }

@@ -27,9 +27,7 @@ impl Job {
 
     /// Asks its ranks to checkpoint and stop.
     pub(crate) fn halt(&mut self, batch: &mut Batch, kind: HaltKind, reason: &str) {
-        if !self.is_stopping() {
-            self.kill_at = Some(batch.now.at + batch.config.grace);
-        }
+        self.begin_to_stop(batch.now.at);
         self.record.halt = Some(Halt { kind, reason: reason.to_owned() });
         self.record.state = State::Preempting;
         self.record.reason = format!("its ranks checkpoint and stop: {reason}");
@@ -48,8 +46,8 @@ impl Job {
             self.vacate(seat);
         }
         self.lost.clear();
-        self.kill_at = None;
-        self.recovery = None;
+        self.tell_unsaved(batch);
+        (self.kill_at, self.recovery, self.fault) = (None, None, None);
         self.record.formed = false;
         self.record.high_step = self.high_step;
         if let Some(step) = self.record.rollback.as_ref().map(|rollback| rollback.step) {

@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringmaster_proto::v1::{self, Generation};
+use ringmaster_proto::v1::{self, Generation, Phase};
 use ringmaster_proto::{RingRank, Seat};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::evidence::{Evidence, Failure, Identity, Point};
 use super::spec::JobSpec;
-use crate::fleet::rings::{Checkpoints, Membership, Progress, Recovery, order};
+use super::stopping::Stopping;
+use crate::fleet::rings::{Breaks, Checkpoints, Fault, Membership, Progress, Recovery, order};
 use crate::fleet::{Batch, Error};
 use crate::state::{Change, JobRecord};
 
@@ -28,20 +30,36 @@ pub(crate) struct Job {
     pub(crate) checkpoints: Checkpoints,
     /// Seats whose ranks were lost since the last settling, and how.
     pub(crate) lost: BTreeMap<Seat, Loss>,
+    /// What its failures prove.
+    pub(crate) evidence: Evidence,
+    /// How far each seat's process has come.
+    pub(crate) points: Vec<Point>,
+    /// What its ranks say of how their ring ended.
+    pub(crate) breaks: Breaks,
+    /// What broke its ring, as long as nobody has acted on it.
+    pub(crate) fault: Option<Fault>,
+    /// Which of its nodes are being asked to reach one another.
+    pub(crate) dial: Dial,
     /// Where the rank of a vacant seat was last.
     pub(crate) preferred: Vec<Option<String>>,
     /// After a restart of the coordinator: until when agents may still bring back their ranks.
     pub(crate) attach_until: Option<Instant>,
     /// How its ranks were seen to move.
     pub(crate) movement: Progress,
+    /// The generation that the newest recovery opened which counts against the restart budget.
+    pub(crate) counted: Option<Generation>,
     /// The recovery that is going on, for people.
     pub(crate) recovery: Option<Recovery>,
     /// A checkpoint was published since the last settling: seats may change hands cheaply.
     pub(crate) at_checkpoint: bool,
     /// URLs of its checkpoints that somebody reads, once for each reader.
     pub(crate) held: Vec<String>,
-    /// When ranks that were asked to end, or should end by themselves, are killed.
+    /// When ranks that were asked to end, or should end by themselves, are killed whatever they do.
     pub(crate) kill_at: Option<Instant>,
+    /// Since when it stops, and whether in time.
+    pub(crate) stopping: Option<Stopping>,
+    /// Why the checkpoints since the newest published one were not stored; empty while they are.
+    pub(crate) checkpoint_trouble: String,
     /// What its rings had to say, by kind; in memory only, so that a repetition is known.
     pub(crate) notes: BTreeSet<(Generation, &'static str, String)>,
     pub(crate) watchers: Vec<mpsc::Sender<v1::JobUpdate>>,
@@ -61,15 +79,30 @@ pub(crate) struct Loss {
     /// It had reached the current generation; otherwise it is part of the fault that is already
     /// being recovered from, and does not count against the restart budget.
     pub(crate) counts: bool,
-    /// The node that is blamed for it; absent when nothing says that its node is to blame.
-    pub(crate) blames: Option<String>,
 }
 
 impl Loss {
-    /// A process that is gone, though nothing says that it failed.
-    pub(crate) fn blameless(how: &str, counts: bool) -> Self {
-        Self { how: how.to_owned(), counts, blames: None }
+    pub(crate) fn new(how: &str, counts: bool) -> Self {
+        Self { how: how.to_owned(), counts }
     }
+}
+
+/// Nodes of a job that are asked whether they reach one another before ranks are started, or when all
+/// ranks of a ring wait for one another.
+#[derive(Debug, Default)]
+pub(crate) struct Dial {
+    /// For which generation.
+    pub(crate) generation: Generation,
+    /// Which.
+    pub(crate) nodes: BTreeSet<String>,
+    /// When they were asked; none before.
+    pub(crate) asked_at: Option<Instant>,
+    /// Who has not answered, and whom it was to reach.
+    pub(crate) awaited: BTreeMap<String, Vec<String>>,
+    /// Who does not reach whom, and how that is known.
+    pub(crate) unreached: Vec<(String, v1::Unreached)>,
+    /// Nothing is awaited for this generation any more.
+    pub(crate) is_over: bool,
 }
 
 impl Job {
@@ -78,6 +111,7 @@ impl Job {
         Self {
             statuses: vec![None; ranks],
             preferred: vec![None; ranks],
+            points: vec![Point::default(); ranks],
             high_step: record.high_step,
             record,
             spec,
@@ -148,6 +182,11 @@ impl Job {
         ring.find_map(|(rank, member)| (*member == seat).then_some(rank))
     }
 
+    /// Whether its ring stands, and the rank of this seat is in it.
+    pub(crate) fn ring_stands_with(&self, seat: Seat) -> bool {
+        self.record.formed && self.ring_rank(seat).is_some()
+    }
+
     /// Which seats are taken, for people.
     pub(crate) fn strength(&self) -> String {
         let (taken, ranks) = (self.taken(), self.record.ranks);
@@ -170,6 +209,7 @@ impl Job {
         }
         self.record.done[index] = false;
         self.statuses[index] = None;
+        self.points[index] = Point::default();
         self.movement.forget(seat);
         self.dirty = true;
     }
@@ -180,6 +220,8 @@ impl Job {
             return;
         }
         self.high_step = step;
+        self.evidence.progressed();
+        self.breaks.progressed();
         if self.record.without_progress > 0 {
             self.record.without_progress = 0;
             self.record.high_step = step;
@@ -189,18 +231,60 @@ impl Job {
 
     /// Takes in what the rank of a seat says of itself.
     pub(crate) fn observe(&mut self, mut status: v1::RankStatus, now: Instant) {
-        self.progress(status.step);
+        let seat = Seat(status.rank);
+        self.follow(seat, &status);
         if let Some(metrics) = status.metrics.take() {
             self.metrics = Some(metrics);
             self.changed = true;
         }
-        let seat = Seat(status.rank);
         self.movement.observe(seat, &status, now);
         let slot = &mut self.statuses[seat.index()];
         self.changed |= slot.as_ref().is_none_or(|old| {
             (old.step, old.phase, old.pid) != (status.step, status.phase, status.pid)
         });
         *slot = Some(status);
+    }
+
+    /// Takes in how far a rank has come. Only in a ring that stands has it a state that counts: a rank that
+    /// was cut off may be far ahead in what others have given up.
+    fn follow(&mut self, seat: Seat, status: &v1::RankStatus) {
+        let is_current = status.generation == self.record.generation && self.record.formed;
+        let phase = status.phase();
+        let holds_state =
+            !matches!(phase, Phase::Unspecified | Phase::Start | Phase::Join | Phase::Load);
+        if holds_state && !is_current {
+            return;
+        }
+        if holds_state {
+            self.progress(status.step);
+        }
+        let point = &mut self.points[seat.index()];
+        *point = (*point).max(Point::of(phase, status.step));
+        let point = *point;
+        if let Some(node) = self.record.seats[seat.index()].as_deref() {
+            self.evidence.reach(node, point);
+        }
+    }
+
+    /// Whether the loss of a process counts against the restart budget: it had reached the current
+    /// generation, or was started after the newest loss that counts. Any other is part of a fault that is
+    /// being recovered from already.
+    pub(crate) fn counts(&self, started: Generation, reached: Generation) -> bool {
+        reached == self.generation() || self.counted.is_some_and(|counted| started >= counted)
+    }
+
+    /// A rank of this seat that failed, or is gone, where it sits.
+    pub(crate) fn failure(
+        &self,
+        seat: Seat,
+        started: Generation,
+        now: Instant,
+        identity: Identity,
+        how: &str,
+    ) -> Failure {
+        let node = self.seat(seat).unwrap_or_default().to_owned();
+        let point = self.points.get(seat.index()).copied().unwrap_or_default();
+        Failure { identity, node, started, at: now, point, weight: 1.0, how: how.to_owned() }
     }
 
     /// Adds a line to its history.

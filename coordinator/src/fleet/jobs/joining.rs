@@ -7,9 +7,9 @@ use rand::RngCore as _;
 use ringmaster_proto::{RingRank, Seat, v1};
 
 use super::job::Job;
-use crate::fleet::rings::order;
+use crate::fleet::rings::{Member, order};
 use crate::fleet::{Batch, Error, Reply};
-use crate::recovery::{self, Plan, Report, Source};
+use crate::recovery::{self, Floor, Held, Plan, Report, Source};
 use crate::state::{Rollback, State};
 
 /// Bytes of the secret a generation's ranks share.
@@ -35,8 +35,8 @@ impl Job {
         request: v1::JoinRequest,
         reply: Reply<v1::JoinReply>,
     ) {
-        if let Some(held) = &request.held {
-            self.progress(held.applied_step);
+        if let Some(left) = &request.left {
+            self.breaks.hear(Seat(request.rank), left);
         }
         if self.record.formed {
             return self.rejoin(batch, request, reply);
@@ -46,18 +46,34 @@ impl Job {
             let job_id = self.record.job_id.clone();
             batch.reply(replaced, Err(Error::Replaced { job_id, caller: format!("rank {seat}") }));
         }
+        self.form_if_complete(batch);
+    }
+
+    /// Forms the ring if every seat that is taken has joined, and nothing stands against it.
+    pub(crate) fn form_if_complete(&mut self, batch: &mut Batch) {
         let (joined, taken) = (self.membership.joined(), self.taken());
+        // While a loss has not been acted on nothing is formed: the lost rank's seat still counts as taken,
+        // and settling opens another generation.
         let enough = taken >= self.spec.min_ranks as usize && self.lost.is_empty();
-        // Every rank waits for the last one to join. While a loss has not been acted on nothing is formed:
-        // the lost rank's seat still counts as taken, and settling opens another generation.
-        if joined == taken && enough {
-            self.form(batch);
-        } else if enough {
+        if joined == 0 || !enough {
+            return;
+        }
+        if joined < taken {
             // For people only: not worth a write of its own.
             let generation = self.generation();
             self.record.reason =
                 format!("{joined} of {taken} ranks have joined generation {generation}");
             self.changed = true;
+            return;
+        }
+        // All have said how their last ring ended. If that names somebody, settling may put another node in
+        // its place before it ends in the same way.
+        if let Some(fault) = self.breaks.judge() {
+            self.event(batch, "ring_lost", fault.what().to_owned());
+            self.fault = Some(fault);
+        }
+        if self.fault.is_none() {
+            self.form(batch);
         }
     }
 
@@ -66,24 +82,42 @@ impl Job {
         // A rank that is where it was is told the same again.
         let seat = Seat(request.rank);
         let told = self.ring_rank(seat).and_then(|rank| self.membership.told().get(rank.index()));
+        let has_left =
+            request.left.as_ref().map(|left| left.generation) == Some(self.record.generation);
         if let Some(told) = told
+            && !has_left
             && told.peers[RingRank(told.rank).index()] == request.data_address
         {
             return batch.reply(reply, Ok(told.clone()));
         }
         // Otherwise the ring is broken. While the job stops, no checkpoint will come of it, and no other
-        // ring is formed.
-        if self.is_stopping() {
+        // ring is formed; a finished one has nothing left to do.
+        if self.is_stopping() || self.is_finished() {
             self.kill_at = Some(batch.now.at);
-            return batch.reply(reply, Err(self.not_live("stopping")));
+            let state = if self.is_finished() { "finished" } else { "stopping" };
+            return batch.reply(reply, Err(self.not_live(state)));
         }
         let given = self.generation();
-        let why = if self.membership.told().is_empty() {
-            format!("the plan of {given} was lost with the earlier coordinator")
-        } else {
-            format!("rank {seat} came back to {given} at another address")
-        };
-        self.regenerate(batch, &why);
+        // Only of a ring that ended by itself its ranks know more than the coordinator.
+        let breaks = std::mem::take(&mut self.breaks);
+        match &request.left {
+            Some(left) => {
+                let why = format!("rank {seat} left the ring of {given}: {}", left.how);
+                self.start_over(batch, &why);
+            }
+            None if self.membership.told().is_empty() => {
+                let why = format!("the plan of {given} was lost with the earlier coordinator");
+                self.regenerate(batch, &why);
+            }
+            None => {
+                let why = format!("rank {seat} came back to {given} at another address");
+                self.start_over(batch, &why);
+            }
+        }
+        self.breaks = breaks;
+        if self.record.state.is_ended() {
+            return batch.reply(reply, Err(self.not_live(self.record.state.word())));
+        }
         let job_id = self.record.job_id.clone();
         batch.reply(reply, Err(Error::Stale { job_id, given, current: self.generation() }));
     }
@@ -96,7 +130,14 @@ impl Job {
 
         // What they hold decides from whose state all go on.
         let reports: Vec<Report> = requests.iter().map(report).collect();
-        let plan = recovery::decide(&reports);
+        let floor =
+            Floor { checkpoint_step: self.record.checkpoint_step, gives_up: self.record.given_up };
+        let plan = recovery::decide(&reports, &floor);
+        if let (Source::Live, Report::Held(held)) = (plan.source, reports[plan.source_rank.index()])
+        {
+            self.progress(held.applied_step);
+        }
+        self.breaks.formed(self.generation(), self.roster(&requests));
 
         // All are told the same, but for their own place and whether they apply held gradients. It is kept
         // for a rank that the answer does not reach.
@@ -113,6 +154,17 @@ impl Job {
             batch.reply(reply, Ok(told));
         }
         self.set_running(batch, &plan);
+    }
+
+    /// Who is in the new ring, by rank.
+    fn roster(&self, requests: &[v1::JoinRequest]) -> Vec<Member> {
+        let members = self.record.ring.iter().zip(requests);
+        let member = |(seat, request): (&Seat, &v1::JoinRequest)| Member {
+            seat: *seat,
+            node: self.seat(*seat).unwrap_or_default().to_owned(),
+            address: request.data_address.clone(),
+        };
+        members.map(member).collect()
     }
 
     /// What every rank of the new ring is told. The first generation's numeric plan is kept by all that
@@ -179,8 +231,9 @@ impl Job {
 fn report(request: &v1::JoinRequest) -> Report {
     match request.held {
         None => Report::Fresh,
-        Some(v1::HeldState { applied_step, digest, entered_ready }) => {
-            Report::Held { applied_step, digest, entered_ready }
+        Some(v1::HeldState { applied_step, digest, entered_ready, agreed }) => {
+            let agreed = agreed.unwrap_or_default();
+            Report::Held(Held { applied_step, digest, entered_ready, agreed })
         }
     }
 }

@@ -1,18 +1,40 @@
 //! How a job loses ranks, recovers and ends.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ringmaster_proto::Seat;
-use ringmaster_proto::v1::{self, Generation};
+use ringmaster_proto::v1::{self, ExitClass, Generation};
 
+use super::evidence::{Failure, Identity, Point};
 use super::job::{Job, Loss};
+use crate::fleet::nodes::Process;
 use crate::fleet::rings::Recovery;
 use crate::fleet::{Batch, Error};
 use crate::state::State;
 
+/// How long a job puts no rank on a node that could not run one.
+pub(crate) const AVOIDED_FOR: Duration = Duration::from_secs(600);
+/// How long, where it cannot do without the node: it may be mended. Twice as long each time.
+const ALONE_FOR: Duration = Duration::from_secs(15);
+/// How often that is doubled at most.
+const MOST_DOUBLED: u32 = 5;
+/// What a rank that is gone without a word weighs among its node's faults.
+const GONE_WEIGHT: f64 = 0.5;
+/// What an agent was about to do when it started no process.
+const REFUSED: &str = "start";
+
 impl Job {
-    /// Takes in that the process of a seat has ended. It `counts` if it had reached this generation.
-    pub(crate) fn rank_ended(&mut self, batch: &mut Batch, exited: &v1::RankExited, counts: bool) {
+    /// Takes in that the process of a seat has ended, which was started for a generation. Its loss may count
+    /// against the restart budget; `alone` says that no other node could run it.
+    pub(crate) fn rank_ended(
+        &mut self,
+        batch: &mut Batch,
+        exited: &v1::RankExited,
+        started: Generation,
+        counts: bool,
+        alone: bool,
+    ) {
         if self.record.state.is_ended() {
             return;
         }
@@ -28,21 +50,70 @@ impl Job {
             // formed has not begun, and waits for this seat.
             Some(0) => {
                 let how = format!("it ended before {} was formed", self.generation());
-                self.lose(batch, rank, Loss::blameless(&how, false));
+                self.lose(batch, rank, Loss::new(&how, false));
             }
-            // It failed. The job goes on without it, unless another try would not help.
-            _ if exited.retryable || self.is_finished() || self.is_stopping() => {
-                let blames = self.seat(rank).filter(|_| counts).map(str::to_owned);
-                self.lose(batch, rank, Loss { how: describe(exited), counts, blames });
-            }
-            _ => {
-                let (how, node) = (describe(exited), self.seat(rank).unwrap_or_default());
-                let message = format!("rank {rank} on {node}: {how}");
-                self.event(batch, "rank_lost", message);
-                let reason = format!("rank {rank}: {how}; running it again would not help");
-                self.fail(batch, &reason);
+            // It failed. The job goes on, unless it is proven that another try would not help.
+            _ => self.rank_failed(batch, exited, started, counts, alone),
+        }
+    }
+
+    fn rank_failed(
+        &mut self,
+        batch: &mut Batch,
+        exited: &v1::RankExited,
+        started: Generation,
+        counts: bool,
+        alone: bool,
+    ) {
+        let (rank, how) = (Seat(exited.rank), describe(exited));
+        let identity = Identity::of(exited);
+        // What may pass and is part of another fault, or was never started, says nothing of its node.
+        let is_said = identity.class != ExitClass::Retry || (counts && exited.operation != REFUSED);
+        let mut proof = None;
+        if is_said && !self.is_finished() && !self.is_stopping() {
+            let mut failure = self.failure(rank, started, batch.now.at, identity, &how);
+            let last = Point::of(exited.last_phase(), exited.last_step);
+            failure.point = failure.point.max(last);
+            proof = self.evidence.fail(&failure, alone);
+            // Where nobody else could run it, it is tried there once more, unless others show that they can.
+            let is_left_out = !alone || self.evidence.has_witness(&failure);
+            if failure.identity.class != ExitClass::Retry && is_left_out {
+                let times = self.evidence.times_avoided(&failure.node).min(MOST_DOUBLED);
+                let lasts = if alone { ALONE_FOR * 2_u32.pow(times) } else { AVOIDED_FOR };
+                self.avoid(batch, &failure.node, lasts, how.clone());
             }
         }
+        self.lose(batch, rank, Loss { how: how.clone(), counts });
+        if let Some(proof) = proof {
+            let reason = format!("rank {rank}: {how}; {proof}, so running it again would not help");
+            self.fail(batch, &reason);
+        }
+    }
+
+    /// Puts none of its ranks on a node for a while.
+    pub(crate) fn avoid(&mut self, batch: &Batch, node: &str, lasts: Duration, why: String) {
+        self.evidence.avoid(node, batch.now.at + lasts, why);
+    }
+
+    /// Takes in that a rank is gone although nothing says that it failed: its node may still be charged with
+    /// it.
+    pub(crate) fn lose_gone(
+        &mut self,
+        batch: &mut Batch,
+        rank: Seat,
+        process: &Process,
+        cause: &'static str,
+        how: &str,
+    ) {
+        let counts = self.counts(process.started, process.generation);
+        if counts && !self.is_finished() && !self.is_stopping() {
+            let identity = Identity::gone(cause);
+            let failure = self.failure(rank, process.started, batch.now.at, identity, how);
+            let failure = Failure { weight: GONE_WEIGHT, ..failure };
+            // It may pass, and so it proves nothing against the job.
+            self.evidence.fail(&failure, false);
+        }
+        self.lose(batch, rank, Loss::new(how, counts));
     }
 
     /// Notes that a rank's process is gone; settling decides.
@@ -61,6 +132,7 @@ impl Job {
         }
         let node = self.seat(rank).unwrap_or("an unknown node").to_owned();
         self.event(batch, "rank_lost", format!("rank {rank} on {node}: {how}"));
+        self.breaks.explained();
         self.lost.insert(rank, loss);
     }
 
@@ -70,15 +142,13 @@ impl Job {
         let lost = std::mem::take(&mut self.lost);
         let Some(what) = in_words(&lost) else { return };
 
-        // Lost ranks give up their seats. So does one that had ended well: the run is not finished
-        // without all of them, so it has to take part again.
-        let leaves = |seat: &Seat| lost.contains_key(seat) || self.is_done(*seat);
-        for seat in self.seats().filter(leaves).collect::<Vec<_>>() {
-            self.vacate(seat);
+        for seat in lost.keys() {
+            self.vacate(*seat);
         }
 
         // A job that is to stop does not recover: no checkpoint will come of its broken ring.
         if self.is_stopping() {
+            self.vacate_done();
             self.kill_at = Some(batch.now.at);
             return;
         }
@@ -91,6 +161,9 @@ impl Job {
         }
         self.begin_recovery(batch, u32::from(counts));
         self.regenerate(batch, &what);
+        if counts {
+            self.counted = self.record.generation;
+        }
     }
 
     /// All ranks ended well before the run did: somebody else than this coordinator asked them to stop,
@@ -113,6 +186,16 @@ impl Job {
         self.record.high_step = self.high_step;
         self.begin_recovery(batch, 1);
         self.regenerate(batch, why);
+        self.counted = self.record.generation;
+    }
+
+    /// Ranks that had ended well give up their seats: the run is not finished without all of them, so they
+    /// have to take part again.
+    pub(crate) fn vacate_done(&mut self) {
+        let done: Vec<Seat> = self.seats().filter(|seat| self.is_done(*seat)).collect();
+        for seat in done {
+            self.vacate(seat);
+        }
     }
 
     fn is_out_of_restarts(&self) -> bool {
@@ -154,6 +237,11 @@ impl Job {
 
     /// Opens the next generation and lets nobody wait for the old one.
     pub(crate) fn form_anew(&mut self, batch: &mut Batch, state: State, kind: &str, why: &str) {
+        if !self.is_finished() {
+            self.vacate_done();
+        }
+        // Its ranks leave because they are told to, though it may look otherwise to some of them.
+        self.breaks.explained();
         let old = self.generation();
         // From here on calls of the old generation are refused, its commits of checkpoints among them.
         let generation = self.open_generation(batch, why);
@@ -199,13 +287,16 @@ impl Job {
 
     /// Ends a job.
     pub(crate) fn end(&mut self, batch: &mut Batch, state: State, reason: &str) {
+        if state == State::Cancelled {
+            self.tell_unsaved(batch);
+        }
         self.record.state = state;
         self.record.reason = reason.to_owned();
         self.record.ended_at_ms = batch.now.unix_ms;
         self.record.high_step = self.high_step;
         self.lost.clear();
         self.attach_until = None;
-        self.kill_at = None;
+        (self.kill_at, self.stopping, self.fault) = (None, None, None);
         self.refuse_waiting(batch);
         self.record.halt = None;
         self.event(batch, state.word(), reason.to_owned());

@@ -6,10 +6,12 @@
 //!
 //! Modules in reading order: `job` (one job) and `spec` (what its manifest asks for), `table` (all of
 //! them), `requests` (submitting, cancelling), `seating` (getting seats), `joining` (forming a ring),
-//! `saving` (granting checkpoints), `reports` (notes and the summary), `lifecycle` (losing, recovering,
-//! ending), `halting` (stopping to go on later), `resuming` (going on, from an older checkpoint too),
+//! `saving` (granting checkpoints), `reports` (notes and the summary), `evidence` (whose fault it was),
+//! `lifecycle` (losing, recovering, ending), `stopping` (how long that may take), `halting` (stopping to go
+//! on later), `resuming` (going on, from an older checkpoint too),
 //! `readers` (which checkpoints are read), `view` and `watching` (what people see).
 
+mod evidence;
 mod halting;
 mod job;
 mod joining;
@@ -21,11 +23,14 @@ mod resuming;
 mod saving;
 mod seating;
 mod spec;
+mod stopping;
 mod table;
 mod view;
 mod watching;
 
-pub(crate) use job::{Job, Loss};
+pub(crate) use evidence::{Charge, Identity, Point};
+pub(crate) use job::{Dial, Job, Loss};
+pub(crate) use lifecycle::AVOIDED_FOR;
 pub(crate) use reports::kind_of;
 pub use requests::Submission;
 pub use resuming::RolledBack;

@@ -7,11 +7,17 @@ use crate::fleet::{Batch, Error};
 
 /// The kind of event that tells what befalls a store.
 const STORE: &str = "store";
+/// The kind of event that tells why a checkpoint was not stored.
+const CHECKPOINT_FAILED: &str = "checkpoint_failed";
 
 impl Job {
     /// Puts a note of the current generation into the history, once.
     pub(crate) fn note(&mut self, batch: &mut Batch, kind: &'static str, message: String) {
         let generation = self.generation();
+        if kind == CHECKPOINT_FAILED {
+            self.checkpoint_trouble.clone_from(&message);
+            self.changed = true;
+        }
         if kind == STORE {
             // A store may be in the same trouble again; all ranks say the same of it.
             self.notes.retain(|(_, known, earlier)| *known != kind || *earlier == message);
@@ -46,6 +52,8 @@ pub(crate) fn kind_of(note: &v1::NoteRequest) -> Result<&'static str, Error> {
         v1::NoteKind::SlowLink => Ok("slow_link"),
         v1::NoteKind::Evaluation => Ok("evaluation"),
         v1::NoteKind::Store => Ok(STORE),
+        v1::NoteKind::CheckpointFailed => Ok(CHECKPOINT_FAILED),
+        v1::NoteKind::Waits => Ok("waits"),
         v1::NoteKind::Unspecified => Err(Error::Invalid {
             field: "kind",
             value: note.kind.to_string(),

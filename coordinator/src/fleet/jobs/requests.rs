@@ -98,7 +98,7 @@ impl Job {
         }
         let reason = if reason.is_empty() { "cancelled by a client".to_owned() } else { reason };
         self.record.cancel_reason = Some(reason.clone());
-        self.kill_at = Some(batch.now.at + batch.config.grace);
+        self.begin_to_stop(batch.now.at);
         self.event(batch, "cancelling", reason.clone());
         if self.record.state.is_placed() {
             self.record.reason = format!("stopping: {reason}");

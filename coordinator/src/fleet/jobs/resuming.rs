@@ -67,6 +67,7 @@ impl Job {
         }
         let up_to = self.generation();
         self.record.rollback = Some(Rollback::new(url.clone(), step, up_to));
+        self.record.given_up = self.record.given_up.max(Some(up_to));
         self.record.checkpoint_step = step;
         self.record.checkpoint_url.clone_from(&url);
         self.start_over_from(step);
@@ -104,6 +105,8 @@ impl Job {
         }
         self.lost.clear();
         (self.attach_until, self.kill_at, self.recovery) = (None, None, None);
+        (self.stopping, self.fault) = (None, None);
+        self.evidence.clear();
         self.record.formed = false;
         self.record.cancel_reason = None;
         self.record.ended_at_ms = 0;
@@ -147,6 +150,7 @@ impl Job {
         self.high_step = step;
         self.record.high_step = step;
         self.record.without_progress = 0;
+        self.evidence.start_over();
         self.metrics = None;
         self.dirty = true;
     }

@@ -6,10 +6,11 @@
 
 use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{self, StoredObject};
+use tokio::time::Instant;
 
 use super::job::Job;
 use super::joining::check_rank;
-use crate::fleet::rings::Answer;
+use crate::fleet::rings::{Answer, Overdue};
 use crate::fleet::{Batch, Error, Reply};
 use crate::state::{Change, CheckpointGrant, ShardRecord, objects_to_json};
 
@@ -23,17 +24,51 @@ impl Job {
         let v1::ReportShardRequest { job_id, rank, step, objects, failure, .. } = request;
         let ring = u32::try_from(self.record.ring.len()).expect("world sizes fit u32");
         check_rank(rank, ring, &job_id)?;
-        let rank = RingRank(rank);
+        let generation = self.generation();
+        let shard =
+            ShardRecord { job_id, generation, step, rank: RingRank(rank), objects, failure };
+        self.take_up_shard(shard.clone(), batch.now.at);
+        // Why a part is missing must outlive this process, too: nobody says it again.
+        batch.change(Change::Shard(Box::new(shard)));
+        self.answer_commit(batch, step);
+        Ok(())
+    }
+
+    /// Takes up what a rank has stored of a checkpoint, or why it could not.
+    pub(crate) fn take_up_shard(&mut self, shard: ShardRecord, now: Instant) {
+        let ShardRecord { step, rank, objects, failure, .. } = shard;
         if failure.is_empty() {
-            self.checkpoints.add_shard(step, rank, objects.clone());
-            let generation = self.generation();
-            let shard = ShardRecord { job_id, generation, step, rank, objects };
-            batch.change(Change::Shard(Box::new(shard)));
+            self.checkpoints.add_shard(step, rank, objects, now);
         } else {
             self.checkpoints.add_failure(step, rank, failure);
         }
-        self.answer_commit(batch, step);
-        Ok(())
+    }
+
+    /// Refuses grants that cannot come: no part is missing that somebody still works on.
+    pub(crate) fn refuse_overdue_commits(&mut self, batch: &mut Batch) {
+        if !self.checkpoints.is_awaited() {
+            return;
+        }
+        let (ring, now) = (self.record.ring.clone(), batch.now.at);
+        let patience = batch.config.commit_patience;
+        let saves = |rank: RingRank| {
+            let seat = ring.get(rank.index()).copied();
+            seat.is_some_and(|seat| self.movement.saves(seat, patience, now))
+        };
+        let overdue = self.checkpoints.take_overdue(ring.len(), patience, saves, now);
+        for Overdue { step, missing, reply } in overdue {
+            let job_id = self.record.job_id.clone();
+            let reason = format!("nothing came of it for {} s", patience.as_secs());
+            let missing = missing.first().copied().unwrap_or_default();
+            let message = format!(
+                "the checkpoint of step {step} is given up: rank {missing} has not stored its part, \
+                 {reason}"
+            );
+            self.event(batch, "checkpoint_failed", message.clone());
+            self.checkpoint_trouble = message;
+            let refusal = Error::ShardFailed { job_id, rank: missing, step, reason };
+            batch.reply(reply, Err(refusal));
+        }
     }
 
     /// Grants the checkpoint of a step as soon as every rank's part is there.
@@ -43,7 +78,8 @@ impl Job {
         request: &v1::CommitCheckpointRequest,
         reply: Reply<Vec<StoredObject>>,
     ) {
-        if let Some(replaced) = self.checkpoints.wait(request.step, request.digest, reply) {
+        let now = batch.now.at;
+        if let Some(replaced) = self.checkpoints.wait(request.step, request.digest, reply, now) {
             let job_id = self.record.job_id.clone();
             batch.reply(
                 replaced,
@@ -104,6 +140,7 @@ impl Job {
             self.event(batch, "checkpoint", message);
         } else {
             self.record.rollback = None;
+            self.checkpoint_trouble.clear();
             self.record.checkpoint_step = step;
             self.record.checkpoint_url.clone_from(&url);
             self.at_checkpoint = self.record.formed && step < self.spec.total_steps;

@@ -1,6 +1,7 @@
 //! What a job is to the scheduler, and getting the seats that it decided on.
 
 use ringmaster_proto::Seat;
+use tokio::time::Instant;
 
 use super::job::Job;
 use crate::fleet::Batch;
@@ -21,7 +22,7 @@ impl Job {
     }
 
     /// What the scheduler sees of it, if it holds or wants slots.
-    pub(crate) fn gang(&self) -> Option<Gang> {
+    pub(crate) fn gang(&self, now: Instant) -> Option<Gang> {
         Some(Gang {
             job_id: self.record.job_id.clone(),
             priority: self.record.priority,
@@ -31,6 +32,7 @@ impl Job {
             standing: self.standing()?,
             seats: self.record.seats.clone(),
             preferred: self.preferred.clone(),
+            avoids: self.evidence.avoided(now),
         })
     }
 

@@ -1,6 +1,7 @@
 //! What a job asks of the cluster, out of its manifest.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ringmaster_manifest::spec::{Accelerator, TrainJob};
 use ringmaster_manifest::{from_validated_json, stored};
@@ -23,6 +24,8 @@ pub(crate) struct JobSpec {
     pub(crate) accelerator: String,
     pub(crate) threads_per_rank: Option<u32>,
     pub(crate) max_without_progress: u32,
+    /// At most so long from a request to stop until ranks are killed; none as long as they move.
+    pub(crate) stop_within: Option<Duration>,
     /// Where a new run takes weights from.
     pub(crate) pretrained: Vec<String>,
 }
@@ -49,6 +52,7 @@ impl JobSpec {
             accelerator: accelerator.to_owned(),
             threads_per_rank: job.resources.threads_per_rank,
             max_without_progress: job.restart.max_without_progress,
+            stop_within: job.checkpoint.stop_within.map(Duration::from_secs),
             pretrained: [
                 job.model.pretrained,
                 job.model.pretrained_image,

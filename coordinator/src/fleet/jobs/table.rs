@@ -34,7 +34,7 @@ impl Jobs {
             if let Some(job) = jobs.by_id.get_mut(&shard.job_id)
                 && job.record.generation == Some(shard.generation)
             {
-                job.checkpoints.add_shard(shard.step, shard.rank, shard.objects);
+                job.take_up_shard(shard, batch.now.at);
             }
         }
         jobs
@@ -60,8 +60,11 @@ impl Jobs {
         } else if placed {
             let now = batch.now.at;
             job.attach_until = Some(now + 2 * batch.config.lease);
-            if job.is_stopping() {
+            if job.is_finished() {
+                // Its ranks are to end by themselves, and one of them may have been lingering for long.
                 job.kill_at = Some(now + batch.config.grace);
+            } else if job.is_stopping() {
+                job.begin_to_stop(now);
             } else {
                 job.record.state = State::Recovering;
             }

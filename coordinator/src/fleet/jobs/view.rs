@@ -41,6 +41,7 @@ impl Job {
             max_ranks: record.ranks,
             min_ranks: self.spec.min_ranks,
             rolled_back_to: record.rollback.as_ref().map(|to| to.url.clone()).unwrap_or_default(),
+            checkpoint_trouble: self.checkpoint_trouble.clone(),
         }
     }
 

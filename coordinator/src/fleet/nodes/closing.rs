@@ -1,19 +1,21 @@
 //! Nodes that take no ranks: drained by somebody, or excluded after faults.
 //!
-//! Either way the ranks a closed node has leave at their job's next checkpoint. A node is blamed when a
-//! rank of the current generation failed there and nowhere else: a fault that hits several nodes at
-//! once is the job's. A step of the job on the node ends the row of its faults.
+//! Either way the ranks a closed node has leave at their job's next checkpoint. With which faults a node is
+//! charged, its jobs' evidence says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_proto::v1;
 
-use super::node::Faults;
+use super::node::Node;
 use super::placement::taken_seats;
 use super::table::Nodes;
 use super::view::unseen_node;
-use crate::fleet::{Batch, Error, Jobs};
+use crate::fleet::{Batch, Charge, Error, Job, Jobs};
 use crate::state::{Change, Closure, ClosureKind};
+
+/// So much of a fault may have been forgotten in the minutes between the faults of a row.
+const ROUNDING: f64 = 0.25;
 
 impl Nodes {
     /// Lets a node take ranks, or no more.
@@ -29,6 +31,7 @@ impl Nodes {
         }
         if usable {
             self.open_node(batch, &node);
+            jobs.by_id.values_mut().for_each(|job| job.evidence.accept(&node));
         } else {
             let reason = if reason.is_empty() { "drained by a client".to_owned() } else { reason };
             let is_drained = |closure: &Closure| closure.kind == ClosureKind::Drained;
@@ -56,13 +59,12 @@ impl Nodes {
         let closure = self.closures.get(name);
         let Some(node) = self.by_name.get(name) else { return unseen_node(name, closure) };
         let used = taken.get(name).copied().unwrap_or(0) + self.strays_on(jobs, name);
-        node.view(name, used, closure, batch.now.at)
+        let faults = self.scores.of(name, batch.now.unix_ms);
+        v1::Node { faults, ..node.view(name, used, closure, batch.now.at) }
     }
 
     fn open_node(&mut self, batch: &mut Batch, name: &str) {
-        if let Some(node) = self.by_name.get_mut(name) {
-            node.faults = None;
-        }
+        self.scores.forgive(batch, name);
         if self.closures.remove(name).is_some() {
             tracing::info!(node = %name, "the node takes ranks again");
             batch.change(Change::Node { node: name.to_owned(), closure: None });
@@ -98,37 +100,95 @@ impl Nodes {
         self.closures.insert(name.to_owned(), closure);
     }
 
-    /// Counts the losses of a job against the one node they happened on, and excludes it if they are
-    /// too many in a row.
-    pub(crate) fn blame(&mut self, jobs: &mut Jobs, batch: &mut Batch, job_id: &str) {
-        let job = &jobs.by_id[job_id];
-        if job.is_stopping() {
-            return;
+    /// Charges nodes with the faults that their jobs' evidence has proven, and excludes those that have too
+    /// many.
+    pub(crate) fn charge(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
+        let mut due: Vec<(String, Charge)> = Vec::new();
+        for (job_id, job) in &mut jobs.by_id {
+            let charges = job.evidence.take_due().into_iter();
+            due.extend(charges.map(|charge| (job_id.clone(), charge)));
         }
-
-        // Only where all the faults happened on one node is that to blame.
-        let mut blamed =
-            job.lost.iter().filter_map(|(seat, loss)| Some((loss.blames.as_ref()?, seat)));
-        let Some((name, seat)) = blamed.next() else { return };
-        if blamed.any(|(other, _)| other != name) {
-            return;
+        for (job_id, Charge { node, faults, how }) in due {
+            let score = self.scores.add(batch, &node, faults);
+            tracing::warn!(%node, %job_id, faults, score, "a node's faults: {how}");
+            self.exclude_if_due(jobs, batch, &node, score, &format!("of job {job_id}: {how}"));
         }
-        let (name, step) = (name.clone(), job.high_step);
-        let last = format!("the last: rank {seat} of job {job_id}: {}", job.lost[seat].how);
+    }
 
-        // Excluded is one with too many in a row, unless no other could take its ranks.
-        let Some(node) = self.by_name.get_mut(&name) else { return };
-        let count = node.faults.as_ref().map_or(0, |faults| faults.count) + 1;
-        node.faults = Some(Faults { count, job_id: job_id.to_owned(), step });
+    /// Excludes a node with too many faults, unless no other could take its ranks.
+    fn exclude_if_due(
+        &mut self,
+        jobs: &mut Jobs,
+        batch: &mut Batch,
+        name: &str,
+        score: f64,
+        last: &str,
+    ) {
         let limit = batch.config.exclude_after;
-        if limit == 0 || count < limit || self.closures.contains_key(&name) {
-            return;
+        // Faults of the last minutes have hardly decayed: three in a row are three.
+        let is_due = limit > 0 && score > f64::from(limit) - ROUNDING;
+        let is_known = self.by_name.contains_key(name) && !self.closures.contains_key(name);
+        if is_due && is_known && !self.is_last(batch, name) {
+            let reason = format!("{score:.1} faults within hours; the last: a rank {last}");
+            self.close_node(jobs, batch, name, ClosureKind::Excluded, reason);
         }
-        if self.is_last(batch, &name) {
-            return;
-        }
-        let reason = format!("{count} faults in a row without a new step; {last}");
-        self.close_node(jobs, batch, &name, ClosureKind::Excluded, reason);
+    }
+
+    /// Whether a job could run without this node, if it had all slots of the others that it may use.
+    pub(crate) fn runs_elsewhere(
+        &self,
+        jobs: &Jobs,
+        batch: &Batch,
+        name: &str,
+        job_id: &str,
+    ) -> bool {
+        let Some(job) = jobs.by_id.get(job_id) else { return true };
+        let slots: u32 =
+            self.others_for(batch, job, name).map(|(_, node)| node.slots_in_service()).sum();
+        slots >= job.spec.min_ranks
+    }
+
+    /// Whether a job can run without this node now: with the seats that it has on others, and the slots that
+    /// are free there.
+    pub(crate) fn has_room_elsewhere(
+        &self,
+        jobs: &Jobs,
+        batch: &Batch,
+        name: &str,
+        job_id: &str,
+    ) -> bool {
+        let Some(job) = jobs.by_id.get(job_id) else { return true };
+        let taken = taken_seats(jobs);
+        let free = self.others_for(batch, job, name).map(|(other, node)| {
+            let used = taken.get(other.as_str()).copied().unwrap_or(0);
+            node.slots_in_service().saturating_sub(used + self.strays_on(jobs, other))
+        });
+        let elsewhere = job.seats().filter(|seat| job.seat(*seat).is_some_and(|node| node != name));
+        elsewhere.count() + free.sum::<u32>() as usize >= job.spec.min_ranks as usize
+    }
+
+    /// The other nodes that a job may have ranks on.
+    fn others_for<'a>(
+        &'a self,
+        batch: &'a Batch,
+        job: &'a Job,
+        name: &'a str,
+    ) -> impl Iterator<Item = (&'a String, &'a Node)> {
+        self.by_name.iter().filter(move |(other, node)| {
+            *other != name
+                && node.accelerator == job.spec.accelerator
+                && self.takes_ranks(batch, other)
+                && !job.evidence.avoids(other, batch.now.at)
+        })
+    }
+
+    /// Whether a node answers and may be given ranks.
+    fn takes_ranks(&self, batch: &Batch, name: &str) -> bool {
+        let node = self.by_name.get(name);
+        let is_able = node.is_some_and(|node| {
+            node.answers(batch.now.at) && !node.leaving && node.unusable().is_none()
+        });
+        is_able && !self.closures.contains_key(name)
     }
 
     /// True when no other open node with the same accelerator answers.

@@ -28,16 +28,15 @@ impl Nodes {
                 continue;
             }
             let how = if was_open {
-                let lease = batch.config.lease.as_secs_f64();
-                format!("its node was not heard of for {lease:.1} s")
+                let unheard = node.lease.unheard(now).as_secs_f64();
+                format!("its node was not heard of for {unheard:.1} s")
             } else {
                 "its agent's connection closed and did not come back".to_owned()
             };
             for ((job_id, rank), process) in std::mem::take(&mut node.processes) {
                 let Some(job) = jobs.by_id.get_mut(&job_id) else { continue };
                 if !process.doomed && job.sits(rank, name) && !job.is_done(rank) {
-                    let counts = process.generation == job.generation();
-                    job.lose(batch, rank, Loss::blameless(&how, counts));
+                    job.lose_gone(batch, rank, &process, "unheard", &how);
                 }
             }
         }
@@ -59,9 +58,8 @@ impl Nodes {
                     && job.sits(*rank, name)
                     && !job.is_done(*rank)
                 {
-                    let counts = process.generation == job.generation();
                     let how = "its agent came back without it";
-                    job.lose(batch, *rank, Loss::blameless(how, counts));
+                    job.lose_gone(batch, *rank, process, "missing", how);
                 }
                 false
             });
@@ -96,7 +94,7 @@ impl Nodes {
                 job.attach_until = None;
                 for rank in absent {
                     let how = "it did not come back after the coordinator's restart";
-                    job.lose(batch, rank, Loss::blameless(how, true));
+                    job.lose(batch, rank, Loss::new(how, true));
                 }
             }
         }

@@ -9,29 +9,47 @@ use tokio::time::Instant;
 pub struct Lease {
     length: Duration,
     renewed: Instant,
+    /// It ends so much before its length has passed.
+    shortened: Duration,
 }
 
 impl Lease {
     /// Returns a lease that starts now.
     pub fn new(length: Duration, now: Instant) -> Self {
-        Self { length, renewed: now }
+        Self { length, renewed: now, shortened: Duration::ZERO }
     }
 
     /// Starts it afresh. A clock value from before the last renewal changes nothing.
     pub fn renew(&mut self, now: Instant) {
-        self.renewed = self.renewed.max(now);
+        if now >= self.renewed {
+            (self.renewed, self.shortened) = (now, Duration::ZERO);
+        }
+    }
+
+    /// When somebody was heard last.
+    pub fn renewed(&self) -> Instant {
+        self.renewed
+    }
+
+    /// Nobody could be heard for so long: that does not count.
+    pub fn excuse(&mut self, gap: Duration, now: Instant) {
+        self.renewed = (self.renewed + gap).min(now.max(self.renewed));
+    }
+
+    /// For how long nobody was heard.
+    pub fn unheard(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.renewed)
     }
 
     /// Makes it end no later than `left` from now, unless it is renewed.
     pub fn shorten(&mut self, left: Duration, now: Instant) {
-        if let Some(renewed) = (now + left).checked_sub(self.length) {
-            self.renewed = self.renewed.min(renewed);
-        }
+        let end = self.renewed + self.length;
+        self.shortened = self.shortened.max(end.saturating_duration_since(now + left));
     }
 
     /// True once the whole length has passed without renewal.
     pub fn is_expired(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.renewed) >= self.length
+        self.unheard(now) + self.shortened >= self.length
     }
 }
 

@@ -20,7 +20,9 @@ pub(crate) struct Node {
     pub(crate) accelerator: String,
     pub(crate) address: String,
     /// Of the agent's process: another one means that the agent was restarted.
-    pub(crate) pid: u32,
+    pub(crate) agent: Agent,
+    /// Where its agent answers who wants to know whether it can be reached; empty where it does not.
+    pub(crate) dial_address: String,
     /// Absent while the agent is away.
     pub(crate) session: Option<Session>,
     /// Runs on while the agent is away.
@@ -31,18 +33,35 @@ pub(crate) struct Node {
     /// What its worker says of itself, if that is one.
     pub(crate) worker: Option<v1::Worker>,
     pub(crate) processes: BTreeMap<RankKey, Process>,
-    /// Consecutive faults that it is blamed for.
-    pub(crate) faults: Option<Faults>,
+    /// Slots that take no rank, as its agent says, and why.
+    pub(crate) slots_out: BTreeMap<u32, String>,
+    /// Processes that were killed and have not gone, of which its agent says nothing.
+    pub(crate) undead: Vec<Undead>,
 }
 
-/// Faults of a node without progress in between.
+/// Which process an agent is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Faults {
-    pub(crate) count: u32,
-    /// Whose rank was the last; a step of this job on the node ends the row.
-    pub(crate) job_id: String,
-    /// Most steps that job had applied by then.
-    pub(crate) step: u64,
+pub(crate) struct Agent {
+    /// Drawn by every process; empty from an agent that draws none.
+    pub(crate) instance: String,
+    pub(crate) pid: u32,
+}
+
+impl Agent {
+    pub(crate) fn of(register: &v1::Register) -> Self {
+        Self { instance: register.instance.clone(), pid: register.pid }
+    }
+}
+
+/// A process that its kill has not ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Undead {
+    pub(crate) key: RankKey,
+    /// The newest generation of its job when it was given up: what its agent says of an older one is about
+    /// this process.
+    pub(crate) until: Generation,
+    pub(crate) slot: Option<u32>,
+    pub(crate) why: String,
 }
 
 impl Node {
@@ -54,6 +73,26 @@ impl Node {
     /// Why its worker cannot run a rank; none when it can.
     pub(crate) fn unusable(&self) -> Option<&str> {
         self.worker.as_ref().map(|worker| worker.unusable.as_str()).filter(|why| !why.is_empty())
+    }
+
+    /// Slots that take no rank at the moment, and why.
+    pub(crate) fn out_of_service(&self) -> BTreeMap<u32, String> {
+        let undead =
+            self.undead.iter().filter_map(|undead| Some((undead.slot?, undead.why.clone())));
+        undead.chain(self.slots_out.clone()).collect()
+    }
+
+    /// Slots that may take ranks.
+    pub(crate) fn slots_in_service(&self) -> u32 {
+        let out = self.out_of_service().into_keys().filter(|slot| *slot < self.slots).count();
+        self.slots.saturating_sub(u32::try_from(out).unwrap_or(u32::MAX))
+    }
+
+    /// UUID of the GPU that the rank of a slot has for itself; empty where ranks compute on the CPU.
+    pub(crate) fn device(&self, slot: u32) -> String {
+        let devices = self.worker.as_ref().map(|worker| worker.devices.as_slice());
+        let device = devices.unwrap_or_default().get(slot as usize);
+        device.map(|device| device.uuid.clone()).unwrap_or_default()
     }
 
     /// libtorch threads for each of its ranks.
@@ -89,6 +128,8 @@ pub(crate) struct Process {
     pub(crate) doomed: bool,
     /// Session and urgency of the last StopRank.
     pub(crate) stopped: Option<(u64, Stop)>,
+    /// When its agent was first asked to kill it.
+    pub(crate) killed_at: Option<Instant>,
 }
 
 /// How sure it is that a process exists.
@@ -128,6 +169,7 @@ impl Process {
             told: None,
             doomed: false,
             stopped: None,
+            killed_at: None,
         }
     }
 

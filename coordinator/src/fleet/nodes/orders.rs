@@ -1,18 +1,19 @@
 //! What agents are told: the difference between what should run and what does.
 
+use std::time::Duration;
+
 use ringmaster_proto::v1::coordinator_message::Message;
 use ringmaster_proto::{Seat, v1};
 use tokio::time::Instant;
 
 use super::node::{Process, Stop};
 use super::table::Nodes;
-use crate::fleet::{Batch, Job, Jobs};
+use crate::fleet::{Batch, Job, Jobs, Loss};
 
 impl Nodes {
     /// Stops every process no job wants, and those of jobs that are to end.
     pub(crate) fn stop_what_is_not_wanted(&mut self, jobs: &Jobs, batch: &mut Batch) {
-        let now = batch.now.at;
-        let grace_ms = u32::try_from(batch.config.grace.as_millis()).unwrap_or(u32::MAX);
+        let (now, grace) = (batch.now.at, batch.config.grace);
         for (name, node) in &mut self.by_name {
             let Some(session) = &node.session else { continue };
             for ((job_id, rank), process) in &mut node.processes {
@@ -21,7 +22,7 @@ impl Nodes {
                 let stop = if process.doomed {
                     Some((Stop::Kill, "another process has its place".to_owned()))
                 } else {
-                    stop_for(job, now)
+                    stop_for(job, grace, now)
                 };
                 let Some((stop, reason)) = stop else { continue };
                 // Once for each session and urgency.
@@ -30,11 +31,15 @@ impl Nodes {
                     continue;
                 }
                 process.stopped = Some((session.id, stop));
+                if stop == Stop::Kill {
+                    process.is_killed(now);
+                }
                 let message = v1::StopRank {
                     job_id: job_id.clone(),
                     rank: rank.0,
                     graceful: stop == Stop::Graceful,
-                    grace_ms: if stop == Stop::Graceful { grace_ms } else { 0 },
+                    // How they fare is watched here: their agent kills them when it is told to.
+                    grace_ms: 0,
                     reason,
                 };
                 batch.send(&session.outbound, Message::StopRank(message));
@@ -43,12 +48,14 @@ impl Nodes {
     }
 
     /// Starts ranks that have a seat and no process, and tells survivors of their new generation.
-    pub(crate) fn start_and_regenerate(&mut self, jobs: &Jobs, batch: &mut Batch) {
-        for (job_id, job) in &jobs.by_id {
+    pub(crate) fn start_and_regenerate(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
+        for (job_id, job) in &mut jobs.by_id {
             let live = job.record.state.is_placed() && !job.is_stopping() && !job.is_finished();
             if !live {
                 continue;
             }
+            let may_start = job.record.formed || self.reach_one_another(job_id, job, batch);
+            let mut gone = Vec::new();
             for rank in job.seats().filter(|rank| !job.is_done(*rank)) {
                 let Some(node) = job.seat(rank).and_then(|name| self.by_name.get_mut(name)) else {
                     continue;
@@ -67,18 +74,26 @@ impl Nodes {
                         };
                         batch.send(&session.outbound, Message::Regenerate(message));
                     }
-                } else if job.attach_until.is_none() {
+                } else if job.attach_until.is_none() && job.ring_stands_with(rank) {
+                    // It has been there, since it joined: to start another would make two of it.
+                    gone.push(rank);
+                } else if job.attach_until.is_none() && may_start {
                     let slot = job.record.slots[rank.index()];
                     node.processes.insert(key, Process::requested(generation, Some(slot)));
-                    batch.send(&session.outbound, Message::StartRank(start(job, rank)));
+                    let device = node.device(slot);
+                    let start = v1::StartRank { device, ..start(job, rank) };
+                    batch.send(&session.outbound, Message::StartRank(start));
                 }
+            }
+            for rank in gone {
+                job.lose(batch, rank, Loss::new("its agent came back without it", true));
             }
         }
     }
 }
 
 /// Says how a process is to be stopped and why; nothing for one that is wanted.
-fn stop_for(job: Option<&Job>, now: Instant) -> Option<(Stop, String)> {
+fn stop_for(job: Option<&Job>, grace: Duration, now: Instant) -> Option<(Stop, String)> {
     let Some(job) = job else { return Some((Stop::Kill, "the job is not known".to_owned())) };
     let record = &job.record;
     if !record.state.is_placed() {
@@ -87,7 +102,7 @@ fn stop_for(job: Option<&Job>, now: Instant) -> Option<(Stop, String)> {
             format!("the job is {}: {}", record.state.word(), record.reason),
         ));
     }
-    let overdue = job.kill_at.is_some_and(|at| now >= at);
+    let overdue = job.is_overdue(grace, now);
     if let Some(reason) = job.stop_reason() {
         // Ranks that do not form a ring have no common step at which to checkpoint.
         let graceful = record.formed && !overdue;
@@ -113,5 +128,6 @@ fn start(job: &Job, seat: Seat) -> v1::StartRank {
         manifest: record.manifest.clone(),
         resume_from: record.resume_from.clone(),
         threads: record.threads,
+        device: String::new(),
     }
 }

@@ -62,14 +62,15 @@ impl Nodes {
         let nodes = self.by_name.iter().filter(|(_, node)| answers(node)).map(|(name, node)| {
             scheduler::Node {
                 name: name.clone(),
-                slots: node.slots,
+                slots: node.slots_in_service(),
                 strays: self.strays_on(jobs, name),
                 accelerator: node.accelerator.clone(),
                 closed: self.closures.contains_key(name),
                 unusable: node.unusable().is_some(),
+                suspect: self.scores.is_suspect(name, batch.now.unix_ms),
             }
         });
-        let gangs = jobs.by_id.values().filter_map(Job::gang);
+        let gangs = jobs.by_id.values().filter_map(|job| job.gang(batch.now.at));
         Problem { nodes: nodes.collect(), gangs: gangs.collect() }
     }
 
@@ -115,7 +116,9 @@ impl Nodes {
             slots.filter(|(seat, _)| seat.as_deref() == Some(name)).map(|(_, slot)| *slot)
         });
         let processes = self.by_name.get(name).into_iter().flat_map(|node| node.processes.values());
-        seated.chain(processes.filter_map(|process| process.slot)).collect()
+        let out = self.by_name.get(name).map(Node::out_of_service).unwrap_or_default();
+        let processes = processes.filter_map(|process| process.slot);
+        seated.chain(processes).chain(out.into_keys()).collect()
     }
 
     /// libtorch threads per rank: what the manifest says, else what the tightest node has.

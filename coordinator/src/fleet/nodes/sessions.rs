@@ -1,13 +1,15 @@
 //! What agents say: registration, heartbeats, the end of their stream.
 
+use std::collections::BTreeMap;
+
 use ringmaster_proto::v1::coordinator_message::Message;
 use ringmaster_proto::{Seat, v1};
 use tokio::sync::mpsc;
 
 use super::lease::Lease;
-use super::node::{Faults, Node, Presence, Process, RankKey, Session};
+use super::node::{Agent, Node, Presence, Process, RankKey, Session};
 use super::table::Nodes;
-use crate::fleet::{Batch, Error, Jobs, Loss};
+use crate::fleet::{Batch, Error, Jobs};
 
 impl Nodes {
     /// Opens an agent's session and takes in what it runs; returns the session's number.
@@ -19,6 +21,7 @@ impl Nodes {
         outbound: mpsc::Sender<v1::CoordinatorMessage>,
     ) -> Result<u64, Error> {
         check_register(&register, batch.config.build_id.as_deref())?;
+        self.check_name_is_free(batch, &register)?;
         if let Some(seen) = register.highest_generation {
             batch.rise_above(seen);
         }
@@ -26,11 +29,16 @@ impl Nodes {
         let id = self.last_session;
 
         // What is known of the node stays known; an older session of it is over.
-        let known = self.by_name.remove(&register.node);
+        let mut known = self.by_name.remove(&register.node);
         if let Some(old) = known.as_ref().and_then(|node| node.session.as_ref()) {
             self.sessions.remove(&old.id);
         }
-        let same_agent = known.as_ref().is_some_and(|node| node.pid == register.pid);
+        let agent = Agent::of(&register);
+        let same_agent = known.as_ref().is_some_and(|node| node.agent == agent);
+        if !same_agent {
+            // Whatever kept jobs away from the node may have been mended.
+            jobs.by_id.values_mut().for_each(|job| job.evidence.accept(&register.node));
+        }
         let message = v1::Registered {
             heartbeat_interval_ms: millis(batch.config.heartbeat),
             lease_ms: millis(batch.config.lease),
@@ -41,15 +49,19 @@ impl Nodes {
             cpus: register.cpus,
             accelerator: register.accelerator.clone(),
             address: register.address.clone(),
-            pid: register.pid,
+            agent,
+            dial_address: register.dial_address.clone(),
             session: Some(Session { id, outbound }),
             lease: Lease::new(batch.config.lease, batch.now.at),
             last_heartbeat_ms: batch.now.unix_ms,
-            faults: known.as_ref().and_then(|node| node.faults.clone()),
             leaving: false,
             worker: register.worker.clone(),
+            slots_out: BTreeMap::new(),
+            undead: known.as_mut().map(|node| std::mem::take(&mut node.undead)).unwrap_or_default(),
             processes: known.map(|node| node.processes).unwrap_or_default(),
         };
+        node.take_slots_out(&register.node, register.slots_out.clone().unwrap_or_default());
+        node.forget_undead(&register);
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
         warn_if_unusable(&register.node, &node);
         node.take_running(jobs, batch, &register);
@@ -82,6 +94,10 @@ impl Nodes {
             let seat = Seat(status.rank);
             let key = (status.job_id.clone(), seat);
             let Some(process) = node.processes.get_mut(&key) else { continue };
+            // Of an older process in its place, which is being ended.
+            if status.generation.unwrap_or_default() < process.started {
+                continue;
+            }
             process.see(status.generation.unwrap_or_default(), Some(status.pid));
             let Some(job) = jobs.by_id.get_mut(&status.job_id) else { continue };
             if !job.sits(seat, name) || job.record.state.is_ended() {
@@ -89,11 +105,6 @@ impl Nodes {
             }
             // A recovery is followed closely, and a ring that broke is acted on at once.
             matters |= job.recovery.is_some() || status.phase() == v1::Phase::Join;
-            let is_over =
-                |faults: &Faults| faults.job_id == status.job_id && status.step > faults.step;
-            if node.faults.as_ref().is_some_and(is_over) {
-                node.faults = None;
-            }
             job.observe(status, now.at);
         }
         matters
@@ -125,26 +136,63 @@ impl Nodes {
     }
 }
 
+impl Nodes {
+    /// Refuses a second agent of a name while the first is alive: they would take the node from one another
+    /// for ever, and each would lose the other's ranks.
+    fn check_name_is_free(&self, batch: &Batch, register: &v1::Register) -> Result<(), Error> {
+        let Some(node) = self.by_name.get(&register.node) else { return Ok(()) };
+        let is_other = !register.instance.is_empty()
+            && !node.agent.instance.is_empty()
+            && node.agent.instance != register.instance;
+        if is_other && node.answers(batch.now.at) {
+            return Err(Error::NameTaken {
+                node: register.node.clone(),
+                address: node.address.clone(),
+                pid: node.agent.pid,
+            });
+        }
+        Ok(())
+    }
+}
+
 impl Node {
+    /// Forgets processes that counted as undead and of which the agent, come back, says nothing: they are
+    /// gone, or their slots are among those that it says take no rank.
+    fn forget_undead(&mut self, register: &v1::Register) {
+        let runs = |key: &RankKey| {
+            let mut running = register.running.iter();
+            running.any(|running| running.job_id == key.0 && running.rank == key.1.0)
+        };
+        self.undead.retain(|undead| runs(&undead.key));
+    }
+
     /// Takes in what an agent says it runs.
     fn take_running(&mut self, jobs: &mut Jobs, batch: &mut Batch, register: &v1::Register) {
         for running in &register.running {
             let generation = running.generation.unwrap_or_default();
+            let key = (running.job_id.clone(), Seat(running.rank));
+            if self.undead.iter().any(|undead| undead.key == key && generation <= undead.until) {
+                continue;
+            }
             let job = jobs.by_id.get_mut(&running.job_id);
             let seat = Seat(running.rank);
             let index = seat.index();
             let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
-            self.processes
-                .entry((running.job_id.clone(), seat))
-                .or_insert_with(|| Process::reported(generation, running.pid, slot))
-                .see(generation, Some(running.pid));
+            let process = self
+                .processes
+                .entry(key)
+                .or_insert_with(|| Process::reported(generation, running.pid, slot));
+            process.see(generation, Some(running.pid));
+            let is_doomed = process.doomed;
             // A rank that counted as lost has a place after all, if the ring is not formed yet and
             // nobody else has its slot.
             let Some(job) = job else { continue };
             let waits = job.record.seats.get(index).is_some_and(Option::is_none);
             let forming = job.record.state.is_placed() && !job.record.formed;
             let was = job.preferred.get(index).and_then(Option::as_ref);
-            let here = was.is_none_or(|was| *was == register.node);
+            let here = was.is_none_or(|was| *was == register.node)
+                && !is_doomed
+                && !job.evidence.avoids(&register.node, batch.now.at);
             if forming && waits && here && generation <= job.generation() {
                 job.record.seats[index] = Some(register.node.clone());
                 let message = format!("rank {} is back on {}", running.rank, register.node);
@@ -189,8 +237,8 @@ impl Node {
                 && !process.doomed
                 && job.sits(key.1, &register.node)
             {
-                let counts = process.generation == job.generation();
-                job.lose(batch, key.1, Loss::blameless("its agent was restarted", counts));
+                let how = "its agent was restarted";
+                job.lose_gone(batch, key.1, process, "agent restarted", how);
             }
             false
         });

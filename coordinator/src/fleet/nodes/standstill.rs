@@ -18,6 +18,9 @@ use crate::fleet::{Batch, Job, Jobs};
 /// How long an agent whose connection closed may take to come back when the ring of its ranks broke,
 /// too: together the two say that it died.
 const BROKEN_RING_GRACE: Duration = Duration::from_millis(300);
+/// How long the ranks of other nodes are seen to stand in a collective before that says something of a node
+/// that is not heard of. Bytes that move count as movement.
+const STANDING: Duration = Duration::from_secs(1);
 
 impl Nodes {
     /// Looks at every job whose ranks should be moving.
@@ -32,6 +35,11 @@ impl Nodes {
                 continue;
             }
             self.expect_ranks(job_id, job, batch);
+            self.lose_early(job, batch);
+            self.doubt(job_id, job, batch);
+            if job.fault.is_some() || job.record.state.is_ended() {
+                continue;
+            }
             let joined: BTreeSet<Seat> = job.membership.joined_seats().collect();
             match job.movement.judge(job.generation(), &joined, &batch.config.deadlines, now) {
                 None => {}
@@ -39,7 +47,7 @@ impl Nodes {
                     let name = job.seat(seat).unwrap_or("an unknown node").to_owned();
                     let message = format!("rank {seat} on {name}, in {}: {verdict}", word(phase));
                     job.event(batch, "rank_hung", message);
-                    if let Some(node) = self.by_name.get(&name) {
+                    if let Some(node) = self.by_name.get_mut(&name) {
                         kill(batch, node, job_id, seat, &verdict);
                     }
                 }
@@ -72,9 +80,36 @@ impl Nodes {
     }
 }
 
-fn kill(batch: &mut Batch, node: &Node, job_id: &str, seat: Seat, verdict: &Verdict) {
+impl Nodes {
+    /// Loses a node of a ring before its lease ends: it is not heard of, though the others are, and their
+    /// ranks stand in a collective and wait for those that it has.
+    fn lose_early(&mut self, job: &Job, batch: &Batch) {
+        let (now, patience) = (batch.now.at, batch.config.early_loss);
+        let nodes: BTreeSet<&str> = job.record.seats.iter().flatten().map(String::as_str).collect();
+        let unheard = |name: &&&str| {
+            let node = self.by_name.get(**name);
+            node.is_some_and(|node| node.lease.unheard(now) >= patience)
+        };
+        let unheard: Vec<&str> = nodes.iter().filter(unheard).copied().collect();
+        // Several at once are the network's doing, or this coordinator's.
+        let [name] = unheard[..] else { return };
+        let on_it: BTreeSet<Seat> = job.seats().filter(|seat| job.sits(*seat, name)).collect();
+        let Some((still, heard)) = job.movement.wait_for(&on_it, job.generation()) else { return };
+        let Some(node) = self.by_name.get_mut(name).filter(|_| job.record.formed) else { return };
+        // What the others managed to say, it has missed.
+        let missed = heard.saturating_duration_since(node.lease.renewed());
+        if still >= STANDING && missed >= patience {
+            node.lease.shorten(Duration::ZERO, now);
+        }
+    }
+}
+
+fn kill(batch: &mut Batch, node: &mut Node, job_id: &str, seat: Seat, verdict: &Verdict) {
     // An agent that is away cannot be asked; its lease decides.
     let Some(session) = &node.session else { return };
+    if let Some(process) = node.processes.get_mut(&(job_id.to_owned(), seat)) {
+        process.is_killed(batch.now.at);
+    }
     let stop = v1::StopRank {
         job_id: job_id.to_owned(),
         rank: seat.0,

@@ -1,12 +1,16 @@
 //! Every node the coordinator knows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ringmaster_proto::Seat;
 use ringmaster_proto::v1::Generation;
+use tokio::time::Instant;
 
-use super::node::{Node, Process};
-use crate::state::Closure;
+use super::dials::Links;
+use super::node::{Node, Process, RankKey};
+use super::scores::Scores;
+use crate::state::{Closure, FaultScore};
 
 /// Nodes by name, and what is known of nodes whose agents have not registered.
 #[derive(Debug)]
@@ -14,14 +18,28 @@ pub(crate) struct Nodes {
     pub(super) by_name: BTreeMap<String, Node>,
     /// Nodes that take no ranks, by name.
     pub(super) closures: BTreeMap<String, Closure>,
+    /// What nodes are charged with.
+    pub(super) scores: Scores,
+    /// Which nodes were found to reach one another.
+    pub(super) links: Links,
     /// Node names by open session.
     pub(super) sessions: BTreeMap<u64, String>,
     pub(super) last_session: u64,
 }
 
 impl Nodes {
-    pub(crate) fn new(closures: BTreeMap<String, Closure>) -> Self {
-        Self { by_name: BTreeMap::new(), closures, sessions: BTreeMap::new(), last_session: 0 }
+    pub(crate) fn new(
+        closures: BTreeMap<String, Closure>,
+        scores: BTreeMap<String, FaultScore>,
+    ) -> Self {
+        Self {
+            by_name: BTreeMap::new(),
+            closures,
+            scores: Scores::new(scores),
+            links: Links::default(),
+            sessions: BTreeMap::new(),
+            last_session: 0,
+        }
     }
 
     /// The node whose agent speaks in a session, with its name.
@@ -30,8 +48,18 @@ impl Nodes {
         Some((name.as_str(), self.by_name.get_mut(name)?))
     }
 
+    /// No agent could be heard for so long: that counts against none of them.
+    pub(crate) fn excuse(&mut self, gap: Duration, now: Instant) {
+        for node in self.by_name.values_mut() {
+            node.lease.excuse(gap, now);
+            for process in node.processes.values_mut() {
+                process.killed_at = process.killed_at.map(|at| (at + gap).min(now));
+            }
+        }
+    }
+
     /// Lets every lease start afresh, because for a while no agent could be heard.
-    pub(crate) fn renew_leases(&mut self, now: tokio::time::Instant) {
+    pub(crate) fn renew_leases(&mut self, now: Instant) {
         for node in self.by_name.values_mut() {
             node.lease.renew(now);
         }
@@ -43,11 +71,14 @@ impl Nodes {
         processes.map(|(job_id, _)| job_id.as_str()).collect()
     }
 
-    /// Takes in that a rank is in this generation, as it says itself.
-    pub(crate) fn see(&mut self, node: &str, job_id: &str, rank: Seat, generation: Generation) {
-        let key = (job_id.to_owned(), rank);
-        let node = self.by_name.get_mut(node);
-        if let Some(process) = node.and_then(|node| node.processes.get_mut(&key)) {
+    /// Takes in that a rank is in this generation, as it says itself. It may do so before its agent has come
+    /// back to a coordinator that was restarted: then nobody else may be started in its place.
+    pub(crate) fn see(&mut self, node: &str, key: RankKey, slot: u32, generation: Generation) {
+        if let Some(node) = self.by_name.get_mut(node) {
+            let process = node
+                .processes
+                .entry(key)
+                .or_insert_with(|| Process::reported(generation, 0, Some(slot)));
             process.see(generation, None);
         }
     }

@@ -16,10 +16,15 @@ impl Node {
         now: Instant,
     ) -> v1::Node {
         let connected = self.answers(now);
+        let out = self.out_of_service();
+        let free = self.slots_in_service().saturating_sub(used);
+        let slots_out = out.into_iter().map(|(slot, reason)| v1::SlotOut { slot, reason });
         v1::Node {
             node: name.to_owned(),
             slots: self.slots,
-            free_slots: self.slots.saturating_sub(used),
+            free_slots: free,
+            slots_out: slots_out.collect(),
+            faults: 0.0,
             accelerator: self.accelerator.clone(),
             connected,
             address: self.address.clone(),

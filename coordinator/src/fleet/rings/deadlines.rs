@@ -241,6 +241,59 @@ impl Progress {
         self.ranks.remove(&seat);
     }
 
+    /// Whether a rank saves, and was seen to move within this time.
+    pub(crate) fn saves(&self, seat: Seat, within: Duration, now: Instant) -> bool {
+        self.ranks.get(&seat).is_some_and(|rank| {
+            rank.signs.phase == Phase::Save && now.saturating_duration_since(rank.since) < within
+        })
+    }
+
+    /// When a rank was seen to move last; none where no rank is known.
+    pub(crate) fn moved_at(&self) -> Option<Instant> {
+        self.ranks.values().map(|rank| rank.since).max()
+    }
+
+    /// How long ranks that are to stop may stand still: the floor, or three times the longest standstills
+    /// that this job has shown in a step and while it saved.
+    pub(crate) fn patience_to_stop(&self, floor: Duration) -> Duration {
+        let save = self.longest[Phase::Save as usize];
+        let in_step = [Phase::Data, Phase::Compute, Phase::Collective, Phase::Apply];
+        let step = in_step.map(|phase| self.longest[phase as usize]).into_iter().max();
+        floor.max(3 * (step.unwrap_or_default() + save))
+    }
+
+    /// For how long all ranks of a generation were seen to wait for one another; none if one does not.
+    pub(crate) fn all_wait(&self, generation: Generation) -> Option<Duration> {
+        self.wait_for(&BTreeSet::new(), generation).map(|(still, _)| still)
+    }
+
+    /// For how long all ranks but these were seen to wait for them, and when the first of them was heard
+    /// last; none if one does not wait in a collective of this generation. What nobody has said again was
+    /// not seen: silence of the others is no standstill.
+    pub(crate) fn wait_for(
+        &self,
+        others: &BTreeSet<Seat>,
+        generation: Generation,
+    ) -> Option<(Duration, Instant)> {
+        let mut seen: Option<(Duration, Instant)> = None;
+        for (_, rank) in self.ranks.iter().filter(|(seat, _)| !others.contains(*seat)) {
+            if rank.signs.phase != Phase::Collective || rank.signs.generation != generation {
+                return None;
+            }
+            let (still, heard) = seen.unwrap_or((Duration::MAX, rank.heard));
+            seen = Some((still.min(rank.stood_still()), heard.min(rank.heard)));
+        }
+        seen
+    }
+
+    /// Nobody could be heard for so long: that passed for nobody.
+    pub(crate) fn excuse(&mut self, gap: Duration, now: Instant) {
+        for rank in self.ranks.values_mut() {
+            rank.since = (rank.since + gap).min(now);
+            rank.heard = (rank.heard + gap).min(now);
+        }
+    }
+
     /// Whether a rank has its state and trains in this generation.
     pub(crate) fn trains(&self, seat: Seat, generation: Generation) -> bool {
         let rank = self.ranks.get(&seat).filter(|rank| rank.signs.generation == generation);
