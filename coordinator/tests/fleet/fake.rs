@@ -215,19 +215,34 @@ impl Agent {
     }
 
     pub(crate) async fn register(coordinator: &Coordinator, register: v1::Register) -> Self {
+        Self::try_register(coordinator, register).await.unwrap()
+    }
+
+    /// Why the coordinator does not let this agent in.
+    pub(crate) async fn refused(coordinator: &Coordinator, register: v1::Register) -> Status {
+        match Self::try_register(coordinator, register).await {
+            Ok(_) => panic!("the agent is let in"),
+            Err(status) => status,
+        }
+    }
+
+    pub(crate) async fn try_register(
+        coordinator: &Coordinator,
+        register: v1::Register,
+    ) -> Result<Self, Status> {
         let mut client = FleetClient::connect(coordinator.fleet_url()).await.unwrap();
         let (sender, outbound) = mpsc::channel(64);
         let first = v1::AgentMessage { message: Some(FromAgent::Register(register)) };
         sender.send(first).await.unwrap();
-        let response = client.session(ReceiverStream::new(outbound)).await.unwrap();
+        let response = client.session(ReceiverStream::new(outbound)).await?;
         let mut inbound = response.into_inner();
-        let answer = within("registration", inbound.message()).await.unwrap().unwrap();
+        let answer = within("registration", inbound.message()).await?.unwrap();
         let Some(ToAgent::Registered(registered)) = answer.message else {
             panic!("the first message is not Registered: {answer:?}");
         };
         let ranks = Arc::<Mutex<Vec<v1::RankStatus>>>::default();
         let beat = tokio::spawn(beat(sender.clone(), Arc::clone(&ranks)));
-        Self { sender, inbound, ranks, beat, registered }
+        Ok(Self { sender, inbound, ranks, beat, registered })
     }
 
     /// Reports these ranks from now on.
@@ -279,6 +294,19 @@ impl Agent {
         }
     }
 
+    /// Reports an exit that another attempt would meet, too, and the same of that attempt: no other node could
+    /// make it.
+    pub(crate) async fn fail_twice(&mut self, start: &v1::StartRank, reason: &str) {
+        self.exit(hopeless(start, reason)).await;
+        let again = loop {
+            match self.next().await {
+                ToAgent::StartRank(again) if again.rank == start.rank => break again,
+                _ => {}
+            }
+        };
+        self.exit(hopeless(&again, reason)).await;
+    }
+
     /// Stops heartbeats while the connection stays up, as a stopped process would.
     pub(crate) fn fall_silent(&self) {
         self.beat.abort();
@@ -322,7 +350,7 @@ pub(crate) fn status(start: &v1::StartRank, step: u64) -> v1::RankStatus {
 
 /// What a survivor holds.
 pub(crate) fn held(applied_step: u64) -> Option<v1::HeldState> {
-    Some(v1::HeldState { applied_step, digest: 7, entered_ready: false })
+    Some(v1::HeldState { applied_step, digest: 7, entered_ready: false, agreed: None })
 }
 
 /// The ranks of an agent that comes back, as it reports them.
@@ -346,8 +374,19 @@ pub(crate) fn exited(start: &v1::StartRank, code: i32) -> v1::RankExited {
         generation: start.generation,
         rank: start.rank,
         code: Some(code),
-        retryable: true,
+        class: v1::ExitClass::Retry.into(),
         ..Default::default()
+    }
+}
+
+/// An exit that every other attempt would meet, as the rank says.
+pub(crate) fn hopeless(start: &v1::StartRank, reason: &str) -> v1::RankExited {
+    v1::RankExited {
+        reason: reason.to_owned(),
+        class: v1::ExitClass::Job.into(),
+        operation: "read manifest".to_owned(),
+        cause: "manifest".to_owned(),
+        ..exited(start, 78)
     }
 }
 
@@ -387,16 +426,27 @@ impl Rank {
         held: Option<v1::HeldState>,
         data_address: String,
     ) -> JoinHandle<Result<v1::JoinReply, Status>> {
+        let request = request(job_id, generation, rank, held);
+        self.ask(v1::JoinRequest { data_address, ..request })
+    }
+
+    /// The same by a rank that says how it left its last ring.
+    pub(crate) fn leave(
+        &self,
+        job_id: &str,
+        generation: v1::Generation,
+        rank: u32,
+        held: Option<v1::HeldState>,
+        left: v1::RingLoss,
+        port: u32,
+    ) -> JoinHandle<Result<v1::JoinReply, Status>> {
+        let data_address = format!("127.0.0.1:{port}");
+        let request = request(job_id, generation, rank, held);
+        self.ask(v1::JoinRequest { data_address, left: Some(left), ..request })
+    }
+
+    fn ask(&self, request: v1::JoinRequest) -> JoinHandle<Result<v1::JoinReply, Status>> {
         let mut client = self.client.clone();
-        let request = v1::JoinRequest {
-            job_id: job_id.to_owned(),
-            generation: Some(generation),
-            rank,
-            data_address,
-            held,
-            numeric_plan: format!("{{\"of\":\"rank {rank} in {generation}\"}}"),
-            communicator_id: communicator_id(rank, generation),
-        };
         tokio::spawn(async move { Ok(client.join(request).await?.into_inner()) })
     }
 
@@ -471,6 +521,24 @@ impl Rank {
             summary_json: "{\"steps\":3}".to_owned(),
         };
         self.client.clone().finish(request).await.unwrap();
+    }
+}
+
+fn request(
+    job_id: &str,
+    generation: v1::Generation,
+    rank: u32,
+    held: Option<v1::HeldState>,
+) -> v1::JoinRequest {
+    v1::JoinRequest {
+        job_id: job_id.to_owned(),
+        generation: Some(generation),
+        rank,
+        data_address: format!("127.0.0.1:{}", 9000 + rank),
+        held,
+        numeric_plan: format!("{{\"of\":\"rank {rank} in {generation}\"}}"),
+        communicator_id: communicator_id(rank, generation),
+        left: None,
     }
 }
 

@@ -4,7 +4,7 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, Running, exited, joined, killed, manifest, patient, refused, run_two,
+    Agent, Coordinator, Running, exited, held, joined, killed, manifest, patient, refused, run_two,
     status, with, within,
 };
 
@@ -40,8 +40,7 @@ async fn a_job_goes_from_submission_through_a_lost_rank_to_success() {
 
     // The survivor brings its state.
     let ranks = coordinator.ranks().await;
-    let held = v1::HeldState { applied_step: 2, digest: 7, entered_ready: false };
-    let survivor = ranks.join(&job_id, second, 0, Some(held));
+    let survivor = ranks.join(&job_id, second, 0, held(2));
     let replacement = ranks.join(&job_id, second, 1, None);
     let (survivor, replacement) = (joined(survivor).await, joined(replacement).await);
     assert_eq!((survivor.source(), survivor.source_rank), (v1::StateSource::Live, 0));
@@ -86,7 +85,7 @@ async fn cancelling_a_running_job_lets_its_ranks_checkpoint_first() {
     assert_eq!((job.state(), job.reason.as_str()), (JobState::Running, "stopping: enough"));
     for rank in [0, 1] {
         let stop = agent.stop_rank().await;
-        assert_eq!((stop.rank, stop.graceful, stop.grace_ms), (rank, true, 30_000));
+        assert_eq!((stop.rank, stop.graceful, stop.grace_ms), (rank, true, 0));
     }
     coordinator.cancel(&running.job_id).await;
     for start in &running.starts {
@@ -166,11 +165,11 @@ async fn a_rank_that_says_that_nothing_helps_fails_the_job_and_the_others_are_st
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
     let mut agent = Agent::connect(&coordinator, "n0", 2).await;
     let running = run_two(&mut coordinator, &mut agent).await;
-    let reason = "/data/000.tar does not exist".to_owned();
-    let exit = v1::RankExited { reason, retryable: false, ..exited(&running.starts[1], 2) };
-    agent.exit(exit).await;
+    agent.fail_twice(&running.starts[1], "/data/000.tar does not exist").await;
     let job = coordinator.until_state(&running.job_id, JobState::Failed).await;
-    assert!(job.reason.contains("/data/000.tar does not exist"), "{}", job.reason);
+    let why =
+        "rank 1: /data/000.tar does not exist; it happened twice on n0, which alone could run it";
+    assert!(job.reason.starts_with(why), "{}", job.reason);
     let stop = agent.stop_rank().await;
     assert_eq!((stop.rank, stop.graceful), (0, false));
 

@@ -1,12 +1,14 @@
 //! Nodes that are drained, and nodes that are excluded for their faults.
 
+use std::path::Path;
+
 use ringmaster_coordinator::fleet::Config;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, elastic, exited, held, killed, manifest, patient, register, running_ranks,
-    status, with,
+    Agent, Coordinator, Rank, elastic, exited, hasty, held, killed, manifest, patient, register,
+    running_ranks, status, with, within,
 };
 
 /// A job of two ranks, the first on n0 and the second on n1, that trains.
@@ -19,7 +21,7 @@ struct Spread {
     starts: [v1::StartRank; 2],
 }
 
-async fn spread(state_dir: &std::path::Path, min_ranks: u32) -> Spread {
+async fn spread(state_dir: &Path, min_ranks: u32) -> Spread {
     let mut coordinator = Coordinator::start(state_dir, patient()).await;
     let mut first = Agent::connect(&coordinator, "n0", 1).await;
     let mut second = Agent::connect(&coordinator, "n1", 1).await;
@@ -155,82 +157,165 @@ async fn a_job_with_nowhere_to_go_stops_at_the_checkpoint_and_waits() {
     assert_eq!(ranks, [0, 1]);
 }
 
-/// Kills the job's rank on n0, again and again, and lets it join in between.
-async fn fail_thrice(coordinator: &mut Coordinator, agent: &mut Agent, job_id: &str) {
-    for fault in 0..3 {
-        let start = agent.start_rank().await;
-        let ranks = coordinator.ranks().await;
-        ranks.join_all(job_id, start.generation.unwrap(), &[(0, None)]).await;
-        agent.exit(killed(&start)).await;
-        let job = coordinator.get(job_id).await;
-        assert_eq!(job.recoveries, fault + 1);
+/// A job of two ranks, one on each of two nodes.
+struct Two {
+    coordinator: Coordinator,
+    ranks: Rank,
+    agents: [Agent; 2],
+    job_id: String,
+    starts: [v1::StartRank; 2],
+    generation: v1::Generation,
+}
+
+impl Two {
+    async fn train(state_dir: &Path, config: Config) -> Self {
+        let mut coordinator = Coordinator::start(state_dir, config).await;
+        let mut agents = [
+            Agent::connect(&coordinator, "n0", 1).await,
+            Agent::connect(&coordinator, "n1", 1).await,
+        ];
+        let endless = with(&manifest("two", 2), "/restart/max_without_progress", 9);
+        let job_id = coordinator.submit(with(&endless, "/schedule/steps", 1000)).await;
+        let starts = [agents[0].start_rank().await, agents[1].start_rank().await];
+        let (ranks, generation) = (coordinator.ranks().await, starts[0].generation.unwrap());
+        ranks.join_all(&job_id, generation, &[(0, None), (1, None)]).await;
+        coordinator.until_state(&job_id, JobState::Running).await;
+        Self { coordinator, ranks, agents, job_id, starts, generation }
+    }
+
+    /// Both ranks have done so many steps.
+    async fn step(&mut self, step: u64) {
+        let in_ring = |start: &v1::StartRank| v1::RankStatus {
+            generation: Some(self.generation),
+            ..status(start, step)
+        };
+        for (agent, start) in self.agents.iter().zip(&self.starts) {
+            agent.report(vec![in_ring(start)]);
+        }
+        let both = |job: &v1::Job| job.ranks.iter().all(|rank| rank.step == step);
+        self.coordinator.until(&self.job_id, "the step", both).await;
+    }
+
+    /// The rank of a node is killed, started there again, and joins the other.
+    async fn kill(&mut self, node: usize, step: u64) {
+        let [survivor, other] = [1 - node, node];
+        self.agents[other].report(Vec::new());
+        let generation = Some(self.generation);
+        let exit = v1::RankExited { generation, ..killed(&self.starts[other]) };
+        self.agents[other].exit(exit).await;
+        self.starts[other] = self.agents[other].start_rank().await;
+        self.generation = self.agents[survivor].regenerate().await.generation.unwrap();
+        let mut seats = [(0, held(step)), (1, held(step))];
+        seats[other].1 = None;
+        self.ranks.join_all(&self.job_id, self.generation, &seats).await;
+    }
+
+    /// Waits until an event of this kind is in the job's history.
+    async fn until_event(&mut self, kind: &str) -> String {
+        let told = async {
+            loop {
+                let events = self.coordinator.events(&self.job_id).await;
+                if let Some(event) = events.into_iter().find(|event| event.kind == kind) {
+                    return event.message;
+                }
+            }
+        };
+        within(kind, told).await
+    }
+
+    /// Waits until n0 and n1 are charged with so many faults.
+    async fn until_faults(&mut self, expected: [f64; 2]) {
+        let charged = async {
+            loop {
+                let nodes = self.coordinator.nodes().await;
+                if nodes.iter().map(|node| node.faults.round()).eq(expected) {
+                    return;
+                }
+            }
+        };
+        within("the charge", charged).await;
     }
 }
 
 #[tokio::test]
-async fn a_node_with_faults_in_a_row_is_excluded_and_the_job_goes_elsewhere() {
+async fn a_node_that_fails_again_and_again_is_excluded_whatever_steps_lie_between() {
     let folder = tempfile::tempdir().unwrap();
-    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut bad = Agent::connect(&coordinator, "n0", 1).await;
-    let mut good = Agent::connect(&coordinator, "n1", 2).await;
-    let job_id = coordinator.submit(manifest("one", 1)).await;
-    fail_thrice(&mut coordinator, &mut bad, &job_id).await;
-    let start = good.start_rank().await;
-    assert_eq!(start.job_id, job_id);
-    let nodes = coordinator.nodes().await;
-    let why = "excluded: 3 faults in a row without a new step; the last: rank 0 of job";
+    let mut two = Two::train(folder.path(), patient()).await;
+    for fault in 1..4 {
+        two.step(10 * fault).await;
+        two.kill(0, 10 * fault).await;
+        two.step(10 * fault + 5).await;
+    }
+    let told = two.until_event("node_excluded").await;
+    assert!(told.starts_with("n0 was excluded: 3.0 faults within hours"), "{told}");
+    let nodes = two.coordinator.nodes().await;
+    let why = "excluded: 3.0 faults within hours; the last: a rank of job";
     assert!(nodes[0].availability.starts_with(why), "{}", nodes[0].availability);
-    let kinds = coordinator.kinds(&job_id).await;
-    assert!(kinds.contains(&"node_excluded".to_owned()), "{kinds:?}");
 
-    // It stays so over a restart, until somebody opens it.
-    coordinator.server.shutdown().await.unwrap();
+    // It stays so over a restart, with what it is charged with, until somebody opens it.
+    two.coordinator.server.shutdown().await.unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
     assert!(coordinator.nodes().await[0].availability.starts_with(why));
-    let mut bad = Agent::connect(&coordinator, "n0", 1).await;
-    let next = coordinator.submit(manifest("next", 1)).await;
-    coordinator.until(&next, "waiting", |job| job.reason.contains("drained or excluded")).await;
-    coordinator.set_node("n0", true).await;
-    assert_eq!(bad.start_rank().await.job_id, next);
+    let _bad = Agent::connect(&coordinator, "n0", 1).await;
+    assert!((coordinator.nodes().await[0].faults - 3.0).abs() < 0.1);
+    let opened = coordinator.set_node("n0", true).await;
+    assert_eq!((opened.availability.as_str(), opened.faults), ("ready", 0.0));
 }
 
 #[tokio::test]
-async fn a_new_step_ends_the_row_of_faults() {
+async fn a_job_that_fails_in_the_same_way_on_two_nodes_charges_neither() {
     let folder = tempfile::tempdir().unwrap();
-    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
-    let _other = Agent::connect(&coordinator, "n1", 2).await;
-    let job_id = coordinator.submit(manifest("one", 1)).await;
-    let ranks = coordinator.ranks().await;
-    for round in 1..6 {
-        let start = agent.start_rank().await;
-        ranks.join_all(&job_id, start.generation.unwrap(), &[(0, None)]).await;
-        agent.report(vec![status(&start, round)]);
-        let stepped = |job: &v1::Job| job.ranks[0].step == round;
-        coordinator.until(&job_id, "the step", stepped).await;
-        agent.report(vec![]);
-        agent.exit(killed(&start)).await;
+    let mut two = Two::train(folder.path(), patient()).await;
+    two.step(10).await;
+    two.kill(0, 10).await;
+    two.step(15).await;
+    two.until_faults([1.0, 0.0]).await;
+    for fault in 2..6 {
+        two.kill(1, 10 * fault).await;
+        two.step(10 * fault + 5).await;
     }
-    agent.start_rank().await;
-    assert_eq!(availability(&coordinator.nodes().await), ["ready", "ready"]);
+    two.until_faults([0.0, 0.0]).await;
+    assert_eq!(availability(&two.coordinator.nodes().await), ["ready", "ready"]);
 }
 
 #[tokio::test]
-async fn the_last_node_is_not_excluded() {
+async fn the_last_node_is_charged_and_not_excluded() {
     let folder = tempfile::tempdir().unwrap();
-    let intervals = Config { exclude_after: 1, ..patient() };
-    let mut coordinator = Coordinator::start(folder.path(), intervals).await;
-    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
-    let endless = with(&manifest("one", 1), "/restart/max_without_progress", 9);
-    let job_id = coordinator.submit(endless).await;
-    fail_thrice(&mut coordinator, &mut agent, &job_id).await;
-    let start = agent.start_rank().await;
-    assert_eq!(availability(&coordinator.nodes().await), ["ready"]);
+    let mut two = Two::train(folder.path(), Config { exclude_after: 1, ..patient() }).await;
+    two.coordinator.set_node("n1", false).await;
+    two.step(10).await;
+    two.kill(0, 10).await;
+    two.step(15).await;
+    two.until_faults([1.0, 0.0]).await;
+    assert_eq!(two.coordinator.nodes().await[0].availability, "ready");
+}
 
-    // With another node beside it, the next fault excludes it.
-    let mut other = Agent::connect(&coordinator, "n1", 1).await;
-    agent.exit(killed(&start)).await;
-    assert_eq!(other.start_rank().await.job_id, job_id);
-    let nodes = coordinator.nodes().await;
-    assert!(nodes[0].availability.starts_with("excluded: 4 faults"), "{}", nodes[0].availability);
+#[tokio::test]
+async fn a_second_agent_of_a_name_is_refused_while_the_first_is_heard_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), hasty()).await;
+    let of = |instance: &str| v1::Register { instance: instance.to_owned(), ..register("n0", 1) };
+    let mut first = Agent::register(&coordinator, of("a1")).await;
+    let job_id = coordinator.submit(manifest("one", 1)).await;
+    let start = first.start_rank().await;
+    first.report(vec![status(&start, 1)]);
+
+    let refused = Agent::refused(&coordinator, of("b2")).await;
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists);
+    let expected =
+        "an agent of the name n0 is connected already (data address 127.0.0.1, process 100)";
+    assert!(refused.message().starts_with(expected), "{refused}");
+    let job = coordinator.get(&job_id).await;
+    assert_eq!((job.recoveries, job.generation), (0, start.generation), "the first goes on");
+
+    // The same agent may come back at any time, and another one once this is not heard of any more.
+    let running = running_ranks(std::slice::from_ref(&start), start.generation.unwrap());
+    let again = Agent::register(&coordinator, v1::Register { running, ..of("a1") }).await;
+    again.fall_silent();
+    let second = async {
+        while Agent::try_register(&coordinator, of("b2")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the takeover", second).await;
 }

@@ -198,8 +198,7 @@ async fn logs_are_kept_filtered_and_followed_until_the_job_ends() {
     fleet.ship_logs(tokio_stream::iter([batch])).await.unwrap();
     let later = within("the later line", lines.message()).await.unwrap().unwrap();
     assert_eq!((later.text.as_str(), later.rank), ("later", 1));
-    let exit = v1::RankExited { retryable: false, ..crate::fake::exited(&running.starts[0], 2) };
-    agent.exit(exit).await;
+    agent.fail_twice(&running.starts[0], "no data").await;
     assert_eq!(within("the end", lines.message()).await.unwrap(), None);
 }
 

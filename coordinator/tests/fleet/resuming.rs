@@ -92,7 +92,7 @@ async fn a_job_that_failed_or_was_cancelled_goes_on_from_its_newest_checkpoint()
     let (url, _) = job.save(&ranks, runs.path(), 2).await;
 
     agent.report(Vec::new());
-    agent.exit(v1::RankExited { retryable: false, ..exited(&job.start, 2) }).await;
+    agent.fail_twice(&job.start, "no data").await;
     coordinator.until_state(&job_id, JobState::Failed).await;
     let resumed = coordinator.resume(&job_id).await;
     assert_eq!((resumed.state(), resumed.ended_at_ms), (JobState::Queued, 0));
@@ -127,9 +127,8 @@ async fn a_rank_that_lingers_has_no_part_in_the_next_attempt() {
     let mut coordinator = Coordinator::start(state.path(), patient()).await;
     let mut agent = Agent::connect(&coordinator, "n0", 4).await;
     let running = crate::fake::run_two(&mut coordinator, &mut agent).await;
-    let fatal = v1::RankExited { retryable: false, ..exited(&running.starts[0], 2) };
     agent.report(vec![status(&running.starts[1], 0)]);
-    agent.exit(fatal).await;
+    agent.fail_twice(&running.starts[0], "no data").await;
     assert!(!agent.stop_rank().await.graceful);
     coordinator.resume(&running.job_id).await;
     // It is told again to end, instead of joining what comes; its place is taken when it has.
@@ -139,7 +138,7 @@ async fn a_rank_that_lingers_has_no_part_in_the_next_attempt() {
     let others = agent.exit(exited(&running.starts[1], 1)).await;
     assert_eq!(others, []);
     assert_eq!(agent.start_rank().await.rank, 1);
-    assert_eq!(coordinator.get(&running.job_id).await.recoveries, 0);
+    assert_eq!(coordinator.get(&running.job_id).await.recoveries, 1, "from before it failed");
 }
 
 #[tokio::test]

@@ -104,8 +104,7 @@ async fn make(database: &Path) {
 
     let failed = submit(&mut coordinator, "failed", manifest("failed", 1)).await;
     let start = agent.start_rank().await;
-    let reason = "no data".to_owned();
-    agent.exit(v1::RankExited { retryable: false, reason, ..exited(&start, 2) }).await;
+    agent.fail_twice(&start, "no data").await;
     coordinator.until_state(&failed, JobState::Failed).await;
 
     let large = with(&manifest("cancelled", 64), "/data/lanes", 64);
