@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ringmaster_agent::exit::Class;
 use ringmaster_coordinator::state::{JobRecord, State as JobState};
 
 use super::world::{State, World, short};
@@ -10,23 +11,15 @@ use super::world::{State, World, short};
 /// Faults of a node, and not of the jobs that run there, before it may be excluded.
 const FEW: u32 = 3;
 
-/// Whose fault a rank says that its end is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Class {
-    /// Another attempt may do better.
-    Retry,
-    /// Another node may do better.
-    Node,
-    /// Every attempt would meet it.
-    Job,
-}
-
 /// How a rank ended.
 #[derive(Debug, Clone)]
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
+    /// Whose fault it says that this is, and what it was about to do.
     pub(crate) class: Class,
+    pub(crate) operation: &'static str,
+    pub(crate) cause: &'static str,
     pub(crate) reason: String,
     /// It is the job's own fault, whatever it says.
     pub(crate) is_of_the_job: bool,
@@ -34,22 +27,29 @@ pub(crate) struct Exit {
 
 impl Exit {
     pub(crate) fn with(code: i32, reason: &str) -> Self {
-        let reason = reason.to_owned();
-        Self { code: Some(code), signal: None, class: Class::Retry, reason, is_of_the_job: false }
+        Self {
+            code: Some(code),
+            signal: None,
+            class: Class::Retry,
+            operation: "run",
+            cause: "code",
+            reason: reason.to_owned(),
+            is_of_the_job: false,
+        }
     }
 
     pub(crate) fn killed() -> Self {
-        Self { code: None, signal: Some(9), ..Self::with(0, "killed") }
+        Self { code: None, signal: Some(9), cause: "signal 9", ..Self::with(0, "killed") }
     }
 
     /// One that a rank meets before it joins.
     fn met(class: Class, of: &str) -> Self {
-        let (code, reason) = match class {
-            Class::Retry => (101, "panicked"),
-            Class::Node => (77, "the device does not answer"),
-            Class::Job => (78, "the weights do not fit the model"),
+        let (code, operation, cause, reason) = match class {
+            Class::Retry => (101, "run", "panic", "panicked"),
+            Class::Node => (77, "open device", "missing", "the device does not answer"),
+            Class::Job => (78, "build model", "shape", "the weights do not fit the model"),
         };
-        Self { class, ..Self::with(code, &format!("{reason} ({of})")) }
+        Self { class, operation, cause, ..Self::with(code, &format!("{reason} ({of})")) }
     }
 }
 
@@ -61,7 +61,7 @@ pub(crate) struct Blame {
     /// What all ranks of a job meet, by the job's name.
     jobs: BTreeMap<String, Class>,
     /// Nodes on which ranks of a job met a fault of the node, by the job's name and what they met.
-    met: BTreeMap<(String, Class), BTreeSet<String>>,
+    met: BTreeMap<(String, &'static str), BTreeSet<String>>,
     /// Ends of ranks that are no fault of the job, by node.
     ends: BTreeMap<String, u32>,
 }
@@ -78,9 +78,10 @@ impl World {
                 return exit;
             }
             let class = class?;
-            let met = state.blame.met.entry((short(job_id).to_owned(), class)).or_default();
-            met.insert(node.to_owned());
-            Some(Exit::met(class, "a fault of the node"))
+            let exit = Exit::met(class, "a fault of the node");
+            let what = (short(job_id).to_owned(), exit.operation);
+            state.blame.met.entry(what).or_default().insert(node.to_owned());
+            Some(exit)
         })
     }
 

@@ -23,6 +23,8 @@ use super::world::World;
 
 /// How long a rank may stand still: longer than anything that a rank waits for without a fault.
 const STANDSTILL: Duration = Duration::from_secs(12);
+/// How long a node is waited for that is not heard of.
+pub(crate) const LEASE: Duration = Duration::from_millis(1500);
 /// Unix seconds at which a run begins.
 const BEGIN: u64 = 1_700_000_000;
 /// Seconds by which the clock that people go by was put forward. One run at a time.
@@ -52,8 +54,12 @@ fn config(settling_cost: Duration) -> Config {
     }
     Config {
         heartbeat: Duration::from_millis(250),
-        lease: Duration::from_millis(1500),
+        lease: LEASE,
         grace: Duration::from_secs(3),
+        kill_deadline: Duration::from_secs(1),
+        early_loss: Duration::from_millis(750),
+        dial_deadline: Duration::from_secs(1),
+        commit_patience: Duration::from_secs(6),
         deadlines,
         wall_clock,
         settling_cost,

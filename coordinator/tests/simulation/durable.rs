@@ -7,16 +7,26 @@ use ringmaster_coordinator::state::{
 };
 use ringmaster_proto::v1::Generation;
 
+use super::coordinator::LEASE;
 use super::history::{WentBack, parse_url};
 use super::world::{State, World, hide, short};
 
 /// Words of the history that show that a deadline has passed, and what that is counted as.
-const DEADLINES: [(&str, &str); 4] = [
+const DEADLINES: [(&str, &str); 6] = [
+    ("s after SIGKILL (", "deadline: kill"),
+    ("is given up: rank", "deadline: commit"),
     ("was not heard of for", "deadline: lease"),
     ("connection closed and did not come back", "deadline: session"),
     ("did not come back after the coordinator's restart", "deadline: reattach"),
     ("it hangs: no progress", "deadline: standstill"),
 ];
+
+/// Whether a node was lost before its lease had ended.
+fn was_early(message: &str) -> bool {
+    let (_, rest) = message.split_once("was not heard of for ").unwrap_or_default();
+    let seconds: Option<f64> = rest.split_once(" s").and_then(|(seconds, _)| seconds.parse().ok());
+    seconds.is_some_and(|seconds| seconds < LEASE.as_secs_f64())
+}
 
 impl World {
     /// Sees what the coordinator has just made durable, in its order.
@@ -108,6 +118,9 @@ impl State {
             if event.message.contains(words) {
                 self.count(deadline);
             }
+        }
+        if was_early(&event.message) {
+            self.count("deadline: early loss");
         }
         let (job, kind) = (short(&event.job_id).to_owned(), &event.kind);
         self.log(&format!(

@@ -155,12 +155,12 @@ impl Striker<'_> {
                 true
             }
             Fault::ShardFails { pick, then_down } => state.spoil_shard(pick, then_down),
-            Fault::NodeFault { node, class, lasts } => {
+            Fault::BrokenNode { node, class, lasts } => {
                 self.repairs.extend(lasts.map(|lasts| (now + lasts, Repair::Nothing)));
                 state.spoil_node(&name(node), class, lasts.unwrap_or(Duration::MAX));
                 true
             }
-            Fault::JobFault { pick, class } => state.spoil_job(pick, class),
+            Fault::BrokenJob { pick, class } => state.spoil_job(pick, class),
             Fault::ClockStep { seconds } => {
                 step_clock(seconds);
                 true

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::blame::{Class, Exit};
+use super::blame::Exit;
 use super::net::{self, FLEET};
 use super::orders::Orders;
 use super::processes::Process;
@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A rank that says nothing for so long is killed, until a coordinator has said how long leases are.
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// A rank that is still there so long after it was killed is given up.
+const KILL_DEADLINE: Duration = Duration::from_secs(1);
 /// How the reason begins of a rank that its agent has killed when a deadline had passed.
 const DEADLINES: [(&str, &str); 2] =
     [("no sign of life", "deadline: silence"), ("killed after a grace", "deadline: grace")];
@@ -68,7 +70,7 @@ enum News {
     /// It is to be killed.
     Kill(u64),
     /// Nothing of a killed one is left.
-    Gone(Key),
+    Gone(Key, u64),
 }
 
 /// Passes on which processes the table wants killed.
@@ -96,7 +98,8 @@ pub(crate) async fn run(options: Options) -> turmoil::Result {
     let (launches, queue) = mpsc::unbounded_channel();
     let exits = Exits::new(format!("{}-{}", options.name, options.pid));
     let killer = Arc::new(Killer(news.clone()));
-    let table = Arc::new(Table::new(options.slots as usize, SILENCE, exits, launches, killer));
+    let table = Table::new(options.slots as usize, SILENCE, exits, launches, killer);
+    let table = Arc::new(table.with_kill_deadline(KILL_DEADLINE));
     let line = Line::Channel(net::channel(FLEET));
     let service = Service::without_worker(line, Arc::clone(&table), register(&options));
     let session = tokio::task::spawn_local(service.run());
@@ -112,6 +115,8 @@ fn register(options: &Options) -> v1::Register {
         accelerator: "cpu".to_owned(),
         address: options.name.clone(),
         pid: options.pid,
+        instance: format!("{}-{}", options.host, options.pid),
+        dial_address: format!("{}:9", options.host),
         cpus: options.slots,
         ..Default::default()
     }
@@ -246,7 +251,7 @@ impl Agent {
         match news {
             News::Ended(process, exit) => self.ended(process, exit),
             News::Kill(process) => self.kill(process),
-            News::Gone(key) => self.gone(&key, Exit::killed()),
+            News::Gone(key, process) => self.gone(&key, process, Exit::killed()),
         }
     }
 
@@ -285,7 +290,7 @@ impl Agent {
         tokio::task::spawn_local(async move {
             tokio::time::sleep(lasts).await;
             world.end_process(process);
-            let _ = news.send(News::Gone(rank.key));
+            let _ = news.send(News::Gone(rank.key, process));
         });
     }
 
@@ -294,22 +299,26 @@ impl Agent {
         let Some(rank) = self.ranks.remove(&process) else { return };
         rank.abort();
         self.options.world.end_process(process);
-        self.gone(&rank.key, exit);
+        self.gone(&rank.key, process, exit);
     }
 
-    fn gone(&self, key: &Key, exit: Exit) {
+    fn gone(&self, key: &Key, process: u64, exit: Exit) {
         self.log(format!("{}/{} ended: {exit:?}", short(&key.0), key.1));
         self.options.world.rank_ended(&self.options.name, &exit);
-        let because = self.table.killed_because(key);
+        let pid = pid(process);
+        let killed = self.table.killed_because(key, pid);
         for (begins, deadline) in DEADLINES {
-            if because.as_ref().is_some_and(|because| because.starts_with(begins)) {
+            if killed.as_ref().is_some_and(|killed| killed.because.starts_with(begins)) {
                 self.options.world.count(deadline);
             }
         }
-        self.table.ending(key);
-        let Exit { code, signal, class, reason, .. } = exit;
-        let (reason, retryable) = (because.unwrap_or(reason), class == Class::Retry);
-        self.table.ended(key, Ending { code, signal, reason, retryable, ..Ending::default() });
+        let Exit { code, signal, class, reason, operation, cause, .. } = exit;
+        let (operation, cause) = (operation.to_owned(), cause.to_owned());
+        let by_itself =
+            || Ending { code, signal, reason, class, operation, cause, ..Ending::default() };
+        let ending = killed.map_or_else(by_itself, Ending::from);
+        self.table.ending(key, pid);
+        self.table.ended(key, pid, ending);
     }
 
     // ---- Leaving

@@ -51,6 +51,8 @@ struct Rank {
     random: Arc<Mutex<StdRng>>,
     /// None until it has a state, and while it is sent another one.
     held: Option<Held>,
+    /// How the ring it was in last came to its end.
+    left: Option<v1::RingLoss>,
     total: u64,
     every: u64,
     slow: bool,
@@ -68,6 +70,7 @@ pub(crate) async fn run(options: Options) -> Exit {
         client: RanksClient::new(net::channel(FLEET)),
         random,
         held: None,
+        left: None,
         total: job["schedule"]["total_steps"].as_u64().unwrap(),
         every: job["checkpoint"]["every_steps"].as_u64().unwrap(),
         slow: options.world.is_slow(&options.start.job_id),
@@ -138,12 +141,25 @@ impl Rank {
         let key = (self.options.start.job_id.clone(), generation);
         let Options { world, node, process, .. } = &self.options;
         world.enter(&key, reply.rank, reply.world_size, Member::new(*process, node, self.held));
+        self.left = None;
         let ended = self.in_ring(&key, &reply).await;
         if matches!(ended, Ended::Regroup) {
-            self.options.world.break_ring(&key);
+            self.note_loss(&key, reply.rank);
+            self.options.world.break_ring(&key, reply.rank);
             self.saving.abort_all();
         }
         ended
+    }
+
+    /// Keeps how a ring came to its end, unless its generation is simply over.
+    fn note_loss(&mut self, key: &RingKey, place: u32) {
+        if self.left.is_some() || self.options.orders.newest() > key.1 {
+            return;
+        }
+        let peers = self.options.world.lost(key, place);
+        let kind = if peers.is_empty() { v1::RingLossKind::Other } else { v1::RingLossKind::Lost };
+        let how = "the ring broke".to_owned();
+        self.left = Some(v1::RingLoss { generation: Some(key.1), kind: kind.into(), peers, how });
     }
 
     /// The reply; none when a newer generation was announced while it waited.
@@ -155,11 +171,14 @@ impl Rank {
             generation: Some(generation),
             rank: start.rank,
             data_address: format!("process-{process}:{}", self.attempts),
-            held: self.held.map(|held| v1::HeldState {
+            // What no ring has agreed on is nobody's to go on from.
+            held: self.held.filter(|held| held.agreed.is_some()).map(|held| v1::HeldState {
                 applied_step: held.at.step,
                 digest: held.at.digest,
                 entered_ready: held.gradients.is_some(),
+                agreed: held.agreed,
             }),
+            left: self.left.clone(),
             numeric_plan: "{}".to_owned(),
             ..Default::default()
         };
@@ -237,13 +256,19 @@ impl Rank {
     }
 
     /// All connect to one another.
-    async fn connect(&self, key: &RingKey) -> Option<()> {
+    async fn connect(&mut self, key: &RingKey) -> Option<()> {
         let world = &self.options.world;
         let connected = self.wait(key, || world.connected(key));
         match tokio::time::timeout(CONNECT, connected).await {
             Ok(connected) => connected,
             Err(_) => {
                 world.count("deadline: connect");
+                self.left = Some(v1::RingLoss {
+                    generation: Some(key.1),
+                    kind: v1::RingLossKind::Connect.into(),
+                    peers: world.unreached(key, &self.options.node),
+                    how: "no connection".to_owned(),
+                });
                 None
             }
         }

@@ -1,7 +1,7 @@
 //! What the ranks of one generation do together, reduced to what the coordinator can get wrong: who
 //! is in the ring, from which state it goes on, and which step everybody has reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringmaster_proto::v1::Generation;
 
@@ -19,6 +19,8 @@ pub(crate) struct Ring {
     pub(crate) members: BTreeMap<u32, Member>,
     /// A member is gone, or a connection between two.
     pub(crate) broken: bool,
+    /// The places of those who were the first to go, as far as their peers can tell.
+    lost: BTreeSet<u32>,
     /// It breaks when the first of its ranks has ended, before the others know that all are through.
     pub(crate) frail: bool,
     /// Its source has read what is stored.
@@ -82,6 +84,13 @@ impl Member {
 impl Ring {
     fn is_whole(&self) -> bool {
         self.members.len() == self.world_size
+    }
+
+    /// It breaks, if it has not; those who go because of that are not blamed.
+    fn lose(&mut self, places: BTreeSet<u32>) {
+        if !std::mem::replace(&mut self.broken, true) {
+            self.lost = places;
+        }
     }
 
     /// Waits for something that all members do.
@@ -228,8 +237,32 @@ impl World {
     }
 
     /// A member leaves, or fails: its peers notice.
-    pub(crate) fn break_ring(&self, key: &RingKey) {
-        self.ring(key, |ring| ring.broken = true);
+    pub(crate) fn break_ring(&self, key: &RingKey, place: u32) {
+        self.ring(key, |ring| ring.lose([place].into()));
+    }
+
+    /// The places of a ring that one of its members cannot connect to.
+    pub(crate) fn unreached(&self, key: &RingKey, node: &str) -> Vec<u32> {
+        self.with(|state| {
+            let Some(ring) = state.rings.get(key) else { return Vec::new() };
+            let is_missing = |place: &u32| {
+                let member = ring.members.get(place);
+                member.is_none_or(|member| state.are_cut(node, &member.node))
+            };
+            (0..u32::try_from(ring.world_size).unwrap()).filter(is_missing).collect()
+        })
+    }
+
+    /// The places of a ring that have failed, as one of its members sees it.
+    pub(crate) fn lost(&self, key: &RingKey, place: u32) -> Vec<u32> {
+        self.ring(key, |ring| {
+            let node = ring.members.get(&place).map(|member| member.node.clone());
+            let is_other = |other: &u32| {
+                let of = ring.members.get(other).map(|member| member.node.clone());
+                *other != place && (ring.lost.len() == 1 || of != node)
+            };
+            ring.lost.iter().copied().filter(is_other).collect()
+        })
     }
 
     fn ring<T>(&self, key: &RingKey, act: impl FnOnce(&mut Ring) -> T) -> T {
@@ -241,11 +274,11 @@ impl State {
     /// The kernel closes a dead process's connections.
     pub(crate) fn leave_rings(&mut self, process: u64) {
         for ring in self.rings.values_mut() {
-            if !ring.members.values().any(|member| member.process == process) {
-                continue;
-            }
+            let mut members = ring.members.iter();
+            let place = members.find(|(_, member)| member.process == process);
+            let Some(place) = place.map(|(place, _)| *place) else { continue };
             if !ring.finished || std::mem::take(&mut ring.frail) {
-                ring.broken = true;
+                ring.lose([place].into());
             }
         }
     }
@@ -256,23 +289,32 @@ impl State {
         self.rings.iter().filter(|(_, ring)| live(ring)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// Two nodes lose the way to each other: rings over both break.
+    /// Two nodes lose the way to each other: rings over both break. Each side blames the other.
     pub(crate) fn cut(&mut self, one: &str, other: &str) -> usize {
         let mut broken = 0;
         for ring in self.rings.values_mut() {
             let on = |node: &str| ring.members.values().any(|member| member.node == node);
             if on(one) && on(other) && !ring.broken && !ring.finished {
-                ring.broken = true;
+                let cut = |member: &Member| member.node == one || member.node == other;
+                let places = ring.members.iter().filter(|(_, member)| cut(member));
+                let places = places.map(|(place, _)| *place).collect();
+                ring.lose(places);
                 broken += 1;
             }
         }
         broken
     }
 
+    /// Whether ranks of two nodes cannot reach each other.
+    fn are_cut(&self, one: &str, other: &str) -> bool {
+        let pair = (one.min(other).to_owned(), one.max(other).to_owned());
+        self.links.get(&pair).is_some_and(|until| *until > self.now)
+    }
+
     /// Whether two members of a ring cannot reach each other.
     fn is_cut(&self, ring: &Ring) -> bool {
-        let on = |node: &String| ring.members.values().any(|member| member.node == *node);
-        self.links.iter().any(|((one, other), until)| *until > self.now && on(one) && on(other))
+        let nodes = || ring.members.values().map(|member| member.node.as_str());
+        nodes().any(|one| nodes().any(|other| self.are_cut(one, other)))
     }
 
     /// A member has applied a step: all that have hold the same state.

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-
-use super::blame::Class;
+use ringmaster_agent::exit::Class;
 
 /// Recoveries without a new step that a job is allowed where chance must not use them up …
 const MANY: u32 = 50;
@@ -96,9 +95,9 @@ pub(crate) enum Fault {
     /// that, it may crash.
     ShardFails { pick: usize, then_down: Option<Duration> },
     /// Ranks that are started on a node fail before they join; for good without a time.
-    NodeFault { node: usize, class: Class, lasts: Option<Duration> },
+    BrokenNode { node: usize, class: Class, lasts: Option<Duration> },
     /// All ranks of a job fail alike from now on.
-    JobFault { pick: usize, class: Class },
+    BrokenJob { pick: usize, class: Class },
     /// The clock that people go by is put forward or back.
     ClockStep { seconds: i64 },
     /// Another agent comes under the name of a node, on another machine.
@@ -130,8 +129,8 @@ impl Fault {
             Self::RingBreak { frail: true, .. } => "fault: ring break at the end",
             Self::LinkDown { .. } => "fault: link down",
             Self::ShardFails { .. } => "fault: shard fails",
-            Self::NodeFault { .. } => "fault: node fault",
-            Self::JobFault { .. } => "fault: job fault",
+            Self::BrokenNode { .. } => "fault: node fault",
+            Self::BrokenJob { .. } => "fault: job fault",
             Self::ClockStep { .. } => "fault: clock step",
             Self::Twin { .. } => "fault: twin",
             Self::Partition { .. } => "fault: partition",
@@ -362,10 +361,10 @@ fn rare_fault(random: &mut StdRng, node: usize, nodes: usize, pick: usize) -> Fa
         }
         60..75 => {
             let class = [Class::Retry, Class::Node, Class::Node, Class::Job][pick % 4];
-            Fault::NodeFault { node, class, lasts: (!for_good).then_some(lasts) }
+            Fault::BrokenNode { node, class, lasts: (!for_good).then_some(lasts) }
         }
         75..86 => {
-            Fault::JobFault { pick, class: [Class::Retry, Class::Node, Class::Job][pick % 3] }
+            Fault::BrokenJob { pick, class: [Class::Retry, Class::Node, Class::Job][pick % 3] }
         }
         86..93 => Fault::ClockStep { seconds: random.random_range(-100_000..=100_000) },
         _ => Fault::Twin { node, lasts },

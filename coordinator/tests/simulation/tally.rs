@@ -8,9 +8,11 @@ use super::run::Outcome;
 
 /// Everything that many runs have to bring about: each fault that strikes somebody, each way in which
 /// a rank ends, each deadline that passes, each act of people that is rare.
-pub(crate) const MUST_HAPPEN: [&str; 34] = [
+pub(crate) const MUST_HAPPEN: [&str; 36] = [
     "deadline: connect",
+    "deadline: early loss",
     "deadline: grace",
+    "deadline: kill",
     "deadline: lease",
     "deadline: reattach",
     "deadline: session",
