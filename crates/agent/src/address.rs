@@ -41,7 +41,8 @@ pub fn advertised(coordinator: &str, given: Option<&str>) -> Result<String, Erro
         if is_any || bare.is_empty() {
             return Err(Error::Unspecified { address: given.to_owned() });
         }
-        return Ok(given.to_owned());
+        // Without the brackets of a URL: ranks bind it.
+        return Ok(bare.to_owned());
     }
     let (host, port) = host_and_port(coordinator);
     if let Some(loopback) = loopback(&host) {

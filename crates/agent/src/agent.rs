@@ -28,6 +28,9 @@ use crate::{environment, group, logs, parent, session};
 const ENFORCE_INTERVAL: Duration = Duration::from_millis(100);
 /// Silence after which a rank is killed until a coordinator has said how long its leases are.
 const SILENCE_BEFORE_TERMS: Duration = Duration::from_secs(5);
+/// How long a machine that starts may have no network, and the pause between two looks.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(60);
+const NETWORK_PAUSE: Duration = Duration::from_secs(2);
 /// How long an ending agent waits for its ranks to be gone. Undead ones are known by then, and not waited for.
 const KILL_TIMEOUT: Duration = KILL_DEADLINE.saturating_add(Duration::from_secs(1));
 /// How long an ending agent tries to deliver exits and log lines.
@@ -129,8 +132,7 @@ impl Agent {
     pub fn build(mut options: Options) -> Result<Self, Error> {
         let endpoint =
             address::endpoint(&options.coordinator, Listener::Fleet).map_err(Error::Address)?;
-        let address = advertised(&options.coordinator, options.address.as_deref())
-            .map_err(Error::Advertised)?;
+        let address = find_address(&options)?;
         let dials = dial::Listener::bind(&address)
             .map_err(|source| Error::Listen { address: address.clone(), source })?;
         options.work_dir = folder(&options.work_dir)?;
@@ -287,6 +289,26 @@ async fn enforce(table: Arc<Table>) {
     loop {
         ticks.tick().await;
         table.enforce(Instant::now());
+    }
+}
+
+/// Returns the address that other nodes are told. A machine that starts may have neither network nor names for
+/// a while.
+fn find_address(options: &Options) -> Result<String, Error> {
+    let began = std::time::Instant::now();
+    loop {
+        let found = advertised(&options.coordinator, options.address.as_deref());
+        let may_come = matches!(found, Err(crate::address::Error::Unknown { .. }));
+        if !may_come || began.elapsed() >= NETWORK_PATIENCE {
+            return found.map_err(Error::Advertised);
+        }
+        if let Err(error) = found {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "no address yet, trying again"
+            );
+        }
+        std::thread::sleep(NETWORK_PAUSE);
     }
 }
 

@@ -14,12 +14,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::processes::Processes;
-use super::ranks::Key;
 use super::secret::Secret;
 use crate::exit::{Class, cause, operation};
 
 /// How long a process may stay stopped by a signal before it is killed: its ring stands still meanwhile.
 pub(super) const STOPPED_FOR: Duration = Duration::from_millis(1500);
+
+/// A job's rank: (job id, seat).
+pub type Key = (String, Seat);
 
 /// What is known of one rank.
 #[derive(Debug)]
@@ -39,8 +41,8 @@ pub(super) struct Entry {
     pub(super) heard_at: Option<Instant>,
     /// When it is killed unless it ends before, and why.
     pub(super) kill_at: Option<(Instant, Killed)>,
-    /// Since when its process has been stopped by a signal.
-    stopped_since: Option<Instant>,
+    /// Since when its process has been stopped by a signal, and a number that says whether it ran since.
+    stopped_since: Option<(Instant, u64)>,
     pub(super) killed: Option<Killed>,
     /// When SIGKILL was sent first.
     killed_at: Option<Instant>,
@@ -126,9 +128,12 @@ impl From<io::Error> for NotStarted {
 
 impl From<NotStarted> for Ending {
     fn from(NotStarted { why, cause, for_the_worker }: NotStarted) -> Self {
+        // Room may be made on a disk that is full.
+        let may_pass = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].map(cause::io);
+        let class = if may_pass.contains(&cause) { Class::Retry } else { Class::Node };
         Self {
             reason: format!("cannot start the rank: {why}"),
-            class: Class::Node,
+            class,
             operation: operation::EXEC.to_owned(),
             cause,
             for_the_worker,
@@ -261,11 +266,12 @@ impl Entry {
 
     /// The agent stood still: nothing that took long meanwhile was the rank's doing.
     pub(super) fn restart_clocks(&mut self, now: Instant) {
-        for since in [&mut self.heard_at, &mut self.stopped_since, &mut self.killed_at] {
+        for since in [&mut self.heard_at, &mut self.killed_at] {
             if since.is_some() {
                 *since = Some(now);
             }
         }
+        self.stopped_since = None;
     }
 
     /// Returns why it is to be killed now, if it is: its grace is over, it is stopped by a signal, or it has
@@ -274,7 +280,7 @@ impl Entry {
         &mut self,
         now: Instant,
         silence: Duration,
-        is_stopped: bool,
+        stopped: Option<u64>,
     ) -> Option<Killed> {
         if let Some((_, killed)) = self.kill_at.take_if(|(at, _)| *at <= now) {
             return Some(killed);
@@ -282,8 +288,11 @@ impl Entry {
         if self.killed.is_some() {
             return None;
         }
-        self.stopped_since = is_stopped.then(|| self.stopped_since.unwrap_or(now));
-        let stopped_for = |since| now.saturating_duration_since(since) >= STOPPED_FOR;
+        self.stopped_since = stopped.map(|mark| match self.stopped_since {
+            Some((since, before)) if before == mark => (since, mark),
+            _ => (now, mark),
+        });
+        let stopped_for = |(since, _)| now.saturating_duration_since(since) >= STOPPED_FOR;
         if self.stopped_since.is_some_and(stopped_for) {
             let seconds = STOPPED_FOR.as_secs_f64();
             let because = format!("stopped by a signal (state T) for {seconds} s");
@@ -296,6 +305,11 @@ impl Entry {
         self.heard_at = None;
         let because = format!("no sign of life for {} s", silence.as_secs_f64());
         Some(Killed { because, cause: cause::SILENT })
+    }
+
+    /// Its leader is a zombie: from here on what it left is being killed.
+    pub(super) fn begin_to_clear(&mut self, now: Instant) {
+        self.killed_at.get_or_insert(now);
     }
 
     /// Returns why it counts as undead, if it does: it is still there so long after SIGKILL.

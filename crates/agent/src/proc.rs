@@ -62,9 +62,17 @@ pub(super) fn running() -> impl Iterator<Item = Process> {
     numbers.filter_map(Process::of)
 }
 
-/// Whether a signal has stopped the process of this number. One that a debugger holds is another matter.
-pub(super) fn is_stopped(pid: u32) -> bool {
-    Stat::of(pid).is_some_and(|stat| stat.is_stopped)
+/// If a signal has stopped the process of this number: how often it has left a processor so far, which says
+/// whether it ran between two looks. One that a debugger holds is another matter.
+pub(super) fn stopped(pid: u32) -> Option<u64> {
+    let is_stopped = || Stat::of(pid).is_some_and(|stat| stat.is_stopped);
+    if !is_stopped() {
+        return None;
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let switches = status.lines().filter(|line| line.contains("voluntary_ctxt_switches:"));
+    let counts = switches.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok());
+    Some(counts.sum())
 }
 
 impl Process {
@@ -218,7 +226,7 @@ mod tests {
             let line = [b"12 (x T) ", state.as_bytes(), b" ", rest].concat();
             assert_eq!(Stat::parse(&line).unwrap().is_stopped, is_stopped, "{state}");
         }
-        assert!(!is_stopped(std::process::id()));
+        assert_eq!(stopped(std::process::id()), None);
     }
 
     #[test]

@@ -10,9 +10,11 @@ pub trait Processes: Debug + Send + Sync {
     /// must not call the table. The rank's end is told to the table as any other is.
     fn kill(&self, pid: u32);
 
-    /// Whether a signal has stopped the process (state T). Called without the table's lock.
-    fn is_stopped(&self, _pid: u32) -> bool {
-        false
+    /// If a signal has stopped the process (state T): a number that is another one whenever it has run in
+    /// between, since a process that is stopped now and then is slow and not stopped. Called without the
+    /// table's lock.
+    fn stopped(&self, _pid: u32) -> Option<u64> {
+        None
     }
 }
 
@@ -25,7 +27,7 @@ impl Processes for Sessions {
         group::kill_session(pid);
     }
 
-    fn is_stopped(&self, pid: u32) -> bool {
-        proc::is_stopped(pid)
+    fn stopped(&self, pid: u32) -> Option<u64> {
+        proc::stopped(pid)
     }
 }

@@ -4,7 +4,7 @@
 //! must not wait for that. It counts as undead then: its exit is told, its key is free for another process,
 //! and only its slot stays taken until it has gone after all.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ impl Table {
             if stalled {
                 entry.restart_clocks(now);
             }
-            let is_stopped = entry.pid().is_some_and(|pid| stopped.contains(&pid));
-            let Some(killed) = entry.overdue(now, silence, is_stopped) else { continue };
+            let stopped = entry.pid().and_then(|pid| stopped.get(&pid).copied());
+            let Some(killed) = entry.overdue(now, silence, stopped) else { continue };
             if entry.process == Process::Queued {
                 unstarted.push((key.clone(), killed));
             } else {
@@ -53,13 +53,13 @@ impl Table {
     }
 
     /// Returns the processes of ranks that a signal has stopped. /proc is read without the lock.
-    fn stopped(&self) -> BTreeSet<u32> {
+    fn stopped(&self) -> BTreeMap<u32, u64> {
         let running = |entry: &Entry| match entry.process {
             Process::Running(pid) => Some(pid),
             Process::Queued | Process::Ended(_) => None,
         };
         let running: Vec<u32> = self.lock().ranks.values().filter_map(running).collect();
-        running.into_iter().filter(|&pid| self.processes.is_stopped(pid)).collect()
+        running.into_iter().filter_map(|pid| Some((pid, self.processes.stopped(pid)?))).collect()
     }
 
     /// Ends a rank that has no process yet. Its folder may be on a file system that does not answer.
@@ -112,6 +112,11 @@ impl Table {
             entry.kill(&*self.processes, now, killed.clone());
         }
         self.emptied.notify_all();
+    }
+
+    /// Whether a rank is there.
+    pub(crate) fn has_ranks(&self) -> bool {
+        !self.lock().ranks.is_empty()
     }
 
     /// True when no rank is there, and every exit was acknowledged. Undead ones are not waited for.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringmaster_proto::v1::{ExitClass, Generation, RankStatus, StartRank};
 use tokio::sync::mpsc;
 
-use super::fake::{Node, SILENCE, key, start, stop};
+use super::fake_tests::{Node, SILENCE, key, start, stop};
 use super::{FULL, KILL_DEADLINE};
 use crate::entry::{Ending, Killed};
 use crate::exit::cause;
@@ -135,7 +135,7 @@ async fn the_next_generation_starts_beside_an_undead_one() {
 async fn a_rank_that_a_signal_stops_is_killed_unless_it_goes_on_in_time() {
     let mut node = Node::new(1);
     node.launch(&start(0, 0, 1), 100);
-    let stop = |node: &Node| node.processes.stopped.lock().unwrap().insert(100);
+    let stop = |node: &Node| node.processes.stopped.lock().unwrap().insert(100, 1);
     let go_on = |node: &Node| node.processes.stopped.lock().unwrap().remove(&100);
     stop(&node);
     node.pass(Duration::from_millis(1400));
@@ -152,6 +152,17 @@ async fn a_rank_that_a_signal_stops_is_killed_unless_it_goes_on_in_time() {
     assert_eq!(node.killed(), [100], "once");
     let words = "stopped by a signal (state T) for 1.5 s".to_owned();
     assert_eq!(because(&node, 100), (words, cause::STOPPED));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rank_that_is_found_stopped_at_every_look_but_runs_in_between_is_left_alone() {
+    let mut node = Node::new(1);
+    node.launch(&start(0, 0, 1), 100);
+    for switches in 0..60 {
+        node.processes.stopped.lock().unwrap().insert(100, switches);
+        node.pass(MOMENT);
+    }
+    assert!(node.killed().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +200,7 @@ async fn a_stop_without_a_limit_kills_nobody_and_later_words_do() {
     // The agent that leaves has a limit of its own.
     node.table.leave(Duration::from_secs(2), "told to end");
     node.pass(MOMENT);
-    assert_eq!(node.killed(), [100, 101]);
+    assert_eq!(node.killed(), [100, 100, 101], "what has not gone yet is killed again");
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,6 +87,7 @@ impl Table {
             && entry.process == Process::Running(pid)
         {
             entry.process = Process::Ended(pid);
+            entry.begin_to_clear(Instant::now());
         }
     }
 

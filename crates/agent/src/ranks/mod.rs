@@ -28,14 +28,12 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use self::slots::Slots;
+pub use super::entry::Key;
 use super::entry::{Ending, Entry, Killed, Line, pack};
 use super::exits::Exits;
 use super::processes::Processes;
 use super::secret::Secret;
 use crate::exit::{Class, cause, operation};
-
-/// A job's rank: (job id, seat).
-pub type Key = (String, Seat);
 
 /// How the reason ends for which a rank beyond the slots is refused.
 pub const FULL: &str = "slots of this node are in use";
@@ -344,7 +342,7 @@ impl Table {
 }
 
 #[cfg(test)]
-mod fake;
+mod fake_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod kills_tests;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ringmaster_proto::v1::StartRank;
 use tokio::time::Instant;
 
-use super::fake::{Node, key, start};
+use super::fake_tests::{Node, key, start};
 use crate::entry::Ending;
 
 fn failed_device() -> Ending {

@@ -131,7 +131,11 @@ mod tests {
             name: "NVIDIA H100 80GB HBM3".into(),
             memory_bytes: 85_520_809_984,
         };
-        WorkerInfo { protocol: 1, devices: vec![device; devices], ..WorkerInfo::default() }
+        WorkerInfo {
+            protocol: ringmaster_proto::limits::RANK_PROTOCOL,
+            devices: vec![device; devices],
+            ..WorkerInfo::default()
+        }
     }
 
     fn runs(pid: &str) -> bool {

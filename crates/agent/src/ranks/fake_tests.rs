@@ -1,6 +1,6 @@
 //! A table over processes that are what a test says of them, and a clock that a test moves.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Fake {
     pub(super) killed: Mutex<Vec<u32>>,
-    pub(super) stopped: Mutex<BTreeSet<u32>>,
+    pub(super) stopped: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl Processes for Fake {
@@ -30,8 +30,8 @@ impl Processes for Fake {
         self.killed.lock().expect("no test panics while it holds the lock").push(pid);
     }
 
-    fn is_stopped(&self, pid: u32) -> bool {
-        self.stopped.lock().expect("no test panics while it holds the lock").contains(&pid)
+    fn stopped(&self, pid: u32) -> Option<u64> {
+        self.stopped.lock().expect("no test panics while it holds the lock").get(&pid).copied()
     }
 }
 
