@@ -267,7 +267,8 @@ fn loss(error: &loss::Error) -> Fault {
 /// libtorch says in a text only what went wrong, so this is the one place that reads one.
 fn torch(operation: &'static str, error: &TchError) -> Fault {
     let text = error.to_string();
-    if text.contains("out of memory") || text.contains("can't allocate memory") {
+    let of_memory = ["out of memory", "can't allocate memory", "ALLOC_FAILED"];
+    if of_memory.iter().any(|words| text.contains(words)) {
         node(operation, "libtorch: out of memory")
     } else if text.contains("CUDA error") {
         node(DEVICE, "libtorch: CUDA")
@@ -291,9 +292,16 @@ fn evaluation(error: &eval::Error) -> Fault {
     }
 }
 
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
 fn run_folder(error: &report::Error) -> Fault {
     const FOLDER: &str = "write run folder";
     match error {
+        // Room may be made.
+        report::Error::Io { source, .. } if is_full(source) => retry(FOLDER, of_io("file", source)),
         report::Error::Io { source, .. } => node(FOLDER, of_io("file", source)),
         report::Error::Superseded { .. } => retry(FOLDER, "superseded"),
     }

@@ -197,7 +197,7 @@ fn of_training() -> Vec<(Error, Class, &'static str, &'static str)> {
             "evaluate",
             "data: empty",
         ),
-        (full.into(), Node, "write run folder", "file: StorageFull"),
+        (full.into(), Retry, "write run folder", "file: StorageFull"),
         (
             Error::NotFinite { step: 3, loss: 1.0, squared_norm: f64::NAN },
             Job,

@@ -48,18 +48,21 @@ fn device(ordinal: i32) -> Result<Gpu, Error> {
     // SAFETY: as above; `bytes` is a local the call fills.
     check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut bytes, device) })?;
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(NAME_BYTES);
+    let name = String::from_utf8_lossy(&name[..end]).into_owned();
     Ok(Gpu {
-        uuid: in_words(uuid.bytes.map(|byte| byte as u8)),
-        name: String::from_utf8_lossy(&name[..end]).into_owned(),
+        uuid: in_words(uuid.bytes.map(|byte| byte as u8), &name),
+        name,
         memory_bytes: bytes as u64,
     })
 }
 
-/// Writes a UUID as `nvidia-smi -L` does (which calls an instance of a MIG card `MIG-…`).
-fn in_words(uuid: [u8; 16]) -> String {
+/// Writes a UUID as `nvidia-smi -L` and CUDA_VISIBLE_DEVICES do: that of an instance of a MIG card, which has
+/// "MIG" and its profile in its name, begins otherwise.
+fn in_words(uuid: [u8; 16], name: &str) -> String {
+    let kind = if name.contains(" MIG ") { "MIG" } else { "GPU" };
     let digits = hex::encode(uuid);
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| &digits[part]);
-    format!("GPU-{}", parts.join("-"))
+    format!("{kind}-{}", parts.join("-"))
 }
 
 #[cfg(test)]
@@ -69,7 +72,10 @@ mod tests {
     #[test]
     fn a_uuid_is_written_as_nvidia_smi_writes_it() {
         let bytes = std::array::from_fn(|n| n as u8 * 17);
-        assert_eq!(in_words(bytes), "GPU-00112233-4455-6677-8899-aabbccddeeff");
+        let digits = "00112233-4455-6677-8899-aabbccddeeff";
+        assert_eq!(in_words(bytes, "NVIDIA H100 80GB HBM3"), format!("GPU-{digits}"));
+        let instance = "NVIDIA H100 80GB HBM3 MIG 1g.10gb";
+        assert_eq!(in_words(bytes, instance), format!("MIG-{digits}"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::plan::NumericPlan;
 use crate::rank::Rank;
 
 /// Time all peers have to connect once they know one another.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// The same for their GPUs: NCCL explores the network first.
 const COMMUNICATOR_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time their GPUs have to drop all work when the ring breaks.

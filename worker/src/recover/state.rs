@@ -7,11 +7,11 @@ use ringmaster_manifest::resume_conflict;
 use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::{Generation, JoinReply, StateSource};
 
-use super::agreement;
 use crate::collective::Collective;
 use crate::error::Error;
 use crate::rank::Rank;
 use crate::replica::Replica;
+use crate::replica::agreement;
 use crate::report::clock::Rates;
 
 impl Rank {

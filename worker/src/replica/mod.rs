@@ -1,5 +1,6 @@
 //! What every rank holds a copy of: parameters, optimizer state, and how far they are.
 
+pub(crate) mod agreement;
 pub(crate) mod openclip;
 pub mod snapshot;
 

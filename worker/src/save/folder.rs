@@ -9,12 +9,12 @@ use ringmaster_proto::v1::{Generation, NoteKind};
 use ringmaster_words::chain;
 
 use super::waits::People;
+use crate::control::history::History;
 use crate::error::Error;
-use crate::rank::Rank;
 
 /// Time a file system or a store has to answer once everything else is ready. What answers later may still work
 /// when there is something to save.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A look at the folder of checkpoints that goes on beside other work.
 #[derive(Debug)]
@@ -78,13 +78,13 @@ impl FolderCheck {
     }
 }
 
-impl Rank {
-    /// Makes sure that this rank is not refused for good where its checkpoints are to lie.
-    pub(crate) fn check_folder(&mut self, generation: Generation) -> Result<(), Error> {
-        let Some(folder) = self.folder.take() else { return Ok(()) };
-        if let Verdict::Told(kind, message) = folder.verdict(PATIENCE)? {
+impl FolderCheck {
+    /// Makes sure that this rank is not refused for good where its checkpoints are to lie; what people should
+    /// know goes into the history in the name of a generation.
+    pub(crate) fn finish(self, history: &History, generation: Generation) -> Result<(), Error> {
+        if let Verdict::Told(kind, message) = self.verdict(PATIENCE)? {
             tracing::warn!("{message}");
-            People::new(self.history.clone(), generation).tell(kind, message);
+            People::new(history.clone(), generation).tell(kind, message);
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use ringmaster_agent::env::RankEnv;
-use ringmaster_proto::v1::{Generation, JoinReply, Phase};
+use ringmaster_proto::v1::{Generation, JoinReply, Phase, StateSource};
 use ringmaster_words as words;
 
 use super::steps::Ended;
@@ -33,7 +33,9 @@ const REGROUP_PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(env: RankEnv, termination: Termination) -> Result<(), Error> {
     let mut rank = Rank::start(env, termination)?;
     let mut generation = rank.env.generation;
-    rank.check_folder(generation)?;
+    if let Some(folder) = rank.folder.take() {
+        folder.finish(&rank.history, generation)?;
+    }
     loop {
         let Err(error) = rank.attempt(generation) else { return Ok(()) };
         rank.machine.tell_news();
@@ -107,7 +109,15 @@ impl Rank {
     ) -> Result<(), Error> {
         // From here on every rank enters the same collectives in the same order: links, state, what was
         // missed, then step after step.
-        self.control.status(|status| status.phase = Phase::Load.into());
+        let receives =
+            reply.source() == StateSource::Stored || reply.receivers.contains(&reply.rank);
+        self.control.status(|status| {
+            status.phase = Phase::Load.into();
+            // What it holds has no part in this ring: it must not count as progress of the job.
+            if receives {
+                status.step = 0;
+            }
+        });
         self.check_links(generation, reply, collective)?;
         // Before the state is agreed on: survivors that are one step behind are then where the source is.
         if reply.apply_held {

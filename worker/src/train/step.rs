@@ -14,7 +14,7 @@ use crate::data::{self, Batch, Substitution};
 use crate::error::Error;
 use crate::faults::FaultPoint;
 use crate::model::Tower;
-use crate::recover::agreement;
+use crate::replica::agreement;
 use crate::replica::{HeldStep, Replica};
 
 /// What the ranks know of a step once all of them hold its reduced gradients.
