@@ -123,8 +123,11 @@ pub(crate) struct Coordinator {
     /// Allow listeners that are not on the loopback interface, although there is no TLS
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// Faults in a row, without a new step between them, after which a node takes no more ranks; 0
-    /// for never
+    /// How long ranks that are to checkpoint and stop may make no progress before they are killed
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = values::seconds)]
+    pub(crate) grace: Duration,
+    /// Faults that a node is charged with at which it takes no more ranks; half of them are forgotten
+    /// every hour; 0 for never
     #[arg(long, value_name = "N", default_value_t = 3)]
     pub(crate) exclude_after: u32,
     /// End when stdin does, so as not to outlive the process that holds its other end

@@ -40,6 +40,7 @@ pub(crate) async fn run(args: &args::Coordinator) -> Result<(), Error> {
     options.intervals.exclude_after = args.exclude_after;
     options.intervals.heartbeat = args.heartbeat;
     options.intervals.lease = args.lease;
+    options.intervals.grace = args.grace;
     for deadline in &args.deadline {
         let deadlines = &mut options.intervals.deadlines;
         match deadline.phase {

@@ -40,6 +40,8 @@ pub(crate) fn job(job: &Job) -> Value {
         "checkpoint": checkpoint,
         "resume_from": (!job.resume_from.is_empty()).then_some(&job.resume_from),
         "rolled_back_to": (!job.rolled_back_to.is_empty()).then_some(&job.rolled_back_to),
+        "checkpoint_trouble":
+            (!job.checkpoint_trouble.is_empty()).then_some(&job.checkpoint_trouble),
         "summary": summary,
     })
 }
@@ -75,11 +77,14 @@ fn metrics(metrics: &StepMetrics) -> Value {
 
 /// Returns a node.
 pub(crate) fn node(node: &Node) -> Value {
+    let out = node.slots_out.iter().map(|out| json!({"slot": out.slot, "reason": out.reason}));
+    let slots_out: Vec<Value> = out.collect();
     json!({
         "node": node.node, "slots": node.slots, "free_slots": node.free_slots,
         "accelerator": node.accelerator, "connected": node.connected,
         "availability": node.availability,
         "address": node.address, "last_heartbeat_ms": time(node.last_heartbeat_ms),
+        "slots_out": slots_out, "faults": node.faults,
         "worker": node.worker.as_ref().map(worker),
     })
 }

@@ -93,6 +93,9 @@ fn description(job: &Job) -> String {
         let step = thousands(job.checkpoint_step);
         field("Checkpoint", format!("step {step}, {}", job.checkpoint_url));
     }
+    if !job.checkpoint_trouble.is_empty() {
+        field("Not saved", format!("checkpoints fail: {}", job.checkpoint_trouble));
+    }
     if let Some(now) = &job.metrics {
         let (step, total) = (thousands(now.step), thousands(now.total_steps));
         field("Step", format!("{step}/{total}, {} samples", thousands(now.samples)));
@@ -165,6 +168,17 @@ fn node_table(nodes: &[Node], now_ms: i64) -> String {
         if node.availability.contains(':') {
             closed.push(format!("\n{} is {}", node.node, node.availability));
         }
+        for out in &node.slots_out {
+            closed.push(format!(
+                "\nslot {} of {} takes no rank: {}",
+                out.slot, node.node, out.reason
+            ));
+        }
+        // Less is forgotten within the hour.
+        if node.faults >= 1.0 && !node.availability.contains(':') {
+            let faults = node.faults;
+            closed.push(format!("\n{} is charged with {faults:.1} faults of late", node.node));
+        }
     }
     format!("{table}{}", closed.concat())
 }
@@ -191,7 +205,7 @@ pub(crate) fn plain_table<const N: usize>(header: [&str; N]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use ringmaster_proto::v1::{JobState, RankInfo, StepMetrics};
+    use ringmaster_proto::v1::{JobState, RankInfo, SlotOut, StepMetrics};
 
     use super::*;
 
@@ -245,6 +259,29 @@ mod tests {
         let table = node_table(&[node], 0);
         assert!(table.contains("n0    excluded"), "{table}");
         assert!(table.ends_with("n0 is excluded: 3 faults"), "{table}");
+    }
+
+    #[test]
+    fn slots_that_take_no_rank_faults_and_checkpoints_that_fail_are_told_with_the_reason() {
+        let reason = "rank 1 of job a survives SIGKILL".to_owned();
+        let node = Node {
+            node: "n0".to_owned(),
+            availability: "ready".to_owned(),
+            slots_out: vec![SlotOut { slot: 3, reason }],
+            faults: 1.94,
+            ..Node::default()
+        };
+        let table = node_table(&[node], 0);
+        assert!(
+            table.contains("\nslot 3 of n0 takes no rank: rank 1 of job a survives SIGKILL"),
+            "{table}"
+        );
+        assert!(table.ends_with("\nn0 is charged with 1.9 faults of late"), "{table}");
+        let mut job = example();
+        job.checkpoint_trouble = "step 40: No space left on device".to_owned();
+        let text = description(&job);
+        let told = "Not saved    checkpoints fail: step 40: No space left on device";
+        assert!(text.contains(told), "{text}");
     }
 
     #[test]

@@ -14,4 +14,4 @@ pub const MAX_CONCURRENT_STREAMS: u32 = 256;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Version of what an agent and its ranks say to one another: their environment, the messages on the
 /// agent's socket, the status file, the exit codes. Raised when an older end would misunderstand.
-pub const RANK_PROTOCOL: u32 = 1;
+pub const RANK_PROTOCOL: u32 = 2;
