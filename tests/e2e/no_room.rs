@@ -99,7 +99,7 @@ impl Terminal {
     fn ask(&self, words: &[&str]) -> String {
         let output = Command::new(&binaries().ringmaster)
             .args(words)
-            .args(["--coordinator", &self.people])
+            .args(["--coordinator", &format!("http://{}", self.people)])
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()

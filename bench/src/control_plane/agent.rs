@@ -171,7 +171,8 @@ impl Agent {
             Some(Order::StopRank(stop)) => {
                 return self.exit(stop.job_id, stop.rank, Some(9)).await;
             }
-            Some(Order::ExitAck(_) | Order::Registered(_)) | None => {}
+            // It has no address at which others could dial it, so it is asked for none.
+            Some(Order::ExitAck(_) | Order::Registered(_) | Order::Dial(_)) | None => {}
         }
         true
     }

@@ -64,7 +64,7 @@ fn run(options: &Options) -> bool {
     let trial = Trial::start(&Binaries::beside_this_program());
     let skipped = trial.no_packets_lost.as_deref();
     if let Some(why) = skipped {
-        eprintln!("skipped in part: no packets are lost: {why}");
+        eprintln!("no packets are lost on this machine: {why}");
     }
     let outcome = trial.run(seed, time, |line| eprintln!("{line}"));
     eprintln!("{}", table(&outcome, skipped));
