@@ -4,7 +4,7 @@ use ringmaster_proto::v1;
 use tokio::task::JoinHandle;
 use tonic::Status;
 
-use crate::fake::{Agent, Coordinator, Rank, killed, patient, run_two, within};
+use crate::fake::{Agent, Coordinator, Rank, exited, killed, patient, run_two, within};
 
 fn object(rank: u32) -> v1::StoredObject {
     v1::StoredObject {
@@ -152,4 +152,59 @@ async fn a_checkpoint_half_reported_before_a_restart_is_granted_after_it() {
     report(&ranks, job_id, generation, 0).await.unwrap();
     let objects = within("the grant", commit(&ranks, job_id, generation)).await.unwrap();
     assert_eq!(objects.unwrap(), [object(0), object(1)]);
+}
+
+/// Seed 1102 of the simulation: a job that had made room went on with fewer ranks, and a part that the ring
+/// before had stored completed its first checkpoint.
+#[tokio::test]
+async fn a_part_that_the_ring_before_a_pause_has_stored_is_no_part_of_the_next_one_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    let (job_id, first) = (running.job_id.clone(), running.generation);
+    let ranks = coordinator.ranks().await;
+    report(&ranks, &job_id, first, 1).await.unwrap();
+    coordinator.pause(&job_id).await;
+    agent.report(Vec::new());
+    for start in &running.starts {
+        agent.exit(exited(start, 0)).await;
+    }
+    coordinator.until_state(&job_id, v1::JobState::Paused).await;
+    coordinator.resume(&job_id).await;
+    let again = run_again(&mut coordinator, &mut agent, &job_id).await;
+
+    report(&ranks, &job_id, again, 0).await.unwrap();
+    let waiting = commit(&ranks, &job_id, again);
+    let other = v1::StoredObject { size: 77, ..object(1) };
+    let part = v1::ReportShardRequest {
+        job_id: job_id.clone(),
+        generation: Some(again),
+        rank: 1,
+        step: 2,
+        objects: vec![other.clone()],
+        failure: String::new(),
+    };
+    // Not before it is known that the wait has begun.
+    report(&ranks, &job_id, again, 0).await.unwrap();
+    ranks.client.clone().report_shard(part).await.unwrap();
+    let objects = within("the grant", waiting).await.unwrap().unwrap();
+    assert_eq!(objects, [object(0), other]);
+}
+
+/// Starts and joins both ranks of a job that was resumed; returns its generation.
+async fn run_again(
+    coordinator: &mut Coordinator,
+    agent: &mut Agent,
+    job_id: &str,
+) -> v1::Generation {
+    let mut starts = Vec::new();
+    while starts.len() < 2 {
+        if let v1::coordinator_message::Message::StartRank(start) = agent.next().await {
+            starts.push(start);
+        }
+    }
+    let generation = starts[0].generation.unwrap();
+    coordinator.ranks().await.join_all(job_id, generation, &[(0, None), (1, None)]).await;
+    generation
 }

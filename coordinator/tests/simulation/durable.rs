@@ -12,7 +12,8 @@ use super::history::{WentBack, parse_url};
 use super::world::{State, World, hide, short};
 
 /// Words of the history that show that a deadline has passed, and what that is counted as.
-const DEADLINES: [(&str, &str); 6] = [
+const DEADLINES: [(&str, &str); 7] = [
+    ("were killed before they had saved", "deadline: grace"),
     ("s after SIGKILL (", "deadline: kill"),
     ("is given up: rank", "deadline: commit"),
     ("was not heard of for", "deadline: lease"),

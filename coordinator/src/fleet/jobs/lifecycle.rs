@@ -254,7 +254,8 @@ impl Job {
         self.event(batch, kind, format!("{why}; forming generation {generation}"));
     }
 
-    fn refuse_stale(&mut self, batch: &mut Batch, old: Generation) {
+    /// Lets nobody wait for an older generation, and forgets what its ranks have stored.
+    pub(crate) fn refuse_stale(&mut self, batch: &mut Batch, old: Generation) {
         let current = self.generation();
         let job_id = &self.record.job_id;
         let stale = || Error::Stale { job_id: job_id.clone(), given: old, current };

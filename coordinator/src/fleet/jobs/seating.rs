@@ -51,7 +51,10 @@ impl Job {
         if self.record.state == State::Queued {
             let is_new = self.record.generation.is_none();
             let why = if is_new { "first placement" } else { "placed again" };
+            let old = self.generation();
             let generation = self.open_generation(batch, why);
+            // Parts of checkpoints that the ring before has stored are no parts of the next one's.
+            self.refuse_stale(batch, old);
             self.record.state = State::Starting;
             self.record.reason = format!("forming generation {generation} on {nodes}");
             let message = format!("{taken}{of} ranks on {nodes}, generation {generation}");
