@@ -79,6 +79,7 @@ async fn a_lost_rank_without_a_slot_leaves_a_smaller_ring_with_ranks_counted_ane
             generation: starts[1].generation,
             rank: 1,
             pid: 1001,
+            ..Default::default()
         }],
         pid: 101,
         ..register("n0", 1)
@@ -195,6 +196,7 @@ async fn below_its_fewest_ranks_a_job_waits_and_its_survivors_are_kept() {
             generation: three.starts[0].generation,
             rank: 0,
             pid: 1000,
+            ..Default::default()
         }],
         pid: 101,
         ..register("n0", 1)
@@ -240,6 +242,7 @@ async fn a_smaller_ring_outlives_a_restart_of_the_coordinator_and_grows_after_it
         generation: Some(generation),
         rank: start.rank,
         pid: 1000 + start.rank,
+        ..Default::default()
     });
     let back = v1::Register { running: running.collect(), ..register("n0", 2) };
     let mut wide = Agent::register(&coordinator, back).await;
@@ -271,6 +274,7 @@ async fn a_restart_in_the_middle_of_growing_goes_on_growing() {
         generation: start.generation,
         rank: start.rank,
         pid: 1000 + start.rank,
+        ..Default::default()
     };
     let both = three.starts[..2].iter().map(running).collect();
     let back = v1::Register { running: both, ..register("n0", 2) };
@@ -328,6 +332,7 @@ async fn a_node_that_was_cut_off_comes_back_to_a_smaller_ring_and_its_old_rank_i
         generation: Some(first),
         rank: 2,
         pid: 1002,
+        ..Default::default()
     }];
     let back = v1::Register { running, ..register("n1", 2) };
     let mut cut_off = Agent::register(&coordinator, back).await;
@@ -363,6 +368,7 @@ async fn ranks_of_one_node_are_neighbours_in_the_ring() {
             generation: start.generation,
             rank: start.rank,
             pid: 1000 + start.rank,
+            ..Default::default()
         });
         ranks.collect()
     };

@@ -363,6 +363,7 @@ pub(crate) fn running_ranks(
         generation: Some(generation),
         rank: start.rank,
         pid: 1000 + start.rank,
+        started: start.generation,
     });
     ranks.collect()
 }

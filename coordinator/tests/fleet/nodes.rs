@@ -7,8 +7,8 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, Rank, elastic, exited, hasty, held, killed, manifest, patient, register,
-    running_ranks, status, with, within,
+    Agent, Coordinator, Rank, elastic, exited, hasty, held, joined, killed, manifest, patient,
+    register, running_ranks, status, with, within,
 };
 
 /// A job of two ranks, the first on n0 and the second on n1, that trains.
@@ -318,4 +318,42 @@ async fn a_second_agent_of_a_name_is_refused_while_the_first_is_heard_of() {
         }
     };
     within("the takeover", second).await;
+}
+
+/// A node's name went from one agent to another and back. What the first ran all the time was taken for what
+/// the second had run, and its job stood for ever.
+#[tokio::test]
+async fn ranks_of_an_agent_that_comes_back_are_not_taken_for_those_of_another_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), hasty()).await;
+    let of = |instance: &str| v1::Register { instance: instance.to_owned(), ..register("n0", 1) };
+    let mut first = Agent::register(&coordinator, of("a1")).await;
+    let job_id = coordinator.submit(manifest("one", 1)).await;
+    let start = first.start_rank().await;
+    first.fall_silent();
+    coordinator.until(&job_id, "the loss", |job| job.recoveries == 1).await;
+
+    let mut second = Agent::register(&coordinator, of("b2")).await;
+    let other = second.start_rank().await;
+    second.report(vec![status(&other, 0)]);
+    let generation = other.generation.unwrap();
+    joined(coordinator.ranks().await.join(&job_id, generation, 0, None)).await;
+    coordinator.until_state(&job_id, v1::JobState::Running).await;
+    second.fall_silent();
+
+    // The first is let in once the second is not heard of any more.
+    let running = running_ranks(std::slice::from_ref(&start), start.generation.unwrap());
+    let back = v1::Register { running, ..of("a1") };
+    let back = async {
+        loop {
+            match Agent::try_register(&coordinator, back.clone()).await {
+                Ok(agent) => return agent,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let mut first = within("the return", back).await;
+    first.report(vec![status(&start, 3)]);
+    let regenerate = first.regenerate().await;
+    assert!(regenerate.generation > other.generation, "{regenerate:?}");
 }

@@ -193,6 +193,7 @@ async fn a_silent_agent_loses_its_ranks_which_then_run_elsewhere() {
         generation: Some(first),
         rank: 0,
         pid: 1000,
+        ..Default::default()
     }];
     let mut back =
         Agent::register(&coordinator, v1::Register { running, ..register("n0", 1) }).await;
@@ -226,6 +227,7 @@ async fn a_job_without_slots_for_its_lost_rank_waits_and_says_so() {
         generation: Some(generation),
         rank: 0,
         pid: 1000,
+        ..Default::default()
     }];
     let mut back =
         Agent::register(&coordinator, v1::Register { running, ..register("n0", 1) }).await;
@@ -244,6 +246,7 @@ async fn an_agent_that_reconnects_within_its_lease_loses_nothing() {
         generation: start.generation,
         rank: start.rank,
         pid: 1000 + start.rank,
+        ..Default::default()
     });
     let again = v1::Register { running: ranks.collect(), ..register("n0", 2) };
     let mut agent = Agent::register(&coordinator, again).await;

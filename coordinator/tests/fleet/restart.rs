@@ -1,22 +1,13 @@
 //! Restarting the coordinator.
 
+use ringmaster_coordinator::fleet::Config;
 use ringmaster_proto::v1;
-use ringmaster_proto::v1::JobState;
+use ringmaster_proto::v1::{JobState, Phase};
 
 use crate::fake::{
-    Agent, Coordinator, Running, hasty, joined, killed, manifest, patient, refused, register,
-    run_two,
+    Agent, Coordinator, hasty, joined, killed, manifest, patient, refused, register, run_two,
+    running_ranks, status, within,
 };
-
-fn running_ranks(running: &Running) -> Vec<v1::RunningRank> {
-    let ranks = running.starts.iter().map(|start| v1::RunningRank {
-        job_id: start.job_id.clone(),
-        generation: start.generation,
-        rank: start.rank,
-        pid: 1000 + start.rank,
-    });
-    ranks.collect()
-}
 
 #[tokio::test]
 async fn jobs_outlive_a_restart_and_later_generations_are_above_earlier_ones() {
@@ -31,7 +22,10 @@ async fn jobs_outlive_a_restart_and_later_generations_are_above_earlier_ones() {
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
     assert_eq!(coordinator.get(&running.job_id).await.state(), JobState::Recovering);
     assert_eq!(coordinator.get(&queued).await.state(), JobState::Queued);
-    let back = v1::Register { running: running_ranks(&running), ..register("n0", 2) };
+    let back = v1::Register {
+        running: running_ranks(&running.starts, running.generation),
+        ..register("n0", 2)
+    };
     let mut agent = Agent::register(&coordinator, back).await;
     let job = coordinator.until_state(&running.job_id, JobState::Running).await;
     assert_eq!((job.recoveries, job.generation), (0, Some(running.generation)));
@@ -55,7 +49,7 @@ async fn an_exit_the_old_coordinator_never_heard_of_is_acted_on_by_the_new_one()
     coordinator.server.shutdown().await.unwrap();
 
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let survivors = vec![running_ranks(&running)[0].clone()];
+    let survivors = vec![running_ranks(&running.starts, running.generation)[0].clone()];
     let back = v1::Register { running: survivors, ..register("n0", 2) };
     let mut agent = Agent::register(&coordinator, back).await;
     agent.exit(killed(&running.starts[1])).await;
@@ -109,7 +103,10 @@ async fn a_rank_whose_plan_was_lost_with_the_coordinator_gets_a_new_generation()
     coordinator.server.shutdown().await.unwrap();
 
     let coordinator = Coordinator::start(folder.path(), patient()).await;
-    let back = v1::Register { running: running_ranks(&running), ..register("n0", 2) };
+    let back = v1::Register {
+        running: running_ranks(&running.starts, running.generation),
+        ..register("n0", 2)
+    };
     let mut agent = Agent::register(&coordinator, back).await;
     let ranks = coordinator.ranks().await;
     let status = refused(ranks.join(&running.job_id, running.generation, 1, None)).await;
@@ -127,4 +124,80 @@ async fn generations_rise_above_what_an_agent_has_seen() {
     let mut agent = Agent::register(&coordinator, register).await;
     coordinator.submit(manifest("one", 1)).await;
     assert!(agent.start_rank().await.generation.unwrap() > seen);
+}
+
+/// Its agent says of it the generation that it was told of, in which it is not yet. Until its deadline was watched
+/// all the same, the others waited for it for ever.
+#[tokio::test]
+async fn a_rank_that_hangs_in_an_older_generation_is_stopped_after_a_restart_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    agent.exit(killed(&running.starts[1])).await;
+    let newer = agent.regenerate().await.generation.unwrap();
+    let fresh = agent.start_rank().await;
+    coordinator.server.shutdown().await.unwrap();
+
+    let mut config = patient();
+    config.deadlines.first_step = std::time::Duration::from_secs(2);
+    config.deadlines.set(Phase::Compute, std::time::Duration::from_secs(2));
+    let coordinator = Coordinator::start(folder.path(), config).await;
+    let starts = [running.starts[0].clone(), fresh.clone()];
+    let back = v1::Register { running: running_ranks(&starts, newer), ..register("n0", 2) };
+    let mut agent = Agent::register(&coordinator, back).await;
+    let waits = v1::RankStatus { phase: Phase::Join.into(), ..status(&fresh, 0) };
+    agent.report(vec![status(&running.starts[0], 7), waits]);
+    let _waits = coordinator.ranks().await.join(&running.job_id, newer, 1, None);
+    let stop = agent.stop_rank().await;
+    assert_eq!((stop.rank, stop.graceful), (0, false));
+    assert!(stop.reason.contains("no progress in compute after step 7"), "{}", stop.reason);
+}
+
+fn of(instance: &str) -> v1::Register {
+    v1::Register { instance: instance.to_owned(), ..register("n0", 2) }
+}
+
+/// One that was started with the same name by mistake, and came first, took the name and the ranks' places.
+#[tokio::test]
+async fn after_a_restart_a_name_is_kept_for_the_agent_whose_ranks_are_awaited() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::register(&coordinator, of("a1")).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    coordinator.server.shutdown().await.unwrap();
+
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let refused = Agent::refused(&coordinator, of("b2")).await;
+    assert_eq!(refused.code(), tonic::Code::AlreadyExists);
+    let expected =
+        "another agent of the name n0 ran ranks before the coordinator restarted (process 100)";
+    assert!(refused.message().starts_with(expected), "{refused}");
+
+    let ranks = running_ranks(&running.starts, running.generation);
+    let _agent = Agent::register(&coordinator, v1::Register { running: ranks, ..of("a1") }).await;
+    let job = coordinator.until_state(&running.job_id, JobState::Running).await;
+    assert_eq!((job.recoveries, job.generation), (0, Some(running.generation)));
+}
+
+#[tokio::test]
+async fn after_a_restart_a_name_is_not_kept_for_an_agent_that_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::register(&coordinator, of("a1")).await;
+    run_two(&mut coordinator, &mut agent).await;
+    coordinator.server.shutdown().await.unwrap();
+
+    let config = Config { lease: std::time::Duration::from_millis(500), ..patient() };
+    let coordinator = Coordinator::start(folder.path(), config).await;
+    let second = async {
+        loop {
+            match Agent::try_register(&coordinator, of("b2")).await {
+                Ok(agent) => return agent,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let mut second = within("the takeover", second).await;
+    second.start_rank().await;
 }

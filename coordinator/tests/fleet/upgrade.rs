@@ -195,6 +195,7 @@ async fn goes_on(database: &Path, version: u32) {
         generation: Some(generation),
         rank,
         pid: 1000 + rank,
+        ..Default::default()
     });
     let back = v1::Register { running: ranks.to_vec(), ..register("n0", 3) };
     let mut agent = Agent::register(&coordinator, back).await;

@@ -1623,12 +1623,16 @@ pub struct Register {
 pub struct RunningRank {
     #[prost(string, tag = "1")]
     pub job_id: ::prost::alloc::string::String,
+    /// The newest that it was told of.
     #[prost(message, optional, tag = "2")]
     pub generation: ::core::option::Option<Generation>,
     #[prost(uint32, tag = "3")]
     pub rank: u32,
     #[prost(uint32, tag = "4")]
     pub pid: u32,
+    /// The one that it was started for; absent from an agent that does not say it.
+    #[prost(message, optional, tag = "5")]
+    pub started: ::core::option::Option<Generation>,
 }
 /// The slots of a node that take no rank: all of them, each time.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -269,6 +269,7 @@ impl Table {
                 generation: Some(entry.target()),
                 rank: seat.0,
                 pid: entry.pid().unwrap_or(0),
+                started: entry.start.generation,
             });
         }
         (running, inner.highest)
