@@ -64,6 +64,12 @@ pub enum Error {
          each node a name of its own with --node, or end the other agent"
     )]
     NameTaken { node: String, address: String, pid: u32 },
+    /// The agent that had this name before a restart may come back with its ranks.
+    #[error(
+        "another agent of the name {node} ran ranks before the coordinator restarted (process {pid}), and is \
+         waited for; if it does not come back this one is let in; give each node a name of its own with --node"
+    )]
+    NameAwaited { node: String, pid: u32 },
     /// The agent's session was replaced or given up.
     #[error("this session is over; register again")]
     SessionOver,

@@ -194,8 +194,8 @@ impl Handle {
     /// Messages for the agent go to `outbound`, which is dropped when the session is over.
     ///
     /// # Errors
-    /// [`Error::WrongBuild`], [`Error::Invalid`], and [`Error::NameTaken`] while another agent of the name is
-    /// connected.
+    /// [`Error::WrongBuild`], [`Error::Invalid`], [`Error::NameTaken`] while another agent of the name is
+    /// connected, and [`Error::NameAwaited`] while one is waited for.
     pub async fn open(
         &self,
         register: v1::Register,

@@ -17,7 +17,7 @@ pub fn to_status(error: fleet::Error) -> Status {
         | fleet::Error::NoSeat { .. }
         | fleet::Error::Replaced { .. }
         | fleet::Error::SessionOver => Code::Aborted,
-        fleet::Error::NameTaken { .. } => Code::AlreadyExists,
+        fleet::Error::NameTaken { .. } | fleet::Error::NameAwaited { .. } => Code::AlreadyExists,
         fleet::Error::NotLive { .. }
         | fleet::Error::WrongBuild { .. }
         | fleet::Error::Succeeded { .. }

@@ -4,7 +4,7 @@ use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Params, named_params, params};
 
 use super::record::{
-    Change, CheckpointGrant, Closure, EventRecord, FaultScore, JobRecord, ShardRecord,
+    AgentProcess, Change, CheckpointGrant, Closure, EventRecord, FaultScore, JobRecord, ShardRecord,
 };
 use super::{Error, objects, sql};
 
@@ -30,6 +30,7 @@ fn apply(connection: &Connection, change: &Change) -> Result<(), Error> {
         }
         Change::Node { node, closure } => put_node(connection, node, closure.as_ref()),
         Change::NodeFaults { node, score } => put_score(connection, node, *score),
+        Change::Agent { node, agent } => put_agent(connection, node, agent.as_ref()),
         Change::Incarnation(incarnation) => set_meta(connection, "incarnation", *incarnation),
         Change::Shard(shard) => put_shard(connection, shard),
         Change::ForgetShards { job_id, up_to_step } => execute(
@@ -164,6 +165,19 @@ fn put_score(connection: &Connection, node: &str, score: Option<FaultScore>) -> 
     };
     let statement = "INSERT OR REPLACE INTO node_faults VALUES (?1, ?2, ?3)";
     execute(connection, action, statement, params![node, faults, at_ms])
+}
+
+fn put_agent(
+    connection: &Connection,
+    node: &str,
+    agent: Option<&AgentProcess>,
+) -> Result<(), Error> {
+    let action = "storing a node's agent";
+    let Some(AgentProcess { instance, pid }) = agent else {
+        return execute(connection, action, "DELETE FROM agents WHERE node = ?1", params![node]);
+    };
+    let statement = "INSERT OR REPLACE INTO agents VALUES (?1, ?2, ?3)";
+    execute(connection, action, statement, params![node, instance, pid])
 }
 
 fn put_grant(connection: &Connection, grant: &CheckpointGrant) -> Result<(), Error> {

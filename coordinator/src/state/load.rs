@@ -7,8 +7,8 @@ use ringmaster_proto::v1::Generation;
 use rusqlite::{Connection, Row, params};
 
 use super::record::{
-    Closure, ClosureKind, EventRecord, FaultScore, Halt, HaltKind, JobRecord, Rollback,
-    ShardRecord, State,
+    AgentProcess, Closure, ClosureKind, EventRecord, FaultScore, Halt, HaltKind, JobRecord,
+    Rollback, ShardRecord, State,
 };
 use super::{Error, objects, sql};
 
@@ -186,6 +186,19 @@ pub(super) fn scores(connection: &Connection) -> Result<BTreeMap<String, FaultSc
         })
         .map_err(sql("reading the faults of nodes"))?;
     rows.collect::<Result<_, _>>().map_err(sql("reading the faults of nodes"))
+}
+
+/// Returns which process the agent of each node is, by the node's name.
+pub(super) fn agents(connection: &Connection) -> Result<BTreeMap<String, AgentProcess>, Error> {
+    let mut statement = connection
+        .prepare("SELECT node, instance, pid FROM agents")
+        .map_err(sql("preparing to read agents"))?;
+    let rows = statement
+        .query_map([], |row| {
+            Ok((row.get(0)?, AgentProcess { instance: row.get(1)?, pid: row.get(2)? }))
+        })
+        .map_err(sql("reading agents"))?;
+    rows.collect::<Result<_, _>>().map_err(sql("reading agents"))
 }
 
 /// Returns a job's history, oldest first.

@@ -8,11 +8,12 @@ use rusqlite::Connection;
 use super::{Error, sql};
 
 /// Step n brings a database from `user_version` n to n + 1.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     include_str!("schema/001-jobs.sql"),
     include_str!("schema/002-elastic.sql"),
     include_str!("schema/003-rollback.sql"),
     include_str!("schema/004-recovery.sql"),
+    include_str!("schema/005-agents.sql"),
 ];
 
 /// Brings the schema to the newest version, each step in its own transaction.

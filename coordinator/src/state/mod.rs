@@ -20,8 +20,8 @@ mod store;
 pub use inline::Hooks;
 pub use objects::encode as objects_to_json;
 pub use record::{
-    Change, CheckpointGrant, Closure, ClosureKind, EventRecord, FaultScore, Halt, HaltKind,
-    JobRecord, Rollback, ShardRecord, State,
+    AgentProcess, Change, CheckpointGrant, Closure, ClosureKind, EventRecord, FaultScore, Halt,
+    HaltKind, JobRecord, Rollback, ShardRecord, State,
 };
 pub use store::{Loaded, Store};
 

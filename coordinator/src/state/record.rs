@@ -310,6 +310,15 @@ pub struct FaultScore {
     pub at_ms: i64,
 }
 
+/// Which process an agent is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AgentProcess {
+    /// Drawn by every process; empty from an agent that draws none.
+    pub instance: String,
+    /// Its number on its node.
+    pub pid: u32,
+}
+
 /// One durable fact; several may be written together, all or none.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -341,6 +350,13 @@ pub enum Change {
         node: String,
         /// Absent when it is charged with none.
         score: Option<FaultScore>,
+    },
+    /// Another process is a node's agent.
+    Agent {
+        /// The node's name.
+        node: String,
+        /// Absent when nobody asks for it any more.
+        agent: Option<AgentProcess>,
     },
     /// The incarnation was raised above what an agent reported.
     Incarnation(u32),

@@ -9,7 +9,9 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::inline::{Hooks, Inline};
-use super::record::{Change, Closure, EventRecord, FaultScore, JobRecord, ShardRecord};
+use super::record::{
+    AgentProcess, Change, Closure, EventRecord, FaultScore, JobRecord, ShardRecord,
+};
 use super::{Error, apply, load, migrations, sql};
 
 /// Writes that may wait before a caller has to.
@@ -48,6 +50,8 @@ pub struct Loaded {
     pub closures: BTreeMap<String, Closure>,
     /// What nodes are charged with, by name.
     pub scores: BTreeMap<String, FaultScore>,
+    /// Which process the agent of each node is, by the node's name.
+    pub agents: BTreeMap<String, AgentProcess>,
 }
 
 #[derive(Debug)]
@@ -138,6 +142,7 @@ fn take_up(mut connection: Connection) -> Result<(Connection, Loaded), Error> {
         shards: load::shards(&connection)?,
         closures: load::closures(&connection)?,
         scores: load::scores(&connection)?,
+        agents: load::agents(&connection)?,
     };
     Ok((connection, loaded))
 }
@@ -333,6 +338,22 @@ mod tests {
         }
         let (_store, loaded) = Store::open(&path).unwrap();
         assert_eq!(loaded.scores, BTreeMap::from([("n1".to_owned(), score)]));
+    }
+
+    #[tokio::test]
+    async fn the_process_of_a_nodes_agent_is_known_after_a_restart_until_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ringmaster.db");
+        let agent = |pid| AgentProcess { instance: format!("a{pid}"), pid };
+        let change = |node: &str, agent| Change::Agent { node: node.to_owned(), agent };
+        {
+            let (store, _) = Store::open(&path).unwrap();
+            let first = ["n0", "n1"].map(|node| change(node, Some(agent(7))));
+            store.write(first.to_vec()).await.unwrap();
+            store.write(vec![change("n0", None), change("n1", Some(agent(8)))]).await.unwrap();
+        }
+        let (_store, loaded) = Store::open(&path).unwrap();
+        assert_eq!(loaded.agents, BTreeMap::from([("n1".to_owned(), agent(8))]));
     }
 
     #[tokio::test]

@@ -354,6 +354,8 @@ async fn ranks_of_an_agent_that_comes_back_are_not_taken_for_those_of_another_of
     };
     let mut first = within("the return", back).await;
     first.report(vec![status(&start, 3)]);
-    let regenerate = first.regenerate().await;
-    assert!(regenerate.generation > other.generation, "{regenerate:?}");
+    assert!(!first.stop_rank().await.graceful);
+    first.exit(killed(&start)).await;
+    let again = first.start_rank().await;
+    assert!(again.generation > other.generation, "{again:?}");
 }

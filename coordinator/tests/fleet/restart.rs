@@ -5,8 +5,8 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::{JobState, Phase};
 
 use crate::fake::{
-    Agent, Coordinator, hasty, joined, killed, manifest, patient, refused, register, run_two,
-    running_ranks, status, within,
+    Agent, Coordinator, exited, hasty, joined, killed, manifest, patient, refused, register,
+    run_two, running_ranks, status, within,
 };
 
 #[tokio::test]
@@ -200,4 +200,41 @@ async fn after_a_restart_a_name_is_not_kept_for_an_agent_that_does_not_come_back
     };
     let mut second = within("the takeover", second).await;
     second.start_rank().await;
+}
+
+/// Its ranks called the coordinator before their agent did: the news of their ends counted for nothing.
+#[tokio::test]
+async fn a_run_that_ended_before_its_agent_came_back_succeeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
+    let job_id = coordinator.submit(manifest("one", 1)).await;
+    let start = agent.start_rank().await;
+    coordinator.server.shutdown().await.unwrap();
+
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let (ranks, generation) = (coordinator.ranks().await, start.generation.unwrap());
+    joined(ranks.join(&job_id, generation, 0, None)).await;
+    ranks.finish(&job_id, generation).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
+    agent.exit(exited(&start, 0)).await;
+    coordinator.until_state(&job_id, JobState::Succeeded).await;
+}
+
+/// Once all its ranks had called, nobody missed their agent any more.
+#[tokio::test]
+async fn an_agent_that_does_not_come_back_is_given_up_although_its_ranks_have_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
+    let job_id = coordinator.submit(manifest("one", 1)).await;
+    let start = agent.start_rank().await;
+    coordinator.server.shutdown().await.unwrap();
+
+    let mut coordinator = Coordinator::start(folder.path(), hasty()).await;
+    let (ranks, generation) = (coordinator.ranks().await, start.generation.unwrap());
+    joined(ranks.join(&job_id, generation, 0, None)).await;
+    coordinator.until_state(&job_id, JobState::Running).await;
+    let mut other = Agent::connect(&coordinator, "n1", 1).await;
+    assert!(other.start_rank().await.generation > start.generation);
 }

@@ -276,8 +276,10 @@ impl Agent {
     fn kill(&mut self, process: u64) {
         if self.options.world.survives(process) {
             self.log(format!("cannot kill process {process}"));
+            // A process whose kill is pending runs nothing of its own any more, whenever the kernel lets it go.
             if let Some(rank) = self.ranks.get_mut(&process) {
                 rank.undead = true;
+                rank.abort();
             }
             return;
         }

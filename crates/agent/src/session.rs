@@ -62,11 +62,8 @@ pub enum Error {
     Stalled,
     #[error("the coordinator refuses this agent: {}", .0.message())]
     Refused(#[source] Box<Status>),
-    #[error(
-        "another agent of the name {node} is connected to the coordinator; give each node a name of its own \
-         by --node, or stop the other agent"
-    )]
-    Taken { node: String },
+    #[error("the coordinator has another agent of this node's name: {}", .0.message())]
+    Taken(#[source] Box<Status>),
     #[error(
         "what answers at {url} is no coordinator for agents: it does not speak gRPC without TLS ({why}); \
          name the address that `ringmaster coordinator --fleet-listen` has (port 7071 unless it is told \
@@ -152,6 +149,19 @@ impl Line {
     }
 }
 
+/// Says so where the coordinator has another agent of this name. That may be this one's predecessor, whose
+/// session is not closed yet: it is no reason to end.
+fn taken(error: Error) -> Error {
+    match error {
+        Error::Broken(status)
+            if status.code() == Code::AlreadyExists && status.source().is_none() =>
+        {
+            Error::Taken(status)
+        }
+        error => error,
+    }
+}
+
 /// Keeps one session open.
 #[derive(Debug)]
 pub struct Service {
@@ -185,7 +195,7 @@ impl Service {
             let mut registered = false;
             let error = match self.open(&mut registered, &mut lost_at).await {
                 Ok(never) => match never {},
-                Err(error) => self.taken(error),
+                Err(error) => taken(error),
             };
             if registered {
                 lost_at = Some(Instant::now());
@@ -196,7 +206,11 @@ impl Service {
                 return error;
             }
             let pause = pauses.next().unwrap_or(LAST_PAUSE);
-            let is_taken = matches!(error, Error::Taken { .. });
+            let is_taken = matches!(error, Error::Taken(_));
+            if is_taken {
+                // Their places were given up before the name was: nobody will tell them what to do.
+                self.table.stop_all(Duration::ZERO, "another agent has this node's name");
+            }
             // The other one may be connected for days.
             if !(is_taken && was_taken) {
                 tracing::warn!(
@@ -210,19 +224,6 @@ impl Service {
             if lost_at.take_if(|at| at.elapsed() >= self.orphan_timeout).is_some() {
                 self.table.stop_all(ORPHAN_GRACE, "the coordinator has been away for too long");
             }
-        }
-    }
-
-    /// Says so where the coordinator has another agent of this name. That may be this one's predecessor, whose
-    /// session is not closed yet: it is no reason to end.
-    fn taken(&self, error: Error) -> Error {
-        match error {
-            Error::Broken(status)
-                if status.code() == Code::AlreadyExists && status.source().is_none() =>
-            {
-                Error::Taken { node: self.identity.node.clone() }
-            }
-            error => error,
         }
     }
 

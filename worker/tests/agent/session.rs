@@ -39,6 +39,22 @@ async fn an_agent_whose_name_another_one_has_tries_again_until_that_one_is_gone(
     assert!(!running.is_finished());
 }
 
+/// They went on for an hour in a ring of which the coordinator knew nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ranks_of_an_agent_whose_name_another_one_has_are_ended() {
+    let mut cluster = Cluster::start().await;
+    let pid = cluster.start_training(1, "train").await;
+    cluster.coordinator.crash();
+    cluster.coordinator.behave(|manners| manners.knows_another = true);
+    cluster.coordinator.resume().await;
+    let once = |seen: &Seen| (seen.turned_away >= 1).then_some(());
+    cluster.coordinator.wait_for("an attempt", once).await;
+    cluster.coordinator.behave(|manners| manners.knows_another = false);
+    let exit = cluster.coordinator.wait_for_exit(1).await;
+    assert_eq!(exit.signal, Some(9), "process {pid}: {exit:?}");
+    assert!(exit.reason.contains("another agent has this node's name"), "{exit:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_session_is_of_the_same_instance_and_another_agent_is_another() {
     let mut cluster = Cluster::start().await;

@@ -150,6 +150,12 @@ impl Job {
         self.record.seats.get(seat.index())?.as_deref()
     }
 
+    /// Whether ranks of it may come back from this node after the coordinator's restart.
+    pub(crate) fn awaits(&self, node: &str) -> bool {
+        let sits = |seat: Seat| self.sits(seat, node) && !self.is_done(seat);
+        self.attach_until.is_some() && self.seats().any(sits)
+    }
+
     /// True when the rank of this seat ended well.
     pub(crate) fn is_done(&self, seat: Seat) -> bool {
         self.record.done.get(seat.index()).copied().unwrap_or(false)

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::lease::Lease;
+use crate::state::AgentProcess;
 
 /// A rank of a job.
 pub(crate) type RankKey = (String, Seat);
@@ -20,7 +21,7 @@ pub(crate) struct Node {
     pub(crate) accelerator: String,
     pub(crate) address: String,
     /// Of the agent's process: another one means that the agent was restarted.
-    pub(crate) agent: Agent,
+    pub(crate) agent: AgentProcess,
     /// Where its agent answers who wants to know whether it can be reached; empty where it does not.
     pub(crate) dial_address: String,
     /// Absent while the agent is away.
@@ -37,20 +38,6 @@ pub(crate) struct Node {
     pub(crate) slots_out: BTreeMap<u32, String>,
     /// Processes that were killed and have not gone, of which its agent says nothing.
     pub(crate) undead: Vec<Undead>,
-}
-
-/// Which process an agent is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Agent {
-    /// Drawn by every process; empty from an agent that draws none.
-    pub(crate) instance: String,
-    pub(crate) pid: u32,
-}
-
-impl Agent {
-    pub(crate) fn of(register: &v1::Register) -> Self {
-        Self { instance: register.instance.clone(), pid: register.pid }
-    }
 }
 
 /// A process that its kill has not ended.

@@ -7,9 +7,10 @@ use ringmaster_proto::{Seat, v1};
 use tokio::sync::mpsc;
 
 use super::lease::Lease;
-use super::node::{Agent, Node, Presence, Process, RankKey, Session};
+use super::node::{Node, Presence, Process, RankKey, Session};
 use super::table::Nodes;
 use crate::fleet::{Batch, Error, Jobs};
+use crate::state::{AgentProcess, Change};
 
 impl Nodes {
     /// Opens an agent's session and takes in what it runs; returns the session's number.
@@ -21,7 +22,8 @@ impl Nodes {
         outbound: mpsc::Sender<v1::CoordinatorMessage>,
     ) -> Result<u64, Error> {
         check_register(&register, batch.config.build_id.as_deref())?;
-        self.check_name_is_free(batch, &register)?;
+        let agent = process_of(&register);
+        self.check_name_is_free(jobs, batch, &register)?;
         if let Some(seen) = register.highest_generation {
             batch.rise_above(seen);
         }
@@ -33,9 +35,12 @@ impl Nodes {
         if let Some(old) = known.as_ref().and_then(|node| node.session.as_ref()) {
             self.sessions.remove(&old.id);
         }
-        let agent = Agent::of(&register);
-        let same_agent = known.as_ref().is_some_and(|node| node.agent == agent);
+        let last = known.as_ref().map(|node| &node.agent).or(self.awaited.get(&register.node));
+        let same_agent = last == Some(&agent);
+        self.awaited.remove(&register.node);
         if !same_agent {
+            let (node, agent) = (register.node.clone(), Some(agent.clone()));
+            batch.change(Change::Agent { node, agent });
             // Whatever kept jobs away from the node may have been mended.
             jobs.by_id.values_mut().for_each(|job| job.evidence.accept(&register.node));
         }
@@ -64,8 +69,8 @@ impl Nodes {
         node.forget_undead(&register);
         tracing::info!(node = %register.node, slots = node.slots, session = id, "agent registered");
         warn_if_unusable(&register.node, &node);
-        node.take_running(jobs, batch, &register);
         node.take_missing(jobs, batch, &register, same_agent);
+        node.take_running(jobs, batch, &register);
         self.sessions.insert(id, register.node.clone());
         self.by_name.insert(register.node, node);
         Ok(id)
@@ -137,19 +142,30 @@ impl Nodes {
 }
 
 impl Nodes {
-    /// Refuses a second agent of a name while the first is alive: they would take the node from one another
-    /// for ever, and each would lose the other's ranks.
-    fn check_name_is_free(&self, batch: &Batch, register: &v1::Register) -> Result<(), Error> {
-        let Some(node) = self.by_name.get(&register.node) else { return Ok(()) };
-        let is_other = !register.instance.is_empty()
-            && !node.agent.instance.is_empty()
-            && node.agent.instance != register.instance;
-        if is_other && node.answers(batch.now.at) {
-            return Err(Error::NameTaken {
-                node: register.node.clone(),
-                address: node.address.clone(),
-                pid: node.agent.pid,
-            });
+    /// Refuses a second agent of a name while the first is alive, or may come back after a restart: they would
+    /// take the node from one another for ever, and each would lose the other's ranks.
+    fn check_name_is_free(
+        &self,
+        jobs: &Jobs,
+        batch: &Batch,
+        register: &v1::Register,
+    ) -> Result<(), Error> {
+        let is_other = |agent: &AgentProcess| {
+            !register.instance.is_empty()
+                && !agent.instance.is_empty()
+                && agent.instance != register.instance
+        };
+        let node = register.node.clone();
+        if let Some(known) = self.by_name.get(&node) {
+            if is_other(&known.agent) && known.answers(batch.now.at) {
+                let (address, pid) = (known.address.clone(), known.agent.pid);
+                return Err(Error::NameTaken { node, address, pid });
+            }
+        } else if let Some(agent) = self.awaited.get(&node)
+            && is_other(agent)
+            && jobs.by_id.values().any(|job| job.awaits(&node))
+        {
+            return Err(Error::NameAwaited { node, pid: agent.pid });
         }
         Ok(())
     }
@@ -166,7 +182,7 @@ impl Node {
         self.undead.retain(|undead| runs(&undead.key));
     }
 
-    /// Takes in what an agent says it runs.
+    /// Takes in what an agent says it runs. Of what it does not run nothing is left here.
     fn take_running(&mut self, jobs: &mut Jobs, batch: &mut Batch, register: &v1::Register) {
         for running in &register.running {
             let generation = running.generation.unwrap_or_default();
@@ -178,11 +194,14 @@ impl Node {
             let seat = Seat(running.rank);
             let index = seat.index();
             let slot = job.as_ref().and_then(|job| job.record.slots.get(index).copied());
+            let started = running.started.unwrap_or(generation);
             let process = self
                 .processes
                 .entry(key)
-                .or_insert_with(|| Process::reported(generation, running.pid, slot));
+                .or_insert_with(|| Process::reported(started, running.pid, slot));
             process.see(generation, Some(running.pid));
+            // It may have called before its agent came back, which knows since when it runs.
+            process.started = process.started.min(started);
             let is_doomed = process.doomed;
             // A rank that counted as lost has a place after all, if the ring is not formed yet and
             // nobody else has its slot.
@@ -212,14 +231,16 @@ impl Node {
         same_agent: bool,
     ) {
         let now = batch.now.at;
-        let is_running = |key: &RankKey| {
-            register
-                .running
-                .iter()
-                .any(|running| running.job_id == key.0 && running.rank == key.1.0)
+        let runs = |key: &RankKey| {
+            let mut running = register.running.iter();
+            running.find(|running| running.job_id == key.0 && running.rank == key.1.0)
         };
         self.processes.retain(|key, process| {
-            if is_running(key) {
+            // What was told of no generation since this one was started is another, of an agent that was
+            // away while another had its name.
+            let told = runs(key).map(|running| running.generation.unwrap_or_default());
+            let is_older = told.is_some_and(|generation| generation < process.started);
+            if told.is_some() && !is_older {
                 return true;
             }
             let seen = match process.presence {
@@ -227,11 +248,11 @@ impl Node {
                 Presence::Seen => true,
                 Presence::Missing { seen, .. } => seen,
             };
-            if same_agent {
+            if same_agent && !is_older {
                 process.presence = Presence::Missing { since: now, seen };
                 return true;
             }
-            // Another agent process: no news of this rank's end will come any more.
+            // Of another agent: no news of this rank's end will come any more.
             if let Some(job) = jobs.by_id.get_mut(&key.0)
                 && seen
                 && !process.doomed
@@ -243,6 +264,11 @@ impl Node {
             false
         });
     }
+}
+
+/// Which process an agent is.
+fn process_of(register: &v1::Register) -> AgentProcess {
+    AgentProcess { instance: register.instance.clone(), pid: register.pid }
 }
 
 fn warn_if_unusable(name: &str, node: &Node) {

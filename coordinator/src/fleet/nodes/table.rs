@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::dials::Links;
 use super::node::{Node, Process, RankKey};
 use super::scores::Scores;
-use crate::state::{Closure, FaultScore};
+use crate::fleet::{Batch, Jobs};
+use crate::state::{AgentProcess, Change, Closure, FaultScore};
 
 /// Nodes by name, and what is known of nodes whose agents have not registered.
 #[derive(Debug)]
@@ -20,6 +21,9 @@ pub(crate) struct Nodes {
     pub(super) closures: BTreeMap<String, Closure>,
     /// What nodes are charged with.
     pub(super) scores: Scores,
+    /// The agents of nodes that have not registered since the coordinator's restart, as far as ranks of
+    /// theirs may come back.
+    pub(super) awaited: BTreeMap<String, AgentProcess>,
     /// Which nodes were found to reach one another.
     pub(super) links: Links,
     /// Node names by open session.
@@ -36,9 +40,26 @@ impl Nodes {
             by_name: BTreeMap::new(),
             closures,
             scores: Scores::new(scores),
+            awaited: BTreeMap::new(),
             links: Links::default(),
             sessions: BTreeMap::new(),
             last_session: 0,
+        }
+    }
+
+    /// Awaits the agents whose ranks may come back after a restart, and forgets the others.
+    pub(crate) fn await_agents(
+        &mut self,
+        agents: BTreeMap<String, AgentProcess>,
+        jobs: &Jobs,
+        batch: &mut Batch,
+    ) {
+        for (node, agent) in agents {
+            if jobs.by_id.values().any(|job| job.awaits(&node)) {
+                self.awaited.insert(node, agent);
+            } else {
+                batch.change(Change::Agent { node, agent: None });
+            }
         }
     }
 
