@@ -27,8 +27,7 @@ impl Cluster {
     pub(super) fn new(config: Config, loaded: Loaded, now: Now) -> Self {
         let mut batch = Batch::new(config, &loaded, now);
         let jobs = Jobs::load(loaded.jobs, loaded.shards, &mut batch);
-        let mut nodes = Nodes::new(loaded.closures, loaded.scores);
-        nodes.await_agents(loaded.agents, &jobs, &mut batch);
+        let nodes = Nodes::new(loaded.closures, loaded.scores, loaded.agents, now.at);
         Self { jobs, nodes, batch, unsettled: true, last_batch: now.at }
     }
 

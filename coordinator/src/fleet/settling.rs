@@ -11,6 +11,7 @@ impl Cluster {
         let Self { jobs, nodes, batch, .. } = self;
 
         // ---- What has silently gone becomes a loss, and ranks that hang are stopped
+        nodes.forget_awaited(batch);
         nodes.expire_leases(jobs, batch);
         nodes.expire_missing(jobs, batch);
         nodes.reattach(jobs, batch);

@@ -324,3 +324,35 @@ fn node_fault(start: &v1::StartRank, reason: &str) -> v1::RankExited {
         ..exited(start, 77)
     }
 }
+
+/// The order was lost with the session, and was not given again: the rank was given up as if no signal ended it,
+/// and lived on.
+#[tokio::test]
+async fn an_order_to_kill_that_is_lost_with_its_session_is_given_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), hasty_and_impatient()).await;
+    let of_one = || v1::Register { instance: "a1".to_owned(), ..register("n0", 2) };
+    let mut agent = Agent::register(&coordinator, of_one()).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    agent.report(vec![waits(&running.starts[0]), hangs(&running.starts[1])]);
+    assert_eq!(agent.stop_rank().await.rank, 1);
+    let register =
+        v1::Register { running: running_ranks(&running.starts, running.generation), ..of_one() };
+    let mut again = Agent::register(&coordinator, register.clone()).await;
+    let stop = again.stop_rank().await;
+    assert_eq!((stop.rank, stop.graceful), (1, false));
+
+    // Also once it has been given up.
+    again.report(vec![waits(&running.starts[0])]);
+    coordinator.until(&running.job_id, "the loss", |job| job.recoveries == 1).await;
+    let mut again = Agent::register(&coordinator, register).await;
+    let stop = loop {
+        match again.next().await {
+            ToAgent::StopRank(stop) => break stop,
+            ToAgent::Regenerate(regenerate) => assert_eq!(regenerate.rank, 0),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((stop.rank, stop.graceful), (1, false));
+    assert!(stop.reason.contains("has not ended"), "{}", stop.reason);
+}

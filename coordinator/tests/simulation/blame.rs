@@ -122,6 +122,10 @@ impl Blame {
 impl State {
     pub(crate) fn spoil_node(&mut self, node: &str, class: Class, lasts: Duration) {
         let until = self.now.saturating_add(lasts);
+        // With a large budget it would take longer than a run.
+        let small = self.plans_of.values().all(|plan| plan.max_without_progress <= 3);
+        let for_good = lasts == Duration::MAX;
+        let class = if class == Class::Retry && for_good && !small { Class::Node } else { class };
         self.blame.nodes.insert(node.to_owned(), (class, until));
     }
 
@@ -139,6 +143,12 @@ impl State {
         self.log(&format!("---- spoils {name}: {class:?}"));
         self.blame.jobs.insert(name, class);
         true
+    }
+
+    /// Whether the ranks of a job that are started fail for good, and call that their nodes' fault: with a large
+    /// budget it tries one node after the other for longer than a run.
+    pub(crate) fn is_spoilt_job(&self, record: &JobRecord) -> bool {
+        self.blame.jobs.get(&record.name) == Some(&Class::Node)
     }
 
     /// Whether ranks started on this node fail for good.

@@ -98,7 +98,10 @@ pub(crate) async fn run(
     let disk = Arc::new(Disk { world: world.clone(), random });
     let (store, loaded) = Store::open_inline(&state_dir.join("ringmaster.db"), disk)?;
     world.log(format!("coordinator: incarnation {}", loaded.incarnation));
-    world.with(|state| state.forget_progress());
+    world.with(|state| {
+        state.forget_progress();
+        state.forget_idle_holders();
+    });
     let logs = LogIndex::new(state_dir);
     let (_stop, stopped) = watch::channel(false);
     let (handle, mut task) =

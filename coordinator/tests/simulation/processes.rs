@@ -144,6 +144,15 @@ impl State {
         self.holders.insert(node.clone(), host.clone());
     }
 
+    /// A coordinator that is restarted keeps the names only of those agents that run something.
+    pub(crate) fn forget_idle_holders(&mut self) {
+        let processes = &self.processes;
+        let runs = |node: &String, host: &String| {
+            processes.values().any(|process| process.node == *node && process.host == *host)
+        };
+        self.holders.retain(|node, host| runs(node, host));
+    }
+
     fn check_step_is_wanted(&mut self, key: &RingKey, newest: Generation) {
         let is_paused = self.records.get(&key.0).is_some_and(|job| job.state == JobState::Paused);
         let (invariant, why) = match (newest == key.1, is_paused) {

@@ -258,7 +258,7 @@ impl Rank {
     /// All connect to one another.
     async fn connect(&mut self, key: &RingKey) -> Option<()> {
         let world = &self.options.world;
-        let connected = self.wait(key, || world.connected(key));
+        let connected = self.wait(key, || world.connected(key, &self.options.node));
         match tokio::time::timeout(CONNECT, connected).await {
             Ok(connected) => connected,
             Err(_) => {

@@ -76,7 +76,7 @@ impl State {
         let says = ["needs ", "waits"].iter().any(|word| record.reason.starts_with(word));
         // Nobody opens them again: who was excluded, or drained for good.
         let closed = !self.closed.is_empty() && record.reason.contains("drained or excluded");
-        let in_vain = closed || !self.is_feasible(record);
+        let in_vain = closed || self.is_spoilt_job(record) || !self.is_feasible(record);
         match record.state {
             JobState::Paused => self.paused.contains(&record.job_id) && !record.reason.is_empty(),
             JobState::Queued | JobState::Recovering => says && in_vain,

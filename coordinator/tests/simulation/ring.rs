@@ -122,10 +122,10 @@ impl World {
         });
     }
 
-    /// Whether every member has connected to every other.
-    pub(crate) fn connected(&self, key: &RingKey) -> Wait<()> {
+    /// Whether a node has connected to every other member.
+    pub(crate) fn connected(&self, key: &RingKey, node: &str) -> Wait<()> {
         self.with(|state| match state.rings.get(key) {
-            Some(ring) if !ring.broken && state.is_cut(ring) => Wait::NotYet,
+            Some(ring) if !ring.broken && state.is_cut_from(ring, node) => Wait::NotYet,
             Some(ring) => ring.wait_for_all(|_| true),
             None => Wait::NotYet,
         })
@@ -311,10 +311,9 @@ impl State {
         self.links.get(&pair).is_some_and(|until| *until > self.now)
     }
 
-    /// Whether two members of a ring cannot reach each other.
-    fn is_cut(&self, ring: &Ring) -> bool {
-        let nodes = || ring.members.values().map(|member| member.node.as_str());
-        nodes().any(|one| nodes().any(|other| self.are_cut(one, other)))
+    /// Whether a node cannot reach a member of a ring.
+    fn is_cut_from(&self, ring: &Ring, node: &str) -> bool {
+        ring.members.values().any(|member| self.are_cut(node, &member.node))
     }
 
     /// A member has applied a step: all that have hold the same state.

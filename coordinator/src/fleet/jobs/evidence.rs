@@ -4,9 +4,10 @@
 //! node and are for people.
 //!
 //! **Nodes.** That a rank failed on a node proves nothing against the node: every node might have failed
-//! there. It does once another node has got past that point in the same job; then the node is charged. When
-//! a second node fails in the same way, the failure is the job's own: nobody is charged with it, and what
-//! was charged is taken back.
+//! there. It does once another node is seen past that point of the same job afterwards; then the node is
+//! charged. Who has got past it before is no witness: what comes now might have befallen it, too. When a
+//! second node fails in the same way, the failure is the job's own: nobody is charged with it, and what was
+//! charged is taken back.
 //!
 //! **Jobs.** A failure that the rank or its agent calls the node's or the job's ends the job when two nodes
 //! have met it, or the only node that could run the job has in two attempts, without a new step in between;
@@ -23,6 +24,10 @@ use tokio::time::Instant;
 
 /// Failures without a step in between that are remembered.
 const REMEMBERED: usize = 64;
+/// How long a job that cannot do without a node leaves it out: it may be mended. Twice as long each time.
+const ALONE_FOR: Duration = Duration::from_secs(15);
+/// How often that is doubled at most.
+const MOST_DOUBLED: u32 = 5;
 /// How long a failure is evidence.
 const BELIEVED: Duration = Duration::from_secs(3600);
 
@@ -104,6 +109,16 @@ pub(crate) struct Charge {
     pub(crate) how: String,
 }
 
+/// Why and how long a node gets none of a job's ranks.
+#[derive(Debug)]
+struct Avoided {
+    since: Instant,
+    until: Instant,
+    /// It could not run one.
+    may_be_mended: bool,
+    why: String,
+}
+
 /// What is known of a job's failures. In memory only: after a restart of the coordinator it is gathered anew.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
@@ -117,8 +132,8 @@ pub(crate) struct Evidence {
     reached: BTreeMap<String, Point>,
     /// Charges that nobody has acted on yet.
     due: Vec<Charge>,
-    /// Nodes that get none of its ranks for a while: until when, and why.
-    avoided: BTreeMap<String, (Instant, String)>,
+    /// Nodes that get none of its ranks for a while.
+    avoided: BTreeMap<String, Avoided>,
     /// How often each was.
     times_avoided: BTreeMap<String, u32>,
 }
@@ -185,7 +200,17 @@ impl Evidence {
         }
         self.open.push((failure.clone(), false));
         self.open.drain(..self.open.len().saturating_sub(REMEMBERED));
-        self.settle_charges();
+    }
+
+    /// Takes in a failure that is part of another fault, perhaps: it proves nothing against its node, but that a
+    /// second node fails in the same way.
+    pub(crate) fn echo(&mut self, failure: &Failure) {
+        let same = |(other, _): &(Failure, bool)| {
+            other.identity == failure.identity && other.node != failure.node
+        };
+        if self.open.iter().any(same) {
+            self.own(failure);
+        }
     }
 
     /// A failure turns out to be the job's own: no node is charged with it any more.
@@ -202,23 +227,16 @@ impl Evidence {
         }
     }
 
-    /// Takes in how far a rank on a node has come.
+    /// Takes in how far a rank on a node has come by now, and charges other nodes with failures at points that
+    /// lie behind it.
     pub(crate) fn reach(&mut self, node: &str, point: Point) {
         match self.reached.get_mut(node) {
-            Some(reached) if *reached >= point => return,
-            Some(reached) => *reached = point,
+            Some(reached) => *reached = (*reached).max(point),
             None => drop(self.reached.insert(node.to_owned(), point)),
         }
-        self.settle_charges();
-    }
-
-    /// Charges nodes with failures at points that another node has got past.
-    fn settle_charges(&mut self) {
-        let Self { open, reached, due, .. } = self;
+        let Self { open, due, .. } = self;
         for (failure, charged) in open.iter_mut().filter(|(_, charged)| !charged) {
-            let is_past =
-                |(node, point): (&String, &Point)| *node != failure.node && *point > failure.point;
-            if reached.iter().any(is_past) {
+            if failure.node != node && point > failure.point {
                 *charged = true;
                 let Failure { node, weight, how, .. } = failure.clone();
                 due.push(Charge { node, faults: weight, how });
@@ -244,10 +262,34 @@ impl Evidence {
 
     // ---- Nodes that are left out
 
-    /// Puts no rank of the job on a node until then.
-    pub(crate) fn avoid(&mut self, node: &str, until: Instant, why: String) {
-        self.avoided.insert(node.to_owned(), (until, why));
+    /// Puts no rank of the job on a node for so long.
+    pub(crate) fn avoid(&mut self, node: &str, now: Instant, lasts: Duration, why: String) {
+        let avoided = Avoided { since: now, until: now + lasts, may_be_mended: true, why };
+        self.avoided.insert(node.to_owned(), avoided);
         *self.times_avoided.entry(node.to_owned()).or_default() += 1;
+    }
+
+    /// The same for a reason that ends by itself, of which the job is told: a sooner attempt would not help.
+    pub(crate) fn avoid_at_least(
+        &mut self,
+        node: &str,
+        now: Instant,
+        lasts: Duration,
+        why: String,
+    ) {
+        self.avoid(node, now, lasts, why);
+        self.avoided.entry(node.to_owned()).and_modify(|avoided| avoided.may_be_mended = false);
+    }
+
+    /// The job has not enough slots without the nodes that it leaves out: those that may have been mended are
+    /// tried again, the sooner the less often they were.
+    pub(crate) fn relent(&mut self, now: Instant) {
+        let times = &self.times_avoided;
+        self.avoided.retain(|node, avoided| {
+            let before = times.get(node).copied().unwrap_or(1).saturating_sub(1);
+            let patience = ALONE_FOR * 2_u32.pow(before.min(MOST_DOUBLED));
+            !(avoided.may_be_mended && now >= avoided.since + patience)
+        });
     }
 
     /// How often a node was left out so far.
@@ -257,13 +299,13 @@ impl Evidence {
 
     /// Whether the job's ranks may go to a node.
     pub(crate) fn avoids(&self, node: &str, now: Instant) -> bool {
-        self.avoided.get(node).is_some_and(|(until, _)| *until > now)
+        self.avoided.get(node).is_some_and(|avoided| avoided.until > now)
     }
 
     /// The nodes that are left out by now, and why.
     pub(crate) fn avoided(&self, now: Instant) -> BTreeMap<String, String> {
-        let left_out = self.avoided.iter().filter(|(_, (until, _))| *until > now);
-        left_out.map(|(node, (_, why))| (node.clone(), why.clone())).collect()
+        let left_out = self.avoided.iter().filter(|(_, avoided)| avoided.until > now);
+        left_out.map(|(node, avoided)| (node.clone(), avoided.why.clone())).collect()
     }
 
     /// A node is another one now, or somebody vouches for it.

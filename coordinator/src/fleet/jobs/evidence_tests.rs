@@ -129,9 +129,26 @@ fn a_node_is_charged_once_another_has_got_past_the_point_where_it_failed() {
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
     evidence.reach("a", training(7));
     assert_eq!(charges(&mut evidence), [], "once");
-    // Where others are past the point already it is charged at once.
+    // That others were past the point before says nothing: what is wrong now might befall them, too.
     evidence.fail(&failure(ExitClass::Node, "no device", "b", Point::default()), false);
+    assert_eq!(charges(&mut evidence), []);
+    evidence.reach("a", training(7));
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
+}
+
+#[test]
+fn what_a_second_node_meets_in_the_same_way_as_part_of_another_fault_is_no_fault_of_the_first() {
+    let mut evidence = Evidence::default();
+    evidence.fail(&failure(ExitClass::Retry, "panic", "b", training(5)), false);
+    evidence.echo(&failure(ExitClass::Retry, "panic", "b", training(5)));
+    evidence.echo(&failure(ExitClass::Retry, "signal 9", "a", training(5)));
+    let mut other = Evidence { open: evidence.open.clone(), ..Evidence::default() };
+    other.reach("c", training(6));
+    assert_eq!(charges(&mut other), [("b".to_owned(), 1.0)], "that is another matter");
+    evidence.echo(&failure(ExitClass::Retry, "panic", "a", training(5)));
+    evidence.fail(&failure(ExitClass::Retry, "panic", "b", training(5)), false);
+    evidence.reach("c", training(6));
+    assert_eq!(charges(&mut evidence), []);
 }
 
 #[test]
@@ -179,11 +196,27 @@ fn a_node_is_left_out_until_then_or_until_somebody_vouches_for_it() {
     let mut evidence = Evidence::default();
     let now = Instant::now();
     let minute = Duration::from_secs(60);
-    evidence.avoid("a", now + minute, "no device".to_owned());
-    evidence.avoid("b", now + minute, "no route".to_owned());
+    evidence.avoid("a", now, minute, "no device".to_owned());
+    evidence.avoid("b", now, minute, "no route".to_owned());
     evidence.accept("b");
     assert!(evidence.avoids("a", now) && !evidence.avoids("b", now));
     assert_eq!(evidence.avoided(now), BTreeMap::from([("a".to_owned(), "no device".to_owned())]));
     assert!(!evidence.avoids("a", now + minute));
     assert_eq!(evidence.avoided(now + minute), BTreeMap::new());
+}
+
+#[test]
+fn a_job_that_cannot_do_without_a_node_tries_it_again_the_later_the_more_often_it_has() {
+    let (now, second) = (Instant::now(), Duration::from_secs(1));
+    let mut evidence = Evidence::default();
+    for patience in [15, 30, 60, 120, 240, 480, 480] {
+        evidence.avoid("a", now, second * 600, "no device".to_owned());
+        evidence.relent(now + second * (patience - 1));
+        assert!(evidence.avoids("a", now + second * (patience - 1)), "{patience}");
+        evidence.relent(now + second * patience);
+        assert!(!evidence.avoids("a", now + second * patience), "{patience}");
+    }
+    evidence.avoid_at_least("b", now, second * 600, "undead".to_owned());
+    evidence.relent(now + second * 599);
+    assert!(evidence.avoids("b", now + second * 599));
 }

@@ -235,6 +235,14 @@ impl Job {
         }
     }
 
+    /// Takes in how many steps survivors of a ring that has broken had applied. Steps of which nothing was known
+    /// fill the restart budget, and the break that they were followed by has been counted already.
+    pub(crate) fn learn(&mut self, step: u64) {
+        let used = self.record.without_progress.min(1);
+        self.progress(step);
+        self.record.without_progress = self.record.without_progress.max(used);
+    }
+
     /// Takes in what the rank of a seat says of itself.
     pub(crate) fn observe(&mut self, mut status: v1::RankStatus, now: Instant) {
         let seat = Seat(status.rank);

@@ -135,7 +135,7 @@ impl Job {
         let plan = recovery::decide(&reports, &floor);
         if let (Source::Live, Report::Held(held)) = (plan.source, reports[plan.source_rank.index()])
         {
-            self.progress(held.applied_step);
+            self.learn(held.applied_step);
         }
         self.breaks.formed(self.generation(), self.roster(&requests));
 
@@ -207,7 +207,6 @@ impl Job {
             recovery.form(batch.now.at);
         }
         self.record.state = State::Running;
-        self.attach_until = None;
         self.record.reason = self.strength();
 
         let source = match (plan.source, &self.record.rollback) {

@@ -15,10 +15,6 @@ use crate::state::State;
 
 /// How long a job puts no rank on a node that could not run one.
 pub(crate) const AVOIDED_FOR: Duration = Duration::from_secs(600);
-/// How long, where it cannot do without the node: it may be mended. Twice as long each time.
-const ALONE_FOR: Duration = Duration::from_secs(15);
-/// How often that is doubled at most.
-const MOST_DOUBLED: u32 = 5;
 /// What a rank that is gone without a word weighs among its node's faults.
 const GONE_WEIGHT: f64 = 0.5;
 /// What an agent was about to do when it started no process.
@@ -67,20 +63,22 @@ impl Job {
     ) {
         let (rank, how) = (Seat(exited.rank), describe(exited));
         let identity = Identity::of(exited);
-        // What may pass and is part of another fault, or was never started, says nothing of its node.
-        let is_said = identity.class != ExitClass::Retry || (counts && exited.operation != REFUSED);
+        let mut failure = self.failure(rank, started, batch.now.at, identity, &how);
+        let last = Point::of(exited.last_phase(), exited.last_step);
+        failure.point = failure.point.max(last);
+        let goes_on = !self.is_finished() && !self.is_stopping();
+        let may_pass = failure.identity.class == ExitClass::Retry;
         let mut proof = None;
-        if is_said && !self.is_finished() && !self.is_stopping() {
-            let mut failure = self.failure(rank, started, batch.now.at, identity, &how);
-            let last = Point::of(exited.last_phase(), exited.last_step);
-            failure.point = failure.point.max(last);
+        if goes_on && may_pass && exited.operation == REFUSED {
+            // It was never started: that says nothing of its node.
+        } else if goes_on && may_pass && !counts {
+            self.evidence.echo(&failure);
+        } else if goes_on {
             proof = self.evidence.fail(&failure, alone);
             // Where nobody else could run it, it is tried there once more, unless others show that they can.
             let is_left_out = !alone || self.evidence.has_witness(&failure);
-            if failure.identity.class != ExitClass::Retry && is_left_out {
-                let times = self.evidence.times_avoided(&failure.node).min(MOST_DOUBLED);
-                let lasts = if alone { ALONE_FOR * 2_u32.pow(times) } else { AVOIDED_FOR };
-                self.avoid(batch, &failure.node, lasts, how.clone());
+            if !may_pass && is_left_out {
+                self.evidence.avoid(&failure.node, batch.now.at, AVOIDED_FOR, how.clone());
             }
         }
         self.lose(batch, rank, Loss { how: how.clone(), counts });
@@ -88,11 +86,6 @@ impl Job {
             let reason = format!("rank {rank}: {how}; {proof}, so running it again would not help");
             self.fail(batch, &reason);
         }
-    }
-
-    /// Puts none of its ranks on a node for a while.
-    pub(crate) fn avoid(&mut self, batch: &Batch, node: &str, lasts: Duration, why: String) {
-        self.evidence.avoid(node, batch.now.at + lasts, why);
     }
 
     /// Takes in that a rank is gone although nothing says that it failed: its node may still be charged with

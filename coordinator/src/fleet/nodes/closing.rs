@@ -9,7 +9,7 @@ use ringmaster_proto::v1;
 
 use super::node::Node;
 use super::placement::taken_seats;
-use super::table::Nodes;
+use super::table::{MAY_COME_BACK, Nodes};
 use super::view::unseen_node;
 use crate::fleet::{Batch, Charge, Error, Job, Jobs};
 use crate::state::{Change, Closure, ClosureKind};
@@ -134,7 +134,8 @@ impl Nodes {
         }
     }
 
-    /// Whether a job could run without this node, if it had all slots of the others that it may use.
+    /// Whether a job could run without this node, if it had all slots of the others that it may use. One that
+    /// has not answered for some minutes may come back.
     pub(crate) fn runs_elsewhere(
         &self,
         jobs: &Jobs,
@@ -143,9 +144,16 @@ impl Nodes {
         job_id: &str,
     ) -> bool {
         let Some(job) = jobs.by_id.get(job_id) else { return true };
-        let slots: u32 =
-            self.others_for(batch, job, name).map(|(_, node)| node.slots_in_service()).sum();
-        slots >= job.spec.min_ranks
+        // After a restart of the coordinator nobody knows yet how many slots those have.
+        if self.awaited.keys().any(|node| !self.closures.contains_key(node)) {
+            return true;
+        }
+        let may_come_back = |node: &Node| node.lease.unheard(batch.now.at) < MAY_COME_BACK;
+        let others = self.by_name.iter().filter(|(other, node)| {
+            *other != name && node.may_run(job, other, batch) && may_come_back(node)
+        });
+        let open = others.filter(|(other, _)| !self.closures.contains_key(*other));
+        open.map(|(_, node)| node.slots_in_service()).sum::<u32>() >= job.spec.min_ranks
     }
 
     /// Whether a job can run without this node now: with the seats that it has on others, and the slots that
@@ -175,10 +183,7 @@ impl Nodes {
         name: &'a str,
     ) -> impl Iterator<Item = (&'a String, &'a Node)> {
         self.by_name.iter().filter(move |(other, node)| {
-            *other != name
-                && node.accelerator == job.spec.accelerator
-                && self.takes_ranks(batch, other)
-                && !job.evidence.avoids(other, batch.now.at)
+            *other != name && self.takes_ranks(batch, other) && node.may_run(job, other, batch)
         })
     }
 
@@ -200,5 +205,14 @@ impl Nodes {
                 && node.answers(batch.now.at)
                 && !self.closures.contains_key(other)
         })
+    }
+}
+
+impl Node {
+    /// Whether a job may have ranks on it, as far as its accelerator goes and what the job has met there.
+    fn may_run(&self, job: &Job, name: &str, batch: &Batch) -> bool {
+        self.accelerator == job.spec.accelerator
+            && self.unusable().is_none()
+            && !job.evidence.avoids(name, batch.now.at)
     }
 }

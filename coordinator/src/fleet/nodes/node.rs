@@ -115,8 +115,8 @@ pub(crate) struct Process {
     pub(crate) doomed: bool,
     /// Session and urgency of the last StopRank.
     pub(crate) stopped: Option<(u64, Stop)>,
-    /// When its agent was first asked to kill it.
-    pub(crate) killed_at: Option<Instant>,
+    /// When its agent was first asked to kill it, and why.
+    pub(crate) killed: Option<(Instant, String)>,
 }
 
 /// How sure it is that a process exists.
@@ -156,7 +156,7 @@ impl Process {
             told: None,
             doomed: false,
             stopped: None,
-            killed_at: None,
+            killed: None,
         }
     }
 

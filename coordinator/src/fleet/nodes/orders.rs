@@ -6,7 +6,7 @@ use ringmaster_proto::v1::coordinator_message::Message;
 use ringmaster_proto::{Seat, v1};
 use tokio::time::Instant;
 
-use super::node::{Process, Stop};
+use super::node::{Process, Session, Stop};
 use super::table::Nodes;
 use crate::fleet::{Batch, Job, Jobs, Loss};
 
@@ -21,6 +21,8 @@ impl Nodes {
                 process.doomed |= !job.is_some_and(|job| job.sits(*rank, name));
                 let stop = if process.doomed {
                     Some((Stop::Kill, "another process has its place".to_owned()))
+                } else if let Some((_, why)) = &process.killed {
+                    Some((Stop::Kill, why.clone()))
                 } else {
                     stop_for(job, grace, now)
                 };
@@ -32,17 +34,9 @@ impl Nodes {
                 }
                 process.stopped = Some((session.id, stop));
                 if stop == Stop::Kill {
-                    process.is_killed(now);
+                    process.is_killed(now, &reason);
                 }
-                let message = v1::StopRank {
-                    job_id: job_id.clone(),
-                    rank: rank.0,
-                    graceful: stop == Stop::Graceful,
-                    // How they fare is watched here: their agent kills them when it is told to.
-                    grace_ms: 0,
-                    reason,
-                };
-                batch.send(&session.outbound, Message::StopRank(message));
+                session.stop(batch, job_id, *rank, stop, reason);
             }
         }
     }
@@ -89,6 +83,28 @@ impl Nodes {
                 job.lose(batch, rank, Loss::new("its agent came back without it", true));
             }
         }
+    }
+}
+
+impl Session {
+    /// Asks an agent to stop a rank.
+    pub(crate) fn stop(
+        &self,
+        batch: &mut Batch,
+        job_id: &str,
+        seat: Seat,
+        stop: Stop,
+        reason: String,
+    ) {
+        let message = v1::StopRank {
+            job_id: job_id.to_owned(),
+            rank: seat.0,
+            graceful: stop == Stop::Graceful,
+            // How they fare is watched here: their agent kills them when it is told to.
+            grace_ms: 0,
+            reason,
+        };
+        batch.send(&self.outbound, Message::StopRank(message));
     }
 }
 

@@ -98,7 +98,8 @@ impl Job {
             self.vacate(seat);
         }
         let times = self.evidence.times_avoided(node).min(MOST_DOUBLED);
-        self.avoid(batch, node, LEFT_FOR * 2_u32.pow(times), why.to_owned());
+        let lasts = LEFT_FOR * 2_u32.pow(times);
+        self.evidence.avoid(node, batch.now.at, lasts, why.to_owned());
         let why = format!("{why}; {node} is left");
         // That a ring broke was counted if its ranks have joined again since.
         if self.record.formed || self.membership.joined() == 0 {

@@ -7,7 +7,7 @@ use ringmaster_proto::Seat;
 use super::node::Node;
 use super::table::Nodes;
 use crate::fleet::{Batch, Job, Jobs};
-use crate::scheduler::{self, Problem, Standing, solve};
+use crate::scheduler::{self, Problem, Reason, Standing, solve};
 use crate::state::HaltKind;
 
 /// Seats of a job by seat, as the scheduler decided them.
@@ -49,6 +49,9 @@ impl Nodes {
                 continue;
             }
             let Some(reason) = solution.waiting.get(job_id) else { continue };
+            if matches!(reason, Reason::Avoided { .. }) {
+                job.evidence.relent(batch.now.at);
+            }
             let reason = reason.to_string();
             if job.record.reason != reason {
                 job.record.reason = reason;

@@ -71,6 +71,7 @@ impl Nodes {
         warn_if_unusable(&register.node, &node);
         node.take_missing(jobs, batch, &register, same_agent);
         node.take_running(jobs, batch, &register);
+        node.kill_undead_again(batch);
         self.sessions.insert(id, register.node.clone());
         self.by_name.insert(register.node, node);
         Ok(id)

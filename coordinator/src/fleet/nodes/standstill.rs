@@ -7,8 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ringmaster_proto::v1::coordinator_message::Message;
-use ringmaster_proto::{Seat, v1};
+use ringmaster_proto::Seat;
 
 use super::node::Node;
 use super::table::Nodes;
@@ -104,18 +103,11 @@ impl Nodes {
     }
 }
 
-fn kill(batch: &mut Batch, node: &mut Node, job_id: &str, seat: Seat, verdict: &Verdict) {
+/// Has the agent of a node kill a rank.
+fn kill(batch: &Batch, node: &mut Node, job_id: &str, seat: Seat, verdict: &Verdict) {
+    let process = node.processes.get_mut(&(job_id.to_owned(), seat));
     // An agent that is away cannot be asked; its lease decides.
-    let Some(session) = &node.session else { return };
-    if let Some(process) = node.processes.get_mut(&(job_id.to_owned(), seat)) {
-        process.is_killed(batch.now.at);
+    if let Some(process) = process.filter(|_| node.session.is_some()) {
+        process.is_killed(batch.now.at, &verdict.to_string());
     }
-    let stop = v1::StopRank {
-        job_id: job_id.to_owned(),
-        rank: seat.0,
-        graceful: false,
-        grace_ms: 0,
-        reason: verdict.to_string(),
-    };
-    batch.send(&session.outbound, Message::StopRank(stop));
 }

@@ -10,8 +10,11 @@ use tokio::time::Instant;
 use super::dials::Links;
 use super::node::{Node, Process, RankKey};
 use super::scores::Scores;
-use crate::fleet::{Batch, Jobs};
+use crate::fleet::Batch;
 use crate::state::{AgentProcess, Change, Closure, FaultScore};
+
+/// How long a node that does not answer counts among those that could run a job.
+pub(super) const MAY_COME_BACK: Duration = Duration::from_secs(120);
 
 /// Nodes by name, and what is known of nodes whose agents have not registered.
 #[derive(Debug)]
@@ -21,9 +24,9 @@ pub(crate) struct Nodes {
     pub(super) closures: BTreeMap<String, Closure>,
     /// What nodes are charged with.
     pub(super) scores: Scores,
-    /// The agents of nodes that have not registered since the coordinator's restart, as far as ranks of
-    /// theirs may come back.
+    /// The agents of nodes that have not come back since the coordinator's restart, and until when they may.
     pub(super) awaited: BTreeMap<String, AgentProcess>,
+    pub(super) awaited_until: Instant,
     /// Which nodes were found to reach one another.
     pub(super) links: Links,
     /// Node names by open session.
@@ -35,29 +38,25 @@ impl Nodes {
     pub(crate) fn new(
         closures: BTreeMap<String, Closure>,
         scores: BTreeMap<String, FaultScore>,
+        awaited: BTreeMap<String, AgentProcess>,
+        now: Instant,
     ) -> Self {
         Self {
             by_name: BTreeMap::new(),
             closures,
             scores: Scores::new(scores),
-            awaited: BTreeMap::new(),
+            awaited,
+            awaited_until: now + MAY_COME_BACK,
             links: Links::default(),
             sessions: BTreeMap::new(),
             last_session: 0,
         }
     }
 
-    /// Awaits the agents whose ranks may come back after a restart, and forgets the others.
-    pub(crate) fn await_agents(
-        &mut self,
-        agents: BTreeMap<String, AgentProcess>,
-        jobs: &Jobs,
-        batch: &mut Batch,
-    ) {
-        for (node, agent) in agents {
-            if jobs.by_id.values().any(|job| job.awaits(&node)) {
-                self.awaited.insert(node, agent);
-            } else {
+    /// Forgets the agents that have not come back since the coordinator's restart, after some minutes.
+    pub(crate) fn forget_awaited(&mut self, batch: &mut Batch) {
+        if batch.now.at >= self.awaited_until {
+            for node in std::mem::take(&mut self.awaited).into_keys() {
                 batch.change(Change::Agent { node, agent: None });
             }
         }
@@ -74,7 +73,9 @@ impl Nodes {
         for node in self.by_name.values_mut() {
             node.lease.excuse(gap, now);
             for process in node.processes.values_mut() {
-                process.killed_at = process.killed_at.map(|at| (at + gap).min(now));
+                if let Some((at, _)) = &mut process.killed {
+                    *at = (*at + gap).min(now);
+                }
             }
         }
     }

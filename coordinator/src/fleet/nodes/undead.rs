@@ -6,7 +6,7 @@
 use ringmaster_proto::v1;
 use tokio::time::Instant;
 
-use super::node::{Node, Presence, Process, RankKey, Undead};
+use super::node::{Node, Presence, Process, RankKey, Stop, Undead};
 use super::table::Nodes;
 use crate::fleet::{AVOIDED_FOR, Batch, Job, Jobs, Loss};
 
@@ -16,7 +16,8 @@ impl Nodes {
         // Its agent, which knows more, has its own deadlines, and goes first.
         let (now, deadline) = (batch.now.at, batch.config.lease + 2 * batch.config.kill_deadline);
         let is_overdue = |process: &Process| {
-            process.killed_at.is_some_and(|at| now.saturating_duration_since(at) >= deadline)
+            let killed = process.killed.as_ref();
+            killed.is_some_and(|(at, _)| now.saturating_duration_since(*at) >= deadline)
         };
         for (name, node) in &mut self.by_name {
             // Of one that is away nothing is known: its lease decides.
@@ -59,11 +60,21 @@ impl Node {
         let Some(job) = jobs.by_id.get_mut(&key.0) else { return };
         // Its agent would take another start of this rank for a repetition.
         let why = "a killed rank of the job has not ended there".to_owned();
-        job.avoid(batch, name, AVOIDED_FOR, why);
+        job.evidence.avoid_at_least(name, batch.now.at, AVOIDED_FOR, why);
         if !doomed && job.sits(key.1, name) && !job.is_done(key.1) {
             let counts = job.counts(started, generation);
             let how = "SIGKILL has not ended it; its slot takes no rank until it has gone";
             job.lose(batch, key.1, Loss::new(how, counts));
+        }
+    }
+
+    /// Asks the agent, come back, to kill what it still runs of what was given up: it may not have heard of it.
+    pub(crate) fn kill_undead_again(&self, batch: &mut Batch) {
+        let Some(session) = &self.session else { return };
+        for Undead { key: (job_id, seat), why, .. } in &self.undead {
+            if !self.processes.contains_key(&(job_id.clone(), *seat)) {
+                session.stop(batch, job_id, *seat, Stop::Kill, why.clone());
+            }
         }
     }
 
@@ -86,8 +97,8 @@ impl Node {
 }
 
 impl Process {
-    /// Notes that its agent is asked to kill it.
-    pub(crate) fn is_killed(&mut self, now: Instant) {
-        self.killed_at.get_or_insert(now);
+    /// Notes that its agent is asked to kill it, in every session until it is gone.
+    pub(crate) fn is_killed(&mut self, now: Instant, why: &str) {
+        self.killed.get_or_insert_with(|| (now, why.to_owned()));
     }
 }

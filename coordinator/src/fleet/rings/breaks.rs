@@ -4,6 +4,10 @@
 //! blames. Two ranks that lose one another blame one another, and nothing tells which of them is at fault:
 //! so a pair is named and its nodes are replaced one after the other. A node that several others name is
 //! another matter, and so is a rank whose state differs from that of most.
+//!
+//! Who gives up because it does not reach one peer closes its connections to all, who then blame it: a
+//! connection that broke to one that gave up says nothing, none does where another was not to be had, and what
+//! one says of another nothing where two blame one another.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -111,18 +115,13 @@ impl Breaks {
 
     /// The nodes that did not reach one another.
     fn unreached(&mut self, said: &BTreeMap<RingRank, RingLoss>) -> Option<Fault> {
-        let mut pairs: BTreeMap<[String; 2], String> = BTreeMap::new();
-        for (rank, loss) in said {
-            let of_links = matches!(loss.kind(), RingLossKind::Connect | RingLossKind::Lost);
-            let Some(from) = self.member(rank.0).filter(|_| of_links) else { continue };
-            for to in loss.peers.iter().filter_map(|peer| self.member(*peer)) {
-                if from.node != to.node {
-                    let mut nodes = [from.node.clone(), to.node.clone()];
-                    nodes.sort();
-                    pairs.entry(nodes).or_insert_with(|| in_words(from, to, loss));
-                }
-            }
-        }
+        let no_connection = self.blames(said, RingLossKind::Connect);
+        let blames = if no_connection.is_empty() {
+            self.blames(said, RingLossKind::Lost)
+        } else {
+            no_connection
+        };
+        let pairs = pairs(&blames);
         let (nodes, what) = pairs.first_key_value()?;
         if let Some(node) = common(&pairs) {
             let what = format!("several nodes do not reach {node}: {what}");
@@ -130,6 +129,26 @@ impl Breaks {
         }
         let often = self.note_pair(nodes);
         Some(Fault::Pair { nodes: nodes.clone(), often, what: what.clone() })
+    }
+
+    /// Which node blames which other one for a loss of this kind, and in what words.
+    fn blames(&self, said: &BTreeMap<RingRank, RingLoss>, kind: RingLossKind) -> Blames {
+        let mut blames = Blames::new();
+        for (rank, loss) in said.iter().filter(|(_, loss)| loss.kind() == kind) {
+            let Some(from) = self.member(rank.0) else { continue };
+            let gave_up = |peer: &u32| {
+                let loss = said.get(&RingRank(*peer));
+                loss.is_some_and(|loss| loss.kind() == RingLossKind::Connect)
+            };
+            let peers =
+                loss.peers.iter().filter(|peer| kind == RingLossKind::Connect || !gave_up(peer));
+            let peers = peers.filter_map(|peer| self.member(*peer));
+            for to in peers.filter(|to| to.node != from.node) {
+                let nodes = (from.node.clone(), to.node.clone());
+                blames.entry(nodes).or_insert_with(|| in_words(from, to, loss));
+            }
+        }
+        blames
     }
 
     /// Notes that two nodes, in the order of their names, do not reach one another; returns how often that
@@ -148,6 +167,24 @@ impl Breaks {
     fn member(&self, rank: u32) -> Option<&Member> {
         self.ring.get(RingRank(rank).index())
     }
+}
+
+/// Who blames whom, and in what words.
+type Blames = BTreeMap<(String, String), String>;
+
+/// The pairs that blame one another; where there are none, those of which one blames the other.
+fn pairs(blames: &Blames) -> BTreeMap<[String; 2], String> {
+    let is_mutual =
+        |(from, to): &(String, String)| blames.contains_key(&(to.clone(), from.clone()));
+    let any_mutual = blames.keys().any(is_mutual);
+    let counted = blames.iter().filter(|(nodes, _)| !any_mutual || is_mutual(nodes));
+    let mut pairs = BTreeMap::new();
+    for ((from, to), what) in counted {
+        let mut nodes = [from.clone(), to.clone()];
+        nodes.sort();
+        pairs.entry(nodes).or_insert_with(|| what.clone());
+    }
+    pairs
 }
 
 /// The node that is in every one of several pairs.

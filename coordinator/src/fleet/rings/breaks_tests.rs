@@ -34,7 +34,7 @@ fn two_ranks_that_lose_one_another_are_a_pair_with_their_addresses() {
     breaks.hear(Seat(1), &loss(RingLossKind::Connect, &[0]));
     let Some(Fault::Pair { nodes, often, what }) = breaks.judge() else { panic!("no pair") };
     assert_eq!((nodes, often), (["a".to_owned(), "b".to_owned()], 1));
-    assert_eq!(what, "rank 0 on b (b:9) does not reach rank 1 on a (a:9): refused");
+    assert_eq!(what, "rank 1 on a (a:9) does not reach rank 0 on b (b:9): refused");
     assert_eq!(breaks.judge(), None, "it is said once");
 }
 
@@ -64,6 +64,39 @@ fn a_node_that_several_others_do_not_reach_is_to_blame() {
     let Some(Fault::Node { node, what }) = breaks.judge() else { panic!("no node") };
     assert_eq!(node, "c");
     assert!(what.starts_with("several nodes do not reach c: rank 0 on a"), "{what}");
+}
+
+/// The first of two that do not reach one another gives up, and all others lose it.
+#[test]
+fn who_gives_up_because_it_does_not_reach_one_is_not_blamed_by_those_that_lose_it() {
+    let mut breaks = ring(&["a", "b", "c"]);
+    breaks.hear(Seat(0), &loss(RingLossKind::Connect, &[1]));
+    breaks.hear(Seat(1), &loss(RingLossKind::Lost, &[0]));
+    breaks.hear(Seat(2), &loss(RingLossKind::Lost, &[0]));
+    let Some(Fault::Pair { nodes, what, .. }) = breaks.judge() else { panic!("no pair") };
+    assert_eq!(nodes, ["a".to_owned(), "b".to_owned()]);
+    assert_eq!(what, "rank 0 on a (a:9) does not reach rank 1 on b (b:9): refused");
+}
+
+#[test]
+fn who_gives_up_and_cannot_tell_why_is_not_blamed_either() {
+    let mut breaks = ring(&["a", "b", "c"]);
+    breaks.hear(Seat(0), &loss(RingLossKind::Connect, &[]));
+    breaks.hear(Seat(1), &loss(RingLossKind::Lost, &[0]));
+    breaks.hear(Seat(2), &loss(RingLossKind::Lost, &[0]));
+    assert_eq!(breaks.judge(), None);
+}
+
+#[test]
+fn of_two_that_lose_one_another_neither_is_blamed_by_a_third_that_loses_them() {
+    for third in [&[0][..], &[1], &[0, 1]] {
+        let mut breaks = ring(&["c", "b", "a"]);
+        breaks.hear(Seat(0), &loss(RingLossKind::Lost, &[1]));
+        breaks.hear(Seat(1), &loss(RingLossKind::Lost, &[0]));
+        breaks.hear(Seat(2), &loss(RingLossKind::Lost, third));
+        let Some(Fault::Pair { nodes, .. }) = breaks.judge() else { panic!("no pair") };
+        assert_eq!(nodes, ["b".to_owned(), "c".to_owned()]);
+    }
 }
 
 #[test]
