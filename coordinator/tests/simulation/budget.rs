@@ -1,5 +1,7 @@
 //! How often a job may recover without a new step, counted from outside.
 
+use std::collections::BTreeMap;
+
 use ringmaster_coordinator::state::{JobRecord, State as JobState};
 use ringmaster_proto::v1::Generation;
 
@@ -11,6 +13,9 @@ use super::world::{State, short};
 const NO_FAULT: [&str; 4] = ["first placement", "placed again", "growing", "leaving closed nodes"];
 /// What a job's reason names that fails for want of progress.
 const NAMED: &str = "max_without_progress";
+
+/// How often the network may take a rank that hangs.
+const SLACK: u32 = 4;
 
 /// What one job has used up.
 #[derive(Debug, Default)]
@@ -45,8 +50,9 @@ impl State {
         budget.opened += 1;
         budget.tried += 1;
         budget.used += u32::from(stood);
-        // One fault may take every rank of a job, one after the other.
-        let endless = budget.tried == (allowed + 1) * ranks + 1;
+        // One fault may take every rank of a job, one after the other, and the network one that hangs again and
+        // again.
+        let endless = budget.tried == (allowed + 1) * ranks + SLACK;
         let used = if endless { budget.tried } else { budget.used };
         if endless || (stood && used > allowed) {
             let what =
@@ -94,6 +100,12 @@ impl State {
     /// A rank has applied a step.
     pub(crate) fn made_step(&mut self, key: &RingKey, step: u64) {
         if self.history.gives_up(&key.0).is_some_and(|up_to| key.1 <= up_to) {
+            return;
+        }
+        // Of what happens where nobody is heard the coordinator may never learn.
+        let members = self.rings.get(key).map(|ring| &ring.members);
+        let mut nodes = members.into_iter().flat_map(BTreeMap::values).map(|member| &member.node);
+        if !nodes.any(|node| self.is_heard(node)) {
             return;
         }
         let budget = self.budgets.entry(key.0.clone()).or_default();

@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_millis(10);
 /// Latency of a healthy network.
 pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 /// Time everything has to come to rest after the last fault.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 pub(crate) const COORDINATOR: &str = "coordinator";
 pub(crate) const CLIENT: &str = "client";

@@ -235,6 +235,11 @@ impl State {
         self.now > self.disturbed.get(node).copied().unwrap_or_default() + STALE
     }
 
+    /// Whether the coordinator may hear a node now.
+    pub(crate) fn is_heard(&self, node: &str) -> bool {
+        self.disturbed.get(node).is_none_or(|until| self.now > *until)
+    }
+
     /// What its people want of a job.
     pub(crate) fn plan_of(&self, job_id: &str) -> Option<&JobPlan> {
         self.plans_of.get(short(job_id))

@@ -262,8 +262,12 @@ impl Evidence {
 
     // ---- Nodes that are left out
 
-    /// Puts no rank of the job on a node for so long.
+    /// Puts no rank of the job on a node for so long. What several of its ranks meet there in one attempt is
+    /// one reason.
     pub(crate) fn avoid(&mut self, node: &str, now: Instant, lasts: Duration, why: String) {
+        if self.avoids(node, now) {
+            return;
+        }
         let avoided = Avoided { since: now, until: now + lasts, may_be_mended: true, why };
         self.avoided.insert(node.to_owned(), avoided);
         *self.times_avoided.entry(node.to_owned()).or_default() += 1;
