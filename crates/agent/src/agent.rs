@@ -16,6 +16,7 @@ use crate::address::advertised;
 use crate::dial;
 use crate::error::Error;
 use crate::exits::Exits;
+use crate::group::Orphan;
 use crate::launcher::{Launcher, LogFolder};
 use crate::processes::Sessions;
 use crate::ranks::{KILL_DEADLINE, Key, Table};
@@ -26,6 +27,8 @@ use crate::{environment, group, logs, parent, session};
 
 /// How often overdue and silent ranks are looked for.
 const ENFORCE_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is looked whether what an earlier agent left has gone.
+const ORPHAN_INTERVAL: Duration = Duration::from_secs(1);
 /// Silence after which a rank is killed until a coordinator has said how long its leases are.
 const SILENCE_BEFORE_TERMS: Duration = Duration::from_secs(5);
 /// How long a machine that starts may have no network, and the pause between two looks.
@@ -119,6 +122,8 @@ pub struct Agent {
     endpoint: Endpoint,
     socket: Socket,
     table: Arc<Table>,
+    /// What an earlier agent left and SIGKILL has not ended.
+    orphans: Vec<Orphan>,
     launches: mpsc::UnboundedReceiver<Key>,
 }
 
@@ -137,18 +142,21 @@ impl Agent {
             .map_err(|source| Error::Listen { address: address.clone(), source })?;
         options.work_dir = folder(&options.work_dir)?;
         options.runs_dir = folder(&options.runs_dir)?;
-        group::end_orphans(&options.work_dir);
+        let orphans = group::end_orphans(&options.work_dir);
         let socket = Socket::bind().map_err(|source| Error::Socket { source })?;
         let (sender, launches) = mpsc::unbounded_channel();
         let slots = usize::try_from(options.slots).unwrap_or(usize::MAX);
         let exits = Exits::new(life(&options.node));
         let silence = options.silence.unwrap_or(SILENCE_BEFORE_TERMS);
         let table = Arc::new(Table::new(slots, silence, exits, sender, Arc::new(Sessions)));
+        for orphan in &orphans {
+            table.keep_out_for(&orphan.key, orphan.process.pid, orphan.slot);
+        }
         if options.parent_pipe {
             let folders = std::iter::once(socket.folder()).chain(options.parent_folder.clone());
             parent::watch(Arc::clone(&table), folders.collect(), KILL_TIMEOUT)?;
         }
-        Ok(Self { options, address, dials, endpoint, socket, table, launches })
+        Ok(Self { options, address, dials, endpoint, socket, table, orphans, launches })
     }
 
     /// Runs until `shutdown` completes, then lets all ranks checkpoint and stop; those that have not
@@ -162,7 +170,7 @@ impl Agent {
         shutdown: impl Future<Output = ()>,
         hurry: impl Future<Output = ()>,
     ) -> Result<(), Error> {
-        let Self { options, address, dials, endpoint, socket, table, launches } = self;
+        let Self { options, address, dials, endpoint, socket, table, orphans, launches } = self;
         let mut shutdown = std::pin::pin!(shutdown);
         let worker = Arc::new(worker(&options));
         let probing = Arc::clone(&worker);
@@ -199,6 +207,7 @@ impl Agent {
         let mut session = tokio::spawn(service.run());
         let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));
         let watchdog = tokio::spawn(enforce(Arc::clone(&table)));
+        let orphans = tokio::spawn(release_orphans(orphans, Arc::clone(&table)));
         let (is_over, watching) = (Arc::new(AtomicBool::new(false)), Arc::clone(&worker));
         let (told, watched) = (Arc::clone(&is_over), Arc::clone(&table));
         drop(watched_thread("worker-watch", move || watching.watch(&told, &watched))?);
@@ -221,7 +230,12 @@ impl Agent {
         };
         farewell(&table, line_sender, shipper, &session).await;
         is_over.store(true, Ordering::Relaxed);
-        for task in [session.abort_handle(), watchdog.abort_handle(), dials.abort_handle()] {
+        for task in [
+            session.abort_handle(),
+            watchdog.abort_handle(),
+            orphans.abort_handle(),
+            dials.abort_handle(),
+        ] {
             task.abort();
         }
         // The socket's folder goes with its task, and the process may end as soon as this returns.
@@ -289,6 +303,21 @@ async fn enforce(table: Arc<Table>) {
     loop {
         ticks.tick().await;
         table.enforce(Instant::now());
+    }
+}
+
+/// Gives the slots back of what an earlier agent left, as that goes.
+async fn release_orphans(mut orphans: Vec<Orphan>, table: Arc<Table>) {
+    let mut ticks = tokio::time::interval(ORPHAN_INTERVAL);
+    while !orphans.is_empty() {
+        ticks.tick().await;
+        orphans.retain(|orphan| {
+            let runs = orphan.process.runs();
+            if !runs {
+                table.release(&orphan.key, orphan.process.pid);
+            }
+            runs
+        });
     }
 }
 

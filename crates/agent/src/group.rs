@@ -6,7 +6,8 @@
 //! path of the rank's status file, which no other rank has. Callers hold the leader unreaped
 //! (running or a zombie) meanwhile, so its number cannot have been given to a stranger.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -14,8 +15,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use ringmaster_proto::Seat;
 
 use super::proc::{self, Environment, Process};
+use crate::entry::Key;
 use crate::env;
 
 /// How long the kernel gets to end processes that SIGKILL has reached.
@@ -73,27 +76,54 @@ pub(super) fn clear(leader: u32, status_file: &Path) -> Ended {
     })
 }
 
+/// A process that an earlier agent left behind, and that SIGKILL does not end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Orphan {
+    /// The process.
+    pub(super) process: Process,
+    /// The rank that it is, or was started by.
+    pub(super) key: Key,
+    /// The slot that it holds.
+    pub(super) slot: u32,
+}
+
 /// Kills the ranks that an earlier agent of this node left behind: those with their status file
 /// below `work_dir` whose agent's socket nobody answers any more. Waits until they are gone, those
-/// that were ending by themselves included, and returns how many it found.
+/// that were ending by themselves included, and returns those that are not gone within the deadline.
 ///
 /// Ranks end by themselves when their agent's socket closes; one that is stopped or hangs cannot.
-pub(super) fn end_orphans(work_dir: &Path) -> usize {
+pub(super) fn end_orphans(work_dir: &Path) -> Vec<Orphan> {
     let is_orphan = |environment: &Environment| {
         environment.path(env::STATUS_FILE).is_some_and(|file| file.starts_with(work_dir))
             && environment.path(env::AGENT_SOCKET).is_some_and(nobody_answers)
     };
+    // While it can be read: who dies gives up its environment first.
+    let places = RefCell::new(BTreeMap::new());
     let ended = end_all(|process| match process.environment() {
         // What dies by itself may be one of them: it holds its ports and its GPU until it has.
         Environment::Changing | Environment::Released => Verdict::Unclear,
-        known if is_orphan(&known) => Verdict::Ours,
+        known if is_orphan(&known) => {
+            places.borrow_mut().extend(place(&known).map(|place| (process, place)));
+            Verdict::Ours
+        }
         Environment::Known(_) => Verdict::Strange,
-    })
-    .found;
-    if ended > 0 {
-        tracing::warn!(processes = ended, "ended what an earlier agent left behind");
+    });
+    if ended.found > 0 {
+        let left = ended.left.len();
+        tracing::warn!(processes = ended.found, left, "ended what an earlier agent left behind");
     }
-    ended
+    let orphan = |process: Process| {
+        let (key, slot) = places.borrow().get(&process)?.clone();
+        Some(Orphan { process, key, slot })
+    };
+    ended.left.into_iter().filter_map(orphan).collect()
+}
+
+/// Which rank has this environment, and which slot it was given.
+fn place(environment: &Environment) -> Option<(Key, u32)> {
+    let job_id = environment.text(env::JOB_ID)?.to_owned();
+    let number = |name| environment.text(name)?.parse::<u32>().ok();
+    Some(((job_id, Seat(number(env::RANK)?)), number(env::LOCAL_RANK)?))
 }
 
 /// Whether this is the socket of an agent that is gone. Anything but a refusal says nothing of it.

@@ -182,3 +182,14 @@ fn only_a_socket_that_refuses_belongs_to_an_agent_that_is_gone() {
     // A name that no socket can have says nothing of an agent.
     assert!(!nobody_answers(&folder.path().join("x".repeat(200))));
 }
+
+#[test]
+fn the_environment_of_a_rank_says_which_slot_it_holds() {
+    let known = |text: &str| Environment::Known(text.replace(' ', "\0").into_bytes());
+    let of_rank = known("RINGMASTER_JOB_ID=job RANK=2 LOCAL_RANK=5 ");
+    assert_eq!(place(&of_rank), Some((("job".to_owned(), Seat(2)), 5)));
+    for other in ["RANK=2 LOCAL_RANK=5", "RINGMASTER_JOB_ID=job RANK=x LOCAL_RANK=5", ""] {
+        assert_eq!(place(&known(other)), None, "{other}");
+    }
+    assert_eq!(place(&Environment::Released), None);
+}

@@ -148,6 +148,11 @@ impl Environment {
             .find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
         Some(Path::new(OsStr::from_bytes(value)))
     }
+
+    /// Returns a variable as text.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.path(name)?.to_str()
+    }
 }
 
 impl Stat {

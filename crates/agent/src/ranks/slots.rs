@@ -112,7 +112,19 @@ impl Table {
         self.news.notify_one();
     }
 
-    /// Gives back the slot that [`Table::keep_out`] took.
+    /// Takes the slot out of service that a process holds which an earlier agent left and SIGKILL does not end.
+    /// [`Table::release`] gives it back.
+    pub(crate) fn keep_out_for(&self, key: &Key, pid: u32, slot: u32) {
+        let why = format!(
+            "process {pid}, which an earlier agent of this node left in slot {slot}, is still there after SIGKILL"
+        );
+        tracing::error!(job_id = %key.0, rank = key.1.0, pid, slot, "the slot takes no rank until what an earlier agent left has gone");
+        let holder = Holder { key: key.clone(), pid, slot, why };
+        self.lock().slots_out.survived.push(holder);
+        self.news.notify_one();
+    }
+
+    /// Gives back the slot that [`Table::keep_out`] or [`Table::keep_out_for`] took.
     pub(crate) fn release(&self, key: &Key, pid: u32) {
         self.lock().slots_out.survived.retain(|holder| !holder.is(key, pid));
         tracing::info!(job_id = %key.0, rank = key.1.0, pid, "what the rank left has gone; its slot takes ranks again");

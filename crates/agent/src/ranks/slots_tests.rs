@@ -36,6 +36,21 @@ fn processes_that_a_rank_left_hold_its_slot_after_its_exit() {
 }
 
 #[test]
+fn what_an_earlier_agent_left_holds_its_slot_until_it_has_gone() {
+    let node = Node::new(2);
+    node.table.keep_out_for(&key(0), 90, 1);
+    assert_eq!(node.slots_out(), [1]);
+    let reason = node.table.slots_out().slots.remove(0).reason;
+    assert!(reason.starts_with("process 90, which an earlier agent"), "{reason}");
+    node.table.start(start(0, 1, 2));
+    assert!(node.exits()[0].reason.contains("an earlier agent"), "{:?}", node.exits());
+    node.launch(&start(1, 0, 3), 100);
+    node.table.release(&key(0), 90);
+    assert!(node.slots_out().is_empty());
+    node.launch(&start(0, 1, 4), 101);
+}
+
+#[test]
 fn a_slot_whose_device_failed_takes_no_rank_until_a_later_probe_lists_it() {
     let node = Node::new(2);
     let before = Instant::now();
