@@ -32,6 +32,7 @@ impl Cluster {
 
         // ---- Seats are given to ranks, and agents are told what differs from what they run
         let Self { jobs, nodes, batch, .. } = self;
+        nodes.leave_closed(jobs);
         nodes.place(jobs, batch);
         nodes.stop_what_is_not_wanted(jobs, batch);
         nodes.start_and_regenerate(jobs, batch);

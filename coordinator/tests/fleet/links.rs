@@ -86,6 +86,27 @@ async fn two_nodes_that_do_not_reach_one_another_are_named_and_a_spare_takes_the
     assert!(nodes.iter().all(|node| node.availability == "ready" && node.faults == 0.0));
 }
 
+/// Its ranks waited for their nodes to reach one another, and one was started there later.
+#[tokio::test]
+async fn ranks_that_have_not_been_started_leave_a_drained_node_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agents =
+        [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];
+    let job_id = coordinator.submit(manifest("two", 2)).await;
+    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    coordinator.set_node("n0", false).await;
+    coordinator.until(&job_id, "waiting", |job| job.reason.starts_with("needs 2")).await;
+    answer(&agents[0], &asked[0], &[]).await;
+    answer(&agents[1], &asked[1], &[]).await;
+    agents[1].start_rank().await;
+    let mut spare = answering(&coordinator, "n2", 1).await;
+    let asked = [dial(&mut agents[1]).await, dial(&mut spare).await];
+    answer(&agents[1], &asked[0], &[]).await;
+    answer(&spare, &asked[1], &[]).await;
+    assert_eq!(spare.start_rank().await.rank, 0);
+}
+
 #[tokio::test]
 async fn without_a_spare_the_budget_ends_a_job_with_the_sentence_that_names_the_two() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@ use turmoil::Sim;
 
 use super::coordinator::step_clock;
 use super::run::{CLIENT, COORDINATOR, LATENCY};
+use super::saving::Spoils;
 use super::scenario::Fault;
 use super::world::World;
 
@@ -154,7 +155,10 @@ impl Striker<'_> {
                 self.repairs.push((now + lasts, Repair::Nothing));
                 true
             }
-            Fault::ShardFails { pick, then_down } => state.spoil_shard(pick, then_down),
+            Fault::ShardFails { pick, then_down } => {
+                state.spoil_shard(pick, Spoils::Fails { then_down })
+            }
+            Fault::ShardStalls { pick } => state.spoil_shard(pick, Spoils::Stalls),
             Fault::BrokenNode { node, class, lasts } => {
                 self.repairs.extend(lasts.map(|lasts| (now + lasts, Repair::Nothing)));
                 state.spoil_node(&name(node), class, lasts.unwrap_or(Duration::MAX));

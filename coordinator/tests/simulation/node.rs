@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ringmaster_agent::{Ending, Exits, Key, Launch, Line, Processes, Secret, Service, Table};
+use ringmaster_agent::{
+    Ending, Exits, Key, Launch, Line, Processes, Reach, Secret, Service, Table,
+};
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::agent_command::Command;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -77,6 +79,28 @@ enum News {
 #[derive(Debug)]
 struct Killer(UnboundedSender<News>);
 
+/// What of the network between ranks is down for a node.
+struct Links {
+    world: World,
+    node: String,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Links")
+    }
+}
+
+impl Reach for Links {
+    fn misses(&self, peer: &v1::DialPeer) -> Option<String> {
+        let is_cut = self.world.is_cut(&self.node, &peer.node);
+        is_cut.then(|| {
+            self.world.count("dial: not reached");
+            "no route".to_owned()
+        })
+    }
+}
+
 impl std::fmt::Debug for News {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("News")
@@ -101,7 +125,9 @@ pub(crate) async fn run(options: Options) -> turmoil::Result {
     let table = Table::new(options.slots as usize, SILENCE, exits, launches, killer);
     let table = Arc::new(table.with_kill_deadline(KILL_DEADLINE));
     let line = Line::Channel(net::channel(FLEET));
+    let reach = Arc::new(Links { world: options.world.clone(), node: options.name.clone() });
     let service = Service::without_worker(line, Arc::clone(&table), register(&options));
+    let service = service.with_reach(reach);
     let session = tokio::task::spawn_local(service.run());
     let agent = Agent { options, table, ranks: BTreeMap::new(), starts: 0, leaves_at: None, news };
     agent.serve(queue, told, session).await

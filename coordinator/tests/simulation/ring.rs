@@ -265,6 +265,11 @@ impl World {
         })
     }
 
+    /// Whether ranks of two nodes cannot reach each other.
+    pub(crate) fn is_cut(&self, one: &str, other: &str) -> bool {
+        self.with(|state| state.are_cut(one, other))
+    }
+
     fn ring<T>(&self, key: &RingKey, act: impl FnOnce(&mut Ring) -> T) -> T {
         self.with(|state| act(state.rings.entry(key.clone()).or_default()))
     }

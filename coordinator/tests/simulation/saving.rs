@@ -20,6 +20,8 @@ use super::world::{State, World, short};
 const REFUSAL: Duration = Duration::from_secs(8);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a store that stalls keeps a part: longer than anybody waits for it.
+const STALL: Duration = Duration::from_secs(10);
 
 /// Parts of checkpoints that cannot be stored.
 #[derive(Default)]
@@ -36,21 +38,30 @@ pub(crate) struct Shards {
 #[derive(Debug, Clone, Copy)]
 struct Spoilt {
     place: u32,
-    then_down: Option<Duration>,
+    how: Spoils,
     /// Known once that save has begun.
     step: Option<u64>,
 }
 
+/// What becomes of a part that cannot be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoils {
+    /// Its rank says so; the coordinator may be down for a while after that.
+    Fails { then_down: Option<Duration> },
+    /// The store keeps it for long, and nothing is said.
+    Stalls,
+}
+
 impl State {
     /// A rank of one of the rings that stand cannot store its part of the next checkpoint.
-    pub(crate) fn spoil_shard(&mut self, pick: usize, then_down: Option<Duration>) -> bool {
+    pub(crate) fn spoil_shard(&mut self, pick: usize, how: Spoils) -> bool {
         let rings = self.live_rings();
         let Some(key) = pick.checked_rem(rings.len()).map(|index| rings[index].clone()) else {
             return false;
         };
         // The last one, so that the first waits for it where there are several.
         let place = u32::try_from(self.rings[&key].world_size - 1).unwrap();
-        self.shards.spoilt.insert(key, Spoilt { place, then_down, step: None });
+        self.shards.spoilt.insert(key, Spoilt { place, how, step: None });
         true
     }
 
@@ -108,10 +119,18 @@ impl Upload {
         let millis = self.random.lock().unwrap().random_range(20..500);
         tokio::time::sleep(Duration::from_millis(millis)).await;
         let spoilt = self.world.with(|state| state.spoilt(&self.key, self.at.step));
-        let fails = spoilt.is_some_and(|spoilt| spoilt.place == self.place);
+        let mine = spoilt.filter(|spoilt| spoilt.place == self.place).map(|spoilt| spoilt.how);
+        let fails = matches!(mine, Some(Spoils::Fails { .. }));
+        let then_down = spoilt.and_then(|spoilt| match spoilt.how {
+            Spoils::Fails { then_down } => then_down,
+            Spoils::Stalls => None,
+        });
+        if mine == Some(Spoils::Stalls) {
+            tokio::time::sleep(STALL).await;
+        }
         if self.place == 0
             && !fails
-            && let Some(down) = spoilt.and_then(|spoilt| spoilt.then_down)
+            && let Some(down) = then_down
         {
             // Until after the coordinator's restart.
             tokio::time::sleep(down + LOOK).await;
@@ -122,7 +141,7 @@ impl Upload {
                 state.count("shard failures");
                 let at = (self.key.clone(), self.at.step);
                 state.shards.failed.insert(at, state.now);
-                state.crash_wanted = spoilt.and_then(|spoilt| spoilt.then_down);
+                state.crash_wanted = then_down;
             });
         }
         if self.place > 0 || fails {

@@ -94,6 +94,8 @@ pub(crate) enum Fault {
     /// A rank cannot store its part of the next checkpoint. Once the coordinator has acknowledged
     /// that, it may crash.
     ShardFails { pick: usize, then_down: Option<Duration> },
+    /// A rank's part of the next checkpoint stays in the store's hands for longer than anybody waits.
+    ShardStalls { pick: usize },
     /// Ranks that are started on a node fail before they join; for good without a time.
     BrokenNode { node: usize, class: Class, lasts: Option<Duration> },
     /// All ranks of a job fail alike from now on.
@@ -129,6 +131,7 @@ impl Fault {
             Self::RingBreak { frail: true, .. } => "fault: ring break at the end",
             Self::LinkDown { .. } => "fault: link down",
             Self::ShardFails { .. } => "fault: shard fails",
+            Self::ShardStalls { .. } => "fault: shard stalls",
             Self::BrokenNode { .. } => "fault: node fault",
             Self::BrokenJob { .. } => "fault: job fault",
             Self::ClockStep { .. } => "fault: clock step",
@@ -355,7 +358,8 @@ fn rare_fault(random: &mut StdRng, node: usize, nodes: usize, pick: usize) -> Fa
             let other = (node + 1 + pick % (nodes - 1).max(1)) % nodes;
             Fault::LinkDown { one: node, other, lasts }
         }
-        44..60 => {
+        44..52 => Fault::ShardStalls { pick },
+        52..60 => {
             let down = duration(random, short, Duration::from_secs(4));
             Fault::ShardFails { pick, then_down: random.random_bool(0.5).then_some(down) }
         }

@@ -8,7 +8,8 @@ use super::run::Outcome;
 
 /// Everything that many runs have to bring about: each fault that strikes somebody, each way in which
 /// a rank ends, each deadline that passes, each act of people that is rare.
-pub(crate) const MUST_HAPPEN: [&str; 36] = [
+pub(crate) const MUST_HAPPEN: [&str; 39] = [
+    "deadline: commit",
     "deadline: connect",
     "deadline: early loss",
     "deadline: grace",
@@ -18,6 +19,7 @@ pub(crate) const MUST_HAPPEN: [&str; 36] = [
     "deadline: session",
     "deadline: silence",
     "deadline: standstill",
+    "dial: not reached",
     "excluded",
     "exit: job",
     "exit: killed",
@@ -41,6 +43,7 @@ pub(crate) const MUST_HAPPEN: [&str; 36] = [
     "fault: ring break",
     "fault: ring break at the end",
     "fault: shard fails",
+    "fault: shard stalls",
     "fault: slow network",
     "fault: twin",
     "fault: undead",

@@ -203,6 +203,7 @@ impl Agent {
             identity,
             orphan_timeout: options.orphan_timeout,
             silence: options.silence,
+            reach: None,
         };
         let mut session = tokio::spawn(service.run());
         let mut ranks = tokio::spawn(socket.serve(Arc::clone(&table)));

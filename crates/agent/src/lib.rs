@@ -47,5 +47,5 @@ pub use exits::Exits;
 pub use processes::Processes;
 pub use ranks::{FULL, KILL_DEADLINE, Key, Table};
 pub use secret::Secret;
-pub use session::{Error as SessionError, Line, Service};
+pub use session::{Error as SessionError, Line, Reach, Service};
 pub use worker::{DeviceInfo, FAULTS, RankProgram, WorkerInfo};

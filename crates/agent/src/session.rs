@@ -12,7 +12,8 @@ use ringmaster_proto::v1::agent_message::Message as Report;
 use ringmaster_proto::v1::coordinator_message::Message as Order;
 use ringmaster_proto::v1::fleet_client::FleetClient;
 use ringmaster_proto::v1::{
-    self, AgentMessage, CoordinatorMessage, Dial, Dialled, Register, Registered, SlotsOut,
+    self, AgentMessage, CoordinatorMessage, Dial, DialPeer, Dialled, Register, Registered,
+    SlotsOut, Unreached,
 };
 use ringmaster_proto::{address, limits};
 use tokio::sync::mpsc;
@@ -162,6 +163,12 @@ fn taken(error: Error) -> Error {
     }
 }
 
+/// Whom a simulated node does not reach.
+pub trait Reach: std::fmt::Debug + Send + Sync {
+    /// Returns why it does not reach another node, in a sentence; none when it does.
+    fn misses(&self, peer: &DialPeer) -> Option<String>;
+}
+
 /// Keeps one session open.
 #[derive(Debug)]
 pub struct Service {
@@ -175,6 +182,8 @@ pub struct Service {
     pub(super) orphan_timeout: Duration,
     /// After this long a silent rank is killed; none: after the coordinator's lease.
     pub(super) silence: Option<Duration>,
+    /// Which other nodes a simulated one does not reach; none: it reaches all.
+    pub(super) reach: Option<Arc<dyn Reach>>,
 }
 
 impl Service {
@@ -182,7 +191,13 @@ impl Service {
     /// a registration says beside the ranks that run.
     pub fn without_worker(line: Line, table: Arc<Table>, identity: Register) -> Self {
         let orphan_timeout = Duration::MAX;
-        Self { line, table, worker: None, identity, orphan_timeout, silence: None }
+        Self { line, table, worker: None, identity, orphan_timeout, silence: None, reach: None }
+    }
+
+    /// The same on a network that does not connect everybody.
+    #[must_use]
+    pub fn with_reach(self, reach: Arc<dyn Reach>) -> Self {
+        Self { reach: Some(reach), ..self }
     }
 
     /// Runs until the coordinator refuses this agent's first registration.
@@ -368,10 +383,15 @@ impl Service {
                     }
                 });
             }
-            // There is no other network: whom the simulated one does not reach, its ranks will find out.
+            // There is no other network than the simulated one.
             Line::Channel(_) => {
-                let Dial { job_id, generation, .. } = dial;
-                answer(outbox, Dialled { job_id, generation, unreached: Vec::new() });
+                let Dial { job_id, generation, peers } = dial;
+                let missed = |peer: DialPeer| {
+                    let why = self.reach.as_ref()?.misses(&peer)?;
+                    Some(Unreached { node: peer.node, address: peer.address, why })
+                };
+                let unreached = peers.into_iter().filter_map(missed).collect();
+                answer(outbox, Dialled { job_id, generation, unreached });
             }
         }
     }

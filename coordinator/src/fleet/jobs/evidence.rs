@@ -114,9 +114,19 @@ pub(crate) struct Charge {
 struct Avoided {
     since: Instant,
     until: Instant,
-    /// It could not run one.
-    may_be_mended: bool,
+    for_what: LeftFor,
     why: String,
+}
+
+/// For what a node is left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeftFor {
+    /// It could not run a rank of the job.
+    Failure,
+    /// It and another node do not reach one another. With others, or alone, it could run the job.
+    Link,
+    /// A rank of the job does not end there. The job is told when it has: a sooner attempt would not help.
+    Undead,
 }
 
 /// What is known of a job's failures. In memory only: after a restart of the coordinator it is gathered anew.
@@ -264,25 +274,21 @@ impl Evidence {
 
     /// Puts no rank of the job on a node for so long. What several of its ranks meet there in one attempt is
     /// one reason.
-    pub(crate) fn avoid(&mut self, node: &str, now: Instant, lasts: Duration, why: String) {
-        if self.avoids(node, now) {
-            return;
-        }
-        let avoided = Avoided { since: now, until: now + lasts, may_be_mended: true, why };
-        self.avoided.insert(node.to_owned(), avoided);
-        *self.times_avoided.entry(node.to_owned()).or_default() += 1;
-    }
-
-    /// The same for a reason that ends by itself, of which the job is told: a sooner attempt would not help.
-    pub(crate) fn avoid_at_least(
+    pub(crate) fn avoid(
         &mut self,
         node: &str,
         now: Instant,
         lasts: Duration,
+        for_what: LeftFor,
         why: String,
     ) {
-        self.avoid(node, now, lasts, why);
-        self.avoided.entry(node.to_owned()).and_modify(|avoided| avoided.may_be_mended = false);
+        let known = self.avoided.get(node).filter(|avoided| avoided.until > now);
+        if known.is_some_and(|avoided| avoided.for_what == for_what) {
+            return;
+        }
+        let avoided = Avoided { since: now, until: now + lasts, for_what, why };
+        self.avoided.insert(node.to_owned(), avoided);
+        *self.times_avoided.entry(node.to_owned()).or_default() += 1;
     }
 
     /// The job has not enough slots without the nodes that it leaves out: those that may have been mended are
@@ -292,7 +298,7 @@ impl Evidence {
         self.avoided.retain(|node, avoided| {
             let before = times.get(node).copied().unwrap_or(1).saturating_sub(1);
             let patience = ALONE_FOR * 2_u32.pow(before.min(MOST_DOUBLED));
-            !(avoided.may_be_mended && now >= avoided.since + patience)
+            avoided.for_what == LeftFor::Undead || now < avoided.since + patience
         });
     }
 
@@ -304,6 +310,12 @@ impl Evidence {
     /// Whether the job's ranks may go to a node.
     pub(crate) fn avoids(&self, node: &str, now: Instant) -> bool {
         self.avoided.get(node).is_some_and(|avoided| avoided.until > now)
+    }
+
+    /// Whether a node was found unable to run the job's ranks.
+    pub(crate) fn rules_out(&self, node: &str, now: Instant) -> bool {
+        let avoided = self.avoided.get(node).filter(|avoided| avoided.until > now);
+        avoided.is_some_and(|avoided| avoided.for_what != LeftFor::Link)
     }
 
     /// The nodes that are left out by now, and why.

@@ -196,8 +196,10 @@ fn a_node_is_left_out_until_then_or_until_somebody_vouches_for_it() {
     let mut evidence = Evidence::default();
     let now = Instant::now();
     let minute = Duration::from_secs(60);
-    evidence.avoid("a", now, minute, "no device".to_owned());
-    evidence.avoid("b", now, minute, "no route".to_owned());
+    evidence.avoid("a", now, minute, LeftFor::Failure, "no device".to_owned());
+    evidence.avoid("b", now, minute, LeftFor::Link, "no route".to_owned());
+    assert!(evidence.avoids("b", now) && !evidence.rules_out("b", now));
+    assert!(evidence.rules_out("a", now));
     evidence.accept("b");
     assert!(evidence.avoids("a", now) && !evidence.avoids("b", now));
     assert_eq!(evidence.avoided(now), BTreeMap::from([("a".to_owned(), "no device".to_owned())]));
@@ -211,14 +213,15 @@ fn a_job_that_cannot_do_without_a_node_tries_it_again_the_later_the_more_often_i
     let mut evidence = Evidence::default();
     for patience in [15, 30, 60, 120, 240, 480, 480] {
         for _ in 0..2 {
-            evidence.avoid("a", now, second * 600, "no device".to_owned());
+            let why = "no device".to_owned();
+            evidence.avoid("a", now, second * 600, LeftFor::Failure, why);
         }
         evidence.relent(now + second * (patience - 1));
         assert!(evidence.avoids("a", now + second * (patience - 1)), "{patience}");
         evidence.relent(now + second * patience);
         assert!(!evidence.avoids("a", now + second * patience), "{patience}");
     }
-    evidence.avoid_at_least("b", now, second * 600, "undead".to_owned());
+    evidence.avoid("b", now, second * 600, LeftFor::Undead, "undead".to_owned());
     evidence.relent(now + second * 599);
     assert!(evidence.avoids("b", now + second * 599));
 }

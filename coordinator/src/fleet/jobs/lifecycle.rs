@@ -6,7 +6,7 @@ use std::time::Duration;
 use ringmaster_proto::Seat;
 use ringmaster_proto::v1::{self, ExitClass, Generation};
 
-use super::evidence::{Failure, Identity, Point};
+use super::evidence::{Failure, Identity, LeftFor, Point};
 use super::job::{Job, Loss};
 use crate::fleet::nodes::Process;
 use crate::fleet::rings::Recovery;
@@ -78,7 +78,8 @@ impl Job {
             // Where nobody else could run it, it is tried there once more, unless others show that they can.
             let is_left_out = !alone || self.evidence.has_witness(&failure);
             if !may_pass && is_left_out {
-                self.evidence.avoid(&failure.node, batch.now.at, AVOIDED_FOR, how.clone());
+                let (now, why) = (batch.now.at, how.clone());
+                self.evidence.avoid(&failure.node, now, AVOIDED_FOR, LeftFor::Failure, why);
             }
         }
         self.lose(batch, rank, Loss { how: how.clone(), counts });

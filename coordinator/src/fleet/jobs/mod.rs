@@ -28,7 +28,7 @@ mod table;
 mod view;
 mod watching;
 
-pub(crate) use evidence::{Charge, Identity, Point};
+pub(crate) use evidence::{Charge, Identity, LeftFor, Point};
 pub(crate) use job::{Dial, Job, Loss};
 pub(crate) use lifecycle::AVOIDED_FOR;
 pub(crate) use reports::kind_of;

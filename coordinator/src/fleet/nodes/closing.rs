@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ringmaster_proto::v1;
+use ringmaster_proto::{Seat, v1};
 
 use super::node::Node;
 use super::placement::taken_seats;
@@ -100,6 +100,27 @@ impl Nodes {
         self.closures.insert(name.to_owned(), closure);
     }
 
+    /// Takes from closed nodes the seats of ranks that have not been started: there is nothing of them to leave at
+    /// a checkpoint.
+    pub(crate) fn leave_closed(&self, jobs: &mut Jobs) {
+        for (job_id, job) in &mut jobs.by_id {
+            let forms = job.record.state.is_placed() && !job.record.formed;
+            if !forms || job.is_stopping() || job.is_finished() || job.attach_until.is_some() {
+                continue;
+            }
+            let unstarted = job.seats().filter(|seat| {
+                job.seat(*seat).is_some_and(|name| {
+                    let key = (job_id.clone(), *seat);
+                    let node = self.by_name.get(name);
+                    self.closures.contains_key(name)
+                        && node.is_some_and(|node| !node.processes.contains_key(&key))
+                })
+            });
+            let unstarted: Vec<Seat> = unstarted.filter(|seat| !job.is_done(*seat)).collect();
+            unstarted.into_iter().for_each(|seat| job.vacate(seat));
+        }
+    }
+
     /// Charges nodes with the faults that their jobs' evidence has proven, and excludes those that have too
     /// many.
     pub(crate) fn charge(&mut self, jobs: &mut Jobs, batch: &mut Batch) {
@@ -150,7 +171,8 @@ impl Nodes {
         }
         let may_come_back = |node: &Node| node.lease.unheard(batch.now.at) < MAY_COME_BACK;
         let others = self.by_name.iter().filter(|(other, node)| {
-            *other != name && node.may_run(job, other, batch) && may_come_back(node)
+            let is_able = !job.evidence.rules_out(other, batch.now.at);
+            *other != name && is_able && node.fits(job) && may_come_back(node)
         });
         let open = others.filter(|(other, _)| !self.closures.contains_key(*other));
         open.map(|(_, node)| node.slots_in_service()).sum::<u32>() >= job.spec.min_ranks
@@ -183,7 +205,8 @@ impl Nodes {
         name: &'a str,
     ) -> impl Iterator<Item = (&'a String, &'a Node)> {
         self.by_name.iter().filter(move |(other, node)| {
-            *other != name && self.takes_ranks(batch, other) && node.may_run(job, other, batch)
+            let avoids = job.evidence.avoids(other, batch.now.at);
+            *other != name && !avoids && node.fits(job) && self.takes_ranks(batch, other)
         })
     }
 
@@ -209,10 +232,8 @@ impl Nodes {
 }
 
 impl Node {
-    /// Whether a job may have ranks on it, as far as its accelerator goes and what the job has met there.
-    fn may_run(&self, job: &Job, name: &str, batch: &Batch) -> bool {
-        self.accelerator == job.spec.accelerator
-            && self.unusable().is_none()
-            && !job.evidence.avoids(name, batch.now.at)
+    /// Whether ranks of a job could run on it.
+    fn fits(&self, job: &Job) -> bool {
+        self.accelerator == job.spec.accelerator && self.unusable().is_none()
     }
 }

@@ -13,7 +13,7 @@ use ringmaster_proto::v1::ExitClass;
 
 use super::table::Nodes;
 use crate::fleet::rings::Fault;
-use crate::fleet::{Batch, Identity, Job, Jobs, Point};
+use crate::fleet::{Batch, Identity, Job, Jobs, LeftFor, Point};
 
 /// A connection that breaks once may be a connection that broke.
 const OFTEN: u32 = 2;
@@ -99,7 +99,7 @@ impl Job {
         }
         let times = self.evidence.times_avoided(node).min(MOST_DOUBLED);
         let lasts = LEFT_FOR * 2_u32.pow(times);
-        self.evidence.avoid(node, batch.now.at, lasts, why.to_owned());
+        self.evidence.avoid(node, batch.now.at, lasts, LeftFor::Link, why.to_owned());
         let why = format!("{why}; {node} is left");
         // That a ring broke was counted if its ranks have joined again since.
         if self.record.formed || self.membership.joined() == 0 {

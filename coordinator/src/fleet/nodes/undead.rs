@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::node::{Node, Presence, Process, RankKey, Stop, Undead};
 use super::table::Nodes;
-use crate::fleet::{AVOIDED_FOR, Batch, Job, Jobs, Loss};
+use crate::fleet::{AVOIDED_FOR, Batch, Job, Jobs, LeftFor, Loss};
 
 impl Nodes {
     /// Gives up processes that are still there although their agents were asked to kill them.
@@ -60,7 +60,7 @@ impl Node {
         let Some(job) = jobs.by_id.get_mut(&key.0) else { return };
         // Its agent would take another start of this rank for a repetition.
         let why = "a killed rank of the job has not ended there".to_owned();
-        job.evidence.avoid_at_least(name, batch.now.at, AVOIDED_FOR, why);
+        job.evidence.avoid(name, batch.now.at, AVOIDED_FOR, LeftFor::Undead, why);
         if !doomed && job.sits(key.1, name) && !job.is_done(key.1) {
             let counts = job.counts(started, generation);
             let how = "SIGKILL has not ended it; its slot takes no rank until it has gone";
