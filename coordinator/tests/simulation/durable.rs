@@ -183,7 +183,8 @@ impl State {
         let new = taken.filter(|(seat, node)| had(*seat).as_ref() != Some(*node));
         let new = new.filter(|(_, node)| self.drained.contains_key(*node));
         let wrong: Vec<String> = new
-            .filter(|(seat, node)| !runs(*seat, node))
+            // Its agent may have said so before the rank ended, in a message that comes late.
+            .filter(|(seat, node)| !runs(*seat, node) && self.hears(node))
             .map(|(seat, node)| format!("seat {seat} of {} moves to {node}", record.job_id))
             .collect();
         for what in wrong {
