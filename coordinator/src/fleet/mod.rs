@@ -34,4 +34,4 @@ pub use rings::Deadlines;
 
 use batch::Batch;
 use error::Reply;
-use jobs::{AVOIDED_FOR, Charge, Dial, Identity, Job, Jobs, LeftFor, Loss, Point};
+use jobs::{AVOIDED_FOR, Charge, Dial, Identity, Job, Jobs, LeftFor, Loss, Point, RankEnd};

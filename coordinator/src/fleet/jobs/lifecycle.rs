@@ -20,17 +20,23 @@ const GONE_WEIGHT: f64 = 0.5;
 /// What an agent was about to do when it started no process.
 const REFUSED: &str = "start";
 
+/// How a rank's process has ended, and what that may prove.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RankEnd<'a> {
+    /// What its agent says of it.
+    pub(crate) exited: &'a v1::RankExited,
+    /// The generation that it was started for.
+    pub(crate) started: Generation,
+    /// Whether its loss may count against the restart budget.
+    pub(crate) counts: bool,
+    /// No other node could run it.
+    pub(crate) alone: bool,
+}
+
 impl Job {
-    /// Takes in that the process of a seat has ended, which was started for a generation. Its loss may count
-    /// against the restart budget; `alone` says that no other node could run it.
-    pub(crate) fn rank_ended(
-        &mut self,
-        batch: &mut Batch,
-        exited: &v1::RankExited,
-        started: Generation,
-        counts: bool,
-        alone: bool,
-    ) {
+    /// Takes in that the process of a seat has ended.
+    pub(crate) fn rank_ended(&mut self, batch: &mut Batch, end: &RankEnd<'_>) {
+        let RankEnd { exited, .. } = end;
         if self.record.state.is_ended() {
             return;
         }
@@ -49,18 +55,12 @@ impl Job {
                 self.lose(batch, rank, Loss::new(&how, false));
             }
             // It failed. The job goes on, unless it is proven that another try would not help.
-            _ => self.rank_failed(batch, exited, started, counts, alone),
+            _ => self.rank_failed(batch, end),
         }
     }
 
-    fn rank_failed(
-        &mut self,
-        batch: &mut Batch,
-        exited: &v1::RankExited,
-        started: Generation,
-        counts: bool,
-        alone: bool,
-    ) {
+    fn rank_failed(&mut self, batch: &mut Batch, end: &RankEnd<'_>) {
+        let RankEnd { exited, started, counts, alone } = *end;
         let (rank, how) = (Seat(exited.rank), describe(exited));
         let identity = Identity::of(exited);
         let mut failure = self.failure(rank, started, batch.now.at, identity, &how);

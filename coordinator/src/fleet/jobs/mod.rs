@@ -30,7 +30,7 @@ mod watching;
 
 pub(crate) use evidence::{Charge, Identity, LeftFor, Point};
 pub(crate) use job::{Dial, Job, Loss};
-pub(crate) use lifecycle::AVOIDED_FOR;
+pub(crate) use lifecycle::{AVOIDED_FOR, RankEnd};
 pub(crate) use reports::kind_of;
 pub use requests::Submission;
 pub use resuming::RolledBack;

@@ -5,7 +5,7 @@ use ringmaster_proto::v1::coordinator_message::Message;
 use ringmaster_proto::{Seat, v1};
 
 use super::table::Nodes;
-use crate::fleet::{Batch, Jobs, Loss};
+use crate::fleet::{Batch, Jobs, Loss, RankEnd};
 
 impl Nodes {
     /// Whether no other node could run a rank that ended for a reason which another attempt on its node
@@ -71,6 +71,6 @@ impl Nodes {
             job.lose(batch, seat, Loss::new(&exited.reason, counts));
             return;
         }
-        job.rank_ended(batch, exited, started, counts, alone);
+        job.rank_ended(batch, &RankEnd { exited, started, counts, alone });
     }
 }
