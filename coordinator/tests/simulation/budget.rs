@@ -102,15 +102,14 @@ impl State {
         if self.history.gives_up(&key.0).is_some_and(|up_to| key.1 <= up_to) {
             return;
         }
-        // Of what happens where nobody is heard the coordinator may never learn.
+        // Of what happens where nobody is heard the coordinator may learn, or never.
         let members = self.rings.get(key).map(|ring| &ring.members);
         let mut nodes = members.into_iter().flat_map(BTreeMap::values).map(|member| &member.node);
-        if !nodes.any(|node| self.is_heard(node)) {
-            return;
-        }
+        let is_heard = nodes.any(|node| self.is_heard(node));
         let budget = self.budgets.entry(key.0.clone()).or_default();
         if step > budget.high {
-            (budget.high, budget.used, budget.tried) = (step, 0, 0);
+            (budget.used, budget.tried) = (0, 0);
+            budget.high = if is_heard { step } else { budget.high };
         }
     }
 
