@@ -237,16 +237,19 @@ impl Evidence {
         }
     }
 
-    /// Takes in how far a rank on a node has come by now, and charges other nodes with failures at points that
-    /// lie behind it.
-    pub(crate) fn reach(&mut self, node: &str, point: Point) {
+    /// Takes in how far a rank on a node has come by now, whose process was started for a generation, and charges
+    /// other nodes with failures at points that lie behind it. A process from before a start that failed is no
+    /// witness of how starts go.
+    pub(crate) fn reach(&mut self, node: &str, started: Generation, point: Point) {
         match self.reached.get_mut(node) {
             Some(reached) => *reached = (*reached).max(point),
             None => drop(self.reached.insert(node.to_owned(), point)),
         }
         let Self { open, due, .. } = self;
         for (failure, charged) in open.iter_mut().filter(|(_, charged)| !charged) {
-            if failure.node != node && point > failure.point {
+            let at_start = failure.point.stage == Stage::Starts;
+            let went_there = !at_start || started >= failure.started;
+            if failure.node != node && point > failure.point && went_there {
                 *charged = true;
                 let Failure { node, weight, how, .. } = failure.clone();
                 due.push(Charge { node, faults: weight, how });

@@ -17,6 +17,11 @@ fn training(step: u64) -> Point {
     Point::of(Phase::Compute, step)
 }
 
+/// A rank that was started with those that fail.
+fn reach(evidence: &mut Evidence, node: &str, point: Point) {
+    evidence.reach(node, Generation::new(1, 1), point);
+}
+
 fn charges(evidence: &mut Evidence) -> Vec<(String, f64)> {
     let due = evidence.take_due().into_iter();
     // To a millionth of a fault: a moment has passed between two failures.
@@ -40,7 +45,7 @@ fn what_two_nodes_meet_ends_the_job_and_charges_neither() {
         assert_eq!(evidence.fail(&failure(class, "x", "a", start), false), None);
         let proof = evidence.fail(&failure(class, "x", "b", start), false);
         assert_eq!(proof.as_deref(), Some("the same happened on a"));
-        evidence.reach("c", training(1));
+        reach(&mut evidence, "c", training(1));
         assert_eq!(charges(&mut evidence), []);
         evidence.clear();
     }
@@ -66,7 +71,7 @@ fn what_the_only_node_meets_twice_ends_the_job_unless_a_step_lies_between() {
 #[test]
 fn what_a_rank_calls_its_node_s_does_not_end_a_job_that_another_node_runs() {
     let mut evidence = Evidence::default();
-    evidence.reach("a", training(9));
+    reach(&mut evidence, "a", training(9));
     for (counter, node) in [(1, "b"), (1, "c"), (2, "b"), (3, "b")] {
         let started = Generation::new(1, counter);
         let broken = failure(ExitClass::Node, "no device", node, Point::default());
@@ -84,7 +89,7 @@ fn what_befalls_all_ranks_of_a_node_at_once_is_one_fault() {
     for _ in 0..8 {
         evidence.fail(&failure(ExitClass::Retry, "unheard", "b", training(5)), false);
     }
-    evidence.reach("a", training(6));
+    reach(&mut evidence, "a", training(6));
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
 }
 
@@ -93,7 +98,7 @@ fn what_lies_an_hour_back_is_no_evidence_and_only_what_is_left_of_a_charge_is_ta
     let mut evidence = Evidence::default();
     let first = failure(ExitClass::Retry, "signal 9", "b", training(5));
     evidence.fail(&first, false);
-    evidence.reach("a", training(6));
+    reach(&mut evidence, "a", training(6));
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
     let later = |minutes: u64, node: &str| Failure {
         at: first.at + Duration::from_secs(60 * minutes),
@@ -119,20 +124,32 @@ fn what_may_pass_never_ends_a_job_by_itself() {
 #[test]
 fn a_node_is_charged_once_another_has_got_past_the_point_where_it_failed() {
     let mut evidence = Evidence::default();
-    evidence.reach("a", training(5));
-    evidence.reach("b", training(5));
+    reach(&mut evidence, "a", training(5));
+    reach(&mut evidence, "b", training(5));
     evidence.fail(&failure(ExitClass::Retry, "signal 11", "b", training(5)), false);
     assert_eq!(charges(&mut evidence), [], "nobody has got past step 5");
-    evidence.reach("b", training(6));
+    reach(&mut evidence, "b", training(6));
     assert_eq!(charges(&mut evidence), [], "the node itself is no witness");
-    evidence.reach("a", training(6));
+    reach(&mut evidence, "a", training(6));
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
-    evidence.reach("a", training(7));
+    reach(&mut evidence, "a", training(7));
     assert_eq!(charges(&mut evidence), [], "once");
     // That others were past the point before says nothing: what is wrong now might befall them, too.
     evidence.fail(&failure(ExitClass::Node, "no device", "b", Point::default()), false);
     assert_eq!(charges(&mut evidence), []);
-    evidence.reach("a", training(7));
+    reach(&mut evidence, "a", training(7));
+    assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
+}
+
+#[test]
+fn a_rank_that_was_started_before_is_no_witness_of_a_start_that_fails() {
+    let mut evidence = Evidence::default();
+    let start = failure(ExitClass::Retry, "panic", "b", Point::default());
+    evidence.fail(&Failure { started: Generation::new(1, 2), ..start }, false);
+    evidence.reach("a", Generation::new(1, 1), Point::of(Phase::Join, 0));
+    evidence.reach("a", Generation::new(1, 1), training(9));
+    assert_eq!(charges(&mut evidence), []);
+    evidence.reach("a", Generation::new(1, 2), Point::of(Phase::Join, 0));
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
 }
 
@@ -143,11 +160,11 @@ fn what_a_second_node_meets_in_the_same_way_as_part_of_another_fault_is_no_fault
     evidence.echo(&failure(ExitClass::Retry, "panic", "b", training(5)));
     evidence.echo(&failure(ExitClass::Retry, "signal 9", "a", training(5)));
     let mut other = Evidence { open: evidence.open.clone(), ..Evidence::default() };
-    other.reach("c", training(6));
+    reach(&mut other, "c", training(6));
     assert_eq!(charges(&mut other), [("b".to_owned(), 1.0)], "that is another matter");
     evidence.echo(&failure(ExitClass::Retry, "panic", "a", training(5)));
     evidence.fail(&failure(ExitClass::Retry, "panic", "b", training(5)), false);
-    evidence.reach("c", training(6));
+    reach(&mut evidence, "c", training(6));
     assert_eq!(charges(&mut evidence), []);
 }
 
@@ -155,14 +172,14 @@ fn what_a_second_node_meets_in_the_same_way_as_part_of_another_fault_is_no_fault
 fn a_charge_is_taken_back_when_another_node_fails_in_the_same_way() {
     let mut evidence = Evidence::default();
     evidence.fail(&failure(ExitClass::Retry, "signal 9", "b", training(5)), false);
-    evidence.reach("a", training(6));
+    reach(&mut evidence, "a", training(6));
     assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
     evidence.progressed();
     evidence.fail(&failure(ExitClass::Retry, "signal 9", "a", training(9)), false);
     assert_eq!(charges(&mut evidence), [("b".to_owned(), -1.0)]);
     // From then on it is known to be the job's.
     evidence.fail(&failure(ExitClass::Retry, "signal 9", "c", training(9)), false);
-    evidence.reach("a", training(10));
+    reach(&mut evidence, "a", training(10));
     assert_eq!(charges(&mut evidence), []);
 }
 
@@ -170,7 +187,7 @@ fn a_charge_is_taken_back_when_another_node_fails_in_the_same_way() {
 fn what_a_rank_calls_the_job_s_fault_is_charged_to_no_node() {
     let mut evidence = Evidence::default();
     evidence.fail(&failure(ExitClass::Job, "manifest", "b", Point::default()), false);
-    evidence.reach("a", training(1));
+    reach(&mut evidence, "a", training(1));
     assert_eq!(charges(&mut evidence), []);
 }
 
@@ -183,7 +200,7 @@ fn ten_jobs_that_fail_everywhere_charge_no_node() {
             let node = nodes[(job + attempt) % 3];
             evidence.fail(&failure(ExitClass::Retry, "signal 9", node, training(2)), false);
             for other in nodes {
-                evidence.reach(other, training(3 + attempt as u64));
+                reach(&mut evidence, other, training(3 + attempt as u64));
             }
         }
         let sum: f64 = evidence.take_due().iter().map(|charge| charge.faults).sum();

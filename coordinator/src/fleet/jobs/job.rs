@@ -243,10 +243,15 @@ impl Job {
         self.record.without_progress = self.record.without_progress.max(used);
     }
 
-    /// Takes in what the rank of a seat says of itself.
-    pub(crate) fn observe(&mut self, mut status: v1::RankStatus, now: Instant) {
+    /// Takes in what the rank of a seat says of itself, whose process was started for a generation.
+    pub(crate) fn observe(
+        &mut self,
+        mut status: v1::RankStatus,
+        started: Generation,
+        now: Instant,
+    ) {
         let seat = Seat(status.rank);
-        self.follow(seat, &status);
+        self.follow(seat, &status, started);
         if let Some(metrics) = status.metrics.take() {
             self.metrics = Some(metrics);
             self.changed = true;
@@ -261,7 +266,7 @@ impl Job {
 
     /// Takes in how far a rank has come. Only in a ring that stands has it a state that counts: a rank that
     /// was cut off may be far ahead in what others have given up.
-    fn follow(&mut self, seat: Seat, status: &v1::RankStatus) {
+    fn follow(&mut self, seat: Seat, status: &v1::RankStatus, started: Generation) {
         let is_current = status.generation == self.record.generation && self.record.formed;
         let phase = status.phase();
         let holds_state =
@@ -276,7 +281,7 @@ impl Job {
         *point = (*point).max(Point::of(phase, status.step));
         let point = *point;
         if let Some(node) = self.record.seats[seat.index()].as_deref() {
-            self.evidence.reach(node, point);
+            self.evidence.reach(node, started, point);
         }
     }
 

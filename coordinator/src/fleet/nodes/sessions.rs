@@ -105,13 +105,14 @@ impl Nodes {
                 continue;
             }
             process.see(status.generation.unwrap_or_default(), Some(status.pid));
+            let started = process.started;
             let Some(job) = jobs.by_id.get_mut(&status.job_id) else { continue };
             if !job.sits(seat, name) || job.record.state.is_ended() {
                 continue;
             }
             // A recovery is followed closely, and a ring that broke is acted on at once.
             matters |= job.recovery.is_some() || status.phase() == v1::Phase::Join;
-            job.observe(status, now.at);
+            job.observe(status, started, now.at);
         }
         matters
     }
