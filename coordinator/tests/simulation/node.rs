@@ -117,7 +117,7 @@ impl Processes for Killer {
 /// Runs until the machine is crashed, or the agent was told to end and has done so.
 pub(crate) async fn run(options: Options) -> turmoil::Result {
     options.world.log(format!("{}: agent {} starts", options.host, options.pid));
-    options.world.agent_lives(&options.name, &options.host, true);
+    options.world.agent_lives(&options.name, &options.host);
     let (news, told) = mpsc::unbounded_channel();
     let (launches, queue) = mpsc::unbounded_channel();
     let exits = Exits::new(format!("{}-{}", options.name, options.pid));

@@ -81,14 +81,11 @@ impl World {
     }
 
     /// An agent has started, or has ended.
-    pub(crate) fn agent_lives(&self, node: &str, host: &str, lives: bool) {
+    pub(crate) fn agent_lives(&self, node: &str, host: &str) {
         self.with(|state| {
-            let hosts = state.agents.entry(node.to_owned()).or_default();
-            if lives {
-                hosts.insert(host.to_owned());
-            } else {
-                hosts.remove(host);
-            }
+            // Another process than one that ran here before: the name may be another's meanwhile.
+            state.holders.retain(|_, holder| holder != host);
+            state.agents.entry(node.to_owned()).or_default().insert(host.to_owned());
         });
     }
 

@@ -193,7 +193,7 @@ impl Agent {
         let launcher = launcher(&options, address, &table, &worker, agent_socket, tails);
         let mut launcher = watched_thread("rank-launcher", move || launcher.run(launches))?;
 
-        let dials = tokio::spawn(dials.serve(options.node.clone()));
+        let mut dials = tokio::spawn(dials.serve(options.node.clone()));
         // A separate connection: logs must not take the heartbeats' window.
         let shipper = tokio::spawn(logs::ship(endpoint.clone(), lines));
         let service = session::Service {
@@ -226,6 +226,8 @@ impl Agent {
                 Ok(Err(source)) => Error::Socket { source },
                 Ok(Ok(())) | Err(_) => Error::Ended { part: "socket" },
             }),
+            // Without it other nodes take this one for unreachable.
+            _ = &mut dials => Err(Error::Ended { part: "listener for other nodes" }),
             // Without it no rank starts any more; it runs as long as the table is there.
             _ = &mut launcher => Err(Error::Ended { part: "rank launcher" }),
         };
