@@ -32,8 +32,9 @@ impl Cluster {
 
         // ---- Seats are given to ranks, and agents are told what differs from what they run
         let Self { jobs, nodes, batch, .. } = self;
-        nodes.leave_closed(jobs);
+        nodes.leave_unstarted(jobs, batch);
         nodes.place(jobs, batch);
+        jobs.by_id.values_mut().for_each(|job| job.form_if_nobody_is_missing(batch));
         nodes.stop_what_is_not_wanted(jobs, batch);
         nodes.start_and_regenerate(jobs, batch);
     }

@@ -17,7 +17,7 @@ pub fn to_status(error: fleet::Error) -> Status {
         | fleet::Error::NoSeat { .. }
         | fleet::Error::Replaced { .. }
         | fleet::Error::SessionOver => Code::Aborted,
-        fleet::Error::NameTaken { .. } | fleet::Error::NameAwaited { .. } => Code::AlreadyExists,
+        fleet::Error::NameTaken { .. } => Code::AlreadyExists,
         fleet::Error::NotLive { .. }
         | fleet::Error::WrongBuild { .. }
         | fleet::Error::Succeeded { .. }
@@ -26,7 +26,7 @@ pub fn to_status(error: fleet::Error) -> Status {
         | fleet::Error::ShardFailed { .. } => Code::FailedPrecondition,
         fleet::Error::Invalid { .. } => Code::InvalidArgument,
         fleet::Error::State { .. } => Code::Internal,
-        fleet::Error::Stopped => Code::Unavailable,
+        fleet::Error::Stopped | fleet::Error::NameAwaited { .. } => Code::Unavailable,
     };
     Status::new(code, chain(&error))
 }

@@ -8,7 +8,10 @@ use ringmaster_proto::v1::agent_message::Message as FromAgent;
 use ringmaster_proto::v1::coordinator_message::Message as ToAgent;
 use ringmaster_proto::v1::{self, JobState, Phase, RingLossKind};
 
-use crate::fake::{Agent, Coordinator, held, manifest, patient, refused, register, status, with};
+use crate::fake::{
+    Agent, Coordinator, elastic, hasty, held, joined, manifest, patient, refused, register, status,
+    with,
+};
 
 /// An agent that answers dials.
 async fn answering(coordinator: &Coordinator, node: &str, slots: u32) -> Agent {
@@ -105,6 +108,57 @@ async fn ranks_that_have_not_been_started_leave_a_drained_node_at_once() {
     answer(&agents[1], &asked[0], &[]).await;
     answer(&spare, &asked[1], &[]).await;
     assert_eq!(spare.start_rank().await.rank, 0);
+}
+
+/// A job of one rank that is about to grow onto a second node, which has not said yet whom it reaches.
+struct Growing {
+    coordinator: Coordinator,
+    _first: Agent,
+    second: Agent,
+    job_id: String,
+    join: tokio::task::JoinHandle<Result<v1::JoinReply, tonic::Status>>,
+}
+
+async fn growing(state_dir: &Path, config: Config) -> Growing {
+    let mut coordinator = Coordinator::start(state_dir, config).await;
+    let mut first = answering(&coordinator, "n0", 1).await;
+    let job_id = coordinator.submit(elastic("grow", 1, 2)).await;
+    let start = first.start_rank().await;
+    first.report(vec![status(&start, 0)]);
+    let (ranks, generation) = (coordinator.ranks().await, start.generation.unwrap());
+    joined(ranks.join(&job_id, generation, 0, None)).await;
+    let second = answering(&coordinator, "n1", 1).await;
+    ranks.checkpoint(&job_id, generation, 1, 2).await;
+    let newer = loop {
+        match first.next().await {
+            ToAgent::Regenerate(regenerate) => break regenerate.generation.unwrap(),
+            ToAgent::Dial(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let join = ranks.join(&job_id, newer, 0, held(2));
+    coordinator.until(&job_id, "1 of 2", |job| job.reason.starts_with("1 of 2 ranks")).await;
+    Growing { coordinator, _first: first, second, job_id, join }
+}
+
+/// The others waited for it for ever.
+#[tokio::test]
+async fn a_ring_forms_without_a_rank_whose_node_was_drained_before_it_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut growing = growing(folder.path(), patient()).await;
+    growing.coordinator.set_node("n1", false).await;
+    assert_eq!(joined(growing.join).await.world_size, 1);
+    let told = event(&mut growing.coordinator, &growing.job_id, "seat_left").await;
+    assert_eq!(told, "rank 1 had not been started on n1, which takes none now");
+}
+
+#[tokio::test]
+async fn a_ring_forms_without_a_rank_whose_node_went_before_it_was_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { dial_deadline: Duration::from_secs(600), ..hasty() };
+    let growing = growing(folder.path(), config).await;
+    growing.second.fall_silent();
+    assert_eq!(joined(growing.join).await.world_size, 1);
 }
 
 #[tokio::test]

@@ -149,7 +149,8 @@ impl Agent {
         let exits = Exits::new(life(&options.node));
         let silence = options.silence.unwrap_or(SILENCE_BEFORE_TERMS);
         let table = Arc::new(Table::new(slots, silence, exits, sender, Arc::new(Sessions)));
-        for orphan in &orphans {
+        // One in a slot that this agent does not have is in nobody's way.
+        for orphan in orphans.iter().filter(|orphan| orphan.slot < options.slots) {
             table.keep_out_for(&orphan.key, orphan.process.pid, orphan.slot);
         }
         if options.parent_pipe {

@@ -118,13 +118,13 @@ struct Avoided {
     why: String,
 }
 
-/// For what a node is left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// For what a node is left out; what weighs more comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum LeftFor {
-    /// It could not run a rank of the job.
-    Failure,
     /// It and another node do not reach one another. With others, or alone, it could run the job.
     Link,
+    /// It could not run a rank of the job.
+    Failure,
     /// A rank of the job does not end there. The job is told when it has: a sooner attempt would not help.
     Undead,
 }
@@ -286,7 +286,7 @@ impl Evidence {
         why: String,
     ) {
         let known = self.avoided.get(node).filter(|avoided| avoided.until > now);
-        if known.is_some_and(|avoided| avoided.for_what == for_what) {
+        if known.is_some_and(|avoided| avoided.for_what >= for_what) {
             return;
         }
         let avoided = Avoided { since: now, until: now + lasts, for_what, why };

@@ -1,4 +1,9 @@
+use std::sync::LazyLock;
+
 use super::*;
+
+/// When everything happens that is not said to happen later: however long a test is held up.
+static NOW: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 fn failure(class: ExitClass, cause: &str, node: &str, point: Point) -> Failure {
     let identity = Identity { class, operation: "op".to_owned(), cause: cause.to_owned() };
@@ -6,7 +11,7 @@ fn failure(class: ExitClass, cause: &str, node: &str, point: Point) -> Failure {
         identity,
         node: node.to_owned(),
         started: Generation::new(1, 1),
-        at: Instant::now(),
+        at: *NOW,
         point,
         weight: 1.0,
         how: format!("{cause} on {node}"),
@@ -23,9 +28,7 @@ fn reach(evidence: &mut Evidence, node: &str, point: Point) {
 }
 
 fn charges(evidence: &mut Evidence) -> Vec<(String, f64)> {
-    let due = evidence.take_due().into_iter();
-    // To a millionth of a fault: a moment has passed between two failures.
-    due.map(|charge| (charge.node, (charge.faults * 1e6).round() / 1e6)).collect()
+    evidence.take_due().into_iter().map(|charge| (charge.node, charge.faults)).collect()
 }
 
 #[test]
@@ -241,4 +244,26 @@ fn a_job_that_cannot_do_without_a_node_tries_it_again_the_later_the_more_often_i
     evidence.avoid("b", now, second * 600, LeftFor::Undead, "undead".to_owned());
     evidence.relent(now + second * 599);
     assert!(evidence.avoids("b", now + second * 599));
+}
+
+#[test]
+fn what_weighs_more_is_not_replaced_by_what_weighs_less() {
+    let (now, minute) = (Instant::now(), Duration::from_secs(60));
+    let mut evidence = Evidence::default();
+    for for_what in [LeftFor::Link, LeftFor::Undead, LeftFor::Failure, LeftFor::Link] {
+        evidence.avoid("a", now, minute * 10, for_what, format!("{for_what:?}"));
+    }
+    evidence.relent(now + minute * 9);
+    assert_eq!(evidence.avoided(now)["a"], "Undead");
+}
+
+#[test]
+fn a_node_that_breaks_rings_is_charged_once_those_that_were_there_before_train_without_it() {
+    let mut evidence = Evidence::default();
+    let broke = failure(ExitClass::Retry, "b breaks it", "b", Point::of(Phase::Join, 0));
+    evidence.fail(&Failure { started: Generation::new(1, 5), ..broke }, false);
+    reach(&mut evidence, "a", Point::of(Phase::Join, 0));
+    assert_eq!(charges(&mut evidence), []);
+    reach(&mut evidence, "a", training(3));
+    assert_eq!(charges(&mut evidence), [("b".to_owned(), 1.0)]);
 }

@@ -277,9 +277,9 @@ impl Job {
         if holds_state {
             self.progress(status.step);
         }
-        let point = &mut self.points[seat.index()];
-        *point = (*point).max(Point::of(phase, status.step));
-        let point = *point;
+        let point = Point::of(phase, status.step);
+        let furthest = &mut self.points[seat.index()];
+        *furthest = (*furthest).max(point);
         if let Some(node) = self.record.seats[seat.index()].as_deref() {
             self.evidence.reach(node, started, point);
         }

@@ -49,6 +49,14 @@ impl Job {
         self.form_if_complete(batch);
     }
 
+    /// Forms the ring if the only seats that had not joined were given up meanwhile.
+    pub(crate) fn form_if_nobody_is_missing(&mut self, batch: &mut Batch) {
+        let forms = self.record.state.is_placed() && !self.record.formed && !self.is_stopping();
+        if forms && self.fault.is_none() && self.membership.joined() >= self.taken() {
+            self.form_if_complete(batch);
+        }
+    }
+
     /// Forms the ring if every seat that is taken has joined, and nothing stands against it.
     pub(crate) fn form_if_complete(&mut self, batch: &mut Batch) {
         let (joined, taken) = (self.membership.joined(), self.taken());

@@ -100,24 +100,29 @@ impl Nodes {
         self.closures.insert(name.to_owned(), closure);
     }
 
-    /// Takes from closed nodes the seats of ranks that have not been started: there is nothing of them to leave at
-    /// a checkpoint.
-    pub(crate) fn leave_closed(&self, jobs: &mut Jobs) {
+    /// Takes the seats of ranks that have not been started from nodes that are closed or have gone: there is
+    /// nothing of them to leave at a checkpoint, and nothing to lose.
+    pub(crate) fn leave_unstarted(&self, jobs: &mut Jobs, batch: &mut Batch) {
         for (job_id, job) in &mut jobs.by_id {
             let forms = job.record.state.is_placed() && !job.record.formed;
             if !forms || job.is_stopping() || job.is_finished() || job.attach_until.is_some() {
                 continue;
             }
-            let unstarted = job.seats().filter(|seat| {
-                job.seat(*seat).is_some_and(|name| {
-                    let key = (job_id.clone(), *seat);
-                    let node = self.by_name.get(name);
-                    self.closures.contains_key(name)
-                        && node.is_some_and(|node| !node.processes.contains_key(&key))
-                })
-            });
-            let unstarted: Vec<Seat> = unstarted.filter(|seat| !job.is_done(*seat)).collect();
-            unstarted.into_iter().for_each(|seat| job.vacate(seat));
+            let is_left = |seat: &Seat| {
+                let Some(name) = job.seat(*seat) else { return false };
+                let Some(node) = self.by_name.get(name) else { return false };
+                let takes_none =
+                    self.closures.contains_key(name) || node.lease.is_expired(batch.now.at);
+                takes_none && !node.processes.contains_key(&(job_id.clone(), *seat))
+            };
+            let left = job.seats().filter(|seat| !job.is_done(*seat) && is_left(seat));
+            for seat in left.collect::<Vec<Seat>>() {
+                let node = job.seat(seat).unwrap_or_default().to_owned();
+                job.vacate(seat);
+                let message =
+                    format!("rank {seat} had not been started on {node}, which takes none now");
+                job.event(batch, "seat_left", message);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ringmaster_proto::Seat;
-use ringmaster_proto::v1::ExitClass;
+use ringmaster_proto::v1::{ExitClass, Phase};
 
 use super::table::Nodes;
 use crate::fleet::rings::Fault;
@@ -44,7 +44,7 @@ impl Nodes {
                 continue;
             }
             match leaves {
-                Some(node) => job.leave(batch, &node, fault.what()),
+                Some(node) => job.leave(batch, &node, &fault),
                 None => job.try_again(batch, &fault),
             }
         }
@@ -83,13 +83,15 @@ impl Job {
         };
         let started = self.generation();
         let mut failure = self.failure(*seat, started, batch.now.at, identity, what);
-        failure.point = Point::default();
+        // Whoever trains afterwards has got past it.
+        failure.point = Point::of(Phase::Join, 0);
         // Not proof of anything against the job: another node is to blame each time.
         self.evidence.fail(&failure, false);
     }
 
     /// Gives up its seats on a node, and forms the ring without that.
-    fn leave(&mut self, batch: &mut Batch, node: &str, why: &str) {
+    fn leave(&mut self, batch: &mut Batch, node: &str, fault: &Fault) {
+        let why = fault.what();
         let seats: Vec<Seat> = self.seats().filter(|seat| self.sits(*seat, node)).collect();
         if seats.is_empty() {
             return self.form_if_complete(batch);
@@ -99,7 +101,12 @@ impl Job {
         }
         let times = self.evidence.times_avoided(node).min(MOST_DOUBLED);
         let lasts = LEFT_FOR * 2_u32.pow(times);
-        self.evidence.avoid(node, batch.now.at, lasts, LeftFor::Link, why.to_owned());
+        // One of a pair may do well with others.
+        let for_what = match fault {
+            Fault::Node { .. } => LeftFor::Failure,
+            Fault::Pair { .. } | Fault::Address { .. } => LeftFor::Link,
+        };
+        self.evidence.avoid(node, batch.now.at, lasts, for_what, why.to_owned());
         let why = format!("{why}; {node} is left");
         // That a ring broke was counted if its ranks have joined again since.
         if self.record.formed || self.membership.joined() == 0 {

@@ -6,8 +6,8 @@
 //! another matter, and so is a rank whose state differs from that of most.
 //!
 //! Who gives up because it does not reach one peer closes its connections to all, who then blame it: a
-//! connection that broke to one that gave up says nothing, none does where another was not to be had, and what
-//! one says of another nothing where two blame one another.
+//! connection that broke to one that gave up says nothing, and none does where another was not to be had. And
+//! where two that lost one another blame one another, what a third says of them says nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,12 +116,12 @@ impl Breaks {
     /// The nodes that did not reach one another.
     fn unreached(&mut self, said: &BTreeMap<RingRank, RingLoss>) -> Option<Fault> {
         let no_connection = self.blames(said, RingLossKind::Connect);
-        let blames = if no_connection.is_empty() {
-            self.blames(said, RingLossKind::Lost)
+        let pairs = if no_connection.is_empty() {
+            let lost = self.blames(said, RingLossKind::Lost);
+            pairs(&lost, is_mutual_if_any(&lost))
         } else {
-            no_connection
+            pairs(&no_connection, |_| true)
         };
-        let pairs = pairs(&blames);
         let (nodes, what) = pairs.first_key_value()?;
         if let Some(node) = common(&pairs) {
             let what = format!("several nodes do not reach {node}: {what}");
@@ -172,14 +172,21 @@ impl Breaks {
 /// Who blames whom, and in what words.
 type Blames = BTreeMap<(String, String), String>;
 
-/// The pairs that blame one another; where there are none, those of which one blames the other.
-fn pairs(blames: &Blames) -> BTreeMap<[String; 2], String> {
+/// Counts those that blame one another; where there are none, all.
+fn is_mutual_if_any(blames: &Blames) -> impl Fn(&(String, String)) -> bool {
     let is_mutual =
         |(from, to): &(String, String)| blames.contains_key(&(to.clone(), from.clone()));
     let any_mutual = blames.keys().any(is_mutual);
-    let counted = blames.iter().filter(|(nodes, _)| !any_mutual || is_mutual(nodes));
+    move |nodes| !any_mutual || is_mutual(nodes)
+}
+
+/// The pairs of which one that counts blames the other.
+fn pairs(
+    blames: &Blames,
+    counts: impl Fn(&(String, String)) -> bool,
+) -> BTreeMap<[String; 2], String> {
     let mut pairs = BTreeMap::new();
-    for ((from, to), what) in counted {
+    for ((from, to), what) in blames.iter().filter(|(nodes, _)| counts(nodes)) {
         let mut nodes = [from.clone(), to.clone()];
         nodes.sort();
         pairs.entry(nodes).or_insert_with(|| what.clone());

@@ -99,6 +99,16 @@ fn of_two_that_lose_one_another_neither_is_blamed_by_a_third_that_loses_them() {
     }
 }
 
+/// Who dials names the first that it does not reach, and ends there.
+#[test]
+fn a_node_that_can_name_only_one_of_those_that_do_not_reach_it_is_to_blame_all_the_same() {
+    let mut breaks = ring(&["b", "a", "c"]);
+    breaks.hear(Seat(0), &loss(RingLossKind::Connect, &[1]));
+    breaks.hear(Seat(1), &loss(RingLossKind::Connect, &[0]));
+    breaks.hear(Seat(2), &loss(RingLossKind::Connect, &[1]));
+    assert!(matches!(breaks.judge(), Some(Fault::Node { node, .. }) if node == "a"));
+}
+
 #[test]
 fn ranks_of_one_node_that_lose_one_another_say_nothing_of_the_network() {
     let mut breaks = ring(&["a", "a"]);
