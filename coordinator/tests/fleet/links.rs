@@ -110,6 +110,24 @@ async fn ranks_that_have_not_been_started_leave_a_drained_node_at_once() {
     assert_eq!(spare.start_rank().await.rank, 0);
 }
 
+#[tokio::test]
+async fn a_node_that_is_about_to_leave_is_no_spare() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = Config { dial_deadline: Duration::from_secs(2), ..patient() };
+    let mut coordinator = Coordinator::start(folder.path(), config).await;
+    let mut leaves = answering(&coordinator, "n2", 1).await;
+    leaves.say(FromAgent::Leaving(v1::Leaving { grace_ms: 60_000, ..Default::default() })).await;
+    // What it says after that is answered once that has been heard.
+    leaves.exit(v1::RankExited { exit_id: "nobody's".to_owned(), ..Default::default() }).await;
+    let mut agents =
+        [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];
+    coordinator.submit(manifest("two", 2)).await;
+    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    answer(&agents[0], &asked[0], &["n1"]).await;
+    answer(&agents[1], &asked[1], &["n0"]).await;
+    assert_eq!(dial(&mut agents[0]).await.peers[0].node, "n1", "the two are tried again");
+}
+
 /// A job of one rank that is about to grow onto a second node, which has not said yet whom it reaches.
 struct Growing {
     coordinator: Coordinator,
@@ -164,7 +182,7 @@ async fn a_ring_forms_without_a_rank_whose_node_went_before_it_was_started() {
 #[tokio::test]
 async fn without_a_spare_the_budget_ends_a_job_with_the_sentence_that_names_the_two() {
     let folder = tempfile::tempdir().unwrap();
-    let config = Config { dial_deadline: Duration::from_millis(10), ..patient() };
+    let config = Config { dial_deadline: Duration::from_secs(2), ..patient() };
     let mut coordinator = Coordinator::start(folder.path(), config).await;
     let mut agents =
         [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];

@@ -7,8 +7,8 @@ use ringmaster_proto::v1;
 use ringmaster_proto::v1::JobState;
 
 use crate::fake::{
-    Agent, Coordinator, communicator_id, exited, hasty, joined, killed, manifest, patient, refused,
-    register, run_submitted, run_two, status, with,
+    Agent, Coordinator, communicator_id, exited, hasty, hopeless, joined, killed, manifest,
+    patient, refused, register, run_submitted, run_two, running_ranks, status, with,
 };
 
 #[tokio::test]
@@ -241,18 +241,34 @@ async fn an_agent_that_reconnects_within_its_lease_loses_nothing() {
     let mut agent = Agent::connect(&coordinator, "n0", 2).await;
     let running = run_two(&mut coordinator, &mut agent).await;
     drop(agent);
-    let ranks = running.starts.iter().map(|start| v1::RunningRank {
-        job_id: start.job_id.clone(),
-        generation: start.generation,
-        rank: start.rank,
-        pid: 1000 + start.rank,
-        ..Default::default()
-    });
-    let again = v1::Register { running: ranks.collect(), ..register("n0", 2) };
+    let ranks = running_ranks(&running.starts, running.generation);
+    let again = v1::Register { running: ranks, ..register("n0", 2) };
     let mut agent = Agent::register(&coordinator, again).await;
     let job = coordinator.get(&running.job_id).await;
     assert_eq!((job.state(), job.recoveries), (JobState::Running, 0));
     assert_eq!(agent.exit(killed(&running.starts[0])).await, [], "nothing was sent before");
+}
+
+/// The news of its end is on the way, and says more than that it is gone.
+#[tokio::test]
+async fn the_end_of_a_rank_that_its_agent_came_back_without_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 2).await;
+    let running = run_two(&mut coordinator, &mut agent).await;
+    let ranks = running_ranks(&running.starts[..1], running.generation);
+    let again = v1::Register { running: ranks, ..register("n0", 2) };
+    let mut agent = Agent::register(&coordinator, again).await;
+    // Whatever was to be decided meanwhile has been.
+    coordinator.set_node("n0", true).await;
+    agent.exit(hopeless(&running.starts[1], "no such file")).await;
+    let events = coordinator.events(&running.job_id).await;
+    let lost: Vec<&str> = events
+        .iter()
+        .filter(|event| event.kind == "rank_lost")
+        .map(|event| event.message.as_str())
+        .collect();
+    assert_eq!(lost, ["rank 1 on n0: no such file"]);
 }
 
 #[tokio::test]

@@ -213,7 +213,7 @@ pub(crate) fn exited(start: &v1::StartRank, code: i32) -> v1::RankExited {
 }
 
 /// An exit that every other attempt would meet, as the rank says.
-fn hopeless(start: &v1::StartRank, reason: &str) -> v1::RankExited {
+pub(crate) fn hopeless(start: &v1::StartRank, reason: &str) -> v1::RankExited {
     v1::RankExited {
         reason: reason.to_owned(),
         class: v1::ExitClass::Job.into(),

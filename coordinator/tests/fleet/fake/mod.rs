@@ -3,7 +3,7 @@
 mod agent;
 mod rank;
 
-pub(crate) use agent::{Agent, exited, held, killed, register, running_ranks, status};
+pub(crate) use agent::{Agent, exited, held, hopeless, killed, register, running_ranks, status};
 pub(crate) use rank::{Rank, communicator_id, joined, refused};
 
 use std::collections::HashMap;
