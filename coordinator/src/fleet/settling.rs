@@ -12,6 +12,7 @@ impl Cluster {
 
         // ---- What has silently gone becomes a loss, and ranks that hang are stopped
         nodes.forget_awaited(batch);
+        nodes.lose_early(jobs, batch);
         nodes.expire_leases(jobs, batch);
         nodes.expire_missing(jobs, batch);
         nodes.reattach(jobs, batch);

@@ -71,7 +71,7 @@ pub struct Options {
     /// Take a worker that was compiled with the feature by which ranks fail on demand.
     pub takes_faults: bool,
     /// A connected rank that says nothing for this long is killed; none: for the coordinator's lease.
-    /// Ranks speak every second.
+    /// Ranks speak four times a second.
     pub silence: Option<Duration>,
     /// Notice that ranks get to checkpoint and stop when the agent is told to end.
     pub grace: Duration,

@@ -32,7 +32,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 64;
 /// Heartbeats after which an exit without acknowledgement is sent again.
 const RESEND_HEARTBEATS: u32 = 2;
-/// Three signs of life of a rank.
+/// A dozen signs of life of a rank.
 const LEAST_SILENCE: Duration = Duration::from_secs(3);
 /// Pauses between attempts to open a session; they begin anew once one was registered.
 const PAUSES: ExponentialBuilder = ExponentialBuilder::new()
@@ -413,7 +413,7 @@ async fn next_probe(probes: &mut Option<Probes>) {
 }
 
 /// Returns the silence of a rank that still lets its loss be known within the lease; never less than
-/// a few of the signs of life a rank gives every second.
+/// a dozen of the signs of life that a rank gives four times a second.
 fn silence_within(terms: &Registered) -> Duration {
     Duration::from_millis(terms.lease_ms.into()).max(LEAST_SILENCE)
 }

@@ -19,10 +19,9 @@ use crate::progress;
 use ringmaster_agent::ffi::exit_now;
 use ringmaster_agent::{Secret, exit, wire};
 
-/// How long a changed step or metric may wait to be sent with others.
+/// How often a status is sent: a sign of life, and what has changed meanwhile. That a rank stands still is known
+/// to this precision.
 const TICK: Duration = Duration::from_millis(250);
-/// How often a status is sent though nothing changed: the sign of life.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// Why there is no line to the agent.
 #[expect(missing_docs, reason = "the message of each variant says what its fields are")]
@@ -121,44 +120,38 @@ struct Outbox {
 #[derive(Debug)]
 struct Pending {
     status: RankStatus,
-    changed: bool,
     urgent: bool,
 }
 
 impl Outbox {
     fn new(status: RankStatus) -> Self {
-        Self {
-            state: Mutex::new(Pending { status, changed: true, urgent: true }),
-            wake: Condvar::new(),
-        }
+        Self { state: Mutex::new(Pending { status, urgent: true }), wake: Condvar::new() }
     }
 
     fn update(&self, update: impl FnOnce(&mut RankStatus)) {
         let mut pending = self.lock();
         let (phase, generation) = (pending.status.phase, pending.status.generation);
         update(&mut pending.status);
-        pending.changed = true;
         if pending.status.phase != phase || pending.status.generation != generation {
             pending.urgent = true;
             self.wake.notify_one();
         }
     }
 
-    /// Waits until there is something to send, at most [`IDLE`] after the last time.
+    /// Waits until there is something urgent to send, at most [`TICK`] after the last time.
     fn next(&self, sent_at: Instant) -> RankStatus {
         let mut pending = self.lock();
         loop {
             let elapsed = sent_at.elapsed();
-            let limit = if pending.changed { TICK } else { IDLE };
-            if pending.urgent || elapsed >= limit {
-                pending.changed = false;
+            if pending.urgent || elapsed >= TICK {
                 pending.urgent = false;
                 return pending.status.clone();
             }
-            // A change that is not urgent wakes nobody: looking every tick finds it in time.
-            let wait = (limit - elapsed).min(TICK);
-            pending =
-                self.wake.wait_timeout(pending, wait).unwrap_or_else(PoisonError::into_inner).0;
+            pending = self
+                .wake
+                .wait_timeout(pending, TICK - elapsed)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 

@@ -19,7 +19,8 @@ use crate::fleet::{Batch, Job, Jobs};
 const BROKEN_RING_GRACE: Duration = Duration::from_millis(300);
 /// How long the ranks of other nodes are seen to stand in a collective before that says something of a node
 /// that is not heard of. Bytes that move count as movement.
-const STANDING: Duration = Duration::from_secs(1);
+/// A little less than two pauses between heartbeats: of those that come on time three are enough.
+const STANDING: Duration = Duration::from_millis(900);
 
 impl Nodes {
     /// Looks at every job whose ranks should be moving.
@@ -34,7 +35,6 @@ impl Nodes {
                 continue;
             }
             self.expect_ranks(job_id, job, batch);
-            self.lose_early(job, batch);
             self.doubt(job_id, job, batch);
             if job.fault.is_some() || job.record.state.is_ended() {
                 continue;
@@ -80,9 +80,19 @@ impl Nodes {
 }
 
 impl Nodes {
-    /// Loses a node of a ring before its lease ends: it is not heard of, though the others are, and their
-    /// ranks stand in a collective and wait for those that it has.
-    fn lose_early(&mut self, job: &Job, batch: &Batch) {
+    /// Ends the leases of nodes that are not heard of, though the others of their rings are, whose ranks stand in a
+    /// collective and wait for those that they have.
+    pub(crate) fn lose_early(&mut self, jobs: &Jobs, batch: &Batch) {
+        for job in jobs.by_id.values() {
+            let forms = job.record.state.is_placed() && job.record.formed;
+            let is_judged = forms && job.attach_until.is_none() && job.lost.is_empty();
+            if is_judged && !job.is_stopping() && !job.is_finished() {
+                self.lose_early_of(job, batch);
+            }
+        }
+    }
+
+    fn lose_early_of(&mut self, job: &Job, batch: &Batch) {
         let (now, patience) = (batch.now.at, batch.config.early_loss);
         let nodes: BTreeSet<&str> = job.record.seats.iter().flatten().map(String::as_str).collect();
         let unheard = |name: &&&str| {
@@ -94,7 +104,7 @@ impl Nodes {
         let [name] = unheard[..] else { return };
         let on_it: BTreeSet<Seat> = job.seats().filter(|seat| job.sits(*seat, name)).collect();
         let Some((still, heard)) = job.movement.wait_for(&on_it, job.generation()) else { return };
-        let Some(node) = self.by_name.get_mut(name).filter(|_| job.record.formed) else { return };
+        let Some(node) = self.by_name.get_mut(name) else { return };
         // What the others managed to say, it has missed.
         let missed = heard.saturating_duration_since(node.lease.renewed());
         if still >= STANDING && missed >= patience {
