@@ -18,7 +18,6 @@ use nix::unistd::Pid;
 use ringmaster_proto::Seat;
 
 use super::proc::{self, Environment, Process};
-use crate::entry::Key;
 use crate::env;
 
 /// How long the kernel gets to end processes that SIGKILL has reached.
@@ -82,7 +81,7 @@ pub(super) struct Orphan {
     /// The process.
     pub(super) process: Process,
     /// The rank that it is, or was started by.
-    pub(super) key: Key,
+    pub(super) key: (String, Seat),
     /// The slot that it holds.
     pub(super) slot: u32,
 }
@@ -120,7 +119,7 @@ pub(super) fn end_orphans(work_dir: &Path) -> Vec<Orphan> {
 }
 
 /// Which rank has this environment, and which slot it was given.
-fn place(environment: &Environment) -> Option<(Key, u32)> {
+fn place(environment: &Environment) -> Option<((String, Seat), u32)> {
     let job_id = environment.text(env::JOB_ID)?.to_owned();
     let number = |name| environment.text(name)?.parse::<u32>().ok();
     Some(((job_id, Seat(number(env::RANK)?)), number(env::LOCAL_RANK)?))
