@@ -207,6 +207,11 @@ async fn a_rank_that_no_signal_ends_costs_its_slot_and_not_its_job() {
     let free: Vec<(&str, u32)> =
         nodes.iter().map(|node| (node.node.as_str(), node.free_slots)).collect();
     assert_eq!(free, [("n0", 0), ("n1", 0)], "its slot is not given to another");
+
+    // It has gone after all.
+    agent.exit(killed(&running.starts[1])).await;
+    let free: Vec<u32> = coordinator.nodes().await.iter().map(|node| node.free_slots).collect();
+    assert_eq!(free, [1, 0], "its slot is free again");
 }
 
 /// H3: people get rid of the job all the same.
