@@ -10,7 +10,7 @@ use ringmaster_proto::v1::{self, JobState, Phase, RingLossKind};
 
 use crate::fake::{
     Agent, Coordinator, elastic, hasty, held, joined, manifest, patient, refused, register, status,
-    with,
+    with, within,
 };
 
 /// An agent that answers dials.
@@ -43,6 +43,14 @@ async fn answer(agent: &Agent, dial: &v1::Dial, unreached: &[&str]) {
         .await;
 }
 
+/// A job of two ranks on two nodes, whose agents have been asked whether they reach one another.
+async fn two_asked(coordinator: &mut Coordinator) -> (String, [Agent; 2], [v1::Dial; 2]) {
+    let mut agents = [answering(coordinator, "n0", 1).await, answering(coordinator, "n1", 1).await];
+    let job_id = coordinator.submit(manifest("two", 2)).await;
+    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    (job_id, agents, asked)
+}
+
 async fn event(coordinator: &mut Coordinator, job_id: &str, kind: &str) -> String {
     let events = coordinator.events(job_id).await;
     let event = events.into_iter().find(|event| event.kind == kind);
@@ -53,10 +61,7 @@ async fn event(coordinator: &mut Coordinator, job_id: &str, kind: &str) -> Strin
 async fn nodes_are_asked_whether_they_reach_one_another_before_ranks_are_started() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agents =
-        [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];
-    coordinator.submit(manifest("two", 2)).await;
-    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    let (_, mut agents, asked) = two_asked(&mut coordinator).await;
     assert_eq!([&asked[0].peers[0].node, &asked[1].peers[0].node], ["n1", "n0"]);
     assert_eq!(asked[0].peers[0].address, "n1:7");
     for (agent, dial) in agents.iter().zip(&asked) {
@@ -69,10 +74,7 @@ async fn nodes_are_asked_whether_they_reach_one_another_before_ranks_are_started
 async fn two_nodes_that_do_not_reach_one_another_are_named_and_a_spare_takes_the_place_of_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agents =
-        [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];
-    let job_id = coordinator.submit(manifest("two", 2)).await;
-    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    let (job_id, mut agents, asked) = two_asked(&mut coordinator).await;
     let mut spare = answering(&coordinator, "n2", 1).await;
     answer(&agents[0], &asked[0], &["n1"]).await;
     answer(&agents[1], &asked[1], &["n0"]).await;
@@ -94,10 +96,7 @@ async fn two_nodes_that_do_not_reach_one_another_are_named_and_a_spare_takes_the
 async fn ranks_that_have_not_been_started_leave_a_drained_node_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agents =
-        [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];
-    let job_id = coordinator.submit(manifest("two", 2)).await;
-    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    let (job_id, mut agents, asked) = two_asked(&mut coordinator).await;
     coordinator.set_node("n0", false).await;
     coordinator.until(&job_id, "waiting", |job| job.reason.starts_with("needs 2")).await;
     answer(&agents[0], &asked[0], &[]).await;
@@ -119,10 +118,7 @@ async fn a_node_that_is_about_to_leave_is_no_spare() {
     leaves.say(FromAgent::Leaving(v1::Leaving { grace_ms: 60_000, ..Default::default() })).await;
     // What it says after that is answered once that has been heard.
     leaves.exit(v1::RankExited { exit_id: "nobody's".to_owned(), ..Default::default() }).await;
-    let mut agents =
-        [answering(&coordinator, "n0", 1).await, answering(&coordinator, "n1", 1).await];
-    coordinator.submit(manifest("two", 2)).await;
-    let asked = [dial(&mut agents[0]).await, dial(&mut agents[1]).await];
+    let (_, mut agents, asked) = two_asked(&mut coordinator).await;
     answer(&agents[0], &asked[0], &["n1"]).await;
     answer(&agents[1], &asked[1], &["n0"]).await;
     assert_eq!(dial(&mut agents[0]).await.peers[0].node, "n1", "the two are tried again");
@@ -268,6 +264,48 @@ async fn a_ring_that_its_ranks_left_for_one_another_names_the_pair_and_counts() 
         "rank 0 on n0 (127.0.0.1:9000) does not reach rank 1 on n1 (127.0.0.1:9001): timed out";
     assert_eq!(told, expected);
     assert_eq!(coordinator.get(&job_id).await.recoveries, 2);
+}
+
+/// Its peers had been there before it failed, and no process is started in its place.
+#[tokio::test]
+async fn a_node_whose_rank_differs_is_charged_once_the_others_train_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
+    let mut agents = Vec::new();
+    for node in ["n0", "n1", "n2"] {
+        agents.push(Agent::connect(&coordinator, node, 1).await);
+    }
+    let job_id = coordinator.submit(elastic("three", 2, 3)).await;
+    let mut starts = Vec::new();
+    for agent in &mut agents {
+        starts.push(agent.start_rank().await);
+    }
+    let ranks = coordinator.ranks().await;
+    let first = starts[0].generation.unwrap();
+    ranks.join_all(&job_id, first, &[(0, None), (1, None), (2, None)]).await;
+    let left = || v1::RingLoss {
+        generation: Some(first),
+        kind: RingLossKind::Differs.into(),
+        peers: vec![2],
+        how: "digests".to_owned(),
+    };
+    refused(ranks.leave(&job_id, first, 0, held(0), left(), 7000)).await;
+    let second = agents[0].regenerate().await.generation.unwrap();
+    for join in [0, 1, 2].map(|seat| ranks.leave(&job_id, second, seat, held(0), left(), 9000)) {
+        refused(join).await;
+    }
+    let third = agents[0].regenerate().await.generation.unwrap();
+    let replies = ranks.join_all(&job_id, third, &[(0, held(0)), (1, held(0))]).await;
+    assert_eq!(replies[0].world_size, 2);
+    agents[0].report(vec![v1::RankStatus { generation: Some(third), ..status(&starts[0], 1) }]);
+    let charged = async {
+        while coordinator.nodes().await[2].faults.round() < 1.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the charge", charged).await;
+    let faults: Vec<f64> = coordinator.nodes().await.iter().map(|node| node.faults).collect();
+    assert_eq!(faults[..2], [0.0, 0.0]);
 }
 
 fn in_phase(start: &v1::StartRank, phase: Phase) -> v1::RankStatus {

@@ -312,12 +312,7 @@ async fn a_second_agent_of_a_name_is_refused_while_the_first_is_heard_of() {
     let running = running_ranks(std::slice::from_ref(&start), start.generation.unwrap());
     let again = Agent::register(&coordinator, v1::Register { running, ..of("a1") }).await;
     again.fall_silent();
-    let second = async {
-        while Agent::try_register(&coordinator, of("b2")).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the takeover", second).await;
+    Agent::let_in(&coordinator, of("b2")).await;
 }
 
 /// A node's name went from one agent to another and back. What the first ran all the time was taken for what
@@ -344,15 +339,7 @@ async fn ranks_of_an_agent_that_comes_back_are_not_taken_for_those_of_another_of
     // The first is let in once the second is not heard of any more.
     let running = running_ranks(std::slice::from_ref(&start), start.generation.unwrap());
     let back = v1::Register { running, ..of("a1") };
-    let back = async {
-        loop {
-            match Agent::try_register(&coordinator, back.clone()).await {
-                Ok(agent) => return agent,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    };
-    let mut first = within("the return", back).await;
+    let mut first = Agent::let_in(&coordinator, back).await;
     first.report(vec![status(&start, 3)]);
     assert!(!first.stop_rank().await.graceful);
     first.exit(killed(&start)).await;

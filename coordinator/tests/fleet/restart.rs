@@ -1,12 +1,15 @@
 //! Restarting the coordinator.
 
+use std::path::Path;
+use std::time::Duration;
+
 use ringmaster_coordinator::fleet::Config;
 use ringmaster_proto::v1;
 use ringmaster_proto::v1::{JobState, Phase};
 
 use crate::fake::{
-    Agent, Coordinator, exited, hasty, joined, killed, manifest, patient, refused, register,
-    run_two, running_ranks, status, within,
+    Agent, Coordinator, Rank, exited, hasty, joined, killed, manifest, patient, refused, register,
+    run_two, running_ranks, status,
 };
 
 #[tokio::test]
@@ -140,8 +143,8 @@ async fn a_rank_that_hangs_in_an_older_generation_is_stopped_after_a_restart_too
     coordinator.server.shutdown().await.unwrap();
 
     let mut config = patient();
-    config.deadlines.first_step = std::time::Duration::from_secs(2);
-    config.deadlines.set(Phase::Compute, std::time::Duration::from_secs(2));
+    config.deadlines.first_step = Duration::from_secs(2);
+    config.deadlines.set(Phase::Compute, Duration::from_secs(2));
     let coordinator = Coordinator::start(folder.path(), config).await;
     let starts = [running.starts[0].clone(), fresh.clone()];
     let back = v1::Register { running: running_ranks(&starts, newer), ..register("n0", 2) };
@@ -189,33 +192,38 @@ async fn after_a_restart_a_name_is_not_kept_for_an_agent_that_does_not_come_back
     run_two(&mut coordinator, &mut agent).await;
     coordinator.server.shutdown().await.unwrap();
 
-    let config = Config { lease: std::time::Duration::from_millis(500), ..patient() };
+    let config = Config { lease: Duration::from_millis(500), ..patient() };
     let coordinator = Coordinator::start(folder.path(), config).await;
-    let second = async {
-        loop {
-            match Agent::try_register(&coordinator, of("b2")).await {
-                Ok(agent) => return agent,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    };
-    let mut second = within("the takeover", second).await;
+    let mut second = Agent::let_in(&coordinator, of("b2")).await;
     second.start_rank().await;
+}
+
+/// A job of one rank, which has called a coordinator that was restarted, and its agent has not.
+struct Called {
+    coordinator: Coordinator,
+    ranks: Rank,
+    start: v1::StartRank,
+}
+
+async fn called(state_dir: &Path, config: Config) -> Called {
+    let mut coordinator = Coordinator::start(state_dir, patient()).await;
+    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
+    let job_id = coordinator.submit(manifest("one", 1)).await;
+    let start = agent.start_rank().await;
+    coordinator.server.shutdown().await.unwrap();
+
+    let coordinator = Coordinator::start(state_dir, config).await;
+    let ranks = coordinator.ranks().await;
+    joined(ranks.join(&job_id, start.generation.unwrap(), 0, None)).await;
+    Called { coordinator, ranks, start }
 }
 
 /// Its ranks called the coordinator before their agent did: the news of their ends counted for nothing.
 #[tokio::test]
 async fn a_run_that_ended_before_its_agent_came_back_succeeds() {
     let folder = tempfile::tempdir().unwrap();
-    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
-    let job_id = coordinator.submit(manifest("one", 1)).await;
-    let start = agent.start_rank().await;
-    coordinator.server.shutdown().await.unwrap();
-
-    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let (ranks, generation) = (coordinator.ranks().await, start.generation.unwrap());
-    joined(ranks.join(&job_id, generation, 0, None)).await;
+    let Called { mut coordinator, ranks, start } = called(folder.path(), patient()).await;
+    let (job_id, generation) = (start.job_id.clone(), start.generation.unwrap());
     ranks.finish(&job_id, generation).await;
     let mut agent = Agent::connect(&coordinator, "n0", 1).await;
     agent.exit(exited(&start, 0)).await;
@@ -226,16 +234,8 @@ async fn a_run_that_ended_before_its_agent_came_back_succeeds() {
 #[tokio::test]
 async fn an_agent_that_does_not_come_back_is_given_up_although_its_ranks_have_called() {
     let folder = tempfile::tempdir().unwrap();
-    let mut coordinator = Coordinator::start(folder.path(), patient()).await;
-    let mut agent = Agent::connect(&coordinator, "n0", 1).await;
-    let job_id = coordinator.submit(manifest("one", 1)).await;
-    let start = agent.start_rank().await;
-    coordinator.server.shutdown().await.unwrap();
-
-    let mut coordinator = Coordinator::start(folder.path(), hasty()).await;
-    let (ranks, generation) = (coordinator.ranks().await, start.generation.unwrap());
-    joined(ranks.join(&job_id, generation, 0, None)).await;
-    coordinator.until_state(&job_id, JobState::Running).await;
+    let Called { mut coordinator, start, .. } = called(folder.path(), hasty()).await;
+    coordinator.until_state(&start.job_id, JobState::Running).await;
     let mut other = Agent::connect(&coordinator, "n1", 1).await;
     assert!(other.start_rank().await.generation > start.generation);
 }

@@ -156,6 +156,13 @@ impl Job {
         self.attach_until.is_some() && self.seats().any(sits)
     }
 
+    /// Whether its ranks are to go on: they have places, are back after a restart of the coordinator, are not
+    /// being stopped, and have not reached the end of the run.
+    pub(crate) fn goes_on(&self) -> bool {
+        let is_there = self.record.state.is_placed() && self.attach_until.is_none();
+        is_there && !self.is_stopping() && !self.is_finished()
+    }
+
     /// True when the rank of this seat ended well.
     pub(crate) fn is_done(&self, seat: Seat) -> bool {
         self.record.done.get(seat.index()).copied().unwrap_or(false)

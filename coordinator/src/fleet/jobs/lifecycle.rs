@@ -68,25 +68,34 @@ impl Job {
         failure.point = failure.point.max(last);
         let goes_on = !self.is_finished() && !self.is_stopping();
         let may_pass = failure.identity.class == ExitClass::Retry;
-        let mut proof = None;
-        if goes_on && may_pass && exited.operation == REFUSED {
-            // It was never started: that says nothing of its node.
-        } else if goes_on && may_pass && !counts {
+        // What was never started says nothing of its node.
+        let was_started = !(may_pass && exited.operation == REFUSED);
+        let proof = if !goes_on || !was_started {
+            None
+        } else if may_pass && !counts {
             self.evidence.echo(&failure);
-        } else if goes_on {
-            proof = self.evidence.fail(&failure, alone);
-            // Where nobody else could run it, it is tried there once more, unless others show that they can.
-            let is_left_out = !alone || self.evidence.has_witness(&failure);
-            if !may_pass && is_left_out {
-                let (now, why) = (batch.now.at, how.clone());
-                self.evidence.avoid(&failure.node, now, AVOIDED_FOR, LeftFor::Failure, why);
-            }
-        }
+            None
+        } else {
+            self.weigh(batch, &failure, alone)
+        };
         self.lose(batch, rank, Loss { how: how.clone(), counts });
         if let Some(proof) = proof {
             let reason = format!("rank {rank}: {how}; {proof}, so running it again would not help");
             self.fail(batch, &reason);
         }
+    }
+
+    /// Takes in what a failure proves, and leaves its node out where that may help. Returns why the job cannot go
+    /// on, if that is proven.
+    fn weigh(&mut self, batch: &Batch, failure: &Failure, alone: bool) -> Option<String> {
+        let proof = self.evidence.fail(failure, alone);
+        // Where nobody else could run it, it is tried there once more, unless others show that they can.
+        let is_left_out = !alone || self.evidence.has_witness(failure);
+        if failure.identity.class != ExitClass::Retry && is_left_out {
+            let (now, why) = (batch.now.at, failure.how.clone());
+            self.evidence.avoid(&failure.node, now, AVOIDED_FOR, LeftFor::Failure, why);
+        }
+        proof
     }
 
     /// Takes in that a rank is gone although nothing says that it failed: its node may still be charged with

@@ -104,8 +104,7 @@ impl Nodes {
     /// nothing of them to leave at a checkpoint, and nothing to lose.
     pub(crate) fn leave_unstarted(&self, jobs: &mut Jobs, batch: &mut Batch) {
         for (job_id, job) in &mut jobs.by_id {
-            let forms = job.record.state.is_placed() && !job.record.formed;
-            if !forms || job.is_stopping() || job.is_finished() || job.attach_until.is_some() {
+            if !job.goes_on() || job.record.formed {
                 continue;
             }
             let is_left = |seat: &Seat| {

@@ -31,7 +31,7 @@ impl Nodes {
                 continue;
             }
             job.follow_recovery(batch);
-            if job.is_stopping() || job.is_finished() || !job.lost.is_empty() {
+            if !job.goes_on() || !job.lost.is_empty() {
                 continue;
             }
             self.expect_ranks(job_id, job, batch);
@@ -84,9 +84,7 @@ impl Nodes {
     /// collective and wait for those that they have.
     pub(crate) fn lose_early(&mut self, jobs: &Jobs, batch: &Batch) {
         for job in jobs.by_id.values() {
-            let forms = job.record.state.is_placed() && job.record.formed;
-            let is_judged = forms && job.attach_until.is_none() && job.lost.is_empty();
-            if is_judged && !job.is_stopping() && !job.is_finished() {
+            if job.goes_on() && job.record.formed && job.lost.is_empty() {
                 self.lose_early_of(job, batch);
             }
         }

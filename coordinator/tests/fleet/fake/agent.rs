@@ -50,6 +50,19 @@ impl Agent {
         Self::try_register(coordinator, register).await.unwrap()
     }
 
+    /// Tries until it is let in.
+    pub(crate) async fn let_in(coordinator: &Coordinator, register: v1::Register) -> Self {
+        let tries = async {
+            loop {
+                match Self::try_register(coordinator, register.clone()).await {
+                    Ok(agent) => return agent,
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+        };
+        within("being let in", tries).await
+    }
+
     /// Why the coordinator does not let this agent in.
     pub(crate) async fn refused(coordinator: &Coordinator, register: v1::Register) -> Status {
         match Self::try_register(coordinator, register).await {
@@ -58,7 +71,7 @@ impl Agent {
         }
     }
 
-    pub(crate) async fn try_register(
+    async fn try_register(
         coordinator: &Coordinator,
         register: v1::Register,
     ) -> Result<Self, Status> {
