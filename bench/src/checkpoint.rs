@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use ringmaster_checkpoint::{
-    self as checkpoint, Grant, GrantError, Memory, Snapshot, State, Writer, WriterOptions,
+    self as checkpoint, DataState, Grant, GrantError, Memory, Snapshot, State, Writer,
+    WriterOptions,
 };
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, StoredObject};
@@ -216,7 +217,7 @@ impl Bench {
         let versions = std::collections::BTreeMap::new();
         let generation = Generation::new(1, 1);
         let mut state =
-            State::describe(&self.job, generation, 1, plan, "bench".to_owned(), versions);
+            State::describe(&self.job, generation, 1, plan, DataState::default(), versions);
         state.advance_to(step);
         state
     }

@@ -81,6 +81,10 @@ pub(crate) struct Train {
     /// job's folder, of one checkpoint, or of OpenCLIP's epoch_N.pt
     #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
     pub(crate) resume: Option<String>,
+    /// With --resume: take data that is not what the checkpoint's run read, or another order of it, and go on
+    /// after as many samples
+    #[arg(long, requires = "resume")]
+    pub(crate) accept_new_data: bool,
     /// Ranks to train with, instead of the manifest's spec.resources.ranks
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) ranks: Option<u32>,
@@ -174,6 +178,10 @@ pub(crate) struct Submit {
     /// job's folder, of one checkpoint, or of OpenCLIP's epoch_N.pt
     #[arg(long, value_name = "latest|JOB|URL", num_args = 0..=1, default_missing_value = "latest")]
     pub(crate) resume: Option<String>,
+    /// With --resume: take data that is not what the checkpoint's run read, or another order of it, and go on
+    /// after as many samples
+    #[arg(long, requires = "resume")]
+    pub(crate) accept_new_data: bool,
     /// Stay and show progress until the job ends (Ctrl-C leaves the job running)
     #[arg(long)]
     pub(crate) wait: bool,

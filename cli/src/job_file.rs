@@ -13,6 +13,7 @@ use ringmaster_proto::v1::SubmitRequest;
 use ringmaster_store as store;
 
 use super::error::{Error, MissingFile};
+use super::output;
 use ringmaster_words::thousands;
 
 /// A manifest that was read and found valid.
@@ -65,11 +66,7 @@ impl JobFile {
             constraint,
             remedy: remedy.to_owned(),
         };
-        let (lanes, batch) = (self.job.data.lanes, self.job.batch.global);
-        if ranks > lanes {
-            let constraint = format!("spec.data.lanes is {lanes} and every rank needs a lane");
-            return Err(refused(constraint, "use fewer ranks or more lanes"));
-        }
+        let batch = self.job.batch.global;
         if ranks > batch {
             let constraint = format!("spec.batch.global is {batch} and every rank needs a sample");
             return Err(refused(constraint, "use fewer ranks or a larger batch"));
@@ -88,9 +85,25 @@ impl JobFile {
         Ok(())
     }
 
+    /// Lets the job go on with other data than the run it resumes from.
+    pub(crate) fn accept_new_data(&mut self) {
+        self.job.data.accept_new_data = true;
+        self.overrides.insert("spec.data.accept_new_data".to_owned(), "true".to_owned());
+    }
+
+    /// Tells what the job may do, and will do badly.
+    pub(crate) fn advise(&self) {
+        for advice in ringmaster_manifest::advice(&self.job) {
+            output::error_line(&format!("warning: {}: {advice}", self.path.display()));
+        }
+    }
+
     /// Checks that every local data file the manifest names is there.
     pub(crate) fn check_data(&self) -> Result<(), Error> {
-        let mut missing = missing_files("spec.data.train", &self.job.data.train);
+        let mut missing = Vec::new();
+        for (number, source) in self.job.data.sources.iter().enumerate() {
+            missing.extend(missing_files(&self.job.data.field(number), &source.data));
+        }
         for (index, set) in self.job.eval.zero_shot.iter().enumerate() {
             let field = format!("spec.eval.zero_shot[{index}].data");
             missing.extend(missing_files(&field, &set.data));
@@ -103,7 +116,7 @@ impl JobFile {
     /// # Errors
     /// The first URL whose store cannot be opened, and why.
     pub(crate) fn check_stores(&self) -> Result<(), Error> {
-        let train = self.job.data.train.iter().map(|url| ("spec.data.train".to_owned(), url));
+        let train = self.job.data.shards();
         let sets = self.job.eval.zero_shot.iter().enumerate().flat_map(|(index, set)| {
             let field = format!("spec.eval.zero_shot[{index}].data");
             set.data.iter().map(move |url| (field.clone(), url))

@@ -105,7 +105,11 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
 
 /// Hands in a job, and follows it with `--wait`.
 async fn submit(args: &args::Submit) -> Result<(), Error> {
-    let file = job_file::JobFile::read(&args.manifest)?;
+    let mut file = job_file::JobFile::read(&args.manifest)?;
+    if args.accept_new_data {
+        file.accept_new_data();
+    }
+    file.advise();
     file.check_data()?;
     let resume_from = match &args.resume {
         Some(wanted) => resume::resolve(wanted, &file.job, resume::Reader::Cluster).await?,
@@ -207,6 +211,7 @@ fn validate(manifests: &[PathBuf], data: bool) -> Result<(), Error> {
         match checked {
             Ok(file) => {
                 output::print(&format!("{}: ok: {}", path.display(), file.headline()))?;
+                file.advise();
                 if let Err(missing) = file.check_data() {
                     output::error_line(&format!("warning: {}: {missing}", path.display()));
                 }

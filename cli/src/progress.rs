@@ -187,7 +187,7 @@ fn event_line(event: &Event, colours: bool) -> String {
         "running" | "recovered" | "succeeded" => ("✓", "32"),
         "checkpoint" => ("▪", "36"),
         "evaluation" => ("◆", "36"),
-        "store" | "waits" => ("!", "33"),
+        "store" | "waits" | "data" => ("!", "33"),
         "checkpoint_failed" | "stopped_unsaved" | "unreachable" | "ring_lost" => ("✗", "31"),
         _ => ("·", "2"),
     };

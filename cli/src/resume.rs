@@ -2,7 +2,8 @@
 //! into a checkpoint URL, and held against the manifest before anything starts.
 
 use ringmaster_checkpoint::browse::{Checkpoint, JobFolder, Target};
-use ringmaster_checkpoint::{Listing, job_url};
+use ringmaster_checkpoint::{Listing, State, job_url};
+use ringmaster_data::resumed;
 use ringmaster_manifest::resume_conflict;
 use ringmaster_manifest::spec::TrainJob;
 
@@ -144,9 +145,20 @@ async fn compare(url: &str, checkpoint: &Checkpoint, job: &TrainJob) -> Result<(
     // A rank verifies all of it; here only what is known of the run counts.
     let Some(state) = checkpoint.state().await? else { return Ok(()) };
     match resume_conflict(&state.manifest, job) {
-        None => Ok(()),
+        None => compare_order(url, &state, job),
         Some(conflict) => Err(Error::ResumeConflict { url: url.to_owned(), conflict }),
     }
+}
+
+/// Refuses a checkpoint of another order of samples, unless the job takes it. That shards have other contents shows
+/// only when ranks open them.
+fn compare_order(url: &str, state: &State, job: &TrainJob) -> Result<(), Error> {
+    if job.data.accept_new_data {
+        return Ok(());
+    }
+    let Some(reason) = resumed::conflict(state, &job.data, None) else { return Ok(()) };
+    let conflict = format!("{reason}; {}", resumed::remedy(state));
+    Err(Error::ResumeConflict { url: url.to_owned(), conflict })
 }
 
 /// Finds the job of this manifest's name that trained last.

@@ -35,6 +35,10 @@ pub(crate) async fn run(args: &args::Train) -> Result<(), Error> {
     if let Some(ranks) = args.ranks {
         file.set_ranks(ranks)?;
     }
+    if args.accept_new_data {
+        file.accept_new_data();
+    }
+    file.advise();
     file.check_data()?;
     file.check_stores()?;
     let resume_from = match &args.resume {

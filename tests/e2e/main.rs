@@ -12,6 +12,7 @@ mod health;
 mod manifests;
 mod no_room;
 mod openclip;
+mod other_data;
 mod pictures;
 mod slow;
 mod standstill;

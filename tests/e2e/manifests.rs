@@ -31,7 +31,10 @@ fn a_warm_up_longer_than_the_run_is_refused_with_its_place_and_both_lengths() {
 }
 
 #[test]
-fn a_batch_that_lanes_do_not_divide_is_refused() {
-    let said = refusal("global: 48", "global: 50");
-    assert!(said.contains("job.yaml:11:") && said.contains("lanes"), "{said}");
+fn a_batch_with_fewer_samples_than_ranks_is_refused() {
+    let said = refusal("global: 48", "global: 1");
+    assert!(
+        said.contains("job.yaml:11:") && said.contains("every rank takes at least one"),
+        "{said}"
+    );
 }

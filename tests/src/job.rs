@@ -21,6 +21,8 @@ pub struct Job {
     pub min_ranks: Option<u32>,
     /// `precision`.
     pub precision: &'static str,
+    /// Samples of a step.
+    pub global: u32,
     /// Lanes of the data order.
     pub lanes: u32,
     /// Steps.
@@ -35,6 +37,8 @@ pub struct Job {
     pub micro: Option<u32>,
     /// Shard pattern of the training data.
     pub train: String,
+    /// Further keys of `data`, each after a comma.
+    pub data_more: String,
     /// Shard pattern of held-out data; empty for none.
     pub held_out: String,
     /// `max_corrupt`.
@@ -72,6 +76,7 @@ impl Job {
             ranks: 2,
             min_ranks: None,
             precision: "fp32",
+            global: 48,
             lanes: 16,
             steps: 20,
             checkpoint_every: 1000,
@@ -79,6 +84,7 @@ impl Job {
             loss: "siglip",
             micro: None,
             train,
+            data_more: String::new(),
             held_out: String::new(),
             max_corrupt: 0.01,
             pretrained: None,
@@ -116,12 +122,12 @@ impl Job {
              spec:\n  \
                resources: {{ranks: {ranks}, min_ranks: {min_ranks}, threads_per_rank: 1}}\n  \
                model: {{name: {model}, precision: {precision}{pretrained}{model_more}}}\n  \
-               data: {{train: \"{train}\", seed: 3, lanes: {lanes}, max_corrupt: {max_corrupt}, \
+               data: {{train: \"{train}\", seed: 3, lanes: {lanes}, max_corrupt: {max_corrupt}{data_more}, \
                        aug_cfg: {{scale: [0.6, 1.0], hflip_prob: 0.5}}}}\n  \
                loss: {{kind: {loss}}}\n  \
                optimizer: {{lr: 2.0e-3, grad_clip_norm: 1.0}}\n  \
                schedule: {{warmup_steps: 4, steps: {steps}}}\n  \
-               batch: {{global: 48{micro}}}\n  \
+               batch: {{global: {global}{micro}}}\n  \
                checkpoint: {{uri: \"{uri}\", every_steps: {every}, when_busy: {when_busy}{more}}}\n  \
                eval: {eval}\n  \
                report_to: [tensorboard]\n",
@@ -131,9 +137,11 @@ impl Job {
             precision = self.precision,
             pretrained = pretrained,
             model_more = self.model_more,
+            global = self.global,
             lanes = self.lanes,
             train = self.train,
             max_corrupt = self.max_corrupt,
+            data_more = self.data_more,
             loss = self.loss,
             steps = self.steps,
             uri = self.uri(),

@@ -96,6 +96,8 @@ impl Slow {
                 let server = WebServer::start(&job.folder().join("train"));
                 job.train = server.url("{000..011}.tar");
                 (job.steps, job.lanes) = (60, 16);
+                // All shards would be in memory when the store goes away.
+                job.data_more = ", memory: 1".to_owned();
                 pause(&mut job, "step=1-60,at=before_reduce", seconds(0.05));
                 let mut scenario = scenario(job, &["compute=2"]);
                 scenario.store = Some((server, time));

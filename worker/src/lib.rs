@@ -2,8 +2,8 @@
 //!
 //! Modules in reading order. What `open_clip` is: [`model`] and [`factory`] (models by name, and their
 //! weights). What `open_clip_train` is: [`train`] (the loop and the step), `recover` (into a ring, and to
-//! one state), [`replica`] (the state every rank holds), `save` (checkpoints of a running job), [`data`]
-//! (from tar member to tensors, over [`ringmaster_inputs`]), [`loss`] over [`collective`], [`optim`],
+//! one state), [`replica`] (the state every rank holds), `save` (checkpoints of a running job), over
+//! [`ringmaster_data`] (from tar member to batch); [`loss`] over [`collective`], [`optim`],
 //! [`eval`], `plan` (what fixes the last bit) and [`report`] (what people see). A rank as a process:
 //! `rank` (what it keeps over generations), [`control`] (its lines to agent and coordinator), [`health`]
 //! (whether its machine is fit), [`split`] (how things are divided among ranks), [`progress`] (what shows
@@ -12,7 +12,6 @@
 
 pub mod collective;
 pub mod control;
-pub mod data;
 pub mod error;
 pub mod eval;
 pub mod factory;

@@ -8,8 +8,8 @@ use ringmaster_manifest::spec::TrainJob;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
-use crate::data::row_counts;
 use crate::loss::Tiling;
+use crate::split::even_counts;
 use ringmaster_agent::env::RankEnv;
 use ringmaster_inputs::image::jpeg;
 
@@ -71,7 +71,8 @@ impl NumericPlan {
     /// goes through a tower at once is no more than it was with all ranks.
     pub(crate) fn among(self, job: &TrainJob, world_size: usize) -> Self {
         let all = job.resources.ranks as usize;
-        let most = |ranks| row_counts(job, ranks).into_iter().max().unwrap_or(0);
+        let most =
+            |ranks| even_counts(job.batch.global as usize, ranks).into_iter().max().unwrap_or(0);
         let micro_per_rank = match self.micro_per_rank {
             None if most(world_size) > most(all) => u32::try_from(most(all)).ok(),
             given => given,
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn fewer_ranks_take_their_larger_share_in_parts_no_larger_than_before() {
-        // 4 lanes of 12 rows for 4 ranks.
+        // 12 rows each for 4 ranks.
         let job = job(4, 4, 48);
         let micro = |given, world_size| plan(1, given).among(&job, world_size).micro_per_rank;
         assert_eq!((micro(None, 4), micro(None, 3), micro(None, 1)), (None, Some(12), Some(12)));

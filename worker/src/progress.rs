@@ -17,7 +17,7 @@ use ringmaster_proto::v1::Phase;
 /// What kind of work was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Data read or decoded: an object's bytes, a sample.
+    /// Data brought into shape, beside what [`ringmaster_data`] reads and decodes.
     Data,
     /// Computed: a micro-batch through a tower, a batch evaluated.
     Compute,
@@ -43,17 +43,20 @@ pub(crate) fn advance_by(work: Work, pieces: usize) {
 /// Returns how many pieces of the work that `phase` consists of this process has done.
 pub(crate) fn of_phase(phase: Phase) -> u64 {
     let done = |work: Work| DONE[work as usize].load(Ordering::Relaxed);
-    // Parts of checkpoints are counted where they are moved.
+    // Parts of checkpoints are counted where they are moved, and training data where it is read.
     let stored = ringmaster_checkpoint::moved;
+    let read = ringmaster_data::moved;
     match phase {
-        Phase::Start => done(Work::Data) + done(Work::Compute) + stored(),
+        Phase::Start => done(Work::Data) + read() + done(Work::Compute) + stored(),
         // A state of many gigabytes may be on its way from a peer.
-        Phase::Load => done(Work::Data) + done(Work::Compute) + done(Work::Transfer) + stored(),
+        Phase::Load => {
+            done(Work::Data) + read() + done(Work::Compute) + done(Work::Transfer) + stored()
+        }
         // What is waited for may be long, and on its way.
         Phase::Join | Phase::Collective => done(Work::Transfer),
-        Phase::Data => done(Work::Data),
+        Phase::Data => done(Work::Data) + read(),
         Phase::Compute => done(Work::Compute),
-        Phase::Eval => done(Work::Data) + done(Work::Compute),
+        Phase::Eval => done(Work::Data) + read() + done(Work::Compute),
         Phase::Save | Phase::Done => stored(),
         Phase::Unspecified | Phase::Apply => 0,
     }

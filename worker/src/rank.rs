@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ringmaster_agent::env::RankEnv;
 use ringmaster_checkpoint::Memory;
+use ringmaster_data::Dataset;
 use ringmaster_inputs::image::Preprocess;
 use ringmaster_inputs::text::Tokenizer;
 use ringmaster_manifest::spec::TrainJob;
@@ -16,16 +17,19 @@ use crate::control::coordinator::RanksClient;
 use crate::control::history::History;
 use crate::control::interrupt::Interrupt;
 use crate::control::signals::Termination;
-use crate::data::{self, Dataset, Order, OrderOptions};
 use crate::error::Error;
 use crate::factory::tokenizer::get_tokenizer;
 use crate::faults::Faults;
 use crate::plan::NumericPlan;
 use crate::replica::{Applied, Replica};
 use crate::report::Run;
+use crate::report::bottleneck::Bottleneck;
 use crate::report::clock::Rates;
 use crate::save::{FolderCheck, Saving};
 use crate::{eval, ffi, health};
+
+/// Readers that a rank has at most unless its job says otherwise: more decode more than a GPU takes.
+const MAX_READERS: usize = 16;
 
 /// See the module.
 pub(crate) struct Rank {
@@ -39,8 +43,11 @@ pub(crate) struct Rank {
     pub(crate) faults: Faults,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) dataset: Arc<Dataset>,
-    pub(crate) order: Arc<Order>,
     pub(crate) replica: Replica,
+    /// What steps waited for in the last interval.
+    pub(crate) bottleneck: Option<Bottleneck>,
+    /// Bytes of shards that it may keep, unless the job says how many.
+    pub(crate) memory: u64,
     /// How the work is divided; the job's first generation fixes it.
     pub(crate) plan: NumericPlan,
     pub(crate) eval_sets: Vec<eval::EvalSet>,
@@ -82,16 +89,16 @@ impl Rank {
         let device = open_device(&job, &env)?;
         let demand = health::memory::Demand::of(&job, env.local_world_size)?;
         let machine = health::check_machine(device, demand)?;
+        let memory = health::memory::free() / 2 / u64::from(env.local_world_size.max(1));
         let text = &job.model.config.text_cfg;
         let tokenizer = Arc::new(get_tokenizer(text, job.model.tokenizer.as_deref())?);
-        let dataset = Arc::new(Dataset::open(data::Options::of(&job.data))?);
+        let dataset = Arc::new(Dataset::open(&job.data, job.batch.global.into())?);
         let open_set = |set| eval::EvalSet::open(set, &job.data);
         let eval_sets = job.eval.zero_shot.iter().map(open_set).collect::<Result<_, _>>()?;
-        let order = Arc::new(Order::new(dataset.shard_sizes(), OrderOptions::of(&job))?);
         let replica = Replica::new(&job, device)?;
         tracing::info!(
             samples = dataset.len(),
-            shards = dataset.shard_sizes().len(),
+            shards = dataset.shards(),
             parameters = replica.clip.params().entries().iter().map(|e| e.len).sum::<usize>(),
             global_batch = job.batch.global,
             steps = job.schedule.total_steps,
@@ -101,6 +108,8 @@ impl Rank {
         let plan = NumericPlan::propose(&job, &env, device);
         Ok(Self {
             plan,
+            memory,
+            bottleneck: None,
             env,
             job,
             device,
@@ -111,7 +120,6 @@ impl Rank {
             faults,
             tokenizer,
             dataset,
-            order,
             replica,
             eval_sets,
             run: None,
@@ -124,6 +132,16 @@ impl Rank {
             left: None,
             joined_digest: None,
         })
+    }
+
+    /// Returns the threads that decode: as the job says, else the cores that computing leaves idle, one at least.
+    pub(crate) fn readers(&self) -> usize {
+        let chosen = || {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+            let own = cores / self.env.local_world_size.max(1) as usize;
+            own.saturating_sub(self.env.threads as usize).clamp(1, MAX_READERS)
+        };
+        self.job.data.readers.map_or_else(chosen, |readers| readers as usize)
     }
 
     /// Returns the metrics of the step applied last, of which the loss and the order's digest are
@@ -139,7 +157,7 @@ impl Rank {
         StepMetrics {
             step,
             total_steps: self.job.schedule.total_steps,
-            samples: self.job.samples(step),
+            samples: self.replica.samples(&self.job),
             loss: known.0,
             logit_scale: self.replica.clip.logit_scale().exp(),
             logit_bias: self.replica.clip.logit_bias(),
@@ -147,10 +165,11 @@ impl Rank {
             grad_norm: applied.grad_norm,
             samples_per_second: rates.samples_per_second,
             data_share: rates.data_share,
+            store_share: rates.store_share,
             compute_share: (1.0 - rates.data_share - rates.comm_share).max(0.0),
             comm_share: rates.comm_share,
             generation: Some(generation),
-            substituted: self.replica.substitutions.len() as u64,
+            substituted: self.replica.ledger.replaced(),
             order_digest: known.1,
             slowest_rank: rates.slowest.map(|(rank, _)| rank),
             slowest_over_median: rates.slowest.map(|(_, ratio)| ratio),

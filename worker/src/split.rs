@@ -18,8 +18,19 @@ pub fn even_range(total: usize, rank: usize, world_size: usize) -> Range<usize> 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// With whole lanes, 63 ranks of 64 lanes gave one of them twice the work of the others.
+    #[test]
+    fn the_largest_share_is_within_a_row_of_the_smallest_for_any_number_of_ranks() {
+        for ranks in 1..=128 {
+            let counts = even_counts(4096, ranks);
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(most - least <= 1, "{ranks} ranks: {least} to {most} rows");
+        }
+    }
 
     #[test]
     fn counts_and_ranges_divide_alike_and_leave_nothing_out() {

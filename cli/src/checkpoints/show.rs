@@ -227,11 +227,13 @@ fn data(state: &State) -> String {
         thousands(state.step),
         thousands(u64::from(job.batch.global)),
         state.seed,
-        thousands(job.data.train.len() as u64),
+        thousands(job.data.shards().count() as u64),
         state.data.fingerprint
     );
-    if !state.data.substitutions.is_empty() {
-        text.push_str(&format!(" · {} samples replaced", state.data.substitutions.len()));
+    let ledger = &state.data.ledger;
+    if !ledger.is_empty() {
+        let (corrupt, replaced) = (thousands(ledger.len() as u64), thousands(ledger.replaced()));
+        text.push_str(&format!(" · {corrupt} samples corrupt, {replaced} rows replaced"));
     }
     text
 }

@@ -5,9 +5,10 @@ use std::fs;
 use crate::{JOB_ID, Runs};
 
 fn manifest(runs: &Runs, name: &str, model: &str, loss: &str) -> String {
+    // The order of samples of the job that the checkpoints are of.
     let text = format!(
         "apiVersion: ringmaster/v1\nkind: TrainJob\nmetadata: {{name: {name}}}\nspec:\n  \
-         model: {{name: {model}}}\n  data: {{train: a.tar, lanes: 8}}\n  loss: {{kind: {loss}}}\n  \
+         model: {{name: {model}}}\n  data: {{train: a.tar, lanes: 4, shuffle_window: 64}}\n  loss: {{kind: {loss}}}\n  \
          optimizer: {{lr: 1.0e-3}}\n  schedule: {{steps: 40}}\n  batch: {{global: 64}}\n  \
          checkpoint: {{uri: .}}\n"
     );
@@ -36,6 +37,21 @@ fn latest_an_id_a_path_and_a_url_of_a_job_or_checkpoint_are_all_found() {
         let err = submit(&runs, &yaml, resume).refused(3);
         assert!(err.contains("no coordinator answers"), "{resume}: {err}");
     }
+}
+
+#[test]
+fn another_order_of_samples_is_refused_until_it_is_accepted() {
+    let runs = Runs::with(&[(1, 10)]);
+    let yaml = manifest(&runs, "emoji", "tiny", "siglip");
+    let text = fs::read_to_string(runs.root().join(&yaml)).unwrap().replace("lanes: 4", "lanes: 8");
+    fs::write(runs.root().join(&yaml), text).unwrap();
+    let err = submit(&runs, &yaml, "latest").refused(2);
+    assert!(err.contains("data.lanes was 4 and is 8"), "{err}");
+    assert!(err.contains("--accept-new-data") && err.contains("nothing was started"), "{err}");
+    let nowhere = ["--coordinator", "http://127.0.0.1:1"];
+    let accepted = ["submit", &yaml, "--resume", "latest", "--accept-new-data"];
+    let err = runs.ringmaster(&[&accepted[..], &nowhere].concat()).refused(3);
+    assert!(err.contains("no coordinator answers"), "{err}");
 }
 
 #[test]

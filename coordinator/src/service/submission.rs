@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn relative_paths_start_at_the_folder_and_without_one_are_mistakes() {
-        assert_eq!(job(&request(MANIFEST)).unwrap().data.train, ["/jobs/a.tar"]);
+        assert_eq!(job(&request(MANIFEST)).unwrap().data.sources[0].data, ["/jobs/a.tar"]);
         let nowhere = v1::SubmitRequest { base_dir: String::new(), ..request(MANIFEST) };
         let status = job(&nowhere).unwrap_err();
         assert!(
@@ -239,7 +239,7 @@ mod tests {
         assert!(status.message().starts_with("base_dir is \"jobs\"; expected"), "{status}");
         let absolute = MANIFEST.replace("a.tar", "/data/a.tar");
         let nowhere = v1::SubmitRequest { base_dir: String::new(), ..request(&absolute) };
-        assert_eq!(job(&nowhere).unwrap().data.train, ["/data/a.tar"]);
+        assert_eq!(job(&nowhere).unwrap().data.sources[0].data, ["/data/a.tar"]);
     }
 
     #[test]
@@ -247,7 +247,7 @@ mod tests {
         let mut request = request(MANIFEST);
         request.overrides.insert("spec.resources.ranks".to_owned(), "4".to_owned());
         assert_eq!(job(&request).unwrap().resources.ranks, 4);
-        request.overrides.insert("spec.resources.ranks".to_owned(), "65".to_owned());
+        request.overrides.insert("spec.resources.ranks".to_owned(), "0".to_owned());
         let mistakes = told(&job(&request).unwrap_err()).mistakes;
         assert_eq!(mistakes[0].file, "override spec.resources.ranks");
         assert_eq!(mistakes[0].field, "spec.resources.ranks");

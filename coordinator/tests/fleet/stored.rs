@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use ringmaster_checkpoint::{
-    Dtype, Grant, GrantError, Layout, Moment, Part, Snapshot, State, Writer, WriterOptions, choose,
+    DataState, Dtype, Grant, GrantError, Layout, Moment, Part, Snapshot, State, Writer,
+    WriterOptions, choose,
 };
 use ringmaster_manifest::spec::TrainJob;
 use ringmaster_proto::v1::{Generation, StoredObject};
@@ -67,8 +68,14 @@ pub(crate) async fn store_at(
     let job = job.clone();
     let write = move || {
         let nothing = serde_json::json!({});
-        let mut state =
-            State::describe(&job, generation, 1, nothing, "fp".to_owned(), BTreeMap::new());
+        let mut state = State::describe(
+            &job,
+            generation,
+            1,
+            nothing,
+            DataState { order: 2, fingerprint: "fp".to_owned(), ..DataState::default() },
+            BTreeMap::new(),
+        );
         state.advance_to(step);
         state.saved_at_ms = saved_at_ms;
         let mut bytes = Vec::new();

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Error;
+use super::ledger::Ledger;
 use super::tensors::Part;
 use super::upgrade;
 
@@ -19,8 +20,9 @@ use super::upgrade;
 ///
 /// 1: step, samples, seed, plan, data, manifest, versions. 2: says beside these where data, randomness
 /// and schedule go on; for version 1 that follows from the step. 3: the job is in an envelope, with every key
-/// written out.
-pub const STATE_VERSION: u64 = 3;
+/// written out. 4: names the version of the data order, lists corrupt samples instead of replacements, and counts
+/// updates and samples beside the steps.
+pub const STATE_VERSION: u64 = 4;
 
 const _: () = assert!(STATE_VERSION == upgrade::NEWEST);
 
@@ -63,7 +65,11 @@ pub struct State {
     pub saved_at_ms: Option<i64>,
     /// Samples consumed.
     pub samples: u64,
-    /// Of these, the ones that the job this one resumed from had consumed.
+    /// Of these, the ones that are not steps of this job's batch: what a run with another batch left over.
+    pub samples_before: u64,
+    /// Updates of the optimizer: other than `step` after a run with another batch.
+    pub updates: u64,
+    /// Of `samples`, the ones that the job this one resumed from had consumed.
     #[serde(default)]
     pub resumed_samples: u64,
     /// Who wrote it.
@@ -90,14 +96,20 @@ pub struct State {
 }
 
 /// Which data the run reads, and where it departed from it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DataState {
-    /// Changes with the shards' names and sizes.
+    /// Version of the order of samples.
+    pub order: u32,
+    /// Of all that decides which samples are read in which order.
     pub fingerprint: String,
     /// What is read next.
     pub cursor: Cursor,
-    /// Corrupt samples replaced so far, in the order they were met.
-    pub substitutions: Vec<Substitution>,
+    /// Corrupt samples met so far, and how often one was replaced.
+    pub ledger: Ledger,
+    /// Samples of the run that no step takes, as [first, one past the last]. States of before there were any do not
+    /// say.
+    #[serde(default)]
+    pub left_out: Vec<[u64; 2]>,
 }
 
 /// A place in the order of samples, which is a function of (seed, data set, place) alone.
@@ -132,30 +144,15 @@ pub struct ScheduleState {
     pub total_steps: u64,
 }
 
-/// A slot of the order whose sample was corrupt, and the sample that took its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Substitution {
-    /// 0-based global batch.
-    pub step: u64,
-    /// Row of the global batch.
-    pub row: u64,
-    /// Index of the corrupt sample in the data set.
-    pub sample: u64,
-    /// Index of the sample that replaced it.
-    pub replacement: u64,
-    /// Where the corrupt sample is and what is wrong with it.
-    pub reason: String,
-}
-
 impl State {
     /// Describes a run before its first step; each snapshot calls [`State::advance_to`] and fills in
-    /// `saved_at_ms`, `resumed_samples` and `data.substitutions`.
+    /// `saved_at_ms`, `resumed_samples` and `data.ledger`.
     pub fn describe(
         job: &TrainJob,
         generation: Generation,
         world_size: usize,
         numeric_plan: serde_json::Value,
-        fingerprint: String,
+        data: DataState,
         versions: BTreeMap<String, String>,
     ) -> Self {
         let mut state = Self {
@@ -163,12 +160,14 @@ impl State {
             step: 0,
             saved_at_ms: None,
             samples: 0,
+            samples_before: 0,
+            updates: 0,
             resumed_samples: 0,
             generation,
             seed: job.data.seed,
             world_size,
             numeric_plan,
-            data: DataState { fingerprint, cursor: Cursor::default(), substitutions: Vec::new() },
+            data,
             rng: RngState::default(),
             schedule: ScheduleState::default(),
             manifest: job.clone(),
@@ -178,9 +177,9 @@ impl State {
         state
     }
 
-    /// Sets everything that follows from the number of steps applied.
+    /// Sets everything that follows from the number of steps applied, and from `samples_before`.
     pub fn advance_to(&mut self, step: u64) {
-        let samples = self.manifest.samples(step);
+        let samples = self.manifest.samples(step).saturating_add(self.samples_before);
         self.step = step;
         self.samples = samples;
         self.data.cursor = Cursor { next_batch: step, next_sample: samples };
@@ -257,7 +256,7 @@ mod tests {
             Generation::new(1, 7),
             2,
             plan,
-            "fp".to_owned(),
+            DataState { fingerprint: "fp".to_owned(), ..DataState::default() },
             BTreeMap::new(),
         )
     }
@@ -284,10 +283,10 @@ mod tests {
 
     #[test]
     fn a_state_of_another_format_version_says_so_before_anything_else() {
-        let error = State::decode(br#"{"version": 4, "novelty": []}"#, "s").unwrap_err();
+        let error = State::decode(br#"{"version": 5, "novelty": []}"#, "s").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "s has format version 4, this build reads 1 to 3; use a newer build"
+            "s has format version 5, this build reads 1 to 4; use a newer build"
         );
     }
 

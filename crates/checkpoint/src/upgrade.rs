@@ -3,6 +3,8 @@
 //! A change of shape is a new version: a step here, and a checkpoint of the version before among the fixtures.
 //! What the run was told, its job, has upgrades of its own: `ringmaster_manifest::stored`.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 /// Brings the JSON of one version into the shape of the next. What it does not know it leaves alone: whoever
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 type Step = fn(&mut Value);
 
 /// The first leads from version 1 to 2. A step is never edited once released.
-const STEPS: [Step; 2] = [say_where_it_goes_on, put_the_job_into_an_envelope];
+const STEPS: [Step; 3] = [say_where_it_goes_on, put_the_job_into_an_envelope, list_corrupt_samples];
 
 /// The version that the steps lead to.
 pub(crate) const NEWEST: u64 = STEPS.len() as u64 + 1;
@@ -48,6 +50,29 @@ fn put_the_job_into_an_envelope(state: &mut Value) {
         let job = manifest.take();
         *manifest = json!({"kind": "TrainJob", "schema": 1, "job": job});
     }
+}
+
+/// From 3 to 4: there was one source in one order, every step was an update and a batch of the job's, and each
+/// replacement was listed.
+fn list_corrupt_samples(state: &mut Value) {
+    let Some(fields) = state.as_object_mut() else { return };
+    let updates = fields.get("step").cloned().unwrap_or_default();
+    fields.insert("updates".to_owned(), updates);
+    fields.insert("samples_before".to_owned(), json!(0));
+    let Some(data) = fields.get_mut("data").and_then(Value::as_object_mut) else { return };
+    let substitutions = data.shift_remove("substitutions").unwrap_or_default();
+    let substitutions = substitutions.as_array().map_or(&[][..], Vec::as_slice);
+    let by_sample: BTreeMap<u64, &Value> = substitutions
+        .iter()
+        .rev()
+        .filter_map(|one| Some((one["sample"].as_u64()?, &one["reason"])))
+        .collect();
+    let corrupt = by_sample.into_iter();
+    let corrupt =
+        corrupt.map(|(index, reason)| json!({"source": 0, "index": index, "reason": reason}));
+    let corrupt: Vec<Value> = corrupt.collect();
+    data.insert("ledger".to_owned(), json!({"replaced": substitutions.len(), "corrupt": corrupt}));
+    data.insert("order".to_owned(), json!(1));
 }
 
 #[cfg(test)]

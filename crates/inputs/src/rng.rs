@@ -13,26 +13,28 @@ const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Site {
-    /// Permutation of the blocks: (epoch).
+    /// Permutation of the blocks: (source, epoch).
     BlockOrder = 1,
-    /// Shuffle inside a lane's window: (epoch, lane, window).
+    /// Shuffle inside a lane's window: (source, epoch, lane, window).
     WindowOrder = 2,
-    /// Replacement of a corrupt sample: (epoch, lane, slot, attempt).
+    /// Replacement of a corrupt sample: (source, position in its sequence, and then the attempt).
     Substitute = 3,
-    /// Augmentation of one image: (position in the order).
+    /// Augmentation of one image: (source, position in its sequence).
     Augment = 4,
-    /// Choice among a sample's captions: (position in the order).
+    /// Choice among a sample's captions: (source, position in its sequence).
     Caption = 5,
     /// Patch dropout: (step, global row).
     PatchDropout = 6,
     /// Initial weights: (hash of the parameter's name).
     Init = 7,
-    /// Order digest: (step, global row, sample).
+    /// Order digest: (step, global row, source, sample).
     OrderDigest = 8,
     /// Stochastic depth: (step, global row, block).
     DropPath = 9,
     /// Dropout: (step, global row, position), and then site and column.
     Dropout = 10,
+    /// Places of the sources in a batch: (samples before it).
+    Places = 11,
 }
 
 /// Returns a 64-bit key for `seed`, `site` and the words that say which decision it is.
@@ -126,7 +128,8 @@ impl RngCore for Stream {
     }
 }
 
-/// SplitMix64's finaliser.
+/// SplitMix64's finaliser: a permutation of the 64-bit numbers in which every bit of a value depends on all bits of
+/// the argument.
 pub fn mix(mut z: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

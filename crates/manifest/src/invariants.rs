@@ -48,7 +48,11 @@ struct Found(Vec<Violation>);
 
 impl Found {
     fn add(&mut self, field: &str, others: &'static [&'static str], reason: impl Into<String>) {
-        self.0.push(Violation { field: Path::of(field), others, reason: reason.into() });
+        self.add_at(Path::of(field), others, reason);
+    }
+
+    fn add_at(&mut self, field: Path, others: &'static [&'static str], reason: impl Into<String>) {
+        self.0.push(Violation { field, others, reason: reason.into() });
     }
 }
 
@@ -106,14 +110,14 @@ fn secrets(job: &TrainJob, found: &mut Found) {
     let sets = job.eval.zero_shot.iter().flat_map(|set| &set.data);
     let mut places = weights
         .into_iter()
-        .filter_map(|(field, place)| Some((field, place.as_ref()?)))
-        .chain(job.data.train.iter().map(|url| ("spec.data.train", url)))
-        .chain(sets.map(|url| ("spec.eval.zero_shot", url)))
-        .chain([("spec.checkpoint.uri", &job.checkpoint.uri)]);
+        .filter_map(|(field, place)| Some((field.to_owned(), place.as_ref()?)))
+        .chain(job.data.shards())
+        .chain(sets.map(|url| ("spec.eval.zero_shot".to_owned(), url)))
+        .chain([("spec.checkpoint.uri".to_owned(), &job.checkpoint.uri)]);
     if let Some((field, _)) = places.find(|(_, url)| words::has_secrets(url)) {
         let reason = "expected URLs without names, passwords and what follows a ?: a job is stored \
                       and shown";
-        found.add(field, &[], reason);
+        found.add(&field, &[], reason);
     }
 }
 
@@ -124,6 +128,7 @@ fn violations(job: &TrainJob, found: &mut Found) {
     batch_norm(job, found);
     preprocess(job, found);
     batch(job, found);
+    mixture(job, found);
     augmentation(job, found);
     loss(job, found);
     schedule(job, found);
@@ -132,17 +137,11 @@ fn violations(job: &TrainJob, found: &mut Found) {
 }
 
 fn resources(job: &TrainJob, found: &mut Found) {
-    let (ranks, lanes) = (job.resources.ranks, job.data.lanes);
+    let ranks = job.resources.ranks;
     if job.resources.min_ranks > ranks {
         let reason =
             format!("the job wants fewer ranks; expected at most resources.ranks, {ranks}");
         found.add("spec.resources.min_ranks", &["spec.resources.ranks"], reason);
-    }
-    if ranks > lanes {
-        let reason = format!(
-            "every rank owns whole lanes of the data order; expected at most data.lanes, {lanes}"
-        );
-        found.add("spec.resources.ranks", &["spec.data.lanes"], reason);
     }
 }
 
@@ -184,24 +183,34 @@ fn batch_norm(job: &TrainJob, found: &mut Found) {
 }
 
 fn batch(job: &TrainJob, found: &mut Found) {
-    let (global, lanes, ranks) = (job.batch.global, job.data.lanes, job.resources.ranks);
+    let (global, ranks) = (job.batch.global, job.resources.ranks);
     if global < ranks {
         let reason = format!(
             "every rank takes at least one sample; expected at least resources.ranks, {ranks}"
         );
         found.add("spec.batch.global", &["spec.resources.ranks"], reason);
-    } else if !global.is_multiple_of(lanes) {
-        let below = global / lanes.max(1) * lanes;
-        let above = below.saturating_add(lanes);
-        let nearest = match below {
-            0 => format!("{above}, or set data.lanes to a divisor of {global}"),
-            below => format!("{below} or {above}, or set data.lanes to a divisor of {global}"),
-        };
-        let reason = format!(
-            "a step takes equally many samples of every lane; expected a multiple of \
-             data.lanes, {lanes}: {nearest}"
-        );
-        found.add("spec.batch.global", &["spec.data.lanes"], reason);
+    }
+}
+
+/// Weights are relative to one another, and so are factors: one of each kind says nothing.
+fn mixture(job: &TrainJob, found: &mut Found) {
+    let sources = &job.data.sources;
+    if sources.is_empty() {
+        found.add("spec.data.sources", &[], "there is nothing to train on; expected a source");
+    }
+    let weighted = sources.iter().filter(|source| source.weight.is_some()).count();
+    for (index, source) in sources.iter().enumerate() {
+        let source_path = Path::of("spec.data.sources").index(index);
+        if source.weight.is_some() && source.upsample.is_some() {
+            let reason = "weight says which share of a batch it gets; keep one of the two";
+            found.add_at(source_path.key("upsample"), &[], reason);
+        } else if source.weight.is_none() && weighted > 0 {
+            let reason = format!(
+                "{weighted} of {} sources have one; expected one for this, too, or for none",
+                sources.len()
+            );
+            found.add_at(source_path.key("weight"), &[], reason);
+        }
     }
 }
 

@@ -8,9 +8,10 @@
 //! places, the model), `invariants` (what must hold of every job),
 //! `overrides` (values in the place of the text's), [`model_config`] (`OpenCLIP`'s model JSON) and
 //! [`catalogue`] (models by name), [`stored`] (jobs in databases, checkpoints and messages, of any version),
-//! `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
+//! `advice` (what a person should know), `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
 //! their words).
 
+mod advice;
 pub mod catalogue;
 mod check;
 mod defaults;
@@ -34,6 +35,7 @@ mod text;
 mod urls;
 mod words;
 
+pub use advice::advice;
 pub use catalogue::ModelCatalogue;
 pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;
@@ -41,7 +43,7 @@ pub use limits::{MAX_COUNT, MAX_JOB_NAME, MAX_NAMES, MAX_TEXT};
 pub use overrides::Overrides;
 pub use parse::{parse, parse_with};
 pub use position::Position;
-pub use resume::{config_difference, resume_conflict};
+pub use resume::{config_difference, order_differences, resume_conflict};
 pub use stored::{from_validated_json, to_json};
 pub use text::decode;
 

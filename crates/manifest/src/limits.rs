@@ -17,6 +17,9 @@ pub(crate) const MAX_RANKS: u32 = 1 << 16;
 /// Lanes of the data order.
 pub(crate) const MAX_LANES: u32 = 1 << 20;
 
+/// Sources of a mixture.
+pub(crate) const MAX_SOURCES: usize = 1000;
+
 /// Samples of a step: what a matrix of all pairs takes in bytes still fits 64 bits.
 pub(crate) const MAX_GLOBAL_BATCH: u32 = 1 << 24;
 

@@ -197,7 +197,7 @@ spec:
 
     #[test]
     fn a_mistake_of_the_text_keeps_its_line() {
-        let mistakes = read(&[("spec.data.lanes", "48")]).unwrap_err();
+        let mistakes = read(&[("spec.resources.ranks", "65")]).unwrap_err();
         assert!(mistakes.starts_with("tiny.yaml:12:19: spec.batch.global is 64"), "{mistakes}");
     }
 

@@ -105,7 +105,7 @@ fn is_given_wrong(field: &Path, findings: &Findings) -> bool {
 fn relate(violation: &Violation, original: &Value, source: &Source, findings: &mut Findings) {
     let names = written_as(&violation.field);
     let others = violation.others.iter().flat_map(|field| written_as(&Path::of(field)));
-    let within = |broken: &Path| broken.starts_with(&violation.field);
+    let within = |broken: &Path| names.iter().any(|name| broken.starts_with(name));
     if names.iter().cloned().chain(others).any(|field| findings.is_broken(&field))
         || findings.broken.iter().any(within)
     {
@@ -125,11 +125,16 @@ fn relate(violation: &Violation, original: &Value, source: &Source, findings: &m
 
 /// Returns the names that a field of the specification may have in the file.
 fn written_as(field: &Path) -> Vec<Path> {
-    let schedule = Path::of("spec.schedule");
+    let (schedule, data) = (Path::of("spec.schedule"), Path::of("spec.data"));
+    let sources = data.key("sources");
     if *field == schedule.key("total_steps") {
         vec![schedule.key("steps"), schedule.key("samples")]
     } else if *field == schedule.key("warmup_steps") {
         vec![field.clone(), schedule.key("warmup_samples")]
+    } else if *field == sources || *field == sources.index(0).key("data") {
+        vec![data.key("train"), field.clone()]
+    } else if *field == data.key("pool_samples") {
+        vec![field.clone(), data.key("shuffle_window")]
     } else {
         vec![field.clone()]
     }
@@ -165,7 +170,7 @@ spec:
         let job = minimal();
         assert_eq!(job.resources.ranks, 1);
         assert_eq!(job.resources.min_ranks, 1);
-        assert_eq!(job.data.train, ["/jobs/shards/00.tar", "/jobs/shards/01.tar"]);
+        assert_eq!(job.data.sources[0].data, ["/jobs/shards/00.tar", "/jobs/shards/01.tar"]);
         assert_eq!(job.data.image_key, ["png", "jpg", "jpeg", "webp"]);
         assert_eq!((job.schedule.total_steps, job.schedule.warmup_steps), (3906, 390));
         assert_eq!(job.optimizer.beta2, 0.95);
@@ -254,9 +259,9 @@ spec:
                 "spec.data.aug_cfg.scale[1]: expected a number above 0 and at most 1, not 2.0",
             ),
             (
-                "/data/train",
+                "/data/sources/0/data",
                 serde_json::json!([]),
-                "spec.data.train: expected text or a list of texts",
+                "spec.data.sources[0].data: expected text or a list of texts",
             ),
             ("/name", "../evil".into(), "metadata.name: expected lower-case letters, digits and"),
             (

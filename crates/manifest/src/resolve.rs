@@ -11,12 +11,16 @@ use serde_yaml::Value;
 use crate::catalogue::ModelCatalogue;
 use crate::check;
 use crate::error::Problem;
+use crate::limits::MAX_COUNT;
 use crate::model_config::ModelConfig;
 use crate::source::Path;
 use crate::spec::written::{self, ImageKeys};
-use crate::spec::{Model, Schedule, TrainJob};
+use crate::spec::{Model, Schedule, Source, TrainJob};
 use crate::urls::{self, Budget};
 use crate::words;
+
+/// `data.pool_samples` where a manifest says nothing: as big_vision's shuffle buffers.
+const POOL_SAMPLES: u64 = 250_000;
 
 /// A mistake that only shows when a value is used, with the field it is in.
 pub(crate) type Finding = (Path, Problem);
@@ -63,7 +67,7 @@ impl Resolver<'_> {
             spec["resources"]["min_ranks"] = spec["resources"]["ranks"].clone();
         }
         self.model(&mut spec["model"])?;
-        make_list(&mut spec["data"]["train"]);
+        self.data(&mut spec["data"])?;
         make_list(&mut spec["data"]["image_key"]);
         for set in spec["eval"]["zero_shot"].as_sequence_mut().into_iter().flatten() {
             make_list(&mut set["data"]);
@@ -74,6 +78,47 @@ impl Resolver<'_> {
         let schedule = written::Schedule::deserialize(&spec["schedule"])?;
         let global = spec["batch"]["global"].as_u64().unwrap_or(1);
         spec["schedule"] = serde_yaml::to_value(self.schedule(&schedule, global))?;
+        Ok(())
+    }
+
+    /// Makes a list of sources of what is read, and a pool of a window.
+    fn data(&mut self, data: &mut Value) -> Result<(), serde_yaml::Error> {
+        let section = Path::of("spec.data");
+        let (mut train, mut sources) =
+            (mem::take(&mut data["train"]), mem::take(&mut data["sources"]));
+        if !train.is_null() && !sources.is_null() {
+            let reason = "data.sources says what is read; keep one of the two".to_owned();
+            self.conflict(section.key("train"), reason);
+        } else if train.is_null() && sources.is_null() {
+            let present = section.find(self.written).and_then(Value::as_mapping);
+            let problem = Problem::Missing {
+                key: "train".to_owned(),
+                within: section.to_string(),
+                present: present.map(check::present).unwrap_or_default(),
+                expected: "the training data, as shards or as a list of sources".to_owned(),
+            };
+            self.findings.push((section.key("train"), problem));
+        }
+        if sources.is_null() {
+            make_list(&mut train);
+            let shards = Deserialize::deserialize(train).unwrap_or_default();
+            sources = serde_yaml::to_value([Source::train(shards)])?;
+        }
+        for source in sources.as_sequence_mut().into_iter().flatten() {
+            make_list(&mut source["data"]);
+        }
+        data["sources"] = sources;
+        if data["readers"].is_string() {
+            data["readers"] = Value::Null;
+        }
+        let keys = written::PoolKeys::deserialize(&*data)?;
+        if keys.pool_samples.is_some() && keys.shuffle_window.is_some() {
+            let reason = "data.pool_samples says the same for all lanes; keep one of the two";
+            self.conflict(section.key("shuffle_window"), reason.to_owned());
+        }
+        let lanes = data["lanes"].as_u64().unwrap_or(1);
+        let pool = keys.shuffle_window.map(|window| window.saturating_mul(lanes).min(MAX_COUNT));
+        data["pool_samples"] = pool.or(keys.pool_samples).unwrap_or(POOL_SAMPLES).into();
         Ok(())
     }
 
@@ -151,7 +196,7 @@ impl Resolver<'_> {
             self.place(&format!("spec.model.{key}"), place.as_mut(), urls::weights);
         }
         self.place("spec.model.tokenizer", model.tokenizer.as_mut(), urls::tokenizer);
-        self.shards(&Path::of("spec.data.train"), &mut job.data.train);
+        self.sources(job);
         self.image_key(&mut job.data.image_key);
         self.place("spec.checkpoint.uri", Some(&mut job.checkpoint.uri), urls::folder_url);
         let (list, mut names) = (Path::of("spec.eval.zero_shot"), HashSet::new());
@@ -163,6 +208,24 @@ impl Resolver<'_> {
                 self.conflict(place.key("name"), reason.to_owned());
             }
             self.shards(&place.key("data"), &mut set.data);
+        }
+    }
+
+    fn sources(&mut self, job: &mut TrainJob) {
+        let list = Path::of("spec.data.sources");
+        let mixture = list.find(self.written).is_some();
+        let mut names = HashSet::new();
+        for (index, source) in job.data.sources.iter_mut().enumerate() {
+            if !mixture {
+                self.shards(&Path::of("spec.data.train"), &mut source.data);
+                continue;
+            }
+            let place = list.index(index);
+            if !names.insert(source.name.clone()) {
+                let reason = "another source has this name; expected a name of its own";
+                self.conflict(place.key("name"), reason.to_owned());
+            }
+            self.shards(&place.key("data"), &mut source.data);
         }
     }
 

@@ -3,11 +3,11 @@
 use serde_json::Value;
 
 use crate::model_config::ModelConfig;
-use crate::spec::{LossKind, TrainJob};
+use crate::spec::{Data, LossKind, Source, TrainJob};
 
 /// Returns why `wanted` cannot resume from a checkpoint of `saved`, with both values and a remedy;
-/// none when it can. Data, schedule and batch may change: only what gives the tensors their meaning
-/// has to be the same.
+/// none when it can. Schedule and batch may change, and data if the job says so: only what gives the
+/// tensors their meaning has to be the same.
 pub fn resume_conflict(saved: &TrainJob, wanted: &TrainJob) -> Option<String> {
     if saved.loss.kind != wanted.loss.kind {
         return Some(format!(
@@ -28,6 +28,53 @@ pub fn resume_conflict(saved: &TrainJob, wanted: &TrainJob) -> Option<String> {
         "the checkpoint holds {what} ({path} is {before} in the checkpoint and {now} in the \
          manifest's model); use the checkpoint's model, or leave --resume out to start anew"
     ))
+}
+
+/// Returns what of the order of samples differs between two jobs, as far as manifests tell, with both values: places
+/// may differ, the same shards may lie elsewhere. Shards of other lengths show only when they are opened.
+pub fn order_differences(saved: &Data, wanted: &Data) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut compare = |key: &str, before: String, now: String| {
+        if before != now {
+            found.push(format!("{key} was {before} and is {now}"));
+        }
+    };
+    compare("data.seed", saved.seed.to_string(), wanted.seed.to_string());
+    compare("data.lanes", saved.lanes.to_string(), wanted.lanes.to_string());
+    compare(
+        "data.block_samples",
+        saved.block_samples.to_string(),
+        wanted.block_samples.to_string(),
+    );
+    compare("data.pool_samples", saved.pool_samples.to_string(), wanted.pool_samples.to_string());
+    compare(
+        "the number of sources",
+        saved.sources.len().to_string(),
+        wanted.sources.len().to_string(),
+    );
+    // Of the sum: weights are relative to one another.
+    let share = |data: &Data, source: &Source| -> String {
+        let sum: f64 = data.sources.iter().filter_map(|source| source.weight).sum();
+        match (source.weight, data.sources.len()) {
+            (Some(weight), 2..) => format!("{:.6} of all", weight / sum),
+            _ => "that of its samples".to_owned(),
+        }
+    };
+    for (before, now) in saved.sources.iter().zip(&wanted.sources) {
+        let name = &now.name;
+        let shards = |count: usize| count.to_string();
+        compare(
+            &format!("the number of shards of {name}"),
+            shards(before.data.len()),
+            shards(now.data.len()),
+        );
+        compare(&format!("the share of {name}"), share(saved, before), share(wanted, now));
+        if wanted.sources.len() > 1 {
+            let factor = |source: &Source| source.upsample.unwrap_or(1.0).to_string();
+            compare(&format!("upsample of {name}"), factor(before), factor(now));
+        }
+    }
+    found
 }
 
 /// Returns the first field in which two models' configurations differ, and both values.
@@ -100,6 +147,33 @@ mod tests {
         let conflict = resume_conflict(&saved, &wanted).unwrap();
         assert!(conflict.contains("another configuration of model ViT-B-32"), "{conflict}");
         assert!(conflict.contains("embed_dim is 512 in the checkpoint and 7"), "{conflict}");
+    }
+
+    #[test]
+    fn what_changes_the_order_of_samples_is_told_with_both_values_and_places_are_not() {
+        let saved = job("ViT-B-32", "siglip").data;
+        let mut wanted = saved.clone();
+        wanted.sources[0].data = vec!["/elsewhere/a.tar".to_owned()];
+        assert_eq!(order_differences(&saved, &wanted), Vec::<String>::new());
+        wanted.seed = 7;
+        wanted.sources[0].data.push("/elsewhere/b.tar".to_owned());
+        wanted.sources[0].weight = Some(0.5);
+        let expected = ["data.seed was 0 and is 7", "the number of shards of train was 1 and is 2"];
+        assert_eq!(order_differences(&saved, &wanted), expected);
+        // Weights are relative, and those of a mixture only.
+        let mixture = |weights: [f64; 2]| {
+            let mut data = saved.clone();
+            data.sources = weights
+                .map(|weight| Source { weight: Some(weight), ..saved.sources[0].clone() })
+                .to_vec();
+            data
+        };
+        let told = |now| order_differences(&mixture([2.0, 1.0]), &mixture(now));
+        assert_eq!(told([4.0, 2.0]), Vec::<String>::new());
+        assert_eq!(
+            told([3.0, 1.0])[0],
+            "the share of train was 0.666667 of all and is 0.750000 of all"
+        );
     }
 
     #[test]

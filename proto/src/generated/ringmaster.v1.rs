@@ -58,6 +58,9 @@ pub struct StepMetrics {
     pub slowest_rank: ::core::option::Option<u32>,
     #[prost(double, optional, tag = "17")]
     pub slowest_over_median: ::core::option::Option<f64>,
+    /// The part of data_share in which readers waited for the store; the rest they decoded. Of the ring's first rank.
+    #[prost(double, optional, tag = "18")]
+    pub store_share: ::core::option::Option<f64>,
 }
 /// The executable that ranks of a node are, as `ringmaster-worker probe` describes it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -2533,6 +2536,8 @@ pub enum NoteKind {
     CheckpointFailed = 4,
     /// Something is waited for that people may be able to help with: event `waits`.
     Waits = 5,
+    /// The job goes on with other data, or the same in another order, as it accepts: event `data`.
+    Data = 6,
 }
 impl NoteKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2547,6 +2552,7 @@ impl NoteKind {
             Self::Store => "NOTE_KIND_STORE",
             Self::CheckpointFailed => "NOTE_KIND_CHECKPOINT_FAILED",
             Self::Waits => "NOTE_KIND_WAITS",
+            Self::Data => "NOTE_KIND_DATA",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2558,6 +2564,7 @@ impl NoteKind {
             "NOTE_KIND_STORE" => Some(Self::Store),
             "NOTE_KIND_CHECKPOINT_FAILED" => Some(Self::CheckpointFailed),
             "NOTE_KIND_WAITS" => Some(Self::Waits),
+            "NOTE_KIND_DATA" => Some(Self::Data),
             _ => None,
         }
     }

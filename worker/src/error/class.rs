@@ -9,13 +9,14 @@ use std::io;
 
 use ringmaster_agent::exit::Class;
 use ringmaster_checkpoint as checkpoint;
+use ringmaster_data::{self as data, order};
 use ringmaster_manifest::stored;
 use ringmaster_store as store;
 use tch::TchError;
 
 use super::{Error, weights};
 use crate::control::{agent, coordinator};
-use crate::{collective, data, eval, ffi, health, loss, model, report};
+use crate::{collective, eval, ffi, health, loss, model, report};
 
 /// What the coordinator is told of an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,12 @@ impl Error {
             Self::NotFinite { .. } => job(TRAIN, "not finite"),
             Self::ReplicasDiffer { .. } => retry(TRAIN, "gradients differ"),
             Self::WeightsDiffer { .. } => retry("compare", "weights differ"),
+            Self::DataDiffers { minority, .. } if minority.is_empty() => {
+                job(COMPARE_DATA, "data: differs between nodes")
+            }
+            Self::DataDiffers { mine: true, .. } => node(COMPARE_DATA, "data: another copy"),
+            Self::DataDiffers { .. } => retry(COMPARE_DATA, "data: another rank has another copy"),
+            Self::OtherData { .. } => job("open checkpoint", "data: not what was read"),
             Self::Internal { .. } => retry(RUN, "internal"),
         }
     }
@@ -85,6 +92,7 @@ const START: &str = "start";
 const DEVICE: &str = "device";
 const RUN: &str = "run";
 const TRAIN: &str = "train";
+const COMPARE_DATA: &str = "compare data";
 const EVALUATE: &str = "evaluate";
 
 pub(super) fn retry(operation: &'static str, cause: impl Into<String>) -> Fault {
@@ -198,8 +206,11 @@ fn data(open: &'static str, error: &data::Error) -> Fault {
         E::Url { .. } => job(open, "data: URL"),
         E::Missing { url } => at(url, open, "data: missing"),
         E::Store { url, source } => stored_at(url, open, "data", source.kind),
-        E::Empty { .. } => job(open, "data: empty"),
-        E::TooSmall { .. } => job(open, "data: too small"),
+        E::Empty { .. } | E::NoSamples { .. } => job(open, "data: empty"),
+        E::Order(order::Error::TooSmall { .. } | order::Error::FewRows { .. }) => {
+            job(open, "data: too small")
+        }
+        E::Order(_) => job(open, "data: order"),
         E::TooManyCorrupt { .. } => job(READ, "data: too many corrupt"),
         E::NoReplacement { .. } => job(READ, "data: no replacement"),
         E::Reader { .. } => retry(READ, "data: reader"),

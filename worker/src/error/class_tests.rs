@@ -112,6 +112,10 @@ fn at_the_start() -> Vec<(Error, Class, &'static str, &'static str)> {
     ]
 }
 
+fn data_differs(minority: Vec<u32>, mine: bool) -> Error {
+    Error::DataDiffers { found: text("ring rank 0: 3 samples in 1 shards"), minority, mine }
+}
+
 /// What a rank reads.
 fn of_inputs() -> Vec<(Error, Class, &'static str, &'static str)> {
     let missing = |url: &str| Error::from(data::Error::Missing { url: text(url) });
@@ -160,6 +164,26 @@ fn of_inputs() -> Vec<(Error, Class, &'static str, &'static str)> {
             Job,
             "load checkpoint",
             "checkpoint: does not fit",
+        ),
+        (data_differs(vec![1], true), Node, "compare data", "data: another copy"),
+        (
+            data_differs(vec![1], false),
+            Retry,
+            "compare data",
+            "data: another rank has another copy",
+        ),
+        (data_differs(Vec::new(), false), Job, "compare data", "data: differs between nodes"),
+        (
+            Error::OtherData { what: text("/runs: another seed") },
+            Job,
+            "open checkpoint",
+            "data: not what was read",
+        ),
+        (
+            data::Error::TooManyCorrupt { count: 9, limit: 3, list: text("a") }.into(),
+            Job,
+            "read data",
+            "data: too many corrupt",
         ),
         (weights(cache.into()), Retry, "load weights", "cache: StorageFull"),
         (weights(misfit.into()), Job, "build model", "model: configuration"),
@@ -277,12 +301,14 @@ fn variant(error: &Error) -> &'static str {
         Error::NotFinite { .. } => "NotFinite",
         Error::ReplicasDiffer { .. } => "ReplicasDiffer",
         Error::WeightsDiffer { .. } => "WeightsDiffer",
+        Error::DataDiffers { .. } => "DataDiffers",
+        Error::OtherData { .. } => "OtherData",
         Error::Internal { .. } => "Internal",
     }
 }
 
 /// Variants of [`Error`]: as many as [`variant`] has arms.
-const VARIANTS: usize = 33;
+const VARIANTS: usize = 35;
 
 #[test]
 fn the_table_has_every_variant() {

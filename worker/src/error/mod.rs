@@ -9,8 +9,9 @@ mod weights;
 use std::path::PathBuf;
 
 use crate::control::{agent, coordinator};
-use crate::{collective, data, eval, ffi, health, loss, model, report};
+use crate::{collective, eval, ffi, health, loss, model, report};
 use ringmaster_checkpoint as checkpoint;
+use ringmaster_data as data;
 use ringmaster_manifest::stored;
 
 /// Why a rank, or one of its attempts, ended.
@@ -174,6 +175,24 @@ pub enum Error {
         /// Ring ranks that hold another state than most do; empty where there is no majority.
         minority: Vec<u32>,
     },
+    /// Ranks read different data: their nodes hold different copies.
+    #[error(
+        "the ranks do not read the same data ({found}); give every node the same shards, or read them from one place"
+    )]
+    DataDiffers {
+        /// What ranks read, in short.
+        found: String,
+        /// Ring ranks that read something else than most do; empty where there is no majority.
+        minority: Vec<u32>,
+        /// This rank is one of them.
+        mine: bool,
+    },
+    /// Data that is not what the run read that goes on, or another order of it.
+    #[error("cannot go on from {what}")]
+    OtherData {
+        /// The checkpoint, what differs, and what to do.
+        what: String,
+    },
     /// A message between ranks of the same build that makes no sense.
     #[error("internal: {what}")]
     Internal { what: String },
@@ -182,6 +201,10 @@ pub enum Error {
 impl Error {
     /// Whether the process can go on in a new generation.
     pub fn regroups(&self) -> bool {
+        if let Self::DataDiffers { minority, mine, .. } = self {
+            // Without somebody who is right the same happens again.
+            return !mine && !minority.is_empty();
+        }
         matches!(
             self,
             Self::Collective(_)

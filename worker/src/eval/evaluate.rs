@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use ringmaster_data::{SampleError, Webdataset, webdataset};
 use ringmaster_manifest::spec;
 use tch::{Device, Kind, Tensor};
 
@@ -11,7 +12,6 @@ use super::scores::{Choice, Prediction, Scores};
 use super::shard::{self, Part};
 use super::{Error, pictures};
 use crate::collective::{Collective, even_counts};
-use crate::data::{self, Dataset, SampleError};
 use crate::model::{Clip, Mode, normalize};
 use crate::progress::{self, Work};
 use ringmaster_inputs::image::Preprocess;
@@ -28,7 +28,7 @@ const GRID: usize = 60;
 #[derive(Debug, Clone)]
 pub struct EvalSet {
     name: String,
-    dataset: Arc<Dataset>,
+    dataset: Arc<Webdataset>,
 }
 
 impl EvalSet {
@@ -38,7 +38,7 @@ impl EvalSet {
     /// # Errors
     /// When a shard is missing or cannot be read.
     pub fn open(set: &spec::EvalSet, data: &spec::Data) -> Result<Self, Error> {
-        let dataset = Dataset::open(data::Options {
+        let dataset = Webdataset::open(webdataset::Options {
             urls: set.data.clone(),
             image_key: data.image_key.clone(),
             text_key: data.text_key.clone(),

@@ -23,10 +23,10 @@ pub use scoring::{Ranks, Retrieval};
 pub enum Error {
     /// The data set cannot be opened.
     #[error("evaluation set {set}: cannot open its data")]
-    Open { set: String, source: crate::data::Error },
+    Open { set: String, source: ringmaster_data::Error },
     /// A sample cannot be read for a reason other than its own corruption.
     #[error("evaluation set {set}: cannot read sample {index}")]
-    Read { set: String, index: u64, source: crate::data::SampleError },
+    Read { set: String, index: u64, source: ringmaster_data::SampleError },
     /// No sample of the set can be used.
     #[error(
         "evaluation set {set}: none of its {samples} samples has a decodable image and a caption"

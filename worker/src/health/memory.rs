@@ -91,6 +91,12 @@ fn judge(memory: Memory, demand: Demand) -> Result<(), Error> {
     })
 }
 
+/// Returns the bytes of memory that this process may still take; where the system does not say, a modest number.
+pub(crate) fn free() -> u64 {
+    const UNKNOWN: u64 = 4 << 30;
+    host().map_or(UNKNOWN, |memory| memory.free)
+}
+
 /// The smaller of what the machine has and what this process's control groups allow.
 fn host() -> Option<Memory> {
     let machine = parse_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?)?;

@@ -46,7 +46,7 @@ impl Rank {
         // the ring, which ends their wait.
         if stored && collective.rank() == source {
             self.replica.agreed = None;
-            self.load_stored(reply)?;
+            self.load_stored(generation, reply)?;
         }
         // The same on every rank: also those that hold the state take part in the broadcast.
         if stored || !reply.receivers.is_empty() {
@@ -112,7 +112,7 @@ impl Rank {
 
     /// The checkpoint this job was rolled back to, or what followed it; else its newest one, else that
     /// of the job it resumes from, else step 0.
-    fn load_stored(&mut self, reply: &JoinReply) -> Result<(), Error> {
+    fn load_stored(&mut self, generation: Generation, reply: &JoinReply) -> Result<(), Error> {
         let hint = reply.checkpoint_hint.as_str();
         let own = checkpoint::job_url(&self.job.checkpoint.uri, &self.env.job_id);
         let given = self.env.resume_from.clone();
@@ -141,9 +141,12 @@ impl Rank {
             if let Some(conflict) = resume_conflict(&loaded.state.manifest, &self.job) {
                 return Err(Error::Checkpoint { what: format!("{url}: {conflict}") });
             }
-            self.replica.load(&loaded)?;
-            self.replica.resumed_samples =
-                resumed_samples(&loaded.state, chosen_is_own, self.job.batch.global);
+            let other = self.check_order(generation, &url, chosen_is_own, &loaded.state)?;
+            self.replica.load(&loaded, self.job.batch.global.into())?;
+            if other {
+                self.replica.forget_samples();
+            }
+            self.replica.resumed_samples = resumed_samples(&loaded.state, chosen_is_own);
             return Ok(());
         }
         if let Some(resume) = resume {
@@ -167,10 +170,9 @@ impl Rank {
     }
 }
 
-/// Returns the samples of the steps that another job had done before this one goes on from `state`,
-/// counted in this job's batches, as all of its samples are.
-fn resumed_samples(state: &checkpoint::State, is_own: bool, global_batch: u32) -> u64 {
-    if is_own { state.resumed_samples } else { state.step * u64::from(global_batch) }
+/// Returns the samples that another job had consumed before this one goes on from `state`.
+fn resumed_samples(state: &checkpoint::State, is_own: bool) -> u64 {
+    if is_own { state.resumed_samples } else { state.samples }
 }
 
 #[cfg(test)]
@@ -181,7 +183,7 @@ mod tests {
     /// A run of 75 steps of 64, gone on with at 128 samples a step: 4,800 samples that nobody saw
     /// counted for its speed.
     #[test]
-    fn samples_of_the_run_before_are_counted_in_the_batches_of_this_one() {
+    fn samples_of_the_run_before_are_those_it_consumed_whatever_the_batch_is_now() {
         let models = ringmaster_manifest::ModelCatalogue::builtin();
         let yaml = "apiVersion: ringmaster/v1\nkind: TrainJob\nmetadata: {name: tiny}\nspec:\n  \
                     model: {name: ViT-B-32}\n  data: {train: [/data/a.tar], lanes: 8}\n  \
@@ -192,12 +194,11 @@ mod tests {
         let job = ringmaster_manifest::parse(yaml, "tiny.yaml", here, &models).unwrap();
         let (plan, versions) = (serde_json::Value::Null, std::collections::BTreeMap::new());
         let generation = Generation::new(1, 1);
-        let mut state =
-            checkpoint::State::describe(&job, generation, 2, plan, String::new(), versions);
+        let data = checkpoint::DataState::default();
+        let mut state = checkpoint::State::describe(&job, generation, 2, plan, data, versions);
         state.advance_to(75);
-        assert_eq!(resumed_samples(&state, false, 64), 4800);
-        assert_eq!(resumed_samples(&state, false, 128), 9600);
+        assert_eq!(resumed_samples(&state, false), 4800);
         state.resumed_samples = 640;
-        assert_eq!(resumed_samples(&state, true, 64), 640);
+        assert_eq!(resumed_samples(&state, true), 640);
     }
 }

@@ -44,8 +44,8 @@ pub(crate) fn all_equal(values: &[u64]) -> bool {
 }
 
 /// Returns the ranks that hold another value than more than half of all do; none where no value has so many.
-pub(crate) fn minority(values: &[u64]) -> Vec<u32> {
-    let count = |value: &u64| values.iter().filter(|other| *other == value).count();
+pub(crate) fn minority<T: PartialEq>(values: &[T]) -> Vec<u32> {
+    let count = |value: &T| values.iter().filter(|other| *other == value).count();
     let Some(majority) = values.iter().find(|value| 2 * count(value) > values.len()) else {
         return Vec::new();
     };

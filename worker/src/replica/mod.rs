@@ -7,7 +7,8 @@ pub mod snapshot;
 use std::ops::Range;
 
 use prost::Message as _;
-use ringmaster_checkpoint::{self as checkpoint, Moment};
+use ringmaster_checkpoint::{self as checkpoint, Corrupt, Ledger, Moment};
+use ringmaster_data::order::Windows;
 use ringmaster_manifest::MAX_LOGIT_SCALE;
 use ringmaster_manifest::spec::{self, TrainJob};
 use ringmaster_proto::v1::{Generation, StepMetrics};
@@ -18,7 +19,6 @@ use tch::{Device, Tensor};
 use crate::error::Error;
 
 use crate::collective::{Collective, bytes};
-use crate::data::Substitution;
 use crate::factory;
 use crate::factory::load::{self, Misfit, MissingBias};
 use crate::factory::loadable::Loadable as _;
@@ -36,6 +36,11 @@ pub(crate) struct Replica {
     decay: Vec<(Range<usize>, bool)>,
     /// Steps applied.
     pub applied: u64,
+    /// Updates of the optimizer, which corrects its moments by them: other than the steps after a run with another
+    /// batch.
+    pub updates: u64,
+    /// Samples consumed that are not steps of this job's batch: what a run with another batch left over.
+    pub samples_before: u64,
     /// The gradients of step `applied + 1` are reduced and kept, and this rank entered *ready*.
     pub held: Option<HeldStep>,
     /// The newest generation at whose beginning this state's rank and its whole ring held the same; the state comes
@@ -43,8 +48,10 @@ pub(crate) struct Replica {
     pub agreed: Option<Generation>,
     /// Nothing has been written over the initial values.
     pub pristine: bool,
-    /// Corrupt samples replaced so far, by all ranks.
-    pub substitutions: Vec<Substitution>,
+    /// Samples of the run that no step takes.
+    pub left_out: Windows,
+    /// Corrupt samples met so far, by all ranks.
+    pub ledger: Ledger,
     /// Samples that the run this one resumed from had consumed.
     pub resumed_samples: u64,
     /// Of the step applied last: rank 0 may have died before it wrote them down.
@@ -59,16 +66,21 @@ pub(crate) struct HeldStep {
     pub loss: f64,
     /// Which sample stood in which row of the global batch.
     pub order_digest: u64,
-    /// Corrupt samples replaced in the step, by all ranks: they count once it is applied.
-    pub substitutions: Vec<Substitution>,
+    /// Rows of the step whose sample was replaced: they count once it is applied.
+    pub replaced: u64,
+    /// Corrupt samples met in the step, by all ranks.
+    pub corrupt: Vec<Corrupt>,
 }
 
 /// What travels beside the flat buffers when a state is handed over.
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     applied: u64,
+    updates: u64,
+    samples_before: u64,
     resumed_samples: u64,
-    substitutions: Vec<Substitution>,
+    left_out: Vec<[u64; 2]>,
+    ledger: Ledger,
     /// An encoded `StepMetrics`; empty for none.
     metrics: Vec<u8>,
 }
@@ -107,10 +119,13 @@ impl Replica {
             adamw,
             decay,
             applied: 0,
+            updates: 0,
+            samples_before: 0,
             held: None,
             agreed: None,
             pristine: true,
-            substitutions: Vec::new(),
+            left_out: Windows::default(),
+            ledger: Ledger::default(),
             resumed_samples: 0,
             metrics: None,
         })
@@ -128,7 +143,7 @@ impl Replica {
             eps: job.optimizer.eps,
             weight_decay: job.optimizer.weight_decay,
             grad_factor: clip_factor(grad_norm, job.optimizer.grad_clip_norm),
-            step: self.applied + 1,
+            step: self.updates + 1,
         };
         let params = self.clip.params();
         self.adamw.apply(params.flat(), params.grad(), &self.decay, update)?;
@@ -139,11 +154,25 @@ impl Replica {
             let _ = scale.f_clamp_(0.0, MAX_LOGIT_SCALE)?;
         }
         if let Some(held) = self.held.take() {
-            self.substitutions.extend(held.substitutions);
+            self.ledger.merge(held.replaced, &held.corrupt);
         }
         self.applied += 1;
+        self.updates += 1;
         self.pristine = false;
         Ok(Applied { lr, grad_norm })
+    }
+
+    /// Forgets which samples were corrupt or left out: their numbers mean nothing in other data.
+    pub(crate) fn forget_samples(&mut self) {
+        let replaced = self.ledger.replaced();
+        self.ledger = Ledger::default();
+        self.ledger.merge(replaced, &[]);
+        self.left_out = Windows::default();
+    }
+
+    /// Returns the samples consumed.
+    pub(crate) fn samples(&self, job: &TrainJob) -> u64 {
+        job.samples(self.applied).saturating_add(self.samples_before)
     }
 
     /// Returns a digest of parameters and optimizer state: equal on replicas that agree.
@@ -176,8 +205,11 @@ impl Replica {
     ) -> Result<(), Error> {
         let header = Header {
             applied: self.applied,
+            updates: self.updates,
+            samples_before: self.samples_before,
             resumed_samples: self.resumed_samples,
-            substitutions: self.substitutions.clone(),
+            left_out: self.left_out.stored(),
+            ledger: self.ledger.clone(),
             metrics: self.metrics.map(|m| m.encode_to_vec()).unwrap_or_default(),
         };
         let text = serde_json::to_vec(&header).expect("plain data serialises");
@@ -185,6 +217,8 @@ impl Replica {
         // reading a checkpoint.
         let text = bytes::broadcast(&text, source, collective)?;
         let header: Header = serde_json::from_slice(&text)
+            .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
+        let left_out = Windows::try_from(&header.left_out[..])
             .map_err(|e| Error::Internal { what: format!("state header: {e}") })?;
         // Between here and the end the buffers are a mixture, unless they already held these bits.
         if overwrites {
@@ -198,15 +232,26 @@ impl Replica {
         // On a device the buffers are whole only now.
         collective.settle()?;
         self.applied = header.applied;
+        self.updates = header.updates;
+        self.samples_before = header.samples_before;
         self.resumed_samples = header.resumed_samples;
         self.metrics = StepMetrics::decode(header.metrics.as_slice()).ok().filter(|m| m.step > 0);
-        self.substitutions = header.substitutions;
+        self.left_out = left_out;
+        self.ledger = header.ledger;
         self.held = None;
         Ok(())
     }
 
-    /// Takes over a checkpoint.
-    pub(crate) fn load(&mut self, loaded: &checkpoint::Loaded) -> Result<(), Error> {
+    /// Takes over a checkpoint, for a job with this global batch: the run goes on after as many samples, whatever the
+    /// steps were.
+    pub(crate) fn load(
+        &mut self,
+        loaded: &checkpoint::Loaded,
+        global_batch: u64,
+    ) -> Result<(), Error> {
+        let samples = loaded.state.samples;
+        let left_out = Windows::try_from(&loaded.state.data.left_out[..])
+            .map_err(|e| Error::Checkpoint { what: e.to_string() })?;
         self.agreed = None;
         self.pristine = false;
         let [params, exp_avg, exp_avg_sq] = self.buffers();
@@ -228,9 +273,11 @@ impl Replica {
                 }
             }
         }
-        self.applied = loaded.state.step;
+        (self.applied, self.samples_before) = (samples / global_batch, samples % global_batch);
+        self.updates = loaded.state.updates;
         self.metrics = None;
-        self.substitutions = loaded.state.data.substitutions.clone();
+        self.left_out = left_out;
+        self.ledger = loaded.state.data.ledger.clone();
         self.held = None;
         Ok(())
     }
@@ -248,6 +295,8 @@ impl Replica {
         self.pristine = false;
         let resumed = openclip::resume(&self.clip, &self.adamw, file)?;
         self.applied = resumed.step;
+        self.updates = resumed.step;
+        self.samples_before = 0;
         self.resumed_samples = resumed.step.saturating_mul(global_batch);
         self.metrics = None;
         self.held = None;

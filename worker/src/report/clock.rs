@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ringmaster_data::Spent;
 use ringmaster_proto::v1::StepMetrics;
 
 use crate::collective;
@@ -12,6 +13,8 @@ pub(crate) struct Clock {
     start: Instant,
     /// Waiting for the loader.
     pub data: f64,
+    /// Where the loader's readers spent their time.
+    pub spent: Spent,
     /// Waiting for peers.
     pub comm: f64,
     pub samples: u64,
@@ -22,7 +25,14 @@ pub(crate) struct Clock {
 impl Clock {
     pub(crate) fn start() -> Self {
         collective::take_waited();
-        Self { start: Instant::now(), data: 0.0, comm: 0.0, samples: 0, busy: Vec::new() }
+        Self {
+            start: Instant::now(),
+            data: 0.0,
+            spent: Spent::default(),
+            comm: 0.0,
+            samples: 0,
+            busy: Vec::new(),
+        }
     }
 
     /// Adds what the ranks have computed in a step.
@@ -33,11 +43,18 @@ impl Clock {
         }
     }
 
+    /// Returns the share of the readers' time that they waited for the store.
+    fn waiting_for_store(&self) -> Option<f64> {
+        let all = self.spent.store + self.spent.decode;
+        (all > 0.0).then(|| self.spent.store / all)
+    }
+
     pub(crate) fn rates(&self) -> Rates {
         let elapsed = self.start.elapsed().as_secs_f64().max(1e-9);
         Rates {
             samples_per_second: self.samples as f64 / elapsed,
             data_share: self.data / elapsed,
+            store_share: self.waiting_for_store().map(|share| share * self.data / elapsed),
             comm_share: self.comm / elapsed,
             slowest: slowest(&self.busy),
         }
@@ -59,6 +76,8 @@ fn slowest(busy: &[f64]) -> Option<(u32, f64)> {
 pub(crate) struct Rates {
     pub samples_per_second: f64,
     pub data_share: f64,
+    /// The part of `data_share` in which readers waited for the store.
+    pub store_share: Option<f64>,
     pub comm_share: f64,
     /// Rank that computes longest, and its time over the median's.
     pub slowest: Option<(u32, f64)>,
@@ -70,6 +89,7 @@ impl Rates {
         Self {
             samples_per_second: metrics.samples_per_second,
             data_share: metrics.data_share,
+            store_share: metrics.store_share,
             comm_share: metrics.comm_share,
             slowest: metrics.slowest_rank.zip(metrics.slowest_over_median),
         }

@@ -13,8 +13,10 @@
 //! ends, and what a roll-back made obsolete is left out of the report.
 //!
 //! Modules in reading order: [`run`] (the folder), [`records`] (metrics.jsonl), [`tensorboard`]
-//! (event files), [`summary`] (summary.json), [`page`] (report.html) with [`chart`] (its curves).
+//! (event files), [`summary`] (summary.json), [`page`] (report.html) with [`chart`] (its curves),
+//! `clock` (where the time goes), `bottleneck` (what to change).
 
+pub(crate) mod bottleneck;
 pub mod chart;
 pub(crate) mod clock;
 pub mod page;

@@ -62,6 +62,9 @@ pub fn step_metrics(metrics: &StepMetrics, world_size: usize) -> BTreeMap<String
     if let Some(bias) = metrics.logit_bias {
         values.push(("train/logit_bias", bias));
     }
+    if let Some(share) = metrics.store_share {
+        values.push(("train/store_share", share));
+    }
     if let (Some(rank), Some(ratio)) = (metrics.slowest_rank, metrics.slowest_over_median) {
         values.push(("train/slowest_rank", f64::from(rank)));
         values.push(("train/slowest_over_median", ratio));

@@ -215,13 +215,12 @@ impl Run {
         self.append(metrics.step, metrics.samples, Some(order), values)
     }
 
-    /// Appends the scores of an evaluation after `step`.
+    /// Appends the scores of an evaluation after `step`, and after so many samples.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn eval(&mut self, step: u64, scores: &Scores) -> Result<(), Error> {
+    pub fn eval(&mut self, step: u64, samples: u64, scores: &Scores) -> Result<(), Error> {
         let only_set = self.record.manifest.eval.zero_shot.len() <= 1;
-        let samples = self.record.manifest.samples(step);
         self.append(step, samples, None, records::eval_metrics(scores, only_set))?;
         match self.scores.iter_mut().find(|known| known.name == scores.name) {
             Some(known) => *known = scores.clone(),

@@ -97,7 +97,7 @@ fn a_finished_run_has_every_file_and_latest_points_at_it() {
     for step in 1..=40 {
         run.step(&metrics(step, 4.0 / step as f64)).unwrap();
     }
-    run.eval(40, &scores()).unwrap();
+    run.eval(40, 40 * 64, &scores()).unwrap();
     let summary = run.finish(&ending()).unwrap();
     assert_eq!((summary.samples_per_second, summary.recoveries), (640.0, 0));
     assert_eq!(summary.final_loss, Some(0.1));

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ringmaster_checkpoint::{
     self as checkpoint, Memory, Published, Saved, Snapshot, SnapshotBuffer, Writer, WriterOptions,
 };
+use ringmaster_data::{Dataset, order};
 use ringmaster_manifest::spec::{TrainJob, WhenBusy};
 use ringmaster_proto::RingRank;
 use ringmaster_proto::v1::Generation;
@@ -28,7 +29,6 @@ use crate::collective::tcp::AbortFlag;
 use crate::collective::{self, Collective, ReduceOp};
 use crate::control::coordinator::RanksClient;
 use crate::control::history::History;
-use crate::data::Dataset;
 use crate::error::Error;
 use crate::model::Params;
 use crate::plan::NumericPlan;
@@ -111,8 +111,14 @@ impl Saving {
             let plan = serde_json::to_value(start.plan).expect("a plan is plain data");
             let versions = [("ringmaster", env!("RINGMASTER_VERSION"))];
             let versions = versions.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
-            let fingerprint = start.dataset.fingerprint();
-            checkpoint::State::describe(job, generation, world_size, plan, fingerprint, versions)
+            let data = checkpoint::DataState {
+                order: order::VERSION,
+                fingerprint: start.dataset.fingerprint().to_owned(),
+                cursor: checkpoint::Cursor::default(),
+                ledger: checkpoint::Ledger::default(),
+                left_out: Vec::new(),
+            };
+            checkpoint::State::describe(job, generation, world_size, plan, data, versions)
         });
         let portion = Portion::of(start.params, rank, world_size);
         start.memory.reserve(portion.layout.len);
@@ -218,10 +224,13 @@ impl Saving {
         agreement::compare(digest, replica.applied, collective)?;
         let saved_at_ms = self.saved_at_ms(replica.applied);
         let state = self.state.clone().map(|mut state| {
+            state.samples_before = replica.samples_before;
             state.advance_to(replica.applied);
             state.saved_at_ms = saved_at_ms;
+            state.updates = replica.updates;
             state.resumed_samples = replica.resumed_samples;
-            state.data.substitutions = replica.substitutions.clone();
+            state.data.left_out = replica.left_out.stored();
+            state.data.ledger = replica.ledger.clone();
             state
         });
         let snapshot = Snapshot {

@@ -120,7 +120,7 @@ impl Rank {
             let scores = eval::evaluate(clip, &self.tokenizer, collective, set, &preprocess)?;
             if let Some(run) = &mut self.run {
                 let step = self.replica.applied;
-                run.eval(step, &scores)?;
+                run.eval(step, self.replica.samples(&self.job), &scores)?;
                 let said = history::evaluation(step, &scores);
                 tracing::info!("{said}");
                 self.history.note(generation, NoteKind::Evaluation, said);
@@ -174,11 +174,11 @@ impl Rank {
         let summary = run.finish(&report::Ending {
             finished,
             steps: self.replica.applied,
-            samples: self.job.samples(self.replica.applied),
+            samples: self.replica.samples(&self.job),
             resumed_samples: self.replica.resumed_samples,
             training_seconds: None,
-            substituted: self.replica.substitutions.len() as u64,
-            damaged_shards: self.dataset.damaged().len() as u64,
+            substituted: self.replica.ledger.replaced(),
+            damaged_shards: self.dataset.damaged().count() as u64,
             checkpoint,
         })?;
         tracing::info!("{}", summary.to_text());

@@ -4,10 +4,10 @@ use ringmaster_manifest::spec::{Exchange, LossKind, Positives};
 use tch::{Device, Tensor};
 
 use super::context::Context;
-use crate::data::Batch;
 use crate::error::Error;
 use crate::loss::{self, Inputs, infonce, siglip};
 use crate::model::Clip;
+use ringmaster_data::Batch;
 
 /// Computes the loss and this rank's embedding gradients.
 ///
@@ -51,7 +51,7 @@ pub(crate) fn loss(
 /// One number per row that is the same for captions the text tower cannot tell apart: a hash of
 /// their tokens. Shape `[b_r]`, i64.
 fn caption_labels(batch: &Batch, device: Device) -> Tensor {
-    let rows = batch.sample_ids.len().max(1);
+    let rows = batch.samples.len().max(1);
     let length = batch.tokens.len() / rows;
     let hash =
         |tokens: &[i64]| xxhash_rust::xxh3::xxh3_64(bytemuck::cast_slice::<i64, u8>(tokens)) as i64;
@@ -62,12 +62,14 @@ fn caption_labels(batch: &Batch, device: Device) -> Tensor {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use ringmaster_data::corrupt::SampleKey;
+
     use super::*;
 
     #[test]
     fn captions_of_the_same_tokens_share_a_label_and_others_do_not() {
         let batch = Batch {
-            sample_ids: vec![1, 2, 3],
+            samples: (1..4).map(|index| SampleKey { source: 0, index }).collect(),
             tokens: vec![5, 6, 0, 5, 7, 0, 5, 6, 0],
             ..Batch::default()
         };

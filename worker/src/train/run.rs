@@ -15,13 +15,13 @@ use crate::collective::Collective;
 use crate::collective::counted::Counted;
 use crate::collective::tcp::AbortFlag;
 use crate::control::signals::Termination;
-use crate::data;
 use crate::error::Error;
 use crate::ffi;
 use crate::rank::Rank;
 use crate::recover::left::ring_loss;
 use crate::report::{self, Run};
 use crate::save::{Saving, Start};
+use crate::split::even_counts;
 
 /// Time a rank whose ring broke waits for the coordinator's next generation before it asks for one.
 const REGROUP_PATIENCE: Duration = Duration::from_secs(5);
@@ -119,6 +119,7 @@ impl Rank {
             }
         });
         self.check_links(generation, reply, collective)?;
+        self.compare_data(reply, collective)?;
         // Before the state is agreed on: survivors that are one step behind are then where the source is.
         if reply.apply_held {
             self.apply_held(generation)?;
@@ -126,7 +127,7 @@ impl Rank {
         self.agree_on_state(generation, reply, collective)?;
         self.control.status(|status| status.step = self.replica.applied);
 
-        let counts = data::row_counts(&self.job, collective.world_size());
+        let counts = even_counts(self.job.batch.global as usize, collective.world_size());
         match collective.rank() {
             0 => self.open_run(generation, collective.world_size())?,
             // It may have been first in an earlier ring.

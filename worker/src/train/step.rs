@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ringmaster_data::{Batch, corrupt};
 use ringmaster_inputs::rng::{Site, key};
 use ringmaster_proto::v1::Phase;
 use tch::Tensor;
@@ -10,7 +11,6 @@ use super::context::Context;
 use super::loss_choice;
 use super::towers::{Draw, Share};
 use crate::collective::{self, Collective, Pending, ReduceOp, bytes};
-use crate::data::{self, Batch, Substitution};
 use crate::error::Error;
 use crate::faults::FaultPoint;
 use crate::model::Tower;
@@ -73,7 +73,7 @@ pub(crate) fn run(
     // Waits for the rank whose backward pass is slowest.
     image_sum.wait()?;
     text_sum.wait()?;
-    let held = share_substitutions(context, replica, batch, loss.loss)?;
+    let held = share_corrupt(context, replica, batch, loss.loss)?;
     let order_digest = held.order_digest;
     // From here on this rank can apply the step alone. It must be set before *ready* begins: recovery takes
     // it that a rank which entered *ready* holds the gradients, and that others may have applied them.
@@ -92,32 +92,36 @@ struct Contribution {
 }
 
 /// Returns what every rank has to know of the step: whoever applies it, even alone after a fault,
-/// has all substitutions.
-fn share_substitutions(
+/// knows all corrupt samples.
+fn share_corrupt(
     context: &Context<'_>,
     replica: &Replica,
     batch: &Batch,
     loss: f64,
 ) -> Result<HeldStep, Error> {
     let order = order_digest(context.job.data.seed, replica.applied, batch);
-    let sums = Tensor::from_slice(&[order as i64, batch.substitutions.len() as i64]);
+    // What the ledger has is known to all: readers meet it again until they are started with the new ledger.
+    let new = |corrupt: &&corrupt::Corrupt| replica.ledger.reason(corrupt.sample).is_none();
+    let found: Vec<&corrupt::Corrupt> = batch.corrupt.iter().filter(new).collect();
+    let sums = [order as i64, batch.replaced as i64, found.len() as i64];
+    let sums = Tensor::from_slice(&sums);
     // collective: all-reduce in every step, also where nothing was replaced. Its sum tells every rank alike
     // whether the longer exchange below follows.
     context.collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
-    let mut substitutions = Vec::new();
-    if sums.int64_value(&[1]) > 0 {
-        let own = serde_json::to_vec(&batch.substitutions).expect("plain data serialises");
+    let mut corrupt = Vec::new();
+    if sums.int64_value(&[2]) > 0 {
+        let own = serde_json::to_vec(&found).expect("plain data serialises");
         for text in bytes::gather(&own, context.collective)? {
-            let theirs: Vec<Substitution> = serde_json::from_slice(&text).map_err(|e| {
-                Error::Internal { what: format!("substitutions of another rank: {e}") }
+            let theirs: Vec<corrupt::Corrupt> = serde_json::from_slice(&text).map_err(|e| {
+                Error::Internal { what: format!("corrupt samples of another rank: {e}") }
             })?;
-            substitutions.extend(theirs);
+            corrupt.extend(theirs);
         }
-        // All ranks see the same substitutions, so all of them stop here or none does.
-        let all = replica.substitutions.iter().chain(&substitutions);
-        data::check_corrupt(all, context.corrupt_limit)?;
+        // All ranks see the same corrupt samples, so all of them stop here or none does.
+        corrupt::check_with(&replica.ledger, &corrupt, context.corrupt_limit)?;
     }
-    Ok(HeldStep { loss, order_digest: sums.int64_value(&[0]) as u64, substitutions })
+    let [order_digest, replaced] = [0, 1].map(|place| sums.int64_value(&[place]) as u64);
+    Ok(HeldStep { loss, order_digest, replaced, corrupt })
 }
 
 /// The small all-reduce that says that every rank holds the reduced gradients.
@@ -163,14 +167,15 @@ fn compare_norms(step: u64, squares: &[f64], collective: &dyn Collective) -> Res
     Err(Error::ReplicasDiffer { step, lowest, highest, minority: agreement::minority(&bits) })
 }
 
-/// Wrapping sum over rows of a hash of (step, row, sample): adding the ranks' parts gives the same
+/// Wrapping sum over rows of a hash of (step, row, source, sample): adding the ranks' parts gives the same
 /// number however the rows are split.
 fn order_digest(seed: u64, step: u64, batch: &Batch) -> u64 {
     batch
         .rows
         .clone()
-        .zip(&batch.sample_ids)
-        .fold(0, |sum, (row, id)| sum.wrapping_add(key(seed, Site::OrderDigest, &[step, row, *id])))
+        .zip(&batch.samples)
+        .map(|(row, sample)| [step, row, sample.source.into(), sample.index])
+        .fold(0, |sum, words| sum.wrapping_add(key(seed, Site::OrderDigest, &words)))
 }
 
 fn reduce(replica: &Replica, tower: Tower, collective: &dyn Collective) -> Result<Pending, Error> {

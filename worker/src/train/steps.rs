@@ -3,18 +3,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use ringmaster_data::{Loader, LoaderOptions, corrupt};
 use ringmaster_proto::v1::{Generation, Phase, StepMetrics};
 
 use super::after_step::Due;
 use super::context::Context;
 use super::step::{self, Ready};
 use crate::collective::{self, Collective};
-use crate::data::{self, Loader, LoaderOptions};
 use crate::error::Error;
 use crate::faults::FaultPoint;
 use crate::rank::{Rank, preprocess};
 use crate::replica::Applied;
-use crate::report::clock::Clock;
+use crate::report::bottleneck::Bottleneck;
+use crate::report::clock::{Clock, Rates};
+use crate::split::even_range;
 
 /// Steps between log lines and between the intervals that throughput is averaged over.
 const LOG_EVERY: u64 = 10;
@@ -36,7 +38,7 @@ impl Rank {
         let total = self.job.schedule.total_steps;
         let mut loader = self.start_loader(collective)?;
         let mut clock = Clock::start();
-        let corrupt_limit = data::corrupt_limit(self.dataset.len(), self.job.data.max_corrupt);
+        let corrupt_limit = corrupt::limit(self.dataset.len(), self.job.data.max_corrupt);
         while self.replica.applied < total {
             // Data.
             self.control.status(|status| status.phase = Phase::Data.into());
@@ -44,6 +46,9 @@ impl Rank {
             // Waits for this rank's own readers, never for another rank.
             let batch = loader.next()?;
             clock.data += waiting.elapsed().as_secs_f64();
+            let spent = loader.take_spent();
+            clock.spent.store += spent.store;
+            clock.spent.decode += spent.decode;
 
             // Forward, loss, backward, reduction; ends with *ready*.
             let context = Context {
@@ -83,21 +88,24 @@ impl Rank {
     }
 
     fn start_loader(&self, collective: &dyn Collective) -> Result<Loader, Error> {
-        let per_lane = u64::from(self.job.batch.global / self.job.data.lanes);
-        let lanes = data::share(self.job.data.lanes, collective.rank(), collective.world_size());
+        let global_batch = self.job.batch.global;
+        let rows = even_range(global_batch as usize, collective.rank(), collective.world_size());
         Ok(Loader::start(LoaderOptions {
             dataset: Arc::clone(&self.dataset),
-            order: Arc::clone(&self.order),
-            rows: u64::from(lanes.start) * per_lane..u64::from(lanes.end) * per_lane,
+            global_batch: global_batch.into(),
+            rows: rows.start as u64..rows.end as u64,
             first_step: self.replica.applied,
+            first_sample: self.replica.samples(&self.job),
             last_step: self.job.schedule.total_steps,
             preprocess: preprocess(&self.job),
             tokenizer: Arc::clone(&self.tokenizer),
             aug: self.job.data.aug_cfg.clone(),
             seed: self.job.data.seed,
-            readers: self.job.data.readers as usize,
+            readers: self.readers(),
             prefetch: 3,
-            substitutions: self.replica.substitutions.clone(),
+            memory: self.job.data.memory.unwrap_or(self.memory),
+            left_out: self.replica.left_out.clone(),
+            ledger: self.replica.ledger.clone(),
             max_corrupt: self.job.data.max_corrupt,
         })?)
     }
@@ -120,6 +128,7 @@ impl Rank {
         if step.is_multiple_of(LOG_EVERY) || step == metrics.total_steps {
             if self.run.is_some() {
                 log_line(&metrics);
+                self.say_bottleneck(&clock.rates());
             }
             *clock = Clock::start();
         }
@@ -131,6 +140,18 @@ impl Rank {
             }
         });
         Ok(())
+    }
+}
+
+impl Rank {
+    /// Says what the steps of an interval waited for, when it is not what those before waited for.
+    fn say_bottleneck(&mut self, rates: &Rates) {
+        let now = Bottleneck::of(rates);
+        // The first interval fills what is fetched ahead.
+        let first = self.bottleneck.is_none();
+        if self.bottleneck.replace(now) != Some(now) && !first {
+            tracing::info!("{}", now.sentence(rates, self.readers()));
+        }
     }
 }
 

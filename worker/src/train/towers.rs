@@ -2,10 +2,10 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data::Batch;
 use crate::error::Error;
 use crate::model::{Clip, Mode, Tower, normalize};
 use crate::progress::{self, Work};
+use ringmaster_data::Batch;
 
 /// What the random draws of a step depend on, beside the rows.
 #[derive(Debug, Clone, Copy)]

@@ -54,6 +54,7 @@ pub(crate) fn kind_of(note: &v1::NoteRequest) -> Result<&'static str, Error> {
         v1::NoteKind::Store => Ok(STORE),
         v1::NoteKind::CheckpointFailed => Ok(CHECKPOINT_FAILED),
         v1::NoteKind::Waits => Ok("waits"),
+        v1::NoteKind::Data => Ok("data"),
         v1::NoteKind::Unspecified => Err(Error::Invalid {
             field: "kind",
             value: note.kind.to_string(),

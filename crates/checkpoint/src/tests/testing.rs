@@ -209,7 +209,7 @@ pub(crate) fn snapshot(counter: u32, step: u64, rank: usize, world_size: usize) 
         generation,
         world_size,
         json!({}),
-        "fp".to_owned(),
+        DataState { fingerprint: "fp".to_owned(), ..DataState::default() },
         BTreeMap::new(),
     );
     state.advance_to(step);

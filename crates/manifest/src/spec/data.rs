@@ -3,17 +3,20 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::{MAX_LANES, MAX_THREADS};
-use crate::spec::written::OneOrMany;
+use crate::limits::MAX_LANES;
+use crate::number::ByteSize;
+use crate::spec::written::{DataKeys, OneOrMany, PoolKeys, Readers};
+
+/// Name of the source that `data.train` stands for.
+const TRAIN: &str = "train";
 
 /// Training data and how it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Data {
-    /// Webdataset shards: a path or URL or a list of them; `{000..127}` and `{a,b}` expand, `::`
-    /// joins. Relative paths start at the manifest's folder.
-    // In a job: absolute paths and URLs, expanded and split, in order.
-    #[schemars(with = "OneOrMany")]
-    pub train: Vec<String>,
+    /// What is read, at least one.
+    // In a manifest: one as `train`, or several as `sources`.
+    #[schemars(flatten, with = "DataKeys")]
+    pub sources: Vec<Source>,
     /// Seed of the initial weights, the order and the augmentation. Default 0.
     #[schemars(extend("default" = 0))]
     pub seed: u64,
@@ -29,26 +32,86 @@ pub struct Data {
     /// entry is drawn per sample.
     #[schemars(length(min = 1))]
     pub json_text_key: Option<String>,
-    /// Parallel lanes of the data order, at least the most ranks the job will ever use; the global
-    /// batch must be a multiple of it. Default 64.
-    #[schemars(range(min = 1, max = MAX_LANES), extend("default" = 64))]
+    /// Parallel lanes of the data order, for locality of reading: a rank reads a contiguous run of
+    /// them. Default 256.
+    #[schemars(range(min = 1, max = MAX_LANES), extend("default" = 256))]
     pub lanes: u32,
-    /// Contiguous samples of a shard that move together in the permutation. Default by data set
-    /// size.
-    #[schemars(range(min = 1))]
-    pub block_samples: Option<u32>,
-    /// Samples shuffled together inside a lane. Default 1024.
-    #[schemars(range(min = 1), extend("default" = 1024))]
-    pub shuffle_window: u32,
-    /// Decoding threads per rank. Default 1.
-    #[schemars(range(min = 1, max = MAX_THREADS), extend("default" = 1))]
-    pub readers: u32,
+    /// Longest run of samples of a shard that moves as one in the permutation, and is read at once.
+    /// Default 128.
+    #[schemars(range(min = 1), extend("default" = 128))]
+    pub block_samples: u32,
+    /// Samples out of which a batch is drawn.
+    #[schemars(flatten, with = "PoolKeys")]
+    pub pool_samples: u64,
+    /// Decoding threads per rank, or `auto`: the cores of its slot that computing leaves idle, one at least.
+    /// Default auto.
+    // In a job: none for auto, as ranks choose where they run.
+    #[schemars(with = "Readers", extend("default" = "auto"))]
+    pub readers: Option<u32>,
+    /// Bytes of shards that a rank keeps in memory at most: it never changes what is read. Default: half of what its
+    /// node has free when it starts, divided among its ranks there.
+    #[schemars(with = "Option<ByteSize>", extend("minimum" = 1))]
+    pub memory: Option<u64>,
     /// Largest share of corrupt samples before the job fails. Default 0.01.
     #[schemars(range(min = 0.0, max = 1.0), extend("default" = 0.01))]
     pub max_corrupt: f64,
+    /// Lets a run that resumes from another one's checkpoint go on with other data, or the same data in
+    /// another order, after as many samples; `--accept-new-data` sets it. Default false.
+    #[schemars(extend("default" = false))]
+    pub accept_new_data: bool,
     /// Random augmentation, in `OpenCLIP`'s `--aug-cfg` words where it has them.
     #[schemars(extend("default" = {}))]
     pub aug_cfg: AugCfg,
+}
+
+/// A part of the training data with a name of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// Name in messages and metrics.
+    #[schemars(length(min = 1), extend("format" = "set-name", "pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub name: String,
+    /// Shards, as `data.train`.
+    // In a job: absolute paths and URLs, expanded and split, in order.
+    #[schemars(with = "OneOrMany")]
+    pub data: Vec<String>,
+    /// Share of the rows of a batch, relative to the other sources' weights. Default: as many as
+    /// `upsample` gives.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub weight: Option<f64>,
+    /// How often its samples are seen while those of a source of 1 are seen once, as
+    /// `--train-data-upsampling-factors`. Default 1, without a weight.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub upsample: Option<f64>,
+}
+
+impl Source {
+    /// Returns the source that `data.train` stands for.
+    pub fn train(data: Vec<String>) -> Self {
+        Self { name: TRAIN.to_owned(), data, weight: None, upsample: None }
+    }
+
+    /// Returns how much it weighs against the others, when it has these many samples.
+    pub fn weighs(&self, samples: u64) -> f64 {
+        self.weight.unwrap_or_else(|| self.upsample.unwrap_or(1.0) * samples as f64)
+    }
+}
+
+impl Data {
+    /// Returns the field of a manifest that lists the shards of a source.
+    pub fn field(&self, source: usize) -> String {
+        match &self.sources[..] {
+            [only] if only.name == TRAIN => "spec.data.train".to_owned(),
+            _ => format!("spec.data.sources[{source}].data"),
+        }
+    }
+
+    /// Returns every shard, with the field that lists it.
+    pub fn shards(&self) -> impl Iterator<Item = (String, &String)> {
+        self.sources.iter().enumerate().flat_map(|(number, source)| {
+            let field = self.field(number);
+            source.data.iter().map(move |url| (field.clone(), url))
+        })
+    }
 }
 
 /// Random augmentation.

@@ -53,7 +53,7 @@ pub enum ScheduleKind {
 /// Global batch and its division.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Batch {
-    /// Samples of all ranks per step; a multiple of `data.lanes`.
+    /// Samples of all ranks per step, at least one per rank.
     #[schemars(range(min = 1, max = MAX_GLOBAL_BATCH))]
     pub global: u32,
     /// Largest number of samples a rank sends through a tower at once. Default: its whole share.

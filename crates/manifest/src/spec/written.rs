@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::data::Source;
 use super::{ScheduleKind, TrainJob};
-use crate::limits::MAX_JOB_NAME;
+use crate::limits::{MAX_JOB_NAME, MAX_SOURCES, MAX_THREADS};
 use crate::model_config::PreprocessCfg;
 use crate::model_config::preprocess::{Interpolation, ResizeMode};
 use crate::number::Count;
@@ -102,6 +103,28 @@ pub(crate) struct Schedule {
     pub(crate) warmup_steps: Option<u64>,
 }
 
+/// The keys of `spec.data` that say what is read.
+#[derive(JsonSchema)]
+pub(crate) struct DataKeys {
+    /// Webdataset shards: a path or URL or a list of them; `{000..127}` and `{a,b}` expand, `::`
+    /// joins. Relative paths start at the manifest's folder. This or `sources`.
+    train: Option<OneOrMany>,
+    /// A mixture: every batch has rows of each source, in fixed shares. This or `train`.
+    #[schemars(length(min = 1, max = MAX_SOURCES))]
+    sources: Option<Vec<Source>>,
+}
+
+/// The keys of `spec.data` that say how far the order mixes.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct PoolKeys {
+    /// Samples out of which a batch is drawn, of all sources together. Default 250000.
+    #[schemars(with = "Option<Count>", extend("minimum" = 1))]
+    pub(crate) pool_samples: Option<u64>,
+    /// Samples shuffled together inside a lane: says the same as `pool_samples` divided by `lanes`.
+    #[schemars(with = "Option<Count>", extend("minimum" = 1))]
+    pub(crate) shuffle_window: Option<u64>,
+}
+
 /// One string or a list of them.
 #[derive(JsonSchema)]
 #[schemars(inline, untagged)]
@@ -131,10 +154,20 @@ enum RingGroup {
     Ranks(#[schemars(range(min = 1))] u32),
 }
 
+/// `auto` or a number of threads.
+#[derive(JsonSchema)]
+#[schemars(inline, untagged)]
+pub(crate) enum Readers {
+    /// Chosen from the node's cores.
+    Auto(Auto),
+    /// Threads.
+    Threads(#[schemars(range(min = 1, max = MAX_THREADS))] u32),
+}
+
 /// The word `auto`.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "lowercase")]
-enum Auto {
+pub(crate) enum Auto {
     /// Chosen.
     Auto,
 }

@@ -1,5 +1,5 @@
 //! Jobs as databases and checkpoints hold them and agents get them: JSON of an envelope,
-//! `{"kind": "TrainJob", "schema": 3, "job": {…}}`.
+//! `{"kind": "TrainJob", "schema": 4, "job": {…}}`.
 //!
 //! Everything stands in the job, defaults included: a default that changes later changes no stored job. The
 //! schema counts the shapes that a kind's job has had, and is read from 1 on: `upgrade` leads from each to
@@ -135,7 +135,7 @@ spec:
     #[test]
     fn a_job_is_stored_in_an_envelope_with_its_kind_and_schema() {
         let stored = stored();
-        assert_eq!((&stored["kind"], &stored["schema"]), (&json!("TrainJob"), &json!(3)));
+        assert_eq!((&stored["kind"], &stored["schema"]), (&json!("TrainJob"), &json!(4)));
         assert_eq!(stored["job"]["name"], "tiny");
         assert_eq!(from_validated_json(&stored.to_string()).unwrap(), job());
     }
@@ -160,7 +160,7 @@ spec:
                 section.insert("novelty".to_owned(), value);
                 let said = refused(&changed);
                 assert!(said.starts_with(&format!("unknown key {key}: ")), "{said}");
-                assert!(said.contains("schema 3 of TrainJob"), "{said}");
+                assert!(said.contains("schema 4 of TrainJob"), "{said}");
             }
         }
         let mut changed = stored();
@@ -200,12 +200,12 @@ spec:
     #[test]
     fn a_newer_schema_and_another_kind_are_refused_with_what_to_do() {
         let mut newer = stored();
-        newer["schema"] = json!(4);
+        newer["schema"] = json!(5);
         newer["job"] = json!({"novel": "shape"});
         let said = refused(&newer);
         assert_eq!(
             said,
-            "the TrainJob is of schema 4, and this ringmaster reads 1 to 3; upgrade ringmaster"
+            "the TrainJob is of schema 5, and this ringmaster reads 1 to 4; upgrade ringmaster"
         );
         let mut other = stored();
         other["kind"] = json!("EvalJob");

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 pub(super) type Step = fn(&mut Value);
 
 /// Of `TrainJob`. A step is never edited once released.
-pub(super) const TRAIN_JOB: [Step; 2] = [write_out, write_out_stopping];
+pub(super) const TRAIN_JOB: [Step; 3] = [write_out, write_out_stopping, make_sources];
 
 /// From 1 to 2: writes out what versions before a key did not say, with what they did.
 fn write_out(job: &mut Value) {
@@ -35,6 +35,26 @@ fn write_out(job: &mut Value) {
 fn write_out_stopping(job: &mut Value) {
     if let Some(checkpoint) = section(job, "checkpoint") {
         checkpoint.entry("stop_within").or_insert(Value::Null);
+    }
+}
+
+/// From 3 to 4: shards became a source, the first of several, and a window in every lane a pool.
+fn make_sources(job: &mut Value) {
+    let Some(data) = section(job, "data") else { return };
+    data.entry("accept_new_data").or_insert(json!(false));
+    data.entry("memory").or_insert(Value::Null);
+    if let Some(train) = data.shift_remove("train") {
+        let source = json!({"name": "train", "data": train, "weight": null, "upsample": null});
+        data.insert("sources".to_owned(), json!([source]));
+    }
+    if let Some(window) = data.shift_remove("shuffle_window") {
+        let lanes = data.get("lanes").and_then(Value::as_u64).unwrap_or(1);
+        let pool = window.as_u64().unwrap_or(1).saturating_mul(lanes);
+        data.insert("pool_samples".to_owned(), pool.into());
+    }
+    // Their length followed from the data set's.
+    if data.get("block_samples").is_some_and(Value::is_null) {
+        data.insert("block_samples".to_owned(), json!(128));
     }
 }
 
@@ -88,6 +108,20 @@ mod tests {
         let mut job = json!({"checkpoint": {"when_busy": "wait"}});
         write_out_stopping(&mut job);
         assert_eq!(job["checkpoint"], json!({"when_busy": "wait", "stop_within": null}));
+    }
+
+    #[test]
+    fn shards_of_schema_3_are_a_source_and_a_window_in_every_lane_a_pool() {
+        let mut job = json!({"data": {
+            "train": ["/a.tar"], "lanes": 64, "block_samples": null, "shuffle_window": 1024
+        }});
+        make_sources(&mut job);
+        let source = json!({"name": "train", "data": ["/a.tar"], "weight": null, "upsample": null});
+        let data = json!({
+            "lanes": 64, "block_samples": 128, "sources": [source], "pool_samples": 65_536,
+            "accept_new_data": false, "memory": null
+        });
+        assert_eq!(job["data"], data);
     }
 
     #[test]

@@ -207,7 +207,8 @@ fn a_job_with_a_password_or_numbers_that_no_manifest_gives_is_refused_over_the_w
         let sent = ringmaster_manifest::to_json(&job);
         ringmaster_manifest::from_validated_json(&sent).unwrap_err().to_string()
     };
-    let secret = refused(&|job| job.data.train.push("https://u:hunter2@host/a.tar".to_owned()));
+    let secret =
+        refused(&|job| job.data.sources[0].data.push("https://u:hunter2@host/a.tar".to_owned()));
     assert!(secret.starts_with("spec.data.train: expected URLs without names"), "{secret}");
     assert!(!secret.contains("hunter2"));
     let ranks = refused(&|job| job.resources.ranks = u32::MAX);

@@ -72,8 +72,15 @@ fn trouble(pinned: &str, now: &Keys, changelog: &str) -> Vec<String> {
         }
     }
     let new = now.iter().filter(|(key, _)| !pinned.contains_key(key.as_str()));
+    // A section that is new may require what it likes.
+    let inside_new = |key: &str| {
+        key.match_indices(['.', '['])
+            .any(|(end, _)| now.contains_key(&key[..end]) && !pinned.contains_key(&key[..end]))
+    };
     found.extend(new.map(|(key, value)| match value.as_str() {
-        "required" => format!("{key} is new and required: manifests without it would be refused"),
+        "required" if !inside_new(key) => {
+            format!("{key} is new and required: manifests without it would be refused")
+        }
         value => format!("{key} is new: add a line to keys.txt: \"{key}: {value}\""),
     }));
     found
@@ -110,7 +117,14 @@ fn every_break_is_told() {
     assert!(
         told(&required, "a: 3 then required\nb: required\n", "").starts_with("a is required now")
     );
-    let more = now(&[("a", "3"), ("b", "required"), ("c", "null"), ("d", "required")]);
+    let more = now(&[
+        ("a", "3"),
+        ("b", "required"),
+        ("c", "null"),
+        ("c[].x", "required"),
+        ("d", "required"),
+    ]);
     let said = told(&more, pinned, "");
+    assert!(said.contains("\"c[].x: required\""), "{said}");
     assert!(said.contains("\"c: null\"") && said.contains("d is new and required"), "{said}");
 }

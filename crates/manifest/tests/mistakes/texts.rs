@@ -156,21 +156,46 @@ fn missing_keys_say_what_belongs_there() {
 }
 
 #[test]
-fn a_batch_that_lanes_do_not_divide_names_the_next_ones_that_they_do() {
-    assert_mistakes(
-        "batch_not_a_multiple_of_lanes.yaml",
-        &["job.yaml:22:19: spec.batch.global is 1000: a step takes equally many samples of \
-             every lane; expected a multiple of data.lanes, 16: 992 or 1008, or set \
-             data.lanes to a divisor of 1000"],
-    );
+fn a_batch_need_not_divide_into_lanes_and_ranks_may_be_more() {
+    let good = fixture("good.yaml");
+    let odd = good.replace("ranks: 2, min_ranks: 1", "ranks: 32").replace("32768", "1000");
+    assert_eq!(parse(&odd).unwrap().data.lanes, 16);
 }
 
 #[test]
-fn more_ranks_than_lanes_are_refused() {
+fn sources_that_do_not_fit_together_are_refused_where_they_stand() {
     assert_mistakes(
-        "more_ranks_than_lanes.yaml",
-        &["job.yaml:7:22: spec.resources.ranks is 32: every rank owns whole lanes of the \
-             data order; expected at most data.lanes, 16"],
+        "sources_that_do_not_fit.yaml",
+        &[
+            "job.yaml:12:65: spec.data.sources[1].upsample is 2: weight says which share of a batch it gets; \
+             keep one of the two",
+            "job.yaml:13:9: spec.data.sources[2].weight is left at its default: 2 of 4 sources have one; \
+             expected one for this, too, or for none",
+            "job.yaml:13:16: spec.data.sources[2].name is \"one\": another source has this name; expected a \
+             name of its own",
+            "job.yaml:14:54: spec.data.sources[3].weight is 0; expected a number above 0",
+        ],
+    );
+    assert_mistakes(
+        "sources_beside_train.yaml",
+        &[
+            "job.yaml:10:12: spec.data.train is \"/data/cc12m/{00000..00003}.tar::/data/more/{a,b}.tar\": \
+             data.sources says what is read; keep one of the two",
+        ],
+    );
+    assert_mistakes(
+        "nothing_to_train_on.yaml",
+        &[
+            "job.yaml:9:3: missing key \"train\" in spec.data, which has seed, image_key, lanes, aug_cfg; \
+             expected the training data, as shards or as a list of sources",
+        ],
+    );
+    assert_mistakes(
+        "a_window_and_a_pool.yaml",
+        &[
+            "job.yaml:15:21: spec.data.shuffle_window is \"1K\": data.pool_samples says the same for all \
+             lanes; keep one of the two",
+        ],
     );
 }
 

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, HashMap};
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::Error;
-use super::store::Object;
+use crate::Error;
+use crate::store::Object;
 
 /// Sample counts as webdataset and OpenCLIP write them: `{"00000.tar": 1000, …}`.
 const DECLARED: &str = "sizes.json";

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use ringmaster_weights::found;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
-use super::store::Object;
+use crate::Error;
+use crate::store::Object;
 
-/// Bytes fetched at a time while reading headers.
-const READ_AHEAD: u64 = 256 << 10;
+/// Bytes fetched at a time while reading headers from a disk, and over a network, where every request waits.
+const READ_AHEAD: [u64; 2] = [256 << 10, 8 << 20];
 
 /// Extensions of the members that make a sample, lower-case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,7 +209,8 @@ impl Read for RangeReader<'_> {
         }
         let buffered = self.start..self.start + self.buffer.len() as u64;
         if !buffered.contains(&self.position) {
-            let range = self.position..self.len.min(self.position + READ_AHEAD);
+            let range = self.position
+                ..self.len.min(self.position + READ_AHEAD[usize::from(self.shard.is_remote())]);
             let ranges = std::slice::from_ref(&range);
             let fetched = self.shard.ranges(ranges, self.cancel).map_err(|error| {
                 self.failed = Some(error);

@@ -1,6 +1,7 @@
 //! A webdataset: shards of consecutive members that share a key, behind one index over samples.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -10,14 +11,14 @@ use ringmaster_weights::found;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
-use super::counts::Counts;
-use super::index::{Index, Span, Wanted};
-use super::store::{Object, Stores};
+use crate::Error;
+use crate::counts::Counts;
+use crate::index::{Index, Span, Wanted};
+use crate::store::{Object, Stores};
 
-/// Samples whose places are kept at once, about 50 bytes each. A rank reads at most two or three
-/// shards per lane at a time.
-const INDEXED_SAMPLES: usize = 4_000_000;
+/// Samples whose places are kept at once, about 50 bytes each: those of the shards that the open windows of a rank lie
+/// in, which may be a thousand.
+const INDEXED_SAMPLES: usize = 16_000_000;
 
 /// Which shards, and which of their members.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +35,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns what a manifest's `data` asks for.
-    pub fn of(data: &spec::Data) -> Self {
+    /// Returns what a manifest's `data` asks of a source.
+    pub fn of(data: &spec::Data, source: &spec::Source) -> Self {
         Self {
-            urls: data.train.clone(),
+            urls: source.data.clone(),
             image_key: data.image_key.clone(),
             text_key: data.text_key.clone(),
             json_text_key: data.json_text_key.clone(),
@@ -54,6 +55,25 @@ pub struct RawSample {
     pub image: Bytes,
     /// Its captions; at least one.
     pub captions: Vec<String>,
+}
+
+/// Samples of a shard whose bytes are at hand.
+#[derive(Debug)]
+pub(crate) struct Run {
+    shard: usize,
+    /// Place in the shard of the first.
+    first: u64,
+    index: Arc<Index>,
+    /// Image and text of each; none for a sample that lacks one.
+    members: Vec<Option<(Bytes, Bytes)>>,
+    bytes: u64,
+}
+
+impl Run {
+    /// Returns how much it holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 /// Why a sample could not be read.
@@ -73,9 +93,9 @@ pub enum SampleError {
     Store(#[from] Error),
 }
 
-/// An opened data set; shared by reader threads.
+/// Opened shards; shared by reader threads.
 #[derive(Debug)]
-pub struct Dataset {
+pub struct Webdataset {
     options: Options,
     wanted: Wanted,
     shards: Vec<Object>,
@@ -99,7 +119,7 @@ pub struct Damaged {
     pub reason: String,
 }
 
-/// The newest tar indexes, oldest out first.
+/// The tar indexes used last, the one unused for longest out first.
 #[derive(Debug, Default)]
 struct Indexes {
     by_shard: HashMap<usize, Arc<Index>>,
@@ -107,7 +127,7 @@ struct Indexes {
     samples: usize,
 }
 
-impl Dataset {
+impl Webdataset {
     /// Finds every shard and its number of samples: declared in `sizes.json` beside the shards,
     /// counted by an earlier start, or counted now from the tar headers and cached beside them
     /// where the store allows it.
@@ -168,14 +188,12 @@ impl Dataset {
         &self.sizes
     }
 
-    /// Returns a digest of the shards' names, lengths and sample counts: it changes when the order
-    /// would mean something else.
-    pub fn fingerprint(&self) -> String {
-        let mut hasher = Sha256::new();
+    /// Adds the shards' names, lengths and sample counts to a digest: it changes when the order would mean something
+    /// else.
+    pub(crate) fn add_to(&self, fingerprint: &mut Sha256) {
         for ((shard, meta), size) in self.shards.iter().zip(&self.metas).zip(&self.sizes) {
-            hasher.update(format!("{} {} {size}\n", shard.file_name(), meta.size));
+            fingerprint.update(format!("{} {} {size}\n", shard.file_name(), meta.size));
         }
-        hex::encode(&hasher.finalize()[..16])
     }
 
     /// Reads one sample.
@@ -185,27 +203,79 @@ impl Dataset {
     /// store fails.
     ///
     /// # Panics
-    /// When `index` is not below [`Dataset::len`].
+    /// When `index` is not below [`Webdataset::len`].
     pub fn read(&self, index: u64) -> Result<RawSample, SampleError> {
         self.read_until(index, &CancellationToken::new())
     }
 
-    /// As [`Dataset::read`]; `cancel` ends the wait for a store that is away.
+    /// As [`Webdataset::read`]; `cancel` ends the wait for a store that is away.
     ///
     /// # Errors
-    /// As [`Dataset::read`].
+    /// As [`Webdataset::read`].
     ///
     /// # Panics
-    /// As [`Dataset::read`].
+    /// As [`Webdataset::read`].
     pub fn read_until(
         &self,
         index: u64,
         cancel: &CancellationToken,
     ) -> Result<RawSample, SampleError> {
-        assert!(index < self.len(), "sample {index} of {}", self.len());
-        let shard = self.starts.partition_point(|&start| start <= index) - 1;
-        let place = (index - self.starts[shard]) as usize;
-        let tar = self.index(shard, cancel)?;
+        let (shard, place) = self.place(index);
+        let run = self.fetch(shard, place..place + 1, cancel)?;
+        self.sample(&run, index)
+    }
+
+    /// Returns shard and number of the block that a sample lies in, when blocks are at most `longest` samples long.
+    pub(crate) fn block_of(&self, index: u64, longest: u64) -> (usize, u64) {
+        let (shard, place) = self.place(index);
+        let size = self.sizes[shard];
+        let count = size.div_ceil(longest);
+        // The last block that begins at or before the place: block i begins at ⌊i·size/count⌋.
+        (shard, ((place + 1) * count).div_ceil(size) - 1)
+    }
+
+    /// Returns the places in its shard that a block has.
+    pub(crate) fn places(&self, shard: usize, block: u64, longest: u64) -> Range<u64> {
+        let size = self.sizes[shard];
+        let count = size.div_ceil(longest);
+        block * size / count..(block + 1) * size / count
+    }
+
+    /// Fetches the members of some samples of a shard, in one request where the store can.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub(crate) fn fetch(
+        &self,
+        shard: usize,
+        places: Range<u64>,
+        cancel: &CancellationToken,
+    ) -> Result<Run, Error> {
+        let index = self.index(shard, cancel)?;
+        let known = places.start..places.end.min(index.len() as u64);
+        let spans: Vec<Option<(Span, Span)>> =
+            known.map(|place| self.members(&index, place as usize).ok()).collect();
+        let ranges: Vec<Range<u64>> = spans
+            .iter()
+            .flatten()
+            .flat_map(|(image, text)| [image.range(), text.range()])
+            .collect();
+        let mut parts = self.shards[shard].ranges(&ranges, cancel)?.into_iter();
+        let mut next = || parts.next().unwrap_or_default();
+        let members = spans.iter().map(|spans| spans.map(|_| (next(), next()))).collect();
+        let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+        Ok(Run { shard, first: places.start, index, members, bytes })
+    }
+
+    /// Returns a sample of fetched ones.
+    ///
+    /// # Errors
+    /// [`SampleError::Corrupt`].
+    pub(crate) fn sample(&self, run: &Run, index: u64) -> Result<RawSample, SampleError> {
+        let (shard, place) = self.place(index);
+        debug_assert!(shard == run.shard && place >= run.first, "sample {index} of another run");
+        let (tar, within) = (&run.index, (place - run.first) as usize);
+        let place = place as usize;
         if place >= tar.len() {
             let reason = tar.broken.clone().unwrap_or_else(|| {
                 format!("the shard holds {} samples, fewer than declared", tar.len())
@@ -214,19 +284,30 @@ impl Dataset {
         }
         let key = tar.key(place);
         let corrupt = |reason| self.corrupt(shard, key, reason);
-        let (image, text) = self.members(&tar, place).map_err(corrupt)?;
-        let ranges = [image.range(), text.range()];
-        let mut parts = self.shards[shard].ranges(&ranges, cancel)?.into_iter();
-        let (image, text) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        let captions = self.captions(&text).map_err(corrupt)?;
+        let Some(Some((image, text))) = run.members.get(within) else {
+            let reason = self.members(tar, place).err().unwrap_or_else(|| "not fetched".to_owned());
+            return Err(corrupt(reason));
+        };
+        let captions = self.captions(text).map_err(corrupt)?;
         let key = format!("{}/{key}", self.shards[shard].file_name());
-        Ok(RawSample { key, image, captions })
+        Ok(RawSample { key, image: image.clone(), captions })
     }
 
-    /// Returns `shard/key` of a sample, for messages.
-    pub fn describe(&self, index: u64) -> String {
-        let shard = self.starts.partition_point(|&start| start <= index).saturating_sub(1);
-        format!("{} #{}", self.shards[shard].url, index - self.starts[shard])
+    /// Returns shard and place in it of a sample.
+    fn place(&self, index: u64) -> (usize, u64) {
+        assert!(index < self.len(), "sample {index} of {}", self.len());
+        let shard = self.starts.partition_point(|&start| start <= index) - 1;
+        (shard, index - self.starts[shard])
+    }
+
+    /// Whether shards lie in a remote store.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.shards.iter().any(Object::is_remote)
+    }
+
+    /// Returns the bytes of all shards.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.metas.iter().map(|meta| meta.size).sum()
     }
 
     fn members(&self, tar: &Index, place: usize) -> Result<(Span, Span), String> {
@@ -292,8 +373,8 @@ impl Dataset {
     }
 
     fn index(&self, shard: usize, cancel: &CancellationToken) -> Result<Arc<Index>, Error> {
-        if let Some(known) = self.indexes().by_shard.get(&shard) {
-            return Ok(Arc::clone(known));
+        if let Some(known) = self.indexes().get(shard) {
+            return Ok(known);
         }
         // Two readers may build the same index once; that costs less than waiting with the lock.
         let (object, bytes) = (&self.shards[shard], self.metas[shard].size);
@@ -314,6 +395,16 @@ impl Dataset {
 }
 
 impl Indexes {
+    fn get(&mut self, shard: usize) -> Option<Arc<Index>> {
+        let known = Arc::clone(self.by_shard.get(&shard)?);
+        // A shard is asked for once a block, so that a walk through a thousand of them costs nothing.
+        if let Some(place) = self.order.iter().position(|other| *other == shard) {
+            self.order.remove(place);
+            self.order.push_back(shard);
+        }
+        Some(known)
+    }
+
     fn keep(&mut self, shard: usize, index: &Arc<Index>) {
         if self.by_shard.insert(shard, Arc::clone(index)).is_some() {
             return;

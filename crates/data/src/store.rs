@@ -12,8 +12,8 @@ use ringmaster_store::{self as store, Store};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::Error;
-use crate::progress::{self, Work};
+use crate::Error;
+use crate::progress;
 
 /// Longest time for which a store that fails is asked again before the failure counts; its own patience may
 /// end earlier. Stores are away for a minute without anybody's fault; longer, and the rank says itself what
@@ -76,6 +76,11 @@ impl Stores {
 }
 
 impl Object {
+    /// Whether reading it takes a request to another process.
+    pub fn is_remote(&self) -> bool {
+        self.runtime.is_some()
+    }
+
     /// Returns size and version.
     ///
     /// # Errors
@@ -148,7 +153,7 @@ impl Object {
     {
         match self.block_on(self.store.insist(self.patience, cancel, request)) {
             Ok(value) => {
-                progress::advance(Work::Data);
+                progress::advance();
                 Ok(value)
             }
             Err(object_store::Error::NotFound { .. }) => {

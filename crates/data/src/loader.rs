@@ -1,0 +1,537 @@
+//! Decodes ahead of the training step, on threads of its own, with bounded memory.
+//!
+//! Work is cut into units of a few rows of one global batch. Readers take units in order and may
+//! finish them in any; a batch is handed out once all its units are there, so its contents do not
+//! depend on the number of readers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use ringmaster_manifest::spec::AugCfg;
+use tokio_util::sync::CancellationToken;
+
+use crate::blocks::{Blocks, Fetched};
+use crate::corrupt::{self, Corrupt, Ledger, SampleKey};
+use crate::dataset::Dataset;
+use crate::order::{Visit, Windows};
+use crate::webdataset::{RawSample, SampleError};
+use crate::{Error, progress};
+use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode};
+use ringmaster_inputs::rng::{Site, Stream};
+use ringmaster_inputs::text::Tokenizer;
+use ringmaster_words as words;
+
+/// Rows per unit of work.
+const UNIT_ROWS: u64 = 16;
+/// Steps whose blocks are fetched beyond those that are decoded.
+const AHEAD: u64 = 4;
+/// Threads that fetch blocks from a disk.
+const LOCAL_FETCHERS: usize = 2;
+/// Threads that fetch blocks over a network.
+const REMOTE_FETCHERS: usize = 16;
+/// Replacements tried for one slot before the data set counts as unusable.
+const SUBSTITUTES: u64 = 96;
+
+/// What a loader needs.
+#[derive(Debug)]
+pub struct LoaderOptions {
+    /// What is read, and in which order.
+    pub dataset: Arc<Dataset>,
+    /// Rows of every global batch.
+    pub global_batch: u64,
+    /// This rank's rows of it.
+    pub rows: Range<u64>,
+    /// First global batch, 0-based.
+    pub first_step: u64,
+    /// Samples that the run has consumed before it.
+    pub first_sample: u64,
+    /// One past the last global batch.
+    pub last_step: u64,
+    /// Size and normalisation of the images.
+    pub preprocess: Preprocess,
+    /// Turns captions into ids.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Augmentation.
+    pub aug: AugCfg,
+    /// Seed of augmentation and caption choice.
+    pub seed: u64,
+    /// Threads.
+    pub readers: usize,
+    /// Batches kept ready or in the making beyond the one in use.
+    pub prefetch: u64,
+    /// Samples of the run that no batch takes.
+    pub left_out: Windows,
+    /// Samples that were found corrupt earlier in this run, by any rank: they are replaced, whatever they are now.
+    pub ledger: Ledger,
+    /// Bytes of shards kept in memory at most. Where what the order comes back to does not fit, samples are read one by
+    /// one.
+    pub memory: u64,
+    /// Largest share of the data set that may be corrupt. A rank counts what its own readers meet,
+    /// ahead of the step; [`corrupt::check`] counts over all ranks.
+    pub max_corrupt: f64,
+}
+
+/// One rank's rows of a global batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// The global batch, 0-based.
+    pub step: u64,
+    /// The rows.
+    pub rows: Range<u64>,
+    /// Normalised pixels. Shape `[n, 3, S, S]`.
+    pub images: Vec<f32>,
+    /// Token ids. Shape `[n, L]`.
+    pub tokens: Vec<i64>,
+    /// Every row's sample, replacements included.
+    pub samples: Vec<SampleKey>,
+    /// Rows whose sample was replaced.
+    pub replaced: u64,
+    /// Samples that were found corrupt in these rows, also among those tried as replacements.
+    pub corrupt: Vec<Corrupt>,
+}
+
+/// The reading side of one generation.
+#[derive(Debug)]
+pub struct Loader {
+    shared: Arc<Shared>,
+    readers: Vec<JoinHandle<()>>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: LoaderOptions,
+    augment: Augment,
+    /// Blocks in memory; none where samples are read one by one.
+    blocks: Option<Blocks>,
+    plan: Mutex<Plan>,
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Ends a reader's wait for a store that is away.
+    cancel: CancellationToken,
+    /// Nanoseconds that readers waited for a store, and that they decoded.
+    store: AtomicU64,
+    decode: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Next unit to be taken, counting from `first_step`.
+    next_unit: u64,
+    /// The batch the trainer waits for or works on.
+    wanted: u64,
+    /// Finished units by step and unit within the step.
+    units: BTreeMap<(u64, u64), Unit>,
+    /// Corrupt samples met, those of before included.
+    ledger: Ledger,
+    /// What stopped a reader first; its batch and all after it stay unfinished.
+    error: Option<Error>,
+    /// No further unit is taken.
+    stop: bool,
+    /// Readers at work.
+    readers: usize,
+}
+
+/// Where readers spend their time, in seconds, of all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spent {
+    /// Waiting for a store.
+    pub store: f64,
+    /// Decoding, augmenting, tokenizing.
+    pub decode: f64,
+}
+
+/// What stands in this rank's rows of the steps that are worked on, and of those to come.
+#[derive(Debug)]
+struct Plan {
+    /// First step that is not laid out yet.
+    next: u64,
+    steps: VecDeque<(u64, Arc<Vec<Visit>>)>,
+}
+
+/// A few decoded rows.
+#[derive(Debug, Default)]
+struct Unit {
+    images: Vec<f32>,
+    tokens: Vec<i64>,
+    samples: Vec<SampleKey>,
+    replaced: u64,
+    corrupt: Vec<Corrupt>,
+}
+
+impl Loader {
+    /// Starts the readers.
+    ///
+    /// # Errors
+    /// When the host refuses a thread.
+    pub fn start(options: LoaderOptions) -> Result<Self, Error> {
+        let (first_step, readers) = (options.first_step, options.readers.max(1));
+        let augment = Augment::new(options.aug.clone(), options.preprocess);
+        let ledger = options.ledger.clone();
+        let state = State { wanted: first_step, ledger, ..State::default() };
+        let (state, changed, cancel) =
+            (Mutex::new(state), Condvar::new(), CancellationToken::new());
+        let blocks = blocks(&options, &cancel);
+        let plan = Mutex::new(Plan { next: first_step, steps: VecDeque::new() });
+        let (store, decode) = (AtomicU64::new(0), AtomicU64::new(0));
+        let shared =
+            Shared { options, augment, blocks, plan, state, changed, cancel, store, decode };
+        let shared = Arc::new(shared);
+        let mut loader = Self { shared, readers: Vec::new(), next: first_step };
+        for reader in 0..readers {
+            loader.shared.lock().readers += 1;
+            let working = Working(Arc::clone(&loader.shared));
+            let thread = std::thread::Builder::new()
+                .name(format!("reader-{reader}"))
+                .spawn(move || working.0.run())
+                .map_err(|source| Error::Thread { source })?;
+            loader.readers.push(thread);
+        }
+        for fetcher in 0..loader.shared.fetchers() {
+            let shared = Arc::clone(&loader.shared);
+            let thread = std::thread::Builder::new()
+                .name(format!("fetcher-{fetcher}"))
+                .spawn(move || shared.blocks.iter().for_each(Blocks::run))
+                .map_err(|source| Error::Thread { source })?;
+            loader.readers.push(thread);
+        }
+        Ok(loader)
+    }
+
+    /// Returns where readers have spent their time since this was asked last.
+    pub fn take_spent(&self) -> Spent {
+        let seconds = |nanoseconds: &AtomicU64| nanoseconds.swap(0, Ordering::Relaxed) as f64 / 1e9;
+        Spent { store: seconds(&self.shared.store), decode: seconds(&self.shared.decode) }
+    }
+
+    /// Returns what was read so far, where it is read by blocks.
+    pub fn fetched(&self) -> Option<Fetched> {
+        self.shared.blocks.as_ref().map(Blocks::fetched)
+    }
+
+    /// Returns the next global batch's rows, in step order; waits until they are decoded.
+    ///
+    /// # Errors
+    /// Whatever stopped a reader: a store that fails, or too many corrupt samples; batches that
+    /// were finished by then are still handed out. [`Error::Reader`] past the last step and for
+    /// every call after an error.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end at its first error")]
+    pub fn next(&mut self) -> Result<Batch, Error> {
+        let step = self.next;
+        let last = self.shared.options.last_step;
+        if step >= last {
+            let reason =
+                format!("batch {step} was asked for, and {last} would be the last plus one");
+            return Err(Error::Reader { reason });
+        }
+        let parts = self.shared.wait_for(step)?;
+        self.next += 1;
+        Ok(assemble(step, self.shared.options.rows.clone(), parts))
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        self.shared.cancel.cancel();
+        if let Some(blocks) = &self.shared.blocks {
+            blocks.stop();
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+fn assemble(step: u64, rows: Range<u64>, parts: Vec<Unit>) -> Batch {
+    let mut batch = Batch {
+        step,
+        rows,
+        images: Vec::with_capacity(parts.iter().map(|p| p.images.len()).sum()),
+        ..Batch::default()
+    };
+    for part in parts {
+        batch.images.extend(part.images);
+        batch.tokens.extend(part.tokens);
+        batch.samples.extend(part.samples);
+        batch.replaced += part.replaced;
+        batch.corrupt.extend(part.corrupt);
+    }
+    batch
+}
+
+/// Adds the time that has passed since `began`.
+fn count(nanoseconds: &AtomicU64, began: Instant) {
+    nanoseconds.fetch_add(began.elapsed().as_nanos() as u64, Ordering::Relaxed);
+}
+
+/// Returns where blocks are kept, if what the order comes back to fits.
+fn blocks(options: &LoaderOptions, cancel: &CancellationToken) -> Option<Blocks> {
+    let rows = (options.rows.end - options.rows.start) as f64;
+    let needed = options.dataset.pool_bytes(rows / options.global_batch.max(1) as f64);
+    if needed > options.memory {
+        tracing::warn!(
+            needed,
+            memory = options.memory,
+            "blocks of the data order do not fit into memory, so that samples are read one by one, which takes many \
+             more requests; raise data.memory, lower data.pool_samples (another order), or use more ranks"
+        );
+        return None;
+    }
+    Some(Blocks::new(Arc::clone(&options.dataset), options.memory, cancel.clone()))
+}
+
+/// Counts a reader out when it ends, by a panic too, so that nobody waits for it.
+struct Working(Arc<Shared>);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.lock().readers -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn units_per_step(&self) -> u64 {
+        let rows = &self.options.rows;
+        (rows.end - rows.start).div_ceil(UNIT_ROWS)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all units of a step are there, and takes them.
+    fn wait_for(&self, step: u64) -> Result<Vec<Unit>, Error> {
+        let units = self.units_per_step();
+        let mut state = self.lock();
+        // Lets readers go on that wait for room: they may be `prefetch` batches ahead of this one.
+        state.wanted = step;
+        self.changed.notify_all();
+        if let Some(blocks) = &self.blocks {
+            blocks.pass(&self.first_positions(step));
+        }
+        while !(0..units).all(|unit| state.units.contains_key(&(step, unit))) {
+            // Batches that are complete are handed out although a reader has failed; this one is not.
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            // A reader that panicked has left no error; without this check nobody would wake the trainer.
+            if state.readers == 0 {
+                let reason = format!("all ended before batch {step} was ready");
+                return Err(Error::Reader { reason });
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        // In the order of rows, whichever reader was faster.
+        Ok((0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect())
+    }
+
+    /// A reader's life.
+    fn run(&self) {
+        let mut scratch = Scratch::default();
+        while let Some((step, unit)) = self.take() {
+            let start = self.options.rows.start + unit * UNIT_ROWS;
+            let rows = start..self.options.rows.end.min(start + UNIT_ROWS);
+            let result = self.load(step, rows, &mut scratch);
+            let mut state = self.lock();
+            match result {
+                Ok(done) => {
+                    state.units.insert((step, unit), done);
+                }
+                Err(error) => {
+                    state.error.get_or_insert(error);
+                    state.stop = true;
+                }
+            }
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Returns the next unit of work once there is room for it; none at the end.
+    fn take(&self) -> Option<(u64, u64)> {
+        let units = self.units_per_step();
+        let mut state = self.lock();
+        loop {
+            let step = self.options.first_step + state.next_unit.checked_div(units)?;
+            if state.stop || step >= self.options.last_step {
+                return None;
+            }
+            // Bounds the memory of decoded batches: at most `prefetch` of them beside the one in use.
+            if step <= state.wanted + self.options.prefetch {
+                let unit = state.next_unit % units;
+                state.next_unit += 1;
+                return Some((step, unit));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn load(&self, step: u64, rows: Range<u64>, scratch: &mut Scratch) -> Result<Unit, Error> {
+        let visits = self.visits(step);
+        let first = self.options.rows.start;
+        let mut unit = Unit::default();
+        for row in rows {
+            self.load_row(visits[(row - first) as usize], scratch, &mut unit)?;
+        }
+        Ok(unit)
+    }
+
+    /// Returns what stands in this rank's rows of a step, and lets the blocks of the steps after it be fetched.
+    fn visits(&self, step: u64) -> Arc<Vec<Visit>> {
+        let options = &self.options;
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        while plan.next <= step || (plan.next <= step + AHEAD && plan.next < options.last_step) {
+            let visits = Arc::new(self.lay_out(plan.next));
+            if let Some(blocks) = &self.blocks {
+                let order = options.dataset.order();
+                let need = |visit: &Visit| options.dataset.need(*visit, order.sample(*visit).index);
+                blocks.want(visits.iter().map(need));
+            }
+            let next = plan.next;
+            plan.steps.push_back((next, visits));
+            plan.next += 1;
+        }
+        // Readers work on the steps that are kept ready, the one in use, and the one after them.
+        while plan.steps.len() as u64 > options.prefetch + AHEAD + 3 {
+            plan.steps.pop_front();
+        }
+        let laid_out = plan.steps.iter().find(|(laid_out, _)| *laid_out == step);
+        laid_out.map_or_else(|| Arc::new(self.lay_out(step)), |(_, visits)| Arc::clone(visits))
+    }
+
+    fn lay_out(&self, step: u64) -> Vec<Visit> {
+        let LoaderOptions { dataset, global_batch, rows, left_out, .. } = &self.options;
+        dataset.order().visits(self.samples_before(step), *global_batch, rows.clone(), left_out)
+    }
+
+    fn samples_before(&self, step: u64) -> u64 {
+        self.options.first_sample + (step - self.options.first_step) * self.options.global_batch
+    }
+
+    fn first_positions(&self, step: u64) -> Vec<u64> {
+        let (order, left_out) = (self.options.dataset.order(), &self.options.left_out);
+        order.first_positions(self.samples_before(step), left_out)
+    }
+
+    /// Returns how many threads fetch blocks: more where a request waits for a network.
+    fn fetchers(&self) -> usize {
+        match (&self.blocks, self.options.dataset.is_remote()) {
+            (None, _) => 0,
+            (Some(_), false) => LOCAL_FETCHERS,
+            (Some(_), true) => REMOTE_FETCHERS,
+        }
+    }
+
+    /// Loads the sample of a row, or what replaces it.
+    fn load_row(&self, visit: Visit, scratch: &mut Scratch, unit: &mut Unit) -> Result<(), Error> {
+        let order = self.options.dataset.order();
+        let original = SampleKey { source: visit.source, index: order.sample(visit).index };
+        let Some(reason) = self.append(visit, original, scratch, unit)? else { return Ok(()) };
+        unit.replaced += 1;
+        let mut tried = vec![reason.clone()];
+        for attempt in 0..SUBSTITUTES {
+            let index = order.substitute(visit, attempt);
+            let replacement = SampleKey { source: visit.source, index };
+            let Some(reason) = self.append(visit, replacement, scratch, unit)? else {
+                tracing::debug!(?original, ?replacement, reason = %tried[0], "corrupt sample replaced");
+                return Ok(());
+            };
+            tried.push(reason);
+        }
+        tried.truncate(corrupt::LISTED);
+        let (list, source) = (tried.join("; "), self.options.dataset.name(visit.source).to_owned());
+        Err(Error::NoReplacement { source_name: source, attempts: SUBSTITUTES, list })
+    }
+
+    /// Decodes one sample into `unit`; returns why not when it is corrupt, or once was.
+    fn append(
+        &self,
+        visit: Visit,
+        sample: SampleKey,
+        scratch: &mut Scratch,
+        unit: &mut Unit,
+    ) -> Result<Option<String>, Error> {
+        // A sample that a checkpoint knows to be corrupt is replaced even if it has been repaired since.
+        if let Some(known) = self.options.ledger.reason(sample) {
+            return Ok(Some(known.to_owned()));
+        }
+        let corrupt = match self.decode(visit, sample, scratch, unit)? {
+            Ok(()) => {
+                unit.samples.push(sample);
+                progress::advance();
+                return Ok(None);
+            }
+            Err(reason) => Corrupt { sample, reason },
+        };
+        self.note(&corrupt)?;
+        let reason = corrupt.reason.clone();
+        unit.corrupt.push(corrupt);
+        Ok(Some(reason))
+    }
+
+    /// Reads and decodes one sample into `unit`; the inner error says why it cannot be used.
+    fn decode(
+        &self,
+        visit: Visit,
+        sample: SampleKey,
+        scratch: &mut Scratch,
+        unit: &mut Unit,
+    ) -> Result<Result<(), String>, Error> {
+        let options = &self.options;
+        let began = Instant::now();
+        let raw = self.read(visit, sample);
+        count(&self.store, began);
+        let began = Instant::now();
+        let raw = match raw {
+            Ok(raw) => raw,
+            Err(SampleError::Store(error)) => return Err(error),
+            Err(corrupt) => return Ok(Err(corrupt.to_string())),
+        };
+        let start = unit.images.len();
+        unit.images.resize(start + options.preprocess.values(), 0.0);
+        // Keyed by the position in the order: the same draws whichever rank or reader decodes the row.
+        let words = [u64::from(visit.source), visit.position];
+        let mut stream = Stream::new(options.seed, Site::Augment, &words);
+        let pixels = decode(&raw.image).and_then(|image| {
+            self.augment.apply(&image, &mut stream, scratch, &mut unit.images[start..])
+        });
+        if let Err(error) = pixels {
+            unit.images.truncate(start);
+            return Ok(Err(format!("{}: {}", raw.key, words::chain(&error))));
+        }
+        let choice = match raw.captions.len() {
+            1 => 0,
+            n => Stream::new(options.seed, Site::Caption, &words).below(n as u64) as usize,
+        };
+        unit.tokens.extend(options.tokenizer.encode(&raw.captions[choice]));
+        count(&self.decode, began);
+        Ok(Ok(()))
+    }
+
+    fn read(&self, visit: Visit, sample: SampleKey) -> Result<RawSample, SampleError> {
+        let dataset = &self.options.dataset;
+        match &self.blocks {
+            Some(blocks) => {
+                dataset.sample(&*blocks.get(dataset.need(visit, sample.index))?, sample)
+            }
+            None => dataset.read(sample.source, sample.index, &self.cancel),
+        }
+    }
+
+    fn note(&self, corrupt: &Corrupt) -> Result<(), Error> {
+        let limit = corrupt::limit(self.options.dataset.len(), self.options.max_corrupt);
+        let mut state = self.lock();
+        if state.ledger.add(corrupt) {
+            let reason = &corrupt.reason;
+            tracing::warn!(%reason, "corrupt sample, another one takes its place");
+        }
+        corrupt::check(&state.ledger, limit)
+    }
+}
