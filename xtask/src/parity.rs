@@ -10,7 +10,7 @@ use crate::workspace::Workspace;
 use crate::{bench, build, console, setup};
 
 /// Scripts that write golden files, and what each is given.
-const GOLDEN: [(&str, &str); 8] = [
+const GOLDEN: [(&str, &str); 9] = [
     ("model_golden.py", ""),
     ("model_shapes.py", "shapes-of-models.json"),
     ("weights_golden.py", ""),
@@ -18,6 +18,7 @@ const GOLDEN: [(&str, &str); 8] = [
     ("preprocess_golden.py", "preprocess.safetensors"),
     ("jpeg_golden.py", "jpeg.safetensors"),
     ("resize_golden.py", "resize.json"),
+    ("augment_golden.py", "augment.json"),
     ("tokenizer_live.py --golden", ""),
 ];
 /// Scripts that run both sides.

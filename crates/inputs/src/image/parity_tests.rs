@@ -1,16 +1,20 @@
-//! Decoding and evaluation's transform against PIL and OpenCLIP
+//! Decoding, evaluation's transform and changes of colour against PIL and OpenCLIP
 //! (`tests/parity/preprocess_golden.py` writes the file).
 
 use ringmaster_manifest::model_config::preprocess::{Interpolation, PreprocessCfg, ResizeMode};
 use safetensors::SafeTensors;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::color::{self, Change, Jitter};
 use super::resize::Rect;
 use super::{Filter, Preprocess, RgbImage, Scratch, decode};
 
 const GOLDEN: &[u8] = include_bytes!("../../../../tests/parity/golden/preprocess.safetensors");
 /// Written by `tests/parity/resize_golden.py`, which has the same [`picture`].
 const RESIZED: &str = include_str!("../../../../tests/parity/golden/resize.json");
+/// Written by `tests/parity/augment_golden.py`, of the same pictures.
+const AUGMENTED: &str = include_str!("../../../../tests/parity/golden/augment.json");
 
 /// Largest difference, and the share of values that differ by more than one of 255.
 fn difference(got: impl Iterator<Item = u8>, expected: &[u8]) -> (u8, f64) {
@@ -155,4 +159,83 @@ fn images_of_every_length_are_resized_as_pil_resizes_them() {
         assert_eq!(&hex::encode(digest.finalize()), expected, "{name}");
     }
     assert!(golden.len() >= 20);
+}
+
+/// One entry of [`AUGMENTED`].
+#[derive(Deserialize)]
+struct Colored {
+    size: [u32; 2],
+    changes: Vec<ColorStep>,
+    crc: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ColorStep {
+    Jitter(String, f32),
+    Grey(String),
+}
+
+fn change(step: &ColorStep) -> Option<Change> {
+    let ColorStep::Jitter(name, factor) = step else { return None };
+    let change = match name.as_str() {
+        "brightness" => Change::Brightness,
+        "contrast" => Change::Contrast,
+        "saturation" => Change::Saturation,
+        "hue" => Change::Hue,
+        other => panic!("{other}"),
+    };
+    Some(change(*factor))
+}
+
+/// Returns interleaved values as planes.
+fn planes(pixels: &[u8]) -> Vec<f32> {
+    let channel = |at: usize| pixels.iter().skip(at).step_by(3).map(|value| f32::from(*value));
+    channel(0).chain(channel(1)).chain(channel(2)).collect()
+}
+
+/// Adds planes of whole numbers to a checksum of interleaved values.
+fn add_pixels(crc: &mut flate2::Crc, planes: &[f32]) {
+    let n = planes.len() / 3;
+    let pixels: Vec<u8> =
+        (0..n).flat_map(|at| [0, n, 2 * n].map(|c| planes[c + at] as u8)).collect();
+    assert!(planes.iter().all(|value| value.fract() == 0.0));
+    crc.update(&pixels);
+}
+
+/// With the same draws every pixel is OpenCLIP's, in all orders, at sizes of 1 to 89 pixels.
+#[test]
+fn colours_are_jittered_and_greyed_as_open_clip_does_it_of_pil_images() {
+    let golden: serde_json::Value = serde_json::from_str(AUGMENTED).unwrap();
+    let cases: Vec<Colored> = serde_json::from_value(golden["colors"].clone()).unwrap();
+    for Colored { size: [width, height], changes, crc } in &cases {
+        let mut values = planes(picture(*width, *height).as_raw());
+        let drawn: Vec<Change> = changes.iter().filter_map(change).collect();
+        match &changes[..] {
+            [ColorStep::Grey(name)] if name == "grey" => color::grayscale(&mut values),
+            _ => Jitter::of(&drawn).apply(&mut values),
+        }
+        let mut got = flate2::Crc::new();
+        add_pixels(&mut got, &values);
+        assert_eq!(got.sum(), *crc, "{width} x {height}: {drawn:?}");
+    }
+    assert_eq!(cases.len(), 145);
+}
+
+#[test]
+fn the_hue_of_every_colour_is_turned_as_pil_turns_it() {
+    let golden: serde_json::Value = serde_json::from_str(AUGMENTED).unwrap();
+    let hues = golden["hues"].as_object().unwrap();
+    for (factor, expected) in hues {
+        let jitter = Jitter::of(&[Change::Hue(factor.parse().unwrap())]);
+        let mut got = flate2::Crc::new();
+        for red in 0..=255 {
+            let colours = RgbImage::from_fn(256, 256, |blue, green| [red, green as u8, blue as u8]);
+            let mut values = planes(colours.as_raw());
+            jitter.apply(&mut values);
+            add_pixels(&mut got, &values);
+        }
+        assert_eq!(u64::from(got.sum()), expected.as_u64().unwrap(), "{factor}");
+    }
+    assert_eq!(hues.len(), 2);
 }
