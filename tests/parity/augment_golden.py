@@ -7,17 +7,20 @@ Needs what `cargo xtask parity` installs:
 Each of the `colors` has the `size` of a picture of `resize_golden.py`'s formula, the `changes` that
 `color_jitter` makes, in their order and with their factors, or that of `gray_scale`, and the CRC-32 of the pixels
 [H, W, 3] that come out. The draws are forced, everything else is OpenCLIP's. `hues` has for each factor one CRC-32
-over all 16,777,216 colours.
+over all 16,777,216 colours. Each of the `erased` is [side of the input, draw of the area, draw of the shape,
+columns, rows]: what timm's RandomErasing, as OpenCLIP makes it, erases with these draws from [0, 1); 0 columns where
+it tries again.
 """
 
 import json
 import pathlib
 import sys
 import zlib
+from unittest import mock
 
 import numpy
 import torch
-from open_clip.transform import color_jitter, gray_scale
+from open_clip.transform import color_jitter, gray_scale, image_transform
 from PIL import Image
 from resize_golden import picture
 from torchvision.transforms import functional
@@ -72,11 +75,37 @@ def hue_of_every_colour(factor: float) -> int:
     return crc
 
 
+def erasing():
+    """The last part of OpenCLIP's transform with `use_timm` and `re_prob`."""
+    words = dict(use_timm=True, re_prob=1.0)
+    transform = image_transform(8, is_train=True, aug_cfg=words).transforms[-1]
+    assert transform.per_pixel and (transform.min_count, transform.max_count) == (1, 1)
+    return transform
+
+
+def erased(rng: numpy.random.Generator) -> list:
+    transform, found = erasing(), []
+    for _ in range(120):
+        side = int(rng.integers(1, 400))
+        draws = [float(draw) for draw in rng.random(2)]
+        # One attempt only: the second draws an area that never fits.
+        values = iter([0.0, *draws])
+        uniform = lambda low, high: low + (high - low) * next(values, 100.0)
+        randoms = dict(random=lambda: next(values), uniform=uniform, randint=lambda low, high: low)
+        pixels = torch.full((3, side, side), 7.0)
+        with mock.patch.multiple("timm.data.random_erasing.random", **randoms):
+            transform(pixels)
+        changed = (pixels != 7).all(0)
+        columns, rows = int(changed.any(0).sum()), int(changed.any(1).sum())
+        found.append([side, *draws, columns, rows])
+    return found
+
+
 def main() -> None:
     rng = numpy.random.default_rng(5)
     hues = {str(factor): hue_of_every_colour(factor) for factor in (0.0, 0.08)}
     lines = lambda cases: "[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]"
-    text = f'{{"hues": {json.dumps(hues)},\n"colors": {lines(colors(rng))}}}\n'
+    text = f'{{"hues": {json.dumps(hues)},\n"colors": {lines(colors(rng))},\n"erased": {lines(erased(rng))}}}\n'
     pathlib.Path(sys.argv[1]).write_text(text)
 
 

@@ -14,10 +14,10 @@ use crate::rng::Stream;
 
 /// Attempts to draw a rectangle that fits before falling back, as torchvision.
 const ATTEMPTS: usize = 10;
-/// Share of the image that random erasing covers; torchvision's default.
-const ERASE_SCALE: [f64; 2] = [0.02, 0.33];
-/// Height over width of the erased rectangle; torchvision's default.
-const ERASE_RATIO: [f64; 2] = [0.3, 3.3];
+/// Share of the image that random erasing covers; timm's default.
+const ERASE_SCALE: [f64; 2] = [0.02, 1.0 / 3.0];
+/// Height over width of the erased rectangle; timm's default.
+const ERASE_RATIO: [f64; 2] = [0.3, 1.0 / 0.3];
 
 /// The training transform of one configuration.
 #[derive(Debug, Clone)]
@@ -36,7 +36,7 @@ impl Augment {
     ///
     /// In this order: random resized crop (bicubic), or, with `affine`, evaluation's resize and
     /// centre crop followed by one bilinear rotate-zoom-shift on white; colour jitter; grayscale;
-    /// horizontal flip; normalisation; erasing of a rectangle to the mean (0 after normalisation).
+    /// horizontal flip; normalisation; erasing of a rectangle, which becomes standard normal noise.
     ///
     /// Shapes: `output` [3, S, S].
     ///
@@ -70,7 +70,7 @@ impl Augment {
         if stream.chance(config.re_prob)
             && let Some(hole) = erased(self.preprocess.image_size, stream)
         {
-            fill(output, side, hole, 0.0);
+            fill_with_noise(output, side, hole, stream);
         }
         Ok(())
     }
@@ -108,8 +108,8 @@ fn random_crop(image: &RgbImage, config: &AugCfg, stream: &mut Stream) -> Rect {
     for _ in 0..ATTEMPTS {
         let target = area * stream.uniform(config.scale[0], config.scale[1]);
         let ratio = stream.uniform(config.ratio[0].ln(), config.ratio[1].ln()).exp();
-        let w = (target * ratio).sqrt().round() as u32;
-        let h = (target / ratio).sqrt().round() as u32;
+        let w = (target * ratio).sqrt().round_ties_even() as u32;
+        let h = (target / ratio).sqrt().round_ties_even() as u32;
         if w > 0 && h > 0 && w <= width && h <= height {
             let top = stream.below(u64::from(height - h) + 1) as u32;
             let left = stream.below(u64::from(width - w) + 1) as u32;
@@ -123,22 +123,18 @@ fn central_crop(width: u32, height: u32, ratio: &[f64; 2]) -> Rect {
     let own = f64::from(width) / f64::from(height);
     let (mut w, mut h) = (width, height);
     if own < ratio[0] {
-        h = ((f64::from(width) / ratio[0]).round() as u32).clamp(1, height);
+        h = ((f64::from(width) / ratio[0]).round_ties_even() as u32).clamp(1, height);
     } else if own > ratio[1] {
-        w = ((f64::from(height) * ratio[1]).round() as u32).clamp(1, width);
+        w = ((f64::from(height) * ratio[1]).round_ties_even() as u32).clamp(1, width);
     }
     Rect { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
 }
 
-/// Draws the rectangle of torchvision's RandomErasing; none if ten attempts did not fit.
+/// Draws the rectangle of timm's RandomErasing; none if ten attempts did not fit.
 fn erased(side: u32, stream: &mut Stream) -> Option<Rect> {
-    let area = f64::from(side) * f64::from(side);
     for _ in 0..ATTEMPTS {
-        let target = area * stream.uniform(ERASE_SCALE[0], ERASE_SCALE[1]);
-        let ratio = stream.uniform(ERASE_RATIO[0].ln(), ERASE_RATIO[1].ln()).exp();
-        let height = (target * ratio).sqrt().round() as u32;
-        let width = (target / ratio).sqrt().round() as u32;
-        if height < side && width < side {
+        let draws = [stream.unit(), stream.unit()];
+        if let Some((width, height)) = erased_size(side, draws) {
             let top = stream.below(u64::from(side - height) + 1) as u32;
             let left = stream.below(u64::from(side - width) + 1) as u32;
             return Some(Rect { left, top, width, height });
@@ -147,11 +143,24 @@ fn erased(side: u32, stream: &mut Stream) -> Option<Rect> {
     None
 }
 
-fn fill(planes: &mut [f32], side: usize, hole: Rect, value: f32) {
-    let columns = hole.left as usize..(hole.left + hole.width) as usize;
+/// Returns the columns and rows that two draws from [0, 1) erase, if they fit with room to spare.
+pub(super) fn erased_size(side: u32, [area, shape]: [f64; 2]) -> Option<(u32, u32)> {
+    let between = |low: f64, high: f64, draw: f64| low + (high - low) * draw;
+    let whole = f64::from(side) * f64::from(side);
+    let target = whole * between(ERASE_SCALE[0], ERASE_SCALE[1], area);
+    let ratio = between(ERASE_RATIO[0].ln(), ERASE_RATIO[1].ln(), shape).exp();
+    let height = (target * ratio).sqrt().round_ties_even() as u32;
+    let width = (target / ratio).sqrt().round_ties_even() as u32;
+    (height < side && width < side).then_some((width, height))
+}
+
+/// Draws every value of a rectangle anew, as timm's mode `pixel`: the planes are normalised already.
+fn fill_with_noise(planes: &mut [f32], side: usize, hole: Rect, stream: &mut Stream) {
+    let (left, columns) = (hole.left as usize, hole.width as usize);
     for plane in planes.chunks_exact_mut(side * side) {
         for row in hole.top as usize..(hole.top + hole.height) as usize {
-            plane[row * side..(row + 1) * side][columns.clone()].fill(value);
+            let start = row * side + left;
+            plane[start..start + columns].fill_with(|| stream.normal() as f32);
         }
     }
 }
@@ -248,16 +257,47 @@ mod tests {
         }
     }
 
+    /// Where the values of all three planes differ from those of a plain image.
+    fn changed(output: &[f32], plain: &[f32], side: usize) -> Vec<(usize, usize)> {
+        let n = side * side;
+        let differ = |at: &usize| (0..3).all(|c| output[c * n + at] != plain[c * n + at]);
+        (0..n).filter(differ).map(|at| (at % side, at / side)).collect()
+    }
+
     #[test]
-    fn erasing_fills_one_rectangle_with_the_mean() {
+    fn erasing_puts_noise_into_one_rectangle_of_timms_size_and_shape() {
         let mut erase = nothing();
         erase.re_prob = 1.0;
-        let image = RgbImage::from_fn(64, 64, |_, _| [255; 3]);
-        for draw in 0..50 {
-            let output = run(erase.clone(), &image, 64, draw);
-            let holes = output[..64 * 64].iter().filter(|&&value| value == 0.0).count();
-            assert!((0.01..=0.35).contains(&(holes as f64 / 4096.0)), "{holes}");
+        let (mut shares, mut ratios, mut noise) = (Vec::new(), Vec::new(), Vec::new());
+        for draw in 0..400 {
+            let side = 32 + draw as usize % 37;
+            let image = picture(side as u32, side as u32);
+            let plain = run(nothing(), &image, side as u32, draw);
+            let output = run(erase.clone(), &image, side as u32, draw);
+            let hole = changed(&output, &plain, side);
+            let (left, top) = hole[0];
+            let (right, bottom) = hole[hole.len() - 1];
+            let (width, height) = (right - left + 1, bottom - top + 1);
+            assert_eq!(hole.len(), width * height, "one rectangle, all of it");
+            let same = output.iter().zip(&plain).filter(|(a, b)| a == b).count();
+            assert_eq!(same, 3 * (side * side - hole.len()), "and nothing else");
+            shares.push(hole.len() as f64 / (side * side) as f64);
+            ratios.push((height as f64 / width as f64).ln());
+            let n = side * side;
+            let of_plane = |c: usize| hole.iter().map(move |(x, y)| c * n + y * side + x);
+            noise.extend((0..3).flat_map(of_plane).map(|at| f64::from(output[at])));
         }
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let most = |values: &[f64]| values.iter().copied().fold(f64::MIN, f64::max);
+        // (0.02 + 1/3) / 2, give or take what rounding and 400 draws make of it.
+        assert!((0.165..0.19).contains(&mean(&shares)), "{}", mean(&shares));
+        assert!((0.30..0.36).contains(&most(&shares)), "{}", most(&shares));
+        assert!(mean(&ratios).abs() < 0.1 && (1.0..1.35).contains(&most(&ratios)), "{ratios:?}");
+        let squares: Vec<f64> = noise.iter().map(|value| value * value).collect();
+        assert!(mean(&noise).abs() < 0.01, "{}", mean(&noise));
+        assert!((mean(&squares) - 1.0).abs() < 0.02, "{}", mean(&squares));
+        let products: Vec<f64> = noise.windows(2).map(|pair| pair[0] * pair[1]).collect();
+        assert!(mean(&products).abs() < 0.01, "neighbours have nothing to do with each other");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Decoding, evaluation's transform and changes of colour against PIL and OpenCLIP
+//! Decoding, evaluation's transform and augmentation against PIL and OpenCLIP
 //! (`tests/parity/preprocess_golden.py` writes the file).
 
 use ringmaster_manifest::model_config::preprocess::{Interpolation, PreprocessCfg, ResizeMode};
@@ -6,6 +6,7 @@ use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::augment::erased_size;
 use super::color::{self, Change, Jitter};
 use super::resize::Rect;
 use super::{Filter, Preprocess, RgbImage, Scratch, decode};
@@ -238,4 +239,20 @@ fn the_hue_of_every_colour_is_turned_as_pil_turns_it() {
         assert_eq!(u64::from(got.sum()), expected.as_u64().unwrap(), "{factor}");
     }
     assert_eq!(hues.len(), 2);
+}
+
+#[test]
+fn what_is_erased_has_the_size_that_timm_gives_it() {
+    let golden: serde_json::Value = serde_json::from_str(AUGMENTED).unwrap();
+    let cases: Vec<(u32, f64, f64, u32, u32)> =
+        serde_json::from_value(golden["erased"].clone()).unwrap();
+    let mut refused = 0;
+    for (side, area, shape, columns, rows) in &cases {
+        let got = erased_size(*side, [*area, *shape]).unwrap_or_default();
+        refused += u32::from(got == (0, 0));
+        // Of nothing timm erases nothing either.
+        let seen = if got.0 * got.1 == 0 { (0, 0) } else { got };
+        assert_eq!(seen, (*columns, *rows), "{side}: {area} {shape}");
+    }
+    assert!(cases.len() == 120 && refused < 12, "{refused}");
 }
