@@ -7,9 +7,9 @@ Needs what `cargo xtask parity` installs:
 Each of the `colors` has the `size` of a picture of `resize_golden.py`'s formula, the `changes` that
 `color_jitter` makes, in their order and with their factors, or that of `gray_scale`, and the CRC-32 of the pixels
 [H, W, 3] that come out. The draws are forced, everything else is OpenCLIP's. `hues` has for each factor one CRC-32
-over all 16,777,216 colours. Each of the `erased` is [side of the input, draw of the area, draw of the shape,
-columns, rows]: what timm's RandomErasing, as OpenCLIP makes it, erases with these draws from [0, 1); 0 columns where
-it tries again.
+over all 16,777,216 colours. Each of the `erased` is [side of the input, number of rectangles, draw of the area,
+draw of the shape, columns, rows]: what timm's RandomErasing, as OpenCLIP makes it, erases with these draws from
+[0, 1) of the first rectangle; 0 columns where it tries again.
 """
 
 import json
@@ -75,29 +75,30 @@ def hue_of_every_colour(factor: float) -> int:
     return crc
 
 
-def erasing():
+def erasing(count: int):
     """The last part of OpenCLIP's transform with `use_timm` and `re_prob`."""
-    words = dict(use_timm=True, re_prob=1.0)
+    words = dict(use_timm=True, re_prob=1.0, re_count=count)
     transform = image_transform(8, is_train=True, aug_cfg=words).transforms[-1]
-    assert transform.per_pixel and (transform.min_count, transform.max_count) == (1, 1)
+    assert transform.per_pixel and (transform.min_count, transform.max_count) == (1, count)
     return transform
 
 
 def erased(rng: numpy.random.Generator) -> list:
-    transform, found = erasing(), []
+    found = []
     for _ in range(120):
-        side = int(rng.integers(1, 400))
+        side, count = int(rng.integers(1, 400)), int(rng.integers(1, 4))
         draws = [float(draw) for draw in rng.random(2)]
-        # One attempt only: the second draws an area that never fits.
-        values = iter([0.0, *draws])
+        # Where it tries again, and for all rectangles but this one, an area is drawn that never fits.
+        values = iter(draws)
         uniform = lambda low, high: low + (high - low) * next(values, 100.0)
-        randoms = dict(random=lambda: next(values), uniform=uniform, randint=lambda low, high: low)
+        randint = lambda low, high: high if (low, high) == (1, count) else low
+        randoms = dict(random=lambda: 0.0, uniform=uniform, randint=randint)
         pixels = torch.full((3, side, side), 7.0)
         with mock.patch.multiple("timm.data.random_erasing.random", **randoms):
-            transform(pixels)
+            erasing(count)(pixels)
         changed = (pixels != 7).all(0)
         columns, rows = int(changed.any(0).sum()), int(changed.any(1).sum())
-        found.append([side, *draws, columns, rows])
+        found.append([side, count, *draws, columns, rows])
     return found
 
 

@@ -23,6 +23,9 @@ pub(crate) const MAX_SOURCES: usize = 1000;
 /// Samples of a step: what a matrix of all pairs takes in bytes still fits 64 bits.
 pub(crate) const MAX_GLOBAL_BATCH: u32 = 1 << 24;
 
+/// Rectangles erased of an image.
+pub(crate) const MAX_ERASED: u32 = 1 << 10;
+
 /// Threads of one kind that a rank may start.
 pub(crate) const MAX_THREADS: u32 = 1 << 10;
 

@@ -200,6 +200,45 @@ spec:
         assert_eq!(from_validated_json(&json.to_string()).unwrap(), minimal());
     }
 
+    /// `--aug-cfg use_timm=True color_jitter=0.4 re_prob=0.25 re_count=2 'scale=(0.4, 1.0)'`, and others.
+    #[test]
+    fn the_words_of_open_clips_aug_cfg_mean_the_same_here() {
+        let read = |words: &str| {
+            let text = MINIMAL.replace(".tar'}", &format!(".tar', aug_cfg: {{{words}}}}}"));
+            let models = ModelCatalogue::builtin();
+            parse(&text, "tiny.yaml", FilePath::new("/jobs"), &models).map(|job| job.data.aug_cfg)
+        };
+        let plain = read("").unwrap();
+        let written_out = crate::spec::AugCfg {
+            scale: [0.4, 1.0],
+            color_jitter: [0.4, 0.4, 0.4, 0.0],
+            color_jitter_prob: 1.0,
+            re_prob: 0.25,
+            re_count: 2,
+            use_timm: true,
+            ..plain.clone()
+        };
+        let timm =
+            "use_timm: true, color_jitter: 0.4, re_prob: 0.25, re_count: 2, scale: [0.4, 1.0]";
+        assert_eq!(read(timm).unwrap(), written_out);
+
+        assert_eq!((plain.color_jitter_prob, plain.re_count, plain.use_timm), (0.0, 1, false));
+        assert_eq!(read("color_jitter: 0.4").unwrap().color_jitter_prob, 0.0);
+        let own = read("use_timm: true, color_jitter: [0.1, 0.2, 0.3], color_jitter_prob: 0.5");
+        let own = own.unwrap();
+        assert_eq!((own.color_jitter, own.color_jitter_prob), ([0.1, 0.2, 0.3, 0.0], 0.5));
+        let four = read("color_jitter: [0.1, 0.2, 0.3, 0.05], color_jitter_prob: 0.8").unwrap();
+        assert_eq!((four.color_jitter, four.color_jitter_prob), ([0.1, 0.2, 0.3, 0.05], 0.8));
+        for (wrong, told) in [
+            ("[0.1, 0.2]", "is [0.1, 0.2]; expected a list of 3 to 4 numbers of at least 0"),
+            ("-1", "is -1; expected a number of at least 0"),
+            ("some", "is \"some\"; expected a number of at least 0 or a list of 3 to 4 numbers"),
+        ] {
+            let error = read(&format!("color_jitter: {wrong}")).unwrap_err().to_string();
+            assert!(error.contains(&format!("spec.data.aug_cfg.color_jitter {told}")), "{error}");
+        }
+    }
+
     #[test]
     fn json_that_no_manifest_gives_is_refused() {
         let mut job = minimal();

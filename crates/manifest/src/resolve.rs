@@ -69,6 +69,7 @@ impl Resolver<'_> {
         self.model(&mut spec["model"])?;
         self.data(&mut spec["data"])?;
         make_list(&mut spec["data"]["image_key"]);
+        write_out_jitter(&mut spec["data"]["aug_cfg"]);
         for set in spec["eval"]["zero_shot"].as_sequence_mut().into_iter().flatten() {
             make_list(&mut set["data"]);
         }
@@ -286,6 +287,21 @@ impl Resolver<'_> {
         let value = field.find(self.written).map(check::shown).unwrap_or_default();
         let problem = Problem::Conflict { field: field.to_string(), value, reason };
         self.findings.push((field, problem));
+    }
+}
+
+/// Gives a colour jitter all four strengths, and its probability.
+fn write_out_jitter(augmentation: &mut Value) {
+    let strengths = &mut augmentation["color_jitter"];
+    if strengths.is_number() {
+        *strengths = Value::Sequence(vec![mem::take(strengths); 3]);
+    }
+    if let Some(three) = strengths.as_sequence_mut().filter(|all| all.len() == 3) {
+        three.push(Value::from(0));
+    }
+    if augmentation["color_jitter_prob"].is_null() {
+        let certain = augmentation["use_timm"].as_bool().unwrap_or(false);
+        augmentation["color_jitter_prob"] = Value::from(u8::from(certain));
     }
 }
 

@@ -267,6 +267,7 @@ fn describe_list(schema: &'static Json) -> String {
     let items = alternatives(&schema["items"]);
     let number = match (schema["minItems"].as_u64(), schema["maxItems"].as_u64()) {
         (Some(least), Some(most)) if least == most => format!("{least} "),
+        (Some(least), Some(most)) if least > 1 => format!("{least} to {most} "),
         _ => String::new(),
     };
     let each = match items[..] {

@@ -71,6 +71,8 @@ fn augmentation() -> AugCfg {
         hflip_prob: 0.5,
         affine: None,
         re_prob: 0.0,
+        re_count: 1,
+        use_timm: false,
     }
 }
 

@@ -3,6 +3,7 @@
 //! Every choice comes from the counter-based stream that the caller passes, in one fixed order, so
 //! the result is a function of (image, configuration, stream) alone.
 
+use ringmaster_manifest::model_config::preprocess::Interpolation;
 use ringmaster_manifest::spec::AugCfg;
 
 use super::affine::Map;
@@ -34,9 +35,9 @@ impl Augment {
 
     /// Writes `image` as a training input.
     ///
-    /// In this order: random resized crop (bicubic), or, with `affine`, evaluation's resize and
-    /// centre crop followed by one bilinear rotate-zoom-shift on white; colour jitter; grayscale;
-    /// horizontal flip; normalisation; erasing of a rectangle, which becomes standard normal noise.
+    /// In this order: random resized crop, or, with `affine`, evaluation's resize and centre crop
+    /// followed by one bilinear rotate-zoom-shift on white; colour jitter; grayscale; horizontal
+    /// flip; normalisation; erasing of rectangles, which become standard normal noise.
     ///
     /// Shapes: `output` [3, S, S].
     ///
@@ -67,10 +68,12 @@ impl Augment {
             output.chunks_exact_mut(side).for_each(<[f32]>::reverse);
         }
         self.preprocess.normalize(output);
-        if stream.chance(config.re_prob)
-            && let Some(hole) = erased(self.preprocess.image_size, stream)
-        {
-            fill_with_noise(output, side, hole, stream);
+        if stream.chance(config.re_prob) {
+            let count = 1 + stream.below(config.re_count.into()) as u32;
+            for _ in 0..count {
+                let hole = erased(self.preprocess.image_size, count, stream);
+                hole.inspect(|hole| fill_with_noise(output, side, *hole, stream));
+            }
         }
         Ok(())
     }
@@ -90,13 +93,24 @@ impl Augment {
             map.apply(&source, size as usize, planes);
         } else {
             let crop = random_crop(image, &self.config, stream);
-            // OpenCLIP's random crop is bicubic whatever evaluation's resize is.
-            let pixels = scratch.resize(image, crop, size, size, Filter::Bicubic)?;
+            let filter = self.crop_filter(stream);
+            let pixels = scratch.resize(image, crop, size, size, filter)?;
             let whole = Rect { left: 0, top: 0, width: size, height: size };
             let side = size as usize;
             to_planes(pixels, side, whole, (0, 0), side, &plain_values(), planes);
         }
         Ok(())
+    }
+
+    /// OpenCLIP's own crop is bicubic whatever evaluation's resize is; timm's has the filter that the
+    /// model asks for, and draws it if that is `random`. Nothing but training makes use of that word,
+    /// so it counts with and without timm.
+    fn crop_filter(&self, stream: &mut Stream) -> Filter {
+        match self.preprocess.interpolation {
+            Interpolation::Random if stream.chance(0.5) => Filter::Bilinear,
+            Interpolation::Bilinear if self.config.use_timm => Filter::Bilinear,
+            _ => Filter::Bicubic,
+        }
     }
 }
 
@@ -130,11 +144,11 @@ fn central_crop(width: u32, height: u32, ratio: &[f64; 2]) -> Rect {
     Rect { left: (width - w) / 2, top: (height - h) / 2, width: w, height: h }
 }
 
-/// Draws the rectangle of timm's RandomErasing; none if ten attempts did not fit.
-fn erased(side: u32, stream: &mut Stream) -> Option<Rect> {
+/// Draws one of `count` rectangles of timm's RandomErasing; none if ten attempts did not fit.
+fn erased(side: u32, count: u32, stream: &mut Stream) -> Option<Rect> {
     for _ in 0..ATTEMPTS {
         let draws = [stream.unit(), stream.unit()];
-        if let Some((width, height)) = erased_size(side, draws) {
+        if let Some((width, height)) = erased_size(side, count, draws) {
             let top = stream.below(u64::from(side - height) + 1) as u32;
             let left = stream.below(u64::from(side - width) + 1) as u32;
             return Some(Rect { left, top, width, height });
@@ -143,11 +157,12 @@ fn erased(side: u32, stream: &mut Stream) -> Option<Rect> {
     None
 }
 
-/// Returns the columns and rows that two draws from [0, 1) erase, if they fit with room to spare.
-pub(super) fn erased_size(side: u32, [area, shape]: [f64; 2]) -> Option<(u32, u32)> {
+/// Returns the columns and rows of one of `count` rectangles that two draws from [0, 1) give, if they
+/// fit with room to spare.
+pub(super) fn erased_size(side: u32, count: u32, [area, shape]: [f64; 2]) -> Option<(u32, u32)> {
     let between = |low: f64, high: f64, draw: f64| low + (high - low) * draw;
     let whole = f64::from(side) * f64::from(side);
-    let target = whole * between(ERASE_SCALE[0], ERASE_SCALE[1], area);
+    let target = between(ERASE_SCALE[0], ERASE_SCALE[1], area) * whole / f64::from(count);
     let ratio = between(ERASE_RATIO[0].ln(), ERASE_RATIO[1].ln(), shape).exp();
     let height = (target * ratio).sqrt().round_ties_even() as u32;
     let width = (target / ratio).sqrt().round_ties_even() as u32;
@@ -168,6 +183,8 @@ fn fill_with_noise(planes: &mut [f32], side: usize, hole: Rect, stream: &mut Str
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use ringmaster_manifest::spec;
 
     use super::*;
@@ -183,6 +200,8 @@ mod tests {
             hflip_prob: 0.0,
             affine: None,
             re_prob: 0.0,
+            re_count: 1,
+            use_timm: false,
         }
     }
 
@@ -196,6 +215,8 @@ mod tests {
             hflip_prob: 0.5,
             affine: None,
             re_prob: 0.5,
+            re_count: 3,
+            use_timm: true,
         }
     }
 
@@ -212,7 +233,10 @@ mod tests {
     }
 
     fn run(config: AugCfg, image: &RgbImage, size: u32, draw: u64) -> Vec<f32> {
-        let preprocess = Preprocess::clip(size);
+        run_as(config, Preprocess::clip(size), image, draw)
+    }
+
+    fn run_as(config: AugCfg, preprocess: Preprocess, image: &RgbImage, draw: u64) -> Vec<f32> {
         let mut output = vec![f32::NAN; preprocess.values()];
         let mut stream = Stream::new(5, Site::Augment, &[draw]);
         Augment::new(config, preprocess)
@@ -298,6 +322,56 @@ mod tests {
         assert!((mean(&squares) - 1.0).abs() < 0.02, "{}", mean(&squares));
         let products: Vec<f64> = noise.windows(2).map(|pair| pair[0] * pair[1]).collect();
         assert!(mean(&products).abs() < 0.01, "neighbours have nothing to do with each other");
+    }
+
+    #[test]
+    fn several_rectangles_share_the_area_of_one() {
+        let mut erase = nothing();
+        (erase.re_prob, erase.re_count) = (1.0, 4);
+        let image = picture(61, 61);
+        let plain = run(nothing(), &image, 61, 0);
+        let mut parts = BTreeSet::new();
+        for draw in 0..200 {
+            let output = run(erase.clone(), &image, 61, draw);
+            let hole = changed(&output, &plain, 61);
+            let share = hole.len() as f64 / (61.0 * 61.0);
+            assert!((0.01..0.36).contains(&share), "{share}");
+            let columns: BTreeSet<usize> = hole.iter().map(|(x, _)| *x).collect();
+            let rows: BTreeSet<usize> = hole.iter().map(|(_, y)| *y).collect();
+            parts.insert(columns.len() * rows.len() == hole.len());
+        }
+        assert_eq!(parts.len(), 2, "some images have one rectangle, some have more");
+    }
+
+    /// Says of each of 200 crops whether it is bilinear; all have the same draws otherwise.
+    fn filters_of(interpolation: Interpolation, use_timm: bool) -> Vec<bool> {
+        let config = AugCfg { scale: [0.5, 0.9], use_timm, ..nothing() };
+        let with = |interpolation| Preprocess { interpolation, ..Preprocess::clip(24) };
+        let timm = |use_timm| AugCfg { use_timm, ..config.clone() };
+        let is_bilinear = |draw: u64| {
+            let image = picture(40 + draw as u32 % 31, 35 + draw as u32 % 17);
+            let made = run_as(config.clone(), with(interpolation), &image, draw);
+            let bilinear = run_as(timm(true), with(Interpolation::Bilinear), &image, draw);
+            let bicubic = run_as(timm(false), with(Interpolation::Bicubic), &image, draw);
+            assert_ne!(bilinear, bicubic);
+            assert!(made == bilinear || made == bicubic);
+            made == bilinear
+        };
+        (0..200).map(is_bilinear).collect()
+    }
+
+    #[test]
+    fn the_crop_is_bicubic_unless_timm_or_chance_says_otherwise() {
+        let share = |interpolation, use_timm| {
+            let filters = filters_of(interpolation, use_timm);
+            filters.iter().filter(|bilinear| **bilinear).count()
+        };
+        for use_timm in [false, true] {
+            assert_eq!(share(Interpolation::Bicubic, use_timm), 0);
+            assert_eq!(share(Interpolation::Bilinear, use_timm), 200 * usize::from(use_timm));
+            let drawn = share(Interpolation::Random, use_timm);
+            assert!((75..=125).contains(&drawn), "{drawn} of 200 are bilinear");
+        }
     }
 
     #[test]

@@ -244,15 +244,15 @@ fn the_hue_of_every_colour_is_turned_as_pil_turns_it() {
 #[test]
 fn what_is_erased_has_the_size_that_timm_gives_it() {
     let golden: serde_json::Value = serde_json::from_str(AUGMENTED).unwrap();
-    let cases: Vec<(u32, f64, f64, u32, u32)> =
+    let cases: Vec<(u32, u32, f64, f64, u32, u32)> =
         serde_json::from_value(golden["erased"].clone()).unwrap();
     let mut refused = 0;
-    for (side, area, shape, columns, rows) in &cases {
-        let got = erased_size(*side, [*area, *shape]).unwrap_or_default();
+    for (side, count, area, shape, columns, rows) in &cases {
+        let got = erased_size(*side, *count, [*area, *shape]).unwrap_or_default();
         refused += u32::from(got == (0, 0));
         // Of nothing timm erases nothing either.
         let seen = if got.0 * got.1 == 0 { (0, 0) } else { got };
-        assert_eq!(seen, (*columns, *rows), "{side}: {area} {shape}");
+        assert_eq!(seen, (*columns, *rows), "{count} of {side}: {area} {shape}");
     }
     assert!(cases.len() == 120 && refused < 12, "{refused}");
 }

@@ -15,8 +15,8 @@ pub struct Preprocess {
     pub mean: [f32; 3],
     /// What red, green and blue are divided by afterwards.
     pub std: [f32; 3],
-    /// Filter of the resize.
-    pub filter: Filter,
+    /// Filter of the resize; `random` is bicubic in evaluation.
+    pub interpolation: Interpolation,
     /// How an image of another shape becomes square.
     pub resize_mode: ResizeMode,
     /// What [`ResizeMode::Longest`] fills the rest with, in 0 to 255.
@@ -30,10 +30,7 @@ impl Preprocess {
             image_size: config.size,
             mean: config.mean.map(|value| value as f32),
             std: config.std.map(|value| value as f32),
-            filter: match config.interpolation {
-                Interpolation::Bilinear => Filter::Bilinear,
-                Interpolation::Bicubic | Interpolation::Random => Filter::Bicubic,
-            },
+            interpolation: config.interpolation,
             resize_mode: config.resize_mode,
             fill_color: config.fill_color,
         }
@@ -114,7 +111,11 @@ impl Preprocess {
             to_planes(image.as_raw(), width as usize, window, place, side, table, planes);
             return Ok(());
         }
-        let pixels = scratch.resize_window(image, (width, height), window, self.filter)?;
+        let filter = match self.interpolation {
+            Interpolation::Bilinear => Filter::Bilinear,
+            Interpolation::Bicubic | Interpolation::Random => Filter::Bicubic,
+        };
+        let pixels = scratch.resize_window(image, (width, height), window, filter)?;
         let whole = Rect { left: 0, top: 0, ..window };
         to_planes(pixels, window.width as usize, whole, place, side, table, planes);
         Ok(())

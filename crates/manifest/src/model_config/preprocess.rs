@@ -42,7 +42,7 @@ pub enum Interpolation {
     Bicubic,
     /// A triangle, antialiased.
     Bilinear,
-    /// Bicubic where there is nothing to draw from, as in evaluation.
+    /// One of the two, drawn per image, in training; bicubic in evaluation.
     Random,
 }
 

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::limits::MAX_LANES;
+use crate::limits::{MAX_ERASED, MAX_LANES};
 use crate::number::ByteSize;
-use crate::spec::written::{DataKeys, OneOrMany, PoolKeys, Readers};
+use crate::spec::written::{DataKeys, JitterStrengths, OneOrMany, PoolKeys, Readers};
 
 /// Name of the source that `data.train` stands for.
 const TRAIN: &str = "train";
@@ -114,7 +114,8 @@ impl Data {
     }
 }
 
-/// Random augmentation.
+/// Random augmentation. `OpenCLIP` heeds `ratio`, `re_prob` and `re_count` only with `use_timm`, and
+/// `color_jitter_prob` and `gray_scale_prob` only without; here every key counts whenever it is given.
 // The defaults are OpenCLIP's: a random resized crop of scale 0.9 to 1 and nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AugCfg {
@@ -130,11 +131,13 @@ pub struct AugCfg {
         "default" = [3.0 / 4.0, 4.0 / 3.0]
     ))]
     pub ratio: [f64; 2],
-    /// Strengths of brightness, contrast, saturation and hue jitter. Default all zero.
-    #[schemars(inner(range(min = 0.0)), extend("default" = [0, 0, 0, 0]))]
+    /// Strengths of brightness, contrast, saturation and hue jitter: a list, without the hue if it has three
+    /// numbers, or one number for the first three. Default all zero.
+    // In a job: all four.
+    #[schemars(with = "Option<JitterStrengths>", extend("default" = [0, 0, 0, 0]))]
     pub color_jitter: [f64; 4],
-    /// Probability of the jitter. Default 0.
-    #[schemars(range(min = 0.0, max = 1.0), extend("default" = 0))]
+    /// Probability of the jitter. Default 0, or 1 with `use_timm`.
+    #[schemars(with = "Option<f64>", range(min = 0.0, max = 1.0))]
     pub color_jitter_prob: f64,
     /// Probability of turning grey. Default 0.
     #[schemars(range(min = 0.0, max = 1.0), extend("default" = 0))]
@@ -144,9 +147,16 @@ pub struct AugCfg {
     pub hflip_prob: f64,
     /// Random affine map applied instead of the crop. Default none.
     pub affine: Option<Affine>,
-    /// Probability of erasing a random rectangle. Default 0.
+    /// Probability of erasing random rectangles: they become noise. Default 0.
     #[schemars(range(min = 0.0, max = 1.0), extend("default" = 0))]
     pub re_prob: f64,
+    /// Most rectangles that are erased of an image; their number is drawn, and they share the area. Default 1.
+    #[schemars(range(min = 1, max = MAX_ERASED), extend("default" = 1))]
+    pub re_count: u32,
+    /// What `OpenCLIP` leaves to timm: the crop is resized with the filter `model.image_interpolation` (bicubic
+    /// without this key, unless that is `random`), and a jitter without a probability is certain. Default false.
+    #[schemars(extend("default" = false))]
+    pub use_timm: bool,
 }
 
 /// A random rotation, zoom and shift, with white fill.

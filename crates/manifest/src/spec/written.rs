@@ -64,7 +64,9 @@ pub(crate) struct ImageKeys {
     image_mean: Option<[f64; 3]>,
     /// What red, green and blue are divided by, as `--image-std`. Default: as `image_mean`'s.
     image_std: Option<[f64; 3]>,
-    /// Filter of evaluation's resize, as `--image-interpolation`. Default: as `image_mean`'s.
+    /// Filter of evaluation's resize, as `--image-interpolation`, and with `data.aug_cfg.use_timm` of
+    /// training's. `random` draws bilinear or bicubic for every training image, and is bicubic in evaluation.
+    /// Default: as `image_mean`'s.
     image_interpolation: Option<Interpolation>,
     /// How evaluation makes images square, as `--image-resize-mode`. Default: as `image_mean`'s.
     image_resize_mode: Option<ResizeMode>,
@@ -123,6 +125,16 @@ pub(crate) struct PoolKeys {
     /// Samples shuffled together inside a lane: says the same as `pool_samples` divided by `lanes`.
     #[schemars(with = "Option<Count>", extend("minimum" = 1))]
     pub(crate) shuffle_window: Option<u64>,
+}
+
+/// Strengths of a colour jitter.
+#[derive(JsonSchema)]
+#[schemars(inline, untagged)]
+pub(crate) enum JitterStrengths {
+    /// Of brightness, contrast and saturation.
+    One(#[schemars(range(min = 0.0))] f64),
+    /// Of brightness, contrast, saturation and, if there are four, hue.
+    Each(#[schemars(length(min = 3, max = 4), inner(range(min = 0.0)))] Vec<f64>),
 }
 
 /// One string or a list of them.

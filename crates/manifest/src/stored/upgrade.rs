@@ -43,6 +43,10 @@ fn make_sources(job: &mut Value) {
     let Some(data) = section(job, "data") else { return };
     data.entry("accept_new_data").or_insert(json!(false));
     data.entry("memory").or_insert(Value::Null);
+    if let Some(augmentation) = data.get_mut("aug_cfg").and_then(Value::as_object_mut) {
+        augmentation.entry("re_count").or_insert(json!(1));
+        augmentation.entry("use_timm").or_insert(json!(false));
+    }
     if let Some(train) = data.shift_remove("train") {
         let source = json!({"name": "train", "data": train, "weight": null, "upsample": null});
         data.insert("sources".to_owned(), json!([source]));
@@ -113,13 +117,15 @@ mod tests {
     #[test]
     fn shards_of_schema_3_are_a_source_and_a_window_in_every_lane_a_pool() {
         let mut job = json!({"data": {
-            "train": ["/a.tar"], "lanes": 64, "block_samples": null, "shuffle_window": 1024
+            "train": ["/a.tar"], "lanes": 64, "block_samples": null, "shuffle_window": 1024,
+            "aug_cfg": {"re_prob": 0.1}
         }});
         make_sources(&mut job);
         let source = json!({"name": "train", "data": ["/a.tar"], "weight": null, "upsample": null});
         let data = json!({
             "lanes": 64, "block_samples": 128, "sources": [source], "pool_samples": 65_536,
-            "accept_new_data": false, "memory": null
+            "accept_new_data": false, "memory": null,
+            "aug_cfg": {"re_prob": 0.1, "re_count": 1, "use_timm": false}
         });
         assert_eq!(job["data"], data);
     }
