@@ -10,13 +10,14 @@ use crate::workspace::Workspace;
 use crate::{bench, build, console, setup};
 
 /// Scripts that write golden files, and what each is given.
-const GOLDEN: [(&str, &str); 9] = [
+const GOLDEN: [(&str, &str); 10] = [
     ("model_golden.py", ""),
     ("model_shapes.py", "shapes-of-models.json"),
     ("weights_golden.py", ""),
     ("training_golden.py", ""),
     ("preprocess_golden.py", "preprocess.safetensors"),
     ("jpeg_golden.py", "jpeg.safetensors"),
+    ("jpeg_scaled_golden.py", "jpeg-scaled.json"),
     ("resize_golden.py", "resize.json"),
     ("augment_golden.py", "augment.json"),
     ("tokenizer_live.py --golden", ""),

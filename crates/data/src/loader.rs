@@ -20,7 +20,7 @@ use crate::dataset::Dataset;
 use crate::order::{Visit, Windows};
 use crate::webdataset::{RawSample, SampleError};
 use crate::{Error, progress};
-use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode};
+use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode, decode_scaled};
 use ringmaster_inputs::rng::{Site, Stream};
 use ringmaster_inputs::text::Tokenizer;
 use ringmaster_words as words;
@@ -57,6 +57,8 @@ pub struct LoaderOptions {
     pub tokenizer: Arc<Tokenizer>,
     /// Augmentation.
     pub aug: AugCfg,
+    /// Whether large JPEGs are decoded at part of their size.
+    pub jpeg_scaled_decode: bool,
     /// Seed of augmentation and caption choice.
     pub seed: u64,
     /// Threads.
@@ -499,7 +501,11 @@ impl Shared {
         // Keyed by the position in the order: the same draws whichever rank or reader decodes the row.
         let words = [u64::from(visit.source), visit.position];
         let mut stream = Stream::new(options.seed, Site::Augment, &words);
-        let pixels = decode(&raw.image).and_then(|image| {
+        let decoded = match options.jpeg_scaled_decode {
+            true => decode_scaled(&raw.image, options.preprocess.image_size),
+            false => decode(&raw.image),
+        };
+        let pixels = decoded.and_then(|image| {
             self.augment.apply(&image, &mut stream, scratch, &mut unit.images[start..])
         });
         if let Err(error) = pixels {

@@ -100,6 +100,7 @@ impl Rank {
             preprocess: preprocess(&self.job),
             tokenizer: Arc::clone(&self.tokenizer),
             aug: self.job.data.aug_cfg.clone(),
+            jpeg_scaled_decode: self.job.data.jpeg_scaled_decode,
             seed: self.job.data.seed,
             readers: self.readers(),
             prefetch: 3,

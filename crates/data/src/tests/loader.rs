@@ -1,5 +1,7 @@
 //! From an order to batches.
 
+use libjpeg_turbo_rs::{PixelFormat, Subsampling, compress};
+
 use super::*;
 use crate::corrupt::{self, Corrupt, SampleKey};
 
@@ -249,6 +251,29 @@ fn one_reader_prepares_small_images_at_a_rate_it_prints() {
     let rate = samples as f64 / start.elapsed().as_secs_f64();
     eprintln!("one reader: {rate:.0} samples/s (64 x 64 png, affine and colour jitter)");
     assert_eq!(samples, 11 * 256);
+}
+
+/// 80 × 64 pixels for inputs of 8: with the switch a quarter of it is decoded, which has 16 rows.
+#[test]
+fn large_jpegs_are_decoded_at_part_of_their_size_where_the_job_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let pixels: Vec<u8> = (0..80 * 64 * 3).map(|at| (at / 7 * 13 % 251) as u8).collect();
+    let jpeg = compress(&pixels, 80, 64, PixelFormat::Rgb, 90, Subsampling::S420).unwrap();
+    let in_shard = |_, _, extension: &str, text: Vec<u8>| {
+        Some(if extension == "png" { jpeg.clone() } else { text })
+    };
+    let dataset = dataset(write_shards(folder.path(), 2, 24, in_shard), 12).unwrap();
+    let aug = AugCfg { color_jitter_prob: 0.0, gray_scale_prob: 0.0, ..augmentation() };
+    let read = |jpeg_scaled_decode| {
+        let plain = LoaderOptions { aug: aug.clone(), ..loader_options(&dataset, 12) };
+        load(LoaderOptions { jpeg_scaled_decode, ..plain }).unwrap()
+    };
+    for (whole, part) in read(false).iter().zip(&read(true)) {
+        assert_eq!(whole.samples, part.samples);
+        let differences = whole.images.iter().zip(&part.images).map(|(a, b)| (a - b).abs());
+        let mean = differences.sum::<f32>() / whole.images.len() as f32;
+        assert!(mean > 0.0 && mean < 0.2, "{mean}");
+    }
 }
 
 #[test]

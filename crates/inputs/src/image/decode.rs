@@ -18,11 +18,28 @@ pub const MAX_PIXELS: u64 = 25_000_000;
 /// Returns an [`Error`] if the format is unknown, the header announces more than [`MAX_PIXELS`],
 /// or the bytes are damaged or cut short.
 pub fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
+    decode_as(bytes, None)
+}
+
+/// Returns what [`decode`] does, but JPEGs at a half, a quarter or an eighth of their size where the
+/// short side of that is still at least twice `side`: of each block only the low frequencies are
+/// turned into pixels, which takes less time. Antialiased from there, pixels of an
+/// input of that side differ slightly from those of the whole JPEG.
+///
+/// They are the pixels that PIL gives after `draft` with twice the side.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_scaled(bytes: &[u8], side: u32) -> Result<RgbImage, Error> {
+    decode_as(bytes, Some(side))
+}
+
+fn decode_as(bytes: &[u8], side: Option<u32>) -> Result<RgbImage, Error> {
     let unknown = || Error::UnknownFormat { bytes: bytes.len(), what: instead(bytes) };
     let format = Format::of(bytes).ok_or_else(unknown)?;
     let decoded = panics::caught(|| match format {
         Format::Png => formats::png(bytes),
-        Format::Jpeg => jpeg::decode(bytes),
+        Format::Jpeg => jpeg::decode(bytes, side),
         Format::WebP => formats::webp(bytes),
         Format::Gif => formats::gif(bytes),
     });
@@ -143,6 +160,18 @@ mod tests {
             encoder.encode(second.as_raw(), 16, 16, ExtendedColorType::Rgb8).unwrap();
         }
         assert_eq!(read(&gif), flat, "the first frame counts");
+    }
+
+    #[test]
+    fn only_jpegs_are_decoded_at_part_of_their_size() {
+        let rgb = picture();
+        for (format, size) in
+            [(ImageFormat::Jpeg, (4, 3)), (ImageFormat::Png, (13, 9)), (ImageFormat::WebP, (13, 9))]
+        {
+            let file = encode(&rgb.clone().into(), format);
+            assert_eq!(decode_scaled(&file, 1).unwrap().dimensions(), size, "{format:?}");
+            assert_eq!(decode_scaled(&file, 3).unwrap(), decode(&file).unwrap(), "{format:?}");
+        }
     }
 
     /// A grey JPEG of one minimum coded unit, its brightness sampled `across` × `down`.

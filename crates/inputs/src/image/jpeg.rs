@@ -3,7 +3,9 @@
 //! PIL, and so every PyTorch pipeline, decodes with libjpeg-turbo. What decodes here is a port of it
 //! that comes with the build; `parity_tests` holds its pixels against PIL's.
 
-use libjpeg_turbo_rs::{DecodeLimits, DecodeWarning, Decoder, Image, JpegError, PixelFormat};
+use libjpeg_turbo_rs::{
+    DecodeLimits, DecodeWarning, Decoder, Image, JpegError, PixelFormat, ScalingFactor,
+};
 use memchr::memchr;
 
 use super::decode::MAX_PIXELS;
@@ -27,12 +29,12 @@ const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 
-/// Decodes a JPEG to RGB.
+/// Decodes a JPEG to RGB, smaller where its short side is at least four times `side`.
 ///
 /// # Errors
 /// [`Error::Truncated`] if not all of the picture is there, [`Error::TooLarge`] from its header,
 /// [`Error::Jpeg`] for what PIL refuses as well.
-pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
+pub(super) fn decode(bytes: &[u8], side: Option<u32>) -> Result<RgbImage, Error> {
     check_markers(bytes)?;
     let limits = DecodeLimits { max_scans: MAX_SCANS, ..DecodeLimits::default() };
     let mut decoder = Decoder::new_with_limits(bytes, limits).map_err(failed)?;
@@ -51,12 +53,25 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Error> {
     };
     decoder.set_output_format(format);
     decoder.set_block_smoothing(true);
+    if let Some(factor) = side.and_then(|side| scale(width.min(height), side)) {
+        decoder.set_scale(factor);
+    }
     let image = pixels(&mut decoder).map_err(failed)?;
+    let (width, height) = (image.width as u32, image.height as u32);
     let values = match format {
         PixelFormat::Cmyk => rgb_of_cmyk(&image.data),
         _ => image.data,
     };
     Ok(RgbImage::from_raw(width, height, values).expect("three bytes were made of every pixel"))
+}
+
+/// Returns the smallest size that leaves twice the `side` of a `short` side, as PIL's `draft` chooses
+/// it; none where that is the whole.
+fn scale(short: u32, side: u32) -> Option<ScalingFactor> {
+    let kept =
+        |denominator: &u32| u64::from(short) >= 2 * u64::from(side) * u64::from(*denominator);
+    let denominator = [8, 4, 2].into_iter().find(kept)?;
+    ScalingFactor::try_new(1, denominator).ok()
 }
 
 fn unsupported(what: String) -> Error {
@@ -164,14 +179,18 @@ fn segment<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use libjpeg_turbo_rs::{Subsampling, compress};
     use proptest::prelude::*;
     use safetensors::SafeTensors;
 
-    use super::super::decode;
+    use super::super::{Preprocess, decode, decode_scaled};
     use super::*;
 
     /// JPEGs and what PIL makes of them (`tests/parity/jpeg_golden.py`).
     const GOLDEN: &[u8] = include_bytes!("../../../../tests/parity/golden/jpeg.safetensors");
+
+    /// The same JPEGs at part of their size (`tests/parity/jpeg_scaled_golden.py`).
+    const SCALED: &str = include_str!("../../../../tests/parity/golden/jpeg-scaled.json");
 
     fn golden() -> SafeTensors<'static> {
         SafeTensors::deserialize(GOLDEN).unwrap()
@@ -207,6 +226,45 @@ mod tests {
             assert_eq!(*expected, pixels.concat(), "{name}");
         }
         assert_eq!(found.len(), 82 + 7 * 40);
+    }
+
+    #[test]
+    fn jpegs_at_part_of_their_size_have_pils_pixels() {
+        type Sizes = Vec<(u32, u32, u32, u32)>;
+        let golden: std::collections::BTreeMap<String, Sizes> =
+            serde_json::from_str(SCALED).unwrap();
+        let mut smaller = 0;
+        for (name, sizes) in &golden {
+            for (side, width, height, expected) in sizes {
+                let image = decode_scaled(file(name), *side).unwrap();
+                assert_eq!(image.dimensions(), (*width, *height), "{name} for {side}");
+                let mut crc = flate2::Crc::new();
+                crc.update(image.as_raw());
+                assert_eq!(crc.sum(), *expected, "{name} for {side}");
+                smaller += u32::from(image.dimensions() != read(name).dimensions());
+            }
+        }
+        assert!(smaller > 300, "{smaller}");
+        assert_eq!(golden.len(), 82 + 7 * 40);
+    }
+
+    /// 600 × 450 at 64 pixels: a half of it is decoded, which leaves 225 of the short side.
+    #[test]
+    fn an_input_from_part_of_a_jpeg_differs_slightly_from_that_of_the_whole() {
+        let wave = |at: usize, length: f64| ((at as f64 / length).sin() * 60.0 + 120.0) as u8;
+        let pixels: Vec<u8> = (0..600 * 450)
+            .flat_map(|at| {
+                [wave(at % 600, 9.0), wave(at / 600, 23.0), wave(at % 600 + at / 600, 5.0)]
+            })
+            .collect();
+        let file = compress(&pixels, 600, 450, PixelFormat::Rgb, 90, Subsampling::S420).unwrap();
+        let (whole, half) = (decode(&file).unwrap(), decode_scaled(&file, 64).unwrap());
+        assert_eq!((half.dimensions(), whole.dimensions()), ((300, 225), (600, 450)));
+        let preprocess = Preprocess { mean: [0.0; 3], std: [1.0; 3], ..Preprocess::clip(64) };
+        let [whole, half] = [whole, half].map(|image| preprocess.eval(&image).unwrap());
+        let differences = whole.iter().zip(&half).map(|(a, b)| (a - b).abs());
+        let mean = differences.sum::<f32>() / whole.len() as f32 * 255.0;
+        assert!(mean > 0.0 && mean < 1.0, "{mean} of 255");
     }
 
     #[test]
@@ -311,8 +369,9 @@ mod tests {
                 let at = at.index(file.len());
                 file[at] = value;
             }
-            let decoded = decode(&file);
-            prop_assert!(!matches!(decoded, Err(Error::Panic { .. })), "{decoded:?}");
+            for decoded in [decode(&file), decode_scaled(&file, 1)] {
+                prop_assert!(!matches!(decoded, Err(Error::Panic { .. })), "{decoded:?}");
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ pub mod resize;
 mod parity_tests;
 
 pub use augment::Augment;
-pub use decode::decode;
+pub use decode::{decode, decode_scaled};
 pub use pixels::RgbImage;
 pub use preprocess::Preprocess;
 pub use resize::{Filter, Scratch};

@@ -52,6 +52,11 @@ pub struct Data {
     /// node has free when it starts, divided among its ranks there.
     #[schemars(with = "Option<ByteSize>", extend("minimum" = 1))]
     pub memory: Option<u64>,
+    /// Decodes large JPEGs at a half, a quarter or an eighth of their size, where the short side is still at
+    /// least twice the model's input: faster, and pixels differ slightly from those of `OpenCLIP`. For training
+    /// alone. A crop of a small part of a picture gets fewer pixels than the whole has. Default false.
+    #[schemars(extend("default" = false))]
+    pub jpeg_scaled_decode: bool,
     /// Largest share of corrupt samples before the job fails. Default 0.01.
     #[schemars(range(min = 0.0, max = 1.0), extend("default" = 0.01))]
     pub max_corrupt: f64,

@@ -43,6 +43,7 @@ fn make_sources(job: &mut Value) {
     let Some(data) = section(job, "data") else { return };
     data.entry("accept_new_data").or_insert(json!(false));
     data.entry("memory").or_insert(Value::Null);
+    data.entry("jpeg_scaled_decode").or_insert(json!(false));
     if let Some(augmentation) = data.get_mut("aug_cfg").and_then(Value::as_object_mut) {
         augmentation.entry("re_count").or_insert(json!(1));
         augmentation.entry("use_timm").or_insert(json!(false));
@@ -124,7 +125,7 @@ mod tests {
         let source = json!({"name": "train", "data": ["/a.tar"], "weight": null, "upsample": null});
         let data = json!({
             "lanes": 64, "block_samples": 128, "sources": [source], "pool_samples": 65_536,
-            "accept_new_data": false, "memory": null,
+            "accept_new_data": false, "memory": null, "jpeg_scaled_decode": false,
             "aug_cfg": {"re_prob": 0.1, "re_count": 1, "use_timm": false}
         });
         assert_eq!(job["data"], data);
