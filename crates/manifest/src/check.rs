@@ -72,6 +72,13 @@ impl Checker<'_> {
             *value = Value::Number(number);
         }
         let kept = match alternatives.iter().find(|one| schema::takes_kind(one, value)) {
+            // Of a closed list of words the others say as much: `auto` or a number.
+            Some(one) if value.is_string() && !schema::scalar_fits(value, one) => {
+                match vocabulary(one)[..] {
+                    [] => self.content(path, value, one),
+                    [..] => self.refuse(path, value, &alternatives),
+                }
+            }
             Some(one) => self.content(path, value, one),
             None => self.refuse(path, value, &alternatives),
         };

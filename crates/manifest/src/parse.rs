@@ -96,8 +96,10 @@ fn read(
 
 /// Returns whether what seems to be missing was given under its other name, and cut out.
 fn is_given_wrong(field: &Path, findings: &Findings) -> bool {
-    let names = written_as(&Path::of("spec.schedule.total_steps"));
-    names.contains(field) && names.iter().any(|name| findings.is_broken(name))
+    ["spec.schedule.total_steps", "spec.data.sources"].iter().any(|one| {
+        let names = written_as(&Path::of(one));
+        names.contains(field) && names.iter().any(|name| findings.is_broken(name))
+    })
 }
 
 /// Places a violation at the field that the file has, unless a field it depends on is already

@@ -50,7 +50,7 @@ pub struct Data {
     pub readers: Option<u32>,
     /// Bytes of shards that a rank keeps in memory at most: it never changes what is read. Default: half of what its
     /// node has free when it starts, divided among its ranks there.
-    #[schemars(with = "Option<ByteSize>", extend("minimum" = 1))]
+    #[schemars(with = "Option<ByteSize>")]
     pub memory: Option<u64>,
     /// Decodes large JPEGs at a half, a quarter or an eighth of their size, where the short side is still at
     /// least twice the model's input: faster, and pixels differ slightly from those of `OpenCLIP`. For training

@@ -199,6 +199,23 @@ fn sources_that_do_not_fit_together_are_refused_where_they_stand() {
     );
 }
 
+/// "missing key train" stood beside the mistake, and "expected auto" where a number is as good.
+#[test]
+fn what_is_written_wrong_is_not_told_as_missing_and_words_are_told_with_their_alternatives() {
+    let good = fixture("good.yaml");
+    let refused = |text: String| parse(&text).unwrap_err().to_string();
+    let line = good.lines().find(|line| line.contains("train:")).unwrap();
+    for wrong in
+        ["    sources: []", "    sources: {name: x}", "    source: [{name: x, data: /b.tar}]"]
+    {
+        let told = refused(good.replace(line, wrong));
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains("spec.data"), "{told}");
+    }
+    let told = refused(good.replace("lanes: 16", "readers: lots"));
+    assert!(told.contains("is \"lots\"; expected auto") && told.contains("whole number"), "{told}");
+}
+
 #[test]
 fn a_minimum_above_the_wish_is_refused() {
     assert_mistakes(
