@@ -2,10 +2,11 @@
 //!
 //! Modules in reading order: [`order`] (a pure function from a row of a batch to a sample), [`dataset`] (the sources
 //! of a job, opened), [`webdataset`] (tar shards behind an index over samples) with [`store`] (files and object
-//! stores), `counts` (samples per shard) and [`index`] (what is where in a tar), `blocks` (fetched ahead), [`loader`]
-//! (decodes ahead of the training step), [`corrupt`] (how many samples may be replaced), [`resumed`] (whether a
-//! run can go on from a checkpoint), `progress`.
+//! stores), `counts` (samples per shard) and [`index`] (what is where in a tar), `blocks` (fetched ahead), `plan`
+//! (what a rank reads, step by step), [`loader`] (decodes ahead of the training step), `batch` (what comes of it),
+//! [`corrupt`] (how many samples may be replaced), [`resumed`] (whether a run can go on from a checkpoint), `progress`.
 
+mod batch;
 mod blocks;
 pub mod corrupt;
 mod counts;
@@ -14,6 +15,7 @@ mod error;
 pub mod index;
 pub mod loader;
 pub mod order;
+mod plan;
 mod progress;
 pub mod resumed;
 pub mod store;
@@ -22,9 +24,10 @@ pub mod webdataset;
 #[cfg(test)]
 mod tests;
 
+pub use batch::Batch;
 pub use blocks::Fetched;
 pub use dataset::Dataset;
 pub use error::Error;
-pub use loader::{Batch, Loader, LoaderOptions, Spent};
+pub use loader::{Loader, LoaderOptions, Spent};
 pub use progress::moved;
 pub use webdataset::{Damaged, RawSample, SampleError, Webdataset};

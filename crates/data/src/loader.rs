@@ -4,7 +4,7 @@
 //! finish them in any; a batch is handed out once all its units are there, so its contents do not
 //! depend on the number of readers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,10 +14,12 @@ use std::time::Instant;
 use ringmaster_manifest::spec::AugCfg;
 use tokio_util::sync::CancellationToken;
 
+use crate::batch::{Batch, Unit};
 use crate::blocks::{Blocks, Fetched};
 use crate::corrupt::{self, Corrupt, Ledger, SampleKey};
 use crate::dataset::Dataset;
 use crate::order::{Visit, Windows};
+use crate::plan::{self, Plan};
 use crate::webdataset::{RawSample, SampleError};
 use crate::{Error, progress};
 use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode, decode_scaled};
@@ -27,8 +29,6 @@ use ringmaster_words as words;
 
 /// Rows per unit of work.
 const UNIT_ROWS: u64 = 16;
-/// Steps whose blocks are fetched beyond those that are decoded.
-const AHEAD: u64 = 4;
 /// Threads that fetch blocks from a disk.
 const LOCAL_FETCHERS: usize = 2;
 /// Threads that fetch blocks over a network.
@@ -77,25 +77,6 @@ pub struct LoaderOptions {
     pub max_corrupt: f64,
 }
 
-/// One rank's rows of a global batch.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Batch {
-    /// The global batch, 0-based.
-    pub step: u64,
-    /// The rows.
-    pub rows: Range<u64>,
-    /// Normalised pixels. Shape `[n, 3, S, S]`.
-    pub images: Vec<f32>,
-    /// Token ids. Shape `[n, L]`.
-    pub tokens: Vec<i64>,
-    /// Every row's sample, replacements included.
-    pub samples: Vec<SampleKey>,
-    /// Rows whose sample was replaced.
-    pub replaced: u64,
-    /// Samples that were found corrupt in these rows, also among those tried as replacements.
-    pub corrupt: Vec<Corrupt>,
-}
-
 /// The reading side of one generation.
 #[derive(Debug)]
 pub struct Loader {
@@ -110,7 +91,7 @@ struct Shared {
     augment: Augment,
     /// Blocks in memory; none where samples are read one by one.
     blocks: Option<Blocks>,
-    plan: Mutex<Plan>,
+    plan: Plan,
     state: Mutex<State>,
     changed: Condvar,
     /// Ends a reader's wait for a store that is away.
@@ -147,24 +128,6 @@ pub struct Spent {
     pub decode: f64,
 }
 
-/// What stands in this rank's rows of the steps that are worked on, and of those to come.
-#[derive(Debug)]
-struct Plan {
-    /// First step that is not laid out yet.
-    next: u64,
-    steps: VecDeque<(u64, Arc<Vec<Visit>>)>,
-}
-
-/// A few decoded rows.
-#[derive(Debug, Default)]
-struct Unit {
-    images: Vec<f32>,
-    tokens: Vec<i64>,
-    samples: Vec<SampleKey>,
-    replaced: u64,
-    corrupt: Vec<Corrupt>,
-}
-
 impl Loader {
     /// Starts the readers.
     ///
@@ -178,7 +141,16 @@ impl Loader {
         let (state, changed, cancel) =
             (Mutex::new(state), Condvar::new(), CancellationToken::new());
         let blocks = blocks(&options, &cancel);
-        let plan = Mutex::new(Plan { next: first_step, steps: VecDeque::new() });
+        let scope = plan::Scope {
+            dataset: Arc::clone(&options.dataset),
+            global_batch: options.global_batch,
+            rows: options.rows.clone(),
+            first_step,
+            first_sample: options.first_sample,
+            last_step: options.last_step,
+            left_out: options.left_out.clone(),
+        };
+        let plan = Plan::new(scope, options.prefetch);
         let (store, decode) = (AtomicU64::new(0), AtomicU64::new(0));
         let shared =
             Shared { options, augment, blocks, plan, state, changed, cancel, store, decode };
@@ -232,7 +204,7 @@ impl Loader {
         }
         let parts = self.shared.wait_for(step)?;
         self.next += 1;
-        Ok(assemble(step, self.shared.options.rows.clone(), parts))
+        Ok(Batch::of(step, self.shared.options.rows.clone(), parts))
     }
 }
 
@@ -248,23 +220,6 @@ impl Drop for Loader {
             let _ = reader.join();
         }
     }
-}
-
-fn assemble(step: u64, rows: Range<u64>, parts: Vec<Unit>) -> Batch {
-    let mut batch = Batch {
-        step,
-        rows,
-        images: Vec::with_capacity(parts.iter().map(|p| p.images.len()).sum()),
-        ..Batch::default()
-    };
-    for part in parts {
-        batch.images.extend(part.images);
-        batch.tokens.extend(part.tokens);
-        batch.samples.extend(part.samples);
-        batch.replaced += part.replaced;
-        batch.corrupt.extend(part.corrupt);
-    }
-    batch
 }
 
 /// Adds the time that has passed since `began`.
@@ -316,7 +271,7 @@ impl Shared {
         state.wanted = step;
         self.changed.notify_all();
         if let Some(blocks) = &self.blocks {
-            blocks.pass(&self.first_positions(step));
+            blocks.pass(&self.plan.first_positions(step));
         }
         while !(0..units).all(|unit| state.units.contains_key(&(step, unit))) {
             // Batches that are complete are handed out although a reader has failed; this one is not.
@@ -376,50 +331,13 @@ impl Shared {
     }
 
     fn load(&self, step: u64, rows: Range<u64>, scratch: &mut Scratch) -> Result<Unit, Error> {
-        let visits = self.visits(step);
+        let visits = self.plan.visits(step, self.blocks.as_ref());
         let first = self.options.rows.start;
         let mut unit = Unit::default();
         for row in rows {
             self.load_row(visits[(row - first) as usize], scratch, &mut unit)?;
         }
         Ok(unit)
-    }
-
-    /// Returns what stands in this rank's rows of a step, and lets the blocks of the steps after it be fetched.
-    fn visits(&self, step: u64) -> Arc<Vec<Visit>> {
-        let options = &self.options;
-        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
-        while plan.next <= step || (plan.next <= step + AHEAD && plan.next < options.last_step) {
-            let visits = Arc::new(self.lay_out(plan.next));
-            if let Some(blocks) = &self.blocks {
-                let order = options.dataset.order();
-                let need = |visit: &Visit| options.dataset.need(*visit, order.sample(*visit).index);
-                blocks.want(visits.iter().map(need));
-            }
-            let next = plan.next;
-            plan.steps.push_back((next, visits));
-            plan.next += 1;
-        }
-        // Readers work on the steps that are kept ready, the one in use, and the one after them.
-        while plan.steps.len() as u64 > options.prefetch + AHEAD + 3 {
-            plan.steps.pop_front();
-        }
-        let laid_out = plan.steps.iter().find(|(laid_out, _)| *laid_out == step);
-        laid_out.map_or_else(|| Arc::new(self.lay_out(step)), |(_, visits)| Arc::clone(visits))
-    }
-
-    fn lay_out(&self, step: u64) -> Vec<Visit> {
-        let LoaderOptions { dataset, global_batch, rows, left_out, .. } = &self.options;
-        dataset.order().visits(self.samples_before(step), *global_batch, rows.clone(), left_out)
-    }
-
-    fn samples_before(&self, step: u64) -> u64 {
-        self.options.first_sample + (step - self.options.first_step) * self.options.global_batch
-    }
-
-    fn first_positions(&self, step: u64) -> Vec<u64> {
-        let (order, left_out) = (self.options.dataset.order(), &self.options.left_out);
-        order.first_positions(self.samples_before(step), left_out)
     }
 
     /// Returns how many threads fetch blocks: more where a request waits for a network.
