@@ -23,7 +23,7 @@ use crate::faults::Faults;
 use crate::plan::NumericPlan;
 use crate::replica::{Applied, Replica};
 use crate::report::Run;
-use crate::report::bottleneck::Bottleneck;
+use crate::report::bottleneck;
 use crate::report::clock::Rates;
 use crate::save::{FolderCheck, Saving};
 use crate::{eval, ffi, health};
@@ -44,8 +44,8 @@ pub(crate) struct Rank {
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) dataset: Arc<Dataset>,
     pub(crate) replica: Replica,
-    /// What steps waited for in the last interval.
-    pub(crate) bottleneck: Option<Bottleneck>,
+    /// What steps wait for.
+    pub(crate) bottleneck: bottleneck::Watch,
     /// Bytes of shards that it may keep, unless the job says how many.
     pub(crate) memory: u64,
     /// How the work is divided; the job's first generation fixes it.
@@ -109,7 +109,7 @@ impl Rank {
         Ok(Self {
             plan,
             memory,
-            bottleneck: None,
+            bottleneck: bottleneck::Watch::default(),
             env,
             job,
             device,

@@ -61,6 +61,32 @@ impl Bottleneck {
     }
 }
 
+/// Intervals that a bottleneck has to hold for: one on the border would be told again and again.
+const HOLDS: u32 = 5;
+
+/// Follows the intervals of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    told: Option<Bottleneck>,
+    /// What limited the last intervals, and how many of them.
+    held: Option<(Bottleneck, u32)>,
+}
+
+impl Watch {
+    /// Takes in an interval; returns what is worth telling: what has limited the run for a while, and was not told
+    /// last.
+    pub(crate) fn interval(&mut self, rates: &Rates) -> Option<Bottleneck> {
+        let now = Bottleneck::of(rates);
+        let times = match self.held {
+            Some((same, times)) if same == now => times + 1,
+            _ => 1,
+        };
+        self.held = Some((now, times));
+        let news = times >= HOLDS && self.told != Some(now);
+        news.then(|| *self.told.insert(now))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +115,19 @@ mod tests {
             let sentence = expected.sentence(&rates, 3);
             assert!(sentence.contains(said), "{sentence}");
         }
+    }
+
+    /// A run at the border had a line every second.
+    #[test]
+    fn what_holds_is_told_once_and_what_comes_and_goes_is_not() {
+        let (store, compute) = (rates(0.6, 0.9, 0.1), rates(0.0, 0.0, 0.0));
+        let mut watch = Watch::default();
+        let told =
+            (0..40).filter_map(|i| watch.interval(if i % 2 == 0 { &store } else { &compute }));
+        assert_eq!(told.count(), 0);
+        let told: Vec<_> = (0..10).filter_map(|_| watch.interval(&store)).collect();
+        assert_eq!(told, [Bottleneck::Store]);
+        let told: Vec<_> = (0..10).filter_map(|_| watch.interval(&compute)).collect();
+        assert_eq!(told, [Bottleneck::Compute]);
     }
 }

@@ -14,7 +14,6 @@ use crate::error::Error;
 use crate::faults::FaultPoint;
 use crate::rank::{Rank, preprocess};
 use crate::replica::Applied;
-use crate::report::bottleneck::Bottleneck;
 use crate::report::clock::{Clock, Rates};
 use crate::split::even_range;
 
@@ -145,12 +144,9 @@ impl Rank {
 }
 
 impl Rank {
-    /// Says what the steps of an interval waited for, when it is not what those before waited for.
+    /// Says what steps have waited for of late, when it is not what was said last.
     fn say_bottleneck(&mut self, rates: &Rates) {
-        let now = Bottleneck::of(rates);
-        // The first interval fills what is fetched ahead.
-        let first = self.bottleneck.is_none();
-        if self.bottleneck.replace(now) != Some(now) && !first {
+        if let Some(now) = self.bottleneck.interval(rates) {
             tracing::info!("{}", now.sentence(rates, self.readers()));
         }
     }
