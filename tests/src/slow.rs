@@ -22,7 +22,8 @@ use crate::web::{Health, WebServer};
 pub enum Slow {
     /// The first step: kernels are compiled, caches are cold.
     FirstStep,
-    /// One step, by a factor of ten, of a job whose steps take half a second.
+    /// One step, by a factor of ten, of a job whose steps take a second: statuses come four times a second, so
+    /// that at least 0.7 s of each are seen and grant it 14.
     Step,
     /// An evaluation that shows nothing of itself for as long as twenty steps take.
     Evaluation,
@@ -56,8 +57,8 @@ impl Slow {
     pub fn standstill(self) -> Duration {
         match self {
             Self::FirstStep => Duration::from_secs(4),
-            Self::Step => Duration::from_secs(5),
-            Self::Evaluation => Duration::from_secs(6),
+            Self::Step => Duration::from_secs(10),
+            Self::Evaluation => Duration::from_secs(16),
             // Some batches are read ahead.
             Self::StoreAway(time) => time.saturating_sub(Duration::from_secs(1)),
         }
@@ -81,15 +82,15 @@ impl Slow {
                 scenario(job, &["compute=1", "first_step=30"])
             }
             Self::Step => {
-                pause(&mut job, "step=1-8,at=before_reduce", seconds(0.5));
-                pause(&mut job, "step=9,at=before_reduce", long);
+                pause(&mut job, "step=1-4,at=before_reduce", seconds(1.0));
+                pause(&mut job, "step=5,at=before_reduce", long);
                 scenario(job, &["compute=2"])
             }
             Self::Evaluation => {
                 job.held_out = tiny::write_shards(&job.folder().join("held-out"), 2, &[]);
-                job.eval_every = Some(9);
-                pause(&mut job, "step=1-8,at=before_reduce", seconds(0.3));
-                pause(&mut job, "step=9,at=in_eval", long);
+                job.eval_every = Some(5);
+                pause(&mut job, "step=1-4,at=before_reduce", seconds(0.8));
+                pause(&mut job, "step=5,at=in_eval", long);
                 scenario(job, &["eval=2", "compute=2"])
             }
             Self::StoreAway(time) => {
