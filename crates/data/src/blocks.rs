@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Error;
 use crate::dataset::{BlockKey, Dataset, Need};
-use crate::webdataset::Run;
+use crate::sample::Block;
 
 /// What was read so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,7 +56,7 @@ enum Slot {
     /// A thread fetches it.
     Coming,
     /// It is at hand.
-    Here { run: Arc<Run>, until: u64, used: u64 },
+    Here { block: Arc<Block>, until: u64, used: u64 },
 }
 
 impl Blocks {
@@ -95,16 +95,16 @@ impl Blocks {
     ///
     /// # Errors
     /// When the store fails.
-    pub(crate) fn get(&self, need: Need) -> Result<Arc<Run>, Error> {
+    pub(crate) fn get(&self, need: Need) -> Result<Arc<Block>, Error> {
         let mut state = self.lock();
         loop {
             state.clock += 1;
             let now = state.clock;
             match state.slots.get_mut(&need.key) {
-                Some(Slot::Here { run, until, used }) => {
+                Some(Slot::Here { block, until, used }) => {
                     *until = need.until.max(*until);
                     *used = now;
-                    return Ok(Arc::clone(run));
+                    return Ok(Arc::clone(block));
                 }
                 Some(Slot::Coming) => {
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -163,22 +163,22 @@ impl Blocks {
     }
 
     /// Fetches a block whose slot says that it is coming.
-    fn fetch(&self, need: Need) -> Result<Arc<Run>, Error> {
+    fn fetch(&self, need: Need) -> Result<Arc<Block>, Error> {
         let arriving = Arriving { blocks: self, key: need.key };
         let fetched = self.dataset.fetch(need.key, &self.cancel).map(Arc::new);
-        let run = fetched?;
+        let block = fetched?;
         let mut state = self.lock();
         state.clock += 1;
         let used = state.clock;
-        let here = Slot::Here { run: Arc::clone(&run), until: need.until, used };
+        let here = Slot::Here { block: Arc::clone(&block), until: need.until, used };
         state.slots.insert(need.key, here);
-        state.bytes += run.bytes();
+        state.bytes += block.bytes;
         state.fetched.blocks += 1;
-        state.fetched.bytes += run.bytes();
+        state.fetched.bytes += block.bytes;
         state.make_room(self.budget, need.key);
         drop(state);
         drop(arriving);
-        Ok(run)
+        Ok(block)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -208,8 +208,8 @@ impl State {
     fn drop_passed(&mut self) {
         let (mut bytes, passed) = (self.bytes, &self.passed);
         self.slots.retain(|key, slot| match slot {
-            Slot::Here { run, until, .. } if *until <= passed[key.source as usize] => {
-                bytes -= run.bytes();
+            Slot::Here { block, until, .. } if *until <= passed[key.source as usize] => {
+                bytes -= block.bytes;
                 false
             }
             _ => true,
@@ -229,8 +229,8 @@ impl State {
                 _ => None,
             });
             let Some((_, oldest)) = at_hand.min_by_key(|(used, _)| *used) else { return };
-            if let Some(Slot::Here { run, .. }) = self.slots.remove(&oldest) {
-                self.bytes -= run.bytes();
+            if let Some(Slot::Here { block, .. }) = self.slots.remove(&oldest) {
+                self.bytes -= block.bytes;
                 self.fetched.dropped += 1;
             }
         }

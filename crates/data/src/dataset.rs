@@ -7,15 +7,15 @@ use tokio_util::sync::CancellationToken;
 use crate::Error;
 use crate::corrupt::SampleKey;
 use crate::order::{self, Order, Shares, Visit};
-use crate::webdataset::{self, Damaged, RawSample, Run, SampleError, Webdataset};
+use crate::sample::{Block, Damaged, RawSample, SampleError};
+use crate::source::Source;
 
 /// An opened data set; shared by reader threads.
 #[derive(Debug)]
 pub struct Dataset {
     names: Vec<String>,
-    sources: Vec<Webdataset>,
+    sources: Vec<Source>,
     order: Order,
-    block_samples: u64,
     fingerprint: String,
 }
 
@@ -43,7 +43,7 @@ impl Dataset {
     /// A shard that is missing or holds no sample, named; a store that fails; sources that do not go with
     /// `global_batch`.
     pub fn open(data: &spec::Data, global_batch: u64) -> Result<Self, Error> {
-        let open = |source| Webdataset::open(webdataset::Options::of(data, source));
+        let open = |source| Source::open(data, source);
         let sources = data.sources.iter().map(open).collect::<Result<Vec<_>, _>>()?;
         for (source, set) in data.sources.iter().zip(&sources) {
             if set.is_empty() {
@@ -57,22 +57,18 @@ impl Dataset {
             .map(|(source, set)| source.weighs(set.len()))
             .collect();
         let shares = Shares::new(&weights)?;
-        let options = order::Options {
-            seed: data.seed,
-            lanes: data.lanes,
-            block_samples: data.block_samples,
-            pool_samples: data.pool_samples,
-        };
+        let options =
+            order::Options { seed: data.seed, lanes: data.lanes, pool_samples: data.pool_samples };
         let names: Vec<String> = data.sources.iter().map(|source| source.name.clone()).collect();
         let sized = names.iter().zip(&sources).map(|(name, set)| order::Source {
             name: name.clone(),
             shards: set.shard_sizes().to_vec(),
+            block_samples: set.block_samples(),
         });
         let order = Order::new(&sized.collect::<Vec<_>>(), shares, options)?;
         order.check_batch(global_batch)?;
         let fingerprint = fingerprint(&sources, order.shares(), options);
-        let block_samples = data.block_samples.max(1).into();
-        Ok(Self { names, sources, order, block_samples, fingerprint })
+        Ok(Self { names, sources, order, fingerprint })
     }
 
     /// Returns which sample stands where.
@@ -88,7 +84,7 @@ impl Dataset {
 
     /// Returns the number of samples of all sources.
     pub fn len(&self) -> u64 {
-        self.sources.iter().map(Webdataset::len).sum()
+        self.sources.iter().map(Source::len).sum()
     }
 
     /// Whether there is no sample; an opened data set has some.
@@ -103,7 +99,7 @@ impl Dataset {
 
     /// Returns the shards that break off, found when they were counted.
     pub fn damaged(&self) -> impl Iterator<Item = &Damaged> {
-        self.sources.iter().flat_map(Webdataset::damaged)
+        self.sources.iter().flat_map(Source::damaged)
     }
 
     /// Returns the name of a source.
@@ -114,7 +110,7 @@ impl Dataset {
     /// Returns the block that a visit reads when it reads this sample, and how long it is needed.
     pub(crate) fn need(&self, visit: Visit, index: u64) -> Need {
         let source = &self.sources[visit.source as usize];
-        let (shard, block) = source.block_of(index, self.block_samples);
+        let (shard, block) = source.block_of(index);
         let key = BlockKey { source: visit.source, shard, block };
         Need { key, until: self.order.needed_until(visit) }
     }
@@ -123,23 +119,25 @@ impl Dataset {
     ///
     /// # Errors
     /// When the store fails.
-    pub(crate) fn fetch(&self, key: BlockKey, cancel: &CancellationToken) -> Result<Run, Error> {
-        let source = &self.sources[key.source as usize];
-        let places = source.places(key.shard, key.block, self.block_samples);
-        source.fetch(key.shard, places, cancel)
+    pub(crate) fn fetch(&self, key: BlockKey, cancel: &CancellationToken) -> Result<Block, Error> {
+        self.sources[key.source as usize].fetch(key.shard, key.block, cancel)
     }
 
     /// Returns a sample of a fetched block.
     ///
     /// # Errors
     /// [`SampleError::Corrupt`].
-    pub(crate) fn sample(&self, run: &Run, sample: SampleKey) -> Result<RawSample, SampleError> {
-        self.sources[sample.source as usize].sample(run, sample.index)
+    pub(crate) fn sample(
+        &self,
+        block: &Block,
+        sample: SampleKey,
+    ) -> Result<RawSample, SampleError> {
+        Ok(self.sources[sample.source as usize].sample(block, sample.index)?)
     }
 
     /// Returns the bytes of the blocks that a reader of this share of every batch comes back to at a time.
     pub fn pool_bytes(&self, share: f64) -> u64 {
-        let of = |(number, source): (usize, &Webdataset)| {
+        let of = |(number, source): (usize, &Source)| {
             let (samples, pool) = (source.len().max(1), self.order.pool(number as u32));
             // Every part of a batch reads all of a source that is permuted sample by sample.
             let share = if self.order.is_permuted(number as u32) { 1.0 } else { share };
@@ -150,7 +148,7 @@ impl Dataset {
 
     /// Whether a source lies in a remote store.
     pub(crate) fn is_remote(&self) -> bool {
-        self.sources.iter().any(Webdataset::is_remote)
+        self.sources.iter().any(Source::is_remote)
     }
 
     /// Reads a sample of a source; `cancel` ends the wait for a store that is away.
@@ -170,13 +168,14 @@ impl Dataset {
     }
 }
 
-fn fingerprint(sources: &[Webdataset], shares: &Shares, options: order::Options) -> String {
+fn fingerprint(sources: &[Source], shares: &Shares, options: order::Options) -> String {
     let mut digest = Sha256::new();
-    let order::Options { seed, lanes, block_samples, pool_samples } = options;
+    let order::Options { seed, lanes, pool_samples } = options;
     let version = order::VERSION;
-    digest.update(format!("order {version} {seed} {lanes} {block_samples} {pool_samples}\n"));
+    digest.update(format!("order {version} {seed} {lanes} {pool_samples}\n"));
     for (number, source) in sources.iter().enumerate() {
-        digest.update(format!("source {number} {:016x}\n", shares.of(number).to_bits()));
+        let (share, block) = (shares.of(number).to_bits(), source.block_samples());
+        digest.update(format!("source {number} {share:016x} {block}\n"));
         source.add_to(&mut digest);
     }
     hex::encode(&digest.finalize()[..16])

@@ -20,7 +20,7 @@ use crate::corrupt::{self, Corrupt, Ledger, SampleKey};
 use crate::dataset::Dataset;
 use crate::order::{Visit, Windows};
 use crate::plan::{self, Plan};
-use crate::webdataset::{RawSample, SampleError};
+use crate::sample::{RawSample, SampleError};
 use crate::{Error, progress};
 use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode, decode_scaled};
 use ringmaster_inputs::rng::{Site, Stream};

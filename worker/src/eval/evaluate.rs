@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use ringmaster_data::{SampleError, Webdataset, webdataset};
+use ringmaster_data::{SampleError, Source};
 use ringmaster_manifest::spec;
 use tch::{Device, Kind, Tensor};
 
@@ -28,7 +28,7 @@ const GRID: usize = 60;
 #[derive(Debug, Clone)]
 pub struct EvalSet {
     name: String,
-    dataset: Arc<Webdataset>,
+    dataset: Arc<Source>,
 }
 
 impl EvalSet {
@@ -38,12 +38,8 @@ impl EvalSet {
     /// # Errors
     /// When a shard is missing or cannot be read.
     pub fn open(set: &spec::EvalSet, data: &spec::Data) -> Result<Self, Error> {
-        let dataset = Webdataset::open(webdataset::Options {
-            urls: set.data.clone(),
-            image_key: data.image_key.clone(),
-            text_key: data.text_key.clone(),
-            json_text_key: None,
-        });
+        let data = spec::Data { json_text_key: None, ..data.clone() };
+        let dataset = Source::open(&data, &spec::Source::train(set.data.clone()));
         let dataset = dataset.map_err(|source| Error::Open { set: set.name.clone(), source })?;
         Ok(Self { name: set.name.clone(), dataset: Arc::new(dataset) })
     }
@@ -144,7 +140,7 @@ fn read(
                     _ => batch.skipped += 1,
                 }
             }
-            Err(SampleError::Corrupt { .. }) => batch.skipped += 1,
+            Err(SampleError::Corrupt(_)) => batch.skipped += 1,
             Err(source) => {
                 // The receiver is gone only if embedding failed, which is reported there.
                 let _ = sender.send(Err(Error::Read { set: set.name.clone(), index, source }));

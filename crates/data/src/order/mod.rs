@@ -72,8 +72,6 @@ pub struct Options {
     pub seed: u64,
     /// C, at least 1.
     pub lanes: u32,
-    /// Longest block, in samples.
-    pub block_samples: u32,
     /// Samples out of which a batch is drawn, of all sources together. A source is permuted sample by sample when it
     /// is smaller than its share of them.
     pub pool_samples: u64,
@@ -105,6 +103,8 @@ pub struct Source {
     pub name: String,
     /// Samples of every shard.
     pub shards: Vec<u64>,
+    /// Samples of the longest block.
+    pub block_samples: u64,
 }
 
 /// The order of a data set; shared by reader threads.
@@ -136,7 +136,7 @@ impl Order {
                     seed: options.seed,
                     source: number as u64,
                     lanes: u64::from(options.lanes.max(1)),
-                    block: u64::from(options.block_samples.max(1)),
+                    block: source.block_samples.max(1),
                     pool,
                 },
             )

@@ -7,20 +7,26 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn options(lanes: u32, block_samples: u32, pool_samples: u64) -> Options {
-    Options { seed: 1, lanes, block_samples, pool_samples }
+/// Options of the order, and the longest block.
+type Setup = (Options, u64);
+
+fn options(lanes: u32, block_samples: u64, pool_samples: u64) -> Setup {
+    (Options { seed: 1, lanes, pool_samples }, block_samples)
 }
 
-fn order(shards: &[u64], options: Options) -> Order {
+fn order(shards: &[u64], options: Setup) -> Order {
     mixture(&[(shards, 1.0)], options)
 }
 
-fn mixture(sources: &[(&[u64], f64)], options: Options) -> Order {
+fn mixture(sources: &[(&[u64], f64)], (options, block_samples): Setup) -> Order {
     let weights: Vec<f64> = sources.iter().map(|source| source.1).collect();
     let sources: Vec<Source> = sources
         .iter()
         .enumerate()
-        .map(|(number, source)| Source { name: format!("s{number}"), shards: source.0.to_vec() })
+        .map(|(number, source)| {
+            let shards = source.0.to_vec();
+            Source { name: format!("s{number}"), shards, block_samples }
+        })
         .collect();
     Order::new(&sources, Shares::new(&weights).unwrap(), options).unwrap()
 }
@@ -49,7 +55,7 @@ proptest! {
     fn an_epoch_has_each_sample_once_but_the_reserves_whatever_the_sizes(
         shards in prop::collection::vec(0_u64..900, 1..12),
         lanes in 1_u32..9,
-        block in 1_u32..40,
+        block in 1_u64..40,
         pool in 1_u64..3000,
     ) {
         let samples: u64 = shards.iter().sum();
@@ -156,7 +162,10 @@ proptest! {
 
 #[test]
 fn epochs_differ_and_a_seed_repeats_itself() {
-    let with_seed = |seed| order(&[300, 200], Options { seed, ..options(8, 4, 100) });
+    let with_seed = |seed| {
+        let (options, block) = options(8, 4, 100);
+        order(&[300, 200], (Options { seed, ..options }, block))
+    };
     let epoch = |order: &Order, number: u64| -> Vec<u64> {
         let positions = number * 500..(number + 1) * 500;
         positions.map(|position| order.sample(Visit { source: 0, position }).index).collect()
@@ -334,7 +343,7 @@ fn a_block_is_needed_until_its_lane_has_left_the_window() {
     const BLOCK: u64 = 16;
     // Shards of whole blocks, so that a block is a sixteenth of its index.
     for (shards, pool) in [(&[4000_u64, 3120][..], 600), (&[4000, 3120], 5000), (&[304, 32], 600)] {
-        let order = order(shards, options(8, BLOCK as u32, pool));
+        let order = order(shards, options(8, BLOCK, pool));
         let len = order.epoch_len(0);
         let mut held: HashMap<u64, u64> = HashMap::new();
         let (mut fetched, mut most) = (0_u64, 0);

@@ -15,7 +15,6 @@ use ringmaster_manifest::spec::{self, AugCfg};
 
 use crate::corrupt::Ledger;
 use crate::order::Windows;
-use crate::webdataset::{self, Webdataset};
 use crate::*;
 
 const SIDE: u32 = 8;
@@ -100,9 +99,13 @@ fn dataset(urls: Vec<String>, global_batch: u64) -> Result<Arc<Dataset>, Error> 
     Dataset::open(&data(vec![spec::Source::train(urls)]), global_batch).map(Arc::new)
 }
 
-fn open(urls: Vec<String>) -> Result<Webdataset, Error> {
+fn open(urls: Vec<String>) -> Result<Source, Error> {
     let data = data(vec![spec::Source::train(urls)]);
-    Webdataset::open(webdataset::Options::of(&data, &data.sources[0]))
+    Source::open(&data, &data.sources[0])
+}
+
+fn read(source: &Source, index: u64) -> Result<RawSample, SampleError> {
+    source.read(index)
 }
 
 /// Options of a plain loader of four whole batches, for tests that change some of them.

@@ -42,9 +42,9 @@ fn a_tar_that_breaks_off_keeps_the_samples_before_the_break() {
     std::fs::write(folder.path().join("sizes.json"), sizes).unwrap();
     let declared = open(urls).unwrap();
     assert_eq!(declared.len(), 40);
-    let error = declared.read(39).unwrap_err().to_string();
+    let error = read(&declared, 39).unwrap_err().to_string();
     assert!(error.contains("01.tar, sample #19"), "{error}");
-    assert!(declared.read(20).is_ok());
+    assert!(read(&declared, 20).is_ok());
 }
 
 #[test]
@@ -88,8 +88,8 @@ fn a_git_lfs_pointer_is_no_caption() {
         _ => Some(bytes),
     };
     let data = open(write_shards(folder.path(), 1, 3, swap)).unwrap();
-    assert!(data.read(0).is_ok());
-    let error = data.read(1).unwrap_err().to_string();
+    assert!(read(&data, 0).is_ok());
+    let error = read(&data, 1).unwrap_err().to_string();
     assert!(
         error.contains("caption: it is a git-lfs pointer, which stands for a file of 31"),
         "{error}"
@@ -128,14 +128,9 @@ fn json_captions_are_chosen_by_position_and_wrong_fields_are_corrupt() {
     tar.finish().unwrap();
     urls[0] = path.display().to_string();
     let with_field = |field: &str| {
-        Webdataset::open(webdataset::Options {
-            urls: urls.clone(),
-            image_key: vec!["png".into()],
-            text_key: "txt".into(),
-            json_text_key: Some(field.into()),
-        })
-        .unwrap()
-        .read(0)
+        let mut data = data(vec![spec::Source::train(urls.clone())]);
+        data.json_text_key = Some(field.into());
+        read(&Source::open(&data, &data.sources[0]).unwrap(), 0)
     };
     assert_eq!(with_field("captions").unwrap().captions, ["a", "b", "c"]);
     let error = with_field("number").unwrap_err().to_string();

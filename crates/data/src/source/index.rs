@@ -16,16 +16,16 @@ const READ_AHEAD: [u64; 2] = [256 << 10, 8 << 20];
 
 /// Extensions of the members that make a sample, lower-case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub(super) struct Wanted {
     /// Tried in this order for the image.
-    pub image: Vec<String>,
+    pub(super) image: Vec<String>,
     /// Holds the caption.
-    pub text: String,
+    pub(super) text: String,
 }
 
 /// Where a member's bytes lie in the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub(super) struct Span {
     /// No member starts at 0: a header stands before it.
     offset: NonZeroU64,
     len: u64,
@@ -33,7 +33,7 @@ pub struct Span {
 
 impl Span {
     /// Returns the bytes' offsets in the shard.
-    pub fn range(&self) -> Range<u64> {
+    pub(super) fn range(&self) -> Range<u64> {
         self.offset.get()..self.offset.get() + self.len
     }
 }
@@ -50,12 +50,12 @@ struct Entry {
 
 /// The samples of a shard, in order.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Index {
+pub(super) struct Index {
     entries: Vec<Entry>,
     /// The keys, end to end.
     keys: String,
     /// Where and why the headers end early, when they do: what follows in the shard is lost.
-    pub broken: Option<String>,
+    pub(super) broken: Option<String>,
 }
 
 /// Characters of a tar reader's message that are shown: it may quote the shard's bytes.
@@ -68,7 +68,7 @@ impl Index {
     ///
     /// # Errors
     /// When the store fails; a damaged tar is not an error but [`Index::broken`].
-    pub fn read(
+    pub(super) fn read(
         shard: &Object,
         len: u64,
         wanted: &Wanted,
@@ -95,28 +95,28 @@ impl Index {
     }
 
     /// Returns the samples whose headers could be read.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
     /// Returns folder and base name, up to its first dot, of a sample.
-    pub fn key(&self, place: usize) -> &str {
+    pub(super) fn key(&self, place: usize) -> &str {
         let start = place.checked_sub(1).map_or(0, |before| self.entries[before].key_end);
         &self.keys[start..self.entries[place].key_end]
     }
 
     /// Returns where the image is, if the sample has one.
-    pub fn image(&self, place: usize) -> Option<Span> {
+    pub(super) fn image(&self, place: usize) -> Option<Span> {
         self.entries[place].image
     }
 
     /// Returns where the caption is, if the sample has one.
-    pub fn text(&self, place: usize) -> Option<Span> {
+    pub(super) fn text(&self, place: usize) -> Option<Span> {
         self.entries[place].text
     }
 

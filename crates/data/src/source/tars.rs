@@ -1,4 +1,4 @@
-//! A webdataset: shards of consecutive members that share a key, behind one index over samples.
+//! Webdataset shards: tars whose samples are consecutive members that share a key.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -11,9 +11,11 @@ use ringmaster_weights::found;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::Shards;
+use super::counts::Counts;
+use super::index::{Index, Span, Wanted};
 use crate::Error;
-use crate::counts::Counts;
-use crate::index::{Index, Span, Wanted};
+use crate::sample::{Block, Damaged, Flaw, RawSample};
 use crate::store::{Object, Stores};
 
 /// Samples whose places are kept at once, about 50 bytes each: those of the shards that the open windows of a rank lie
@@ -22,21 +24,21 @@ const INDEXED_SAMPLES: usize = 16_000_000;
 
 /// Which shards, and which of their members.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// Shards: absolute paths or URLs, in order.
-    pub urls: Vec<String>,
+    pub(crate) urls: Vec<String>,
     /// Extensions tried for the image, in order.
-    pub image_key: Vec<String>,
+    pub(crate) image_key: Vec<String>,
     /// Extension of the caption.
-    pub text_key: String,
+    pub(crate) text_key: String,
     /// Field of the `.json` member that holds the caption or a list of captions instead; of
     /// several names, joined by `;`, the first that holds one counts.
-    pub json_text_key: Option<String>,
+    pub(crate) json_text_key: Option<String>,
 }
 
 impl Options {
     /// Returns what a manifest's `data` asks of a source.
-    pub fn of(data: &spec::Data, source: &spec::Source) -> Self {
+    pub(crate) fn of(data: &spec::Data, source: &spec::Source) -> Self {
         Self {
             urls: source.data.clone(),
             image_key: data.image_key.clone(),
@@ -46,77 +48,16 @@ impl Options {
     }
 }
 
-/// A sample as it lies in its shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RawSample {
-    /// `shard/key`, for people.
-    pub key: String,
-    /// The encoded image.
-    pub image: Bytes,
-    /// Its captions; at least one.
-    pub captions: Vec<String>,
-}
-
-/// Samples of a shard whose bytes are at hand.
+/// Opened tars.
 #[derive(Debug)]
-pub(crate) struct Run {
-    shard: usize,
-    /// Place in the shard of the first.
-    first: u64,
-    index: Arc<Index>,
-    /// Image and text of each; none for a sample that lacks one.
-    members: Vec<Option<(Bytes, Bytes)>>,
-    bytes: u64,
-}
-
-impl Run {
-    /// Returns how much it holds.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-}
-
-/// Why a sample could not be read.
-#[expect(missing_docs, reason = "the message of each variant says what its fields are")]
-#[derive(Debug, thiserror::Error)]
-pub enum SampleError {
-    /// Its bytes are wrong, and will be next time.
-    #[error("{shard}, sample {key}: {reason}")]
-    Corrupt {
-        shard: String,
-        /// The sample's key, or its place in the shard.
-        key: String,
-        reason: String,
-    },
-    /// The store failed.
-    #[error("sample store")]
-    Store(#[from] Error),
-}
-
-/// Opened shards; shared by reader threads.
-#[derive(Debug)]
-pub struct Webdataset {
+pub(crate) struct Tars {
     options: Options,
     wanted: Wanted,
     shards: Vec<Object>,
     metas: Vec<ObjectMeta>,
     sizes: Vec<u64>,
-    /// Index in the data set of every shard's first sample.
-    starts: Vec<u64>,
     damaged: Vec<Damaged>,
     indexes: Mutex<Indexes>,
-}
-
-/// A shard that breaks off and whose number of samples nobody declared: how many are lost is not
-/// known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damaged {
-    /// The shard.
-    pub url: String,
-    /// Samples before the break, which are used.
-    pub samples: u64,
-    /// Where it breaks off, and what to do.
-    pub reason: String,
 }
 
 /// The tar indexes used last, the one unused for longest out first.
@@ -127,14 +68,14 @@ struct Indexes {
     samples: usize,
 }
 
-impl Webdataset {
+impl Tars {
     /// Finds every shard and its number of samples: declared in `sizes.json` beside the shards,
     /// counted by an earlier start, or counted now from the tar headers and cached beside them
     /// where the store allows it.
     ///
     /// # Errors
     /// A shard that is missing or holds no sample, named; a store that fails.
-    pub fn open(options: Options) -> Result<Self, Error> {
+    pub(crate) fn open(options: Options) -> Result<Self, Error> {
         let lower = |keys: &[String]| keys.iter().map(|key| key.to_ascii_lowercase()).collect();
         let text = match options.json_text_key {
             Some(_) => "json".to_owned(),
@@ -145,7 +86,6 @@ impl Webdataset {
             shards: Vec::new(),
             metas: Vec::new(),
             sizes: Vec::new(),
-            starts: Vec::new(),
             damaged: Vec::new(),
             indexes: Mutex::default(),
             options,
@@ -157,160 +97,40 @@ impl Webdataset {
             dataset.shards.push(shard);
         }
         let mut counts = Counts::default();
-        let mut start = 0;
         for shard in 0..dataset.shards.len() {
             let size = dataset.count(shard, &mut counts)?;
             dataset.sizes.push(size);
-            dataset.starts.push(start);
-            start += size;
         }
         counts.save();
         Ok(dataset)
     }
 
-    /// Returns the number of samples.
-    pub fn len(&self) -> u64 {
-        self.sizes.iter().sum()
-    }
-
-    /// Whether there is no sample; an opened data set has some.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Returns the shards that break off, found when they were counted.
-    pub fn damaged(&self) -> &[Damaged] {
-        &self.damaged
-    }
-
-    /// Returns the samples of every shard, in order.
-    pub fn shard_sizes(&self) -> &[u64] {
-        &self.sizes
-    }
-
-    /// Adds the shards' names, lengths and sample counts to a digest: it changes when the order would mean something
-    /// else.
-    pub(crate) fn add_to(&self, fingerprint: &mut Sha256) {
-        for ((shard, meta), size) in self.shards.iter().zip(&self.metas).zip(&self.sizes) {
-            fingerprint.update(format!("{} {} {size}\n", shard.file_name(), meta.size));
-        }
-    }
-
-    /// Reads one sample.
-    ///
-    /// # Errors
-    /// [`SampleError::Corrupt`] for a sample that cannot be used, [`SampleError::Store`] when the
-    /// store fails.
-    ///
-    /// # Panics
-    /// When `index` is not below [`Webdataset::len`].
-    pub fn read(&self, index: u64) -> Result<RawSample, SampleError> {
-        self.read_until(index, &CancellationToken::new())
-    }
-
-    /// As [`Webdataset::read`]; `cancel` ends the wait for a store that is away.
-    ///
-    /// # Errors
-    /// As [`Webdataset::read`].
-    ///
-    /// # Panics
-    /// As [`Webdataset::read`].
-    pub fn read_until(
-        &self,
-        index: u64,
-        cancel: &CancellationToken,
-    ) -> Result<RawSample, SampleError> {
-        let (shard, place) = self.place(index);
-        let run = self.fetch(shard, place..place + 1, cancel)?;
-        self.sample(&run, index)
-    }
-
-    /// Returns shard and number of the block that a sample lies in, when blocks are at most `longest` samples long.
-    pub(crate) fn block_of(&self, index: u64, longest: u64) -> (usize, u64) {
-        let (shard, place) = self.place(index);
-        let size = self.sizes[shard];
-        let count = size.div_ceil(longest);
-        // The last block that begins at or before the place: block i begins at ⌊i·size/count⌋.
-        (shard, ((place + 1) * count).div_ceil(size) - 1)
-    }
-
-    /// Returns the places in its shard that a block has.
-    pub(crate) fn places(&self, shard: usize, block: u64, longest: u64) -> Range<u64> {
-        let size = self.sizes[shard];
-        let count = size.div_ceil(longest);
-        block * size / count..(block + 1) * size / count
-    }
-
-    /// Fetches the members of some samples of a shard, in one request where the store can.
-    ///
-    /// # Errors
-    /// When the store fails.
-    pub(crate) fn fetch(
+    /// Returns the sample at a place, whose members are these if they could be fetched.
+    fn sample(
         &self,
         shard: usize,
-        places: Range<u64>,
-        cancel: &CancellationToken,
-    ) -> Result<Run, Error> {
-        let index = self.index(shard, cancel)?;
-        let known = places.start..places.end.min(index.len() as u64);
-        let spans: Vec<Option<(Span, Span)>> =
-            known.map(|place| self.members(&index, place as usize).ok()).collect();
-        let ranges: Vec<Range<u64>> = spans
-            .iter()
-            .flatten()
-            .flat_map(|(image, text)| [image.range(), text.range()])
-            .collect();
-        let mut parts = self.shards[shard].ranges(&ranges, cancel)?.into_iter();
-        let mut next = || parts.next().unwrap_or_default();
-        let members = spans.iter().map(|spans| spans.map(|_| (next(), next()))).collect();
-        let bytes = ranges.iter().map(|range| range.end - range.start).sum();
-        Ok(Run { shard, first: places.start, index, members, bytes })
-    }
-
-    /// Returns a sample of fetched ones.
-    ///
-    /// # Errors
-    /// [`SampleError::Corrupt`].
-    pub(crate) fn sample(&self, run: &Run, index: u64) -> Result<RawSample, SampleError> {
-        let (shard, place) = self.place(index);
-        debug_assert!(shard == run.shard && place >= run.first, "sample {index} of another run");
-        let (tar, within) = (&run.index, (place - run.first) as usize);
-        let place = place as usize;
+        tar: &Index,
+        place: usize,
+        members: Result<(Bytes, Bytes), String>,
+    ) -> Result<RawSample, Flaw> {
         if place >= tar.len() {
             let reason = tar.broken.clone().unwrap_or_else(|| {
                 format!("the shard holds {} samples, fewer than declared", tar.len())
             });
-            return Err(self.corrupt(shard, &format!("#{place}"), reason));
+            return Err(self.flaw(shard, &format!("#{place}"), reason));
         }
         let key = tar.key(place);
-        let corrupt = |reason| self.corrupt(shard, key, reason);
-        let Some(Some((image, text))) = run.members.get(within) else {
-            let reason = self.members(tar, place).err().unwrap_or_else(|| "not fetched".to_owned());
-            return Err(corrupt(reason));
-        };
-        let captions = self.captions(text).map_err(corrupt)?;
+        let flaw = |reason| self.flaw(shard, key, reason);
+        let (image, text) = members.map_err(flaw)?;
+        let captions = self.captions(&text).map_err(flaw)?;
         let key = format!("{}/{key}", self.shards[shard].file_name());
-        Ok(RawSample { key, image: image.clone(), captions })
-    }
-
-    /// Returns shard and place in it of a sample.
-    fn place(&self, index: u64) -> (usize, u64) {
-        assert!(index < self.len(), "sample {index} of {}", self.len());
-        let shard = self.starts.partition_point(|&start| start <= index) - 1;
-        (shard, index - self.starts[shard])
-    }
-
-    /// Whether shards lie in a remote store.
-    pub(crate) fn is_remote(&self) -> bool {
-        self.shards.iter().any(Object::is_remote)
-    }
-
-    /// Returns the bytes of all shards.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.metas.iter().map(|meta| meta.size).sum()
+        Ok(RawSample { key, image, captions })
     }
 
     fn members(&self, tar: &Index, place: usize) -> Result<(Span, Span), String> {
+        if place >= tar.len() {
+            return Err("not in the shard".to_owned());
+        }
         let image = tar
             .image(place)
             .ok_or_else(|| format!("no image (.{})", self.wanted.image.join(", .")))?;
@@ -343,9 +163,8 @@ impl Webdataset {
         Err(format!("json member: field {fields:?} holds no caption"))
     }
 
-    fn corrupt(&self, shard: usize, key: &str, reason: String) -> SampleError {
-        let shard = self.shards[shard].url.clone();
-        SampleError::Corrupt { shard, key: key.to_owned(), reason }
+    fn flaw(&self, shard: usize, key: &str, reason: String) -> Flaw {
+        Flaw { shard: self.shards[shard].url.clone(), key: key.to_owned(), reason }
     }
 
     /// Returns the samples of a shard.
@@ -391,6 +210,55 @@ impl Webdataset {
 
     fn indexes(&self) -> std::sync::MutexGuard<'_, Indexes> {
         self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shards for Tars {
+    fn sizes(&self) -> &[u64] {
+        &self.sizes
+    }
+
+    fn damaged(&self) -> &[Damaged] {
+        &self.damaged
+    }
+
+    fn add_to(&self, fingerprint: &mut Sha256) {
+        for ((shard, meta), size) in self.shards.iter().zip(&self.metas).zip(&self.sizes) {
+            fingerprint.update(format!("{} {} {size}\n", shard.file_name(), meta.size));
+        }
+    }
+
+    fn is_remote(&self) -> bool {
+        self.shards.iter().any(Object::is_remote)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.metas.iter().map(|meta| meta.size).sum()
+    }
+
+    fn fetch(
+        &self,
+        shard: usize,
+        places: Range<u64>,
+        cancel: &CancellationToken,
+    ) -> Result<Block, Error> {
+        let index = self.index(shard, cancel)?;
+        let spans: Vec<Result<(Span, Span), String>> =
+            places.clone().map(|place| self.members(&index, place as usize)).collect();
+        let ranges: Vec<Range<u64>> = spans
+            .iter()
+            .flatten()
+            .flat_map(|(image, text)| [image.range(), text.range()])
+            .collect();
+        let mut parts = self.shards[shard].ranges(&ranges, cancel)?.into_iter();
+        let mut next = || parts.next().unwrap_or_default();
+        let samples = places.clone().zip(spans).map(|(place, spans)| {
+            let members = spans.map(|_| (next(), next()));
+            self.sample(shard, &index, place as usize, members)
+        });
+        let samples = samples.collect();
+        let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+        Ok(Block { first: places.start, samples, bytes })
     }
 }
 
