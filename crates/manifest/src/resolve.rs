@@ -15,7 +15,7 @@ use crate::limits::MAX_COUNT;
 use crate::model_config::ModelConfig;
 use crate::source::Path;
 use crate::spec::written::{self, ImageKeys};
-use crate::spec::{Model, Schedule, Source, TrainJob};
+use crate::spec::{self, DatasetType, Model, SYNTHETIC, Schedule, Source, TrainJob};
 use crate::urls::{self, Budget};
 use crate::words;
 
@@ -68,7 +68,9 @@ impl Resolver<'_> {
         }
         self.model(&mut spec["model"])?;
         self.data(&mut spec["data"])?;
-        make_list(&mut spec["data"]["image_key"]);
+        for key in ["image_key", "parquet_img_key", "parquet_caption_key"] {
+            make_list(&mut spec["data"][key]);
+        }
         write_out_jitter(&mut spec["data"]["aug_cfg"]);
         for set in spec["eval"]["zero_shot"].as_sequence_mut().into_iter().flatten() {
             make_list(&mut set["data"]);
@@ -198,7 +200,20 @@ impl Resolver<'_> {
         }
         self.place("spec.model.tokenizer", model.tokenizer.as_mut(), urls::tokenizer);
         self.sources(job);
-        self.image_key(&mut job.data.image_key);
+        let data = &mut job.data;
+        self.keys("image_key", &mut data.image_key, "member extensions, as in png;jpg", ".");
+        self.keys("parquet_img_key", &mut data.parquet_img_key, "columns, as in image;url", "");
+        self.keys(
+            "parquet_caption_key",
+            &mut data.parquet_caption_key,
+            "columns, as in caption;text",
+            "",
+        );
+        if !data.csv_separator.is_ascii() {
+            let expected = "one ASCII character, as in \",\" or \"\\t\"".to_owned();
+            let written = words::quoted(&data.csv_separator.to_string());
+            self.refuse(Path::of("spec.data.csv_separator"), written, expected);
+        }
         self.place("spec.checkpoint.uri", Some(&mut job.checkpoint.uri), urls::folder_url);
         let (list, mut names) = (Path::of("spec.eval.zero_shot"), HashSet::new());
         for (index, set) in job.eval.zero_shot.iter_mut().enumerate() {
@@ -215,10 +230,12 @@ impl Resolver<'_> {
     fn sources(&mut self, job: &mut TrainJob) {
         let list = Path::of("spec.data.sources");
         let mixture = list.find(self.written).is_some();
-        let mut names = HashSet::new();
+        let (mut names, stated) = (HashSet::new(), job.data.dataset_type);
         for (index, source) in job.data.sources.iter_mut().enumerate() {
             if !mixture {
-                self.shards(&Path::of("spec.data.train"), &mut source.data);
+                let field = Path::of("spec.data.train");
+                self.shards(&field, &mut source.data);
+                self.check_form(field, source, stated);
                 continue;
             }
             let place = list.index(index);
@@ -227,7 +244,28 @@ impl Resolver<'_> {
                 self.conflict(place.key("name"), reason.to_owned());
             }
             self.shards(&place.key("data"), &mut source.data);
+            self.check_form(place.key("data"), source, stated);
         }
+    }
+
+    /// Refuses a source of several forms.
+    fn check_form(&mut self, field: Path, source: &Source, stated: DatasetType) {
+        let form = source.form(stated);
+        let other = source.data.iter().find(|name| match (stated, spec::form(name)) {
+            (DatasetType::Auto, said) => said != form,
+            // The name alone says how many samples it has.
+            (_, said) => (said == DatasetType::Synthetic) != (form == DatasetType::Synthetic),
+        });
+        let Some(other) = other else { return };
+        let expected = match (stated, form) {
+            (DatasetType::Auto, _) => {
+                "names of one form, as the first, or data.dataset_type, which says the form of all"
+                    .to_owned()
+            }
+            (_, DatasetType::Synthetic) => format!("{SYNTHETIC}1000000, as data.dataset_type says"),
+            _ => "files, as data.dataset_type says".to_owned(),
+        };
+        self.refuse(field, words::quoted(other), expected);
     }
 
     /// Refuses a patch dropout that the model's image tower does not have.
@@ -267,13 +305,15 @@ impl Resolver<'_> {
         }
     }
 
-    fn image_key(&mut self, keys: &mut Vec<String>) {
-        let written = keys.join(";");
-        let split = written.split(';').map(|key| key.trim().trim_start_matches('.').to_owned());
-        *keys = split.filter(|key| !key.is_empty()).collect();
-        if keys.is_empty() {
-            let expected = "member extensions, as in png;jpg".to_owned();
-            self.refuse(Path::of("spec.data.image_key"), words::quoted(&written), expected);
+    /// Splits a list of names, each of which may begin with `prefix`.
+    fn keys(&mut self, key: &str, names: &mut Vec<String>, expected: &str, prefix: &str) {
+        let written = names.join(";");
+        let split =
+            written.split(';').map(|name| name.trim().trim_start_matches(prefix).to_owned());
+        *names = split.filter(|name| !name.is_empty()).collect();
+        if names.is_empty() {
+            let field = Path::of("spec.data").key(key);
+            self.refuse(field, words::quoted(&written), expected.to_owned());
         }
     }
 

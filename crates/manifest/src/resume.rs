@@ -46,6 +46,14 @@ pub fn order_differences(saved: &Data, wanted: &Data) -> Vec<String> {
         saved.block_samples.to_string(),
         wanted.block_samples.to_string(),
     );
+    let form = |data: &Data| {
+        let forms = data
+            .sources
+            .iter()
+            .map(|source| format!("{:?}", source.form(data.dataset_type)).to_lowercase());
+        forms.collect::<Vec<_>>().join(", ")
+    };
+    compare("the form of the sources", form(saved), form(wanted));
     compare("data.pool_samples", saved.pool_samples.to_string(), wanted.pool_samples.to_string());
     compare(
         "the number of sources",

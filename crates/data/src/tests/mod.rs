@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ::image::{ImageFormat, Rgb, RgbImage};
 use ringmaster_inputs::image::Preprocess;
 use ringmaster_inputs::text::Tokenizer;
-use ringmaster_manifest::spec::{self, AugCfg};
+use ringmaster_manifest::spec::{self, AugCfg, DatasetType};
 
 use crate::corrupt::Ledger;
 use crate::order::Windows;
@@ -83,6 +83,12 @@ fn data(sources: Vec<spec::Source>) -> spec::Data {
         image_key: vec!["png".into()],
         text_key: "txt".into(),
         json_text_key: None,
+        dataset_type: DatasetType::Auto,
+        csv_separator: '\t',
+        csv_img_key: "filepath".into(),
+        csv_caption_key: "title".into(),
+        parquet_img_key: vec!["image".into(), "url".into()],
+        parquet_caption_key: vec!["caption".into()],
         lanes: 8,
         block_samples: 4,
         pool_samples: 64,

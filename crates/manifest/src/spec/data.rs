@@ -32,6 +32,29 @@ pub struct Data {
     /// entry is drawn per sample.
     #[schemars(length(min = 1))]
     pub json_text_key: Option<String>,
+    /// Form of every source, as `--dataset-type`. Default auto.
+    #[schemars(extend("default" = "auto"))]
+    pub dataset_type: DatasetType,
+    /// What stands between the columns of a CSV file, as `--csv-separator`. Default a tab.
+    #[schemars(extend("minLength" = 1, "maxLength" = 1, "default" = "\t"))]
+    pub csv_separator: char,
+    /// Column of a CSV file that names the image, by path or URL, as `--csv-img-key`. Relative paths start at the
+    /// file's folder. Default filepath.
+    #[schemars(length(min = 1), extend("default" = "filepath"))]
+    pub csv_img_key: String,
+    /// Column of a CSV file that holds the caption, as `--csv-caption-key`. Default title.
+    #[schemars(length(min = 1), extend("default" = "title"))]
+    pub csv_caption_key: String,
+    /// Columns of a Parquet file tried for the image, its bytes or its URL: a list or text joined by `;`.
+    /// Default image;jpg;jpeg;png;webp;url.
+    // In a job: one by one.
+    #[schemars(with = "Option<OneOrMany>", extend("default" = "image;jpg;jpeg;png;webp;url"))]
+    pub parquet_img_key: Vec<String>,
+    /// Columns of a Parquet file tried for the caption, a string or a list of strings.
+    /// Default caption;text;title;txt.
+    // In a job: one by one.
+    #[schemars(with = "Option<OneOrMany>", extend("default" = "caption;text;title;txt"))]
+    pub parquet_caption_key: Vec<String>,
     /// Parallel lanes of the data order, for locality of reading: a rank reads a contiguous run of
     /// them. Default 256.
     #[schemars(range(min = 1, max = MAX_LANES), extend("default" = 256))]
@@ -69,6 +92,29 @@ pub struct Data {
     pub aug_cfg: AugCfg,
 }
 
+/// Form of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+pub enum DatasetType {
+    /// By the end of its names: `.csv` and `.tsv` are csv, `.parquet` is parquet, `/` is a folder; all else is
+    /// webdataset.
+    Auto,
+    /// Tars whose samples are consecutive members of one name.
+    Webdataset,
+    /// Files of rows that name an image and hold its caption.
+    Csv,
+    /// Parquet files, with the images or their URLs in a column.
+    Parquet,
+    /// Folders of images with their captions beside them.
+    Folder,
+    /// No data at all, to measure everything else: a source is named `synthetic:`, with its number of samples behind.
+    Synthetic,
+}
+
+/// What the name of a source of no data begins with.
+pub const SYNTHETIC: &str = "synthetic:";
+
 /// A part of the training data with a name of its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Source {
@@ -95,9 +141,36 @@ impl Source {
         Self { name: TRAIN.to_owned(), data, weight: None, upsample: None }
     }
 
+    /// Returns its form, which is not auto, when the manifest states this one.
+    pub fn form(&self, stated: DatasetType) -> DatasetType {
+        match stated {
+            DatasetType::Auto => {
+                self.data.first().map_or(DatasetType::Webdataset, |name| form(name))
+            }
+            stated => stated,
+        }
+    }
+
     /// Returns how much it weighs against the others, when it has these many samples.
     pub fn weighs(&self, samples: u64) -> f64 {
         self.weight.unwrap_or_else(|| self.upsample.unwrap_or(1.0) * samples as f64)
+    }
+}
+
+/// Returns the form that a name says.
+pub(crate) fn form(name: &str) -> DatasetType {
+    let lower = name.to_ascii_lowercase();
+    let plain = lower.strip_suffix(".gz").unwrap_or(&lower);
+    if lower.starts_with(SYNTHETIC) {
+        DatasetType::Synthetic
+    } else if plain.ends_with(".csv") || plain.ends_with(".tsv") {
+        DatasetType::Csv
+    } else if lower.ends_with(".parquet") {
+        DatasetType::Parquet
+    } else if lower.ends_with('/') {
+        DatasetType::Folder
+    } else {
+        DatasetType::Webdataset
     }
 }
 

@@ -25,7 +25,8 @@ use crate::limits::{MAX_RANKS, MAX_THREADS};
 use crate::number::{Count, Seconds};
 use crate::spec::written::OneOrMany;
 
-pub use data::{Affine, AugCfg, Data, Source};
+pub(crate) use data::form;
+pub use data::{Affine, AugCfg, Data, DatasetType, SYNTHETIC, Source};
 pub use loss::{Exchange, Loss, LossKind, Positives};
 pub use model::{Model, Precision};
 pub use optimizer::{Batch, Optimizer, Schedule, ScheduleKind};

@@ -44,6 +44,12 @@ fn make_sources(job: &mut Value) {
     data.entry("accept_new_data").or_insert(json!(false));
     data.entry("memory").or_insert(Value::Null);
     data.entry("jpeg_scaled_decode").or_insert(json!(false));
+    data.entry("dataset_type").or_insert(json!("webdataset"));
+    data.entry("csv_separator").or_insert(json!("\t"));
+    data.entry("csv_img_key").or_insert(json!("filepath"));
+    data.entry("csv_caption_key").or_insert(json!("title"));
+    data.entry("parquet_img_key").or_insert(json!(["image", "jpg", "jpeg", "png", "webp", "url"]));
+    data.entry("parquet_caption_key").or_insert(json!(["caption", "text", "title", "txt"]));
     if let Some(augmentation) = data.get_mut("aug_cfg").and_then(Value::as_object_mut) {
         augmentation.entry("re_count").or_insert(json!(1));
         augmentation.entry("use_timm").or_insert(json!(false));
@@ -126,6 +132,10 @@ mod tests {
         let data = json!({
             "lanes": 64, "block_samples": 128, "sources": [source], "pool_samples": 65_536,
             "accept_new_data": false, "memory": null, "jpeg_scaled_decode": false,
+            "dataset_type": "webdataset",
+            "csv_separator": "\t", "csv_img_key": "filepath", "csv_caption_key": "title",
+            "parquet_img_key": ["image", "jpg", "jpeg", "png", "webp", "url"],
+            "parquet_caption_key": ["caption", "text", "title", "txt"],
             "aug_cfg": {"re_prob": 0.1, "re_count": 1, "use_timm": false}
         });
         assert_eq!(job["data"], data);

@@ -8,6 +8,8 @@ use percent_encoding::percent_decode_str;
 use ringmaster_words::{HF_HUB, LOCAL_DIR};
 use url::Url;
 
+use crate::limits::MAX_SYNTHETIC;
+use crate::spec::SYNTHETIC;
 use crate::words;
 
 pub(crate) use braces::Budget;
@@ -63,6 +65,22 @@ fn is_absolute(text: &str) -> bool {
 
 /// Returns a path, or the URL of an object in a store or on a web server.
 fn shard(text: &str, base_dir: &Path) -> Result<String, String> {
+    if let Some(samples) = text.strip_prefix(SYNTHETIC) {
+        let known =
+            samples.parse::<u64>().is_ok_and(|samples| (1..=MAX_SYNTHETIC).contains(&samples));
+        let forms =
+            || format!("a number of samples from 1 to {MAX_SYNTHETIC}, as in {SYNTHETIC}1000000");
+        return if known { Ok(text.to_owned()) } else { Err(forms()) };
+    }
+    let mut place = shard_or_folder(text, base_dir)?;
+    // It says that a folder of images is meant.
+    if text.ends_with('/') && !place.ends_with('/') {
+        place.push('/');
+    }
+    Ok(place)
+}
+
+fn shard_or_folder(text: &str, base_dir: &Path) -> Result<String, String> {
     match text.split_once("://") {
         Some(("http" | "https", _)) => web_url(text, "https://host/00000.tar"),
         Some((scheme, _)) if STORE_SCHEMES.contains(&scheme) => store_url(scheme, text),
@@ -288,6 +306,31 @@ mod tests {
     }
 
     #[test]
+    fn folders_keep_the_slash_that_says_so() {
+        assert_eq!(expanded("images/{a,b}/"), ["/base/images/a/", "/base/images/b/"]);
+        assert_eq!(expanded("s3://bucket/images/"), ["s3://bucket/images/"]);
+        assert_eq!(expanded("/images"), ["/images"]);
+    }
+
+    #[test]
+    fn a_source_of_no_data_has_a_number_of_samples() {
+        assert_eq!(expanded("synthetic:1000"), ["synthetic:1000"]);
+        for wrong in [
+            "synthetic:",
+            "synthetic:0",
+            "synthetic:-1",
+            "synthetic:1e6",
+            "synthetic:99999999999999999999",
+        ] {
+            let read = expand(wrong, Path::new("/base"), &mut Budget::default());
+            assert!(
+                read.is_err_and(|expected| expected.contains("as in synthetic:1000000")),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
     fn paths_become_absolute_without_touching_the_file_system() {
         assert_eq!(expanded("../x/./y.tar"), ["/x/y.tar"]);
         assert_eq!(expanded("file:///a/b%20c.tar"), ["/a/b c.tar"]);
@@ -427,7 +470,10 @@ mod tests {
                 let expected = "a URL without empty parts between slashes, as in s3://bucket/";
                 assert!(refused.starts_with(expected), "{given}: {refused}");
             }
-            assert_eq!(read("s3://bucket/folder/").unwrap(), "s3://bucket/folder");
+            assert_eq!(
+                read("s3://bucket/folder/").unwrap().trim_end_matches('/'),
+                "s3://bucket/folder"
+            );
             assert_eq!(read("s3://bucket/a%00b").unwrap_err(), "a URL without control characters");
             let escapes = "a URL whose path is UTF-8 behind its % escapes";
             assert_eq!(read("s3://bucket/a%FFb").unwrap_err(), escapes);

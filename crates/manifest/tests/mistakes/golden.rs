@@ -118,6 +118,7 @@ fn every_default_is_the_one_that_its_description_tells() {
     for section in schema["$defs"].as_object().unwrap().values() {
         for (key, property) in section["properties"].as_object().into_iter().flatten() {
             let default = match &property["default"] {
+                Value::String(text) if text == "\t" => "a tab".to_owned(),
                 Value::String(text) => text.clone(),
                 Value::Number(number) if key == "logits_budget" => {
                     format!("{}MiB", number.as_u64().unwrap() >> 20)

@@ -163,6 +163,51 @@ fn a_batch_need_not_divide_into_lanes_and_ranks_may_be_more() {
 }
 
 #[test]
+fn sources_of_several_forms_and_names_of_no_form_are_refused_where_they_stand() {
+    assert_mistakes(
+        "sources_of_several_forms.yaml",
+        &[
+            "job.yaml:11:27: spec.data.sources[0].data is \"/data/two.csv\"; expected names of one form, as the \
+             first, or data.dataset_type, which says the form of all",
+            "job.yaml:12:27: spec.data.sources[1].data is \"/data/two.tar\"; expected names of one form, as the \
+             first, or data.dataset_type, which says the form of all",
+            "job.yaml:13:29: spec.data.sources[2].data is \"synthetic:none\"; expected a number of samples from 1 \
+             to 100000000000, as in synthetic:1000000",
+            "job.yaml:15:20: spec.data.csv_separator is \"§\"; expected one ASCII character, as in \",\" or \"\\t\"",
+            "job.yaml:16:22: spec.data.parquet_img_key is \" ; \"; expected columns, as in image;url",
+        ],
+    );
+}
+
+#[test]
+fn the_form_of_a_source_is_stated_or_said_by_its_names() {
+    let good = fixture("good.yaml");
+    let form = |train: &str, stated: &str| {
+        let shards = "\"/data/cc12m/{00000..00003}.tar::/data/more/{a,b}.tar\"";
+        assert!(good.contains(shards));
+        let written = format!("{train}\n    dataset_type: {stated}");
+        let data = parse(&good.replace(shards, &written)).map_err(|e| e.to_string())?.data;
+        Ok::<_, String>(data.sources[0].form(data.dataset_type))
+    };
+    use ringmaster_manifest::spec::DatasetType::*;
+    for (train, expected) in [
+        ("/d/{0..3}.tar", Webdataset),
+        ("/d/odd-name", Webdataset),
+        ("s3://bucket/rows.CSV", Csv),
+        ("/d/rows.tsv.gz", Csv),
+        ("/d/{0..3}.parquet", Parquet),
+        ("images/", Folder),
+        ("synthetic:1000", Synthetic),
+    ] {
+        assert_eq!(form(train, "auto"), Ok(expected), "{train}");
+    }
+    assert_eq!(form("/d/rows", "csv"), Ok(Csv));
+    assert_eq!(form("/d/images", "folder"), Ok(Folder));
+    let wrong = form("/d/rows", "synthetic").unwrap_err();
+    assert!(wrong.contains("expected synthetic:1000000, as data.dataset_type says"), "{wrong}");
+}
+
+#[test]
 fn sources_that_do_not_fit_together_are_refused_where_they_stand() {
     assert_mistakes(
         "sources_that_do_not_fit.yaml",
