@@ -146,6 +146,11 @@ impl Dataset {
         self.sources.iter().enumerate().map(of).sum::<f64>() as u64
     }
 
+    /// Whether a source stands for no data.
+    pub(crate) fn is_synthetic(&self, source: u32) -> bool {
+        self.sources[source as usize].is_synthetic()
+    }
+
     /// Whether a source lies in a remote store.
     pub(crate) fn is_remote(&self) -> bool {
         self.sources.iter().any(Source::is_remote)

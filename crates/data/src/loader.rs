@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::dataset::Dataset;
 use crate::order::{Visit, Windows};
 use crate::plan::{self, Plan};
 use crate::sample::{RawSample, SampleError};
+use crate::source::synthetic;
 use crate::{Error, progress};
 use ringmaster_inputs::image::{Augment, Preprocess, Scratch, decode, decode_scaled};
 use ringmaster_inputs::rng::{Site, Stream};
@@ -99,6 +100,8 @@ struct Shared {
     /// Nanoseconds that readers waited for a store, and that they decoded.
     store: AtomicU64,
     decode: AtomicU64,
+    /// Made once.
+    noise: OnceLock<Vec<f32>>,
 }
 
 #[derive(Debug, Default)]
@@ -152,8 +155,18 @@ impl Loader {
         };
         let plan = Plan::new(scope, options.prefetch);
         let (store, decode) = (AtomicU64::new(0), AtomicU64::new(0));
-        let shared =
-            Shared { options, augment, blocks, plan, state, changed, cancel, store, decode };
+        let shared = Shared {
+            options,
+            augment,
+            blocks,
+            plan,
+            state,
+            changed,
+            cancel,
+            store,
+            decode,
+            noise: OnceLock::new(),
+        };
         let shared = Arc::new(shared);
         let mut loader = Self { shared, readers: Vec::new(), next: first_step };
         for reader in 0..readers {
@@ -405,6 +418,11 @@ impl Shared {
         unit: &mut Unit,
     ) -> Result<Result<(), String>, Error> {
         let options = &self.options;
+        if options.dataset.is_synthetic(visit.source) {
+            unit.images.extend_from_slice(self.noise());
+            unit.tokens.extend(options.tokenizer.encode(synthetic::CAPTION));
+            return Ok(Ok(()));
+        }
         let began = Instant::now();
         let raw = self.read(visit, sample);
         count(&self.store, began);
@@ -437,6 +455,14 @@ impl Shared {
         unit.tokens.extend(options.tokenizer.encode(&raw.captions[choice]));
         count(&self.decode, began);
         Ok(Ok(()))
+    }
+
+    /// Returns what stands for the pixels of a picture that is no data.
+    fn noise(&self) -> &[f32] {
+        self.noise.get_or_init(|| {
+            let mut stream = Stream::new(self.options.seed, Site::Augment, &[]);
+            (0..self.options.preprocess.values()).map(|_| stream.normal() as f32).collect()
+        })
     }
 
     fn read(&self, visit: Visit, sample: SampleKey) -> Result<RawSample, SampleError> {

@@ -61,9 +61,10 @@ impl Plan {
             let visits = Arc::new(self.lay_out(steps.next));
             if let Some(blocks) = blocks {
                 let order = self.scope.dataset.order();
-                let need =
-                    |visit: &Visit| self.scope.dataset.need(*visit, order.sample(*visit).index);
-                blocks.want(visits.iter().map(need));
+                let dataset = &self.scope.dataset;
+                let read = visits.iter().filter(|visit| !dataset.is_synthetic(visit.source));
+                let need = |visit: &Visit| dataset.need(*visit, order.sample(*visit).index);
+                blocks.want(read.map(need));
             }
             let next = steps.next;
             steps.laid_out.push_back((next, visits));

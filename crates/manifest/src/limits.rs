@@ -21,7 +21,7 @@ pub(crate) const MAX_LANES: u32 = 1 << 20;
 pub(crate) const MAX_SOURCES: usize = 1000;
 
 /// Samples of a source of no data: more than anybody has, and their blocks can be counted.
-pub(crate) const MAX_SYNTHETIC: u64 = 100_000_000_000;
+pub(crate) const MAX_SYNTHETIC: u64 = 10_000_000_000;
 
 /// Samples of a step: what a matrix of all pairs takes in bytes still fits 64 bits.
 pub(crate) const MAX_GLOBAL_BATCH: u32 = 1 << 24;

@@ -1,19 +1,22 @@
 //! A source of samples: shards of some form, behind one index over samples.
 //!
 //! What a form has to do is [`Shards`]: to say how many samples each shard holds, and to fetch neighbouring ones.
-//! Forms: [`tars`] (webdataset), with `index` (what is where in a tar) and `counts` (samples per shard).
+//! Forms: [`tars`] (webdataset), with `index` (what is where in a tar) and `counts` (samples per shard), and
+//! [`synthetic`] (none).
 
 mod counts;
 mod index;
+pub(crate) mod synthetic;
 mod tars;
 
 use std::fmt::Debug;
 use std::ops::Range;
 
-use ringmaster_manifest::spec;
+use ringmaster_manifest::spec::{self, DatasetType};
 use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 
+use self::synthetic::Synthetic;
 use self::tars::Tars;
 use crate::Error;
 use crate::sample::{Block, Damaged, Flaw, RawSample, SampleError};
@@ -41,6 +44,11 @@ pub(crate) trait Shards: Debug + Send + Sync {
 
     /// Returns the bytes of all samples, about.
     fn bytes(&self) -> u64;
+
+    /// Whether what is fetched stands for no data.
+    fn is_synthetic(&self) -> bool {
+        false
+    }
 
     /// Fetches the samples at some places of a shard, in one request where form and store can; one that cannot be used
     /// is a [`Flaw`] in its place. `cancel` ends the wait for a store that is away.
@@ -70,8 +78,11 @@ impl Source {
     /// # Errors
     /// A shard that is missing or holds no sample, named; a store that fails.
     pub fn open(data: &spec::Data, source: &spec::Source) -> Result<Self, Error> {
-        let options = tars::Options::of(data, source);
-        Ok(Self::new(Box::new(Tars::open(options)?), data.block_samples))
+        let shards: Box<dyn Shards> = match source.form(data.dataset_type) {
+            DatasetType::Synthetic => Box::new(Synthetic::open(&source.data)?),
+            _ => Box::new(Tars::open(tars::Options::of(data, source))?),
+        };
+        Ok(Self::new(shards, data.block_samples))
     }
 
     fn new(shards: Box<dyn Shards>, block_samples: u32) -> Self {
@@ -118,6 +129,11 @@ impl Source {
     /// Whether reading takes requests to another process.
     pub(crate) fn is_remote(&self) -> bool {
         self.shards.is_remote()
+    }
+
+    /// Whether it stands for no data.
+    pub(crate) fn is_synthetic(&self) -> bool {
+        self.shards.is_synthetic()
     }
 
     /// Returns the bytes of all samples, about.

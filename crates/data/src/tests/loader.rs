@@ -377,3 +377,25 @@ fn a_small_set_stays_in_memory_over_epochs() {
     }
     assert_eq!(loader.fetched().unwrap().blocks, 2 * 30_u64.div_ceil(4));
 }
+
+#[test]
+fn a_source_of_no_data_fills_batches_without_reading() {
+    let names = vec!["synthetic:2500000".to_owned(), "synthetic:7".to_owned()];
+    let data = data(vec![spec::Source::train(names)]);
+    let dataset = Arc::new(Dataset::open(&data, 64).unwrap());
+    assert_eq!((dataset.len(), dataset.shards()), (2_500_007, 4));
+    let options = LoaderOptions { last_step: 2, ..loader_options(&dataset, 64) };
+    let values = options.preprocess.values();
+    let mut loader = Loader::start(options).unwrap();
+    for step in 0..2 {
+        let batch = loader.next().unwrap();
+        assert_eq!((batch.step, batch.samples.len(), batch.replaced), (step, 64, 0));
+        assert_eq!(batch.images.len(), 64 * values);
+        assert!(batch.images.iter().any(|value| *value != batch.images[0]));
+    }
+    assert_eq!(loader.fetched().map(|fetched| fetched.blocks), Some(0));
+    // Whoever reads it otherwise gets a picture and a caption.
+    let sample = dataset.read(0, 2_000_001, &CancellationToken::new()).unwrap();
+    assert_eq!(sample.captions, ["Dummy caption"]);
+    assert!(ringmaster_inputs::image::decode(&sample.image).is_ok());
+}

@@ -12,6 +12,7 @@ use ::image::{ImageFormat, Rgb, RgbImage};
 use ringmaster_inputs::image::Preprocess;
 use ringmaster_inputs::text::Tokenizer;
 use ringmaster_manifest::spec::{self, AugCfg, DatasetType};
+use tokio_util::sync::CancellationToken;
 
 use crate::corrupt::Ledger;
 use crate::order::Windows;

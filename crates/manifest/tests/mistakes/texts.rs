@@ -172,7 +172,7 @@ fn sources_of_several_forms_and_names_of_no_form_are_refused_where_they_stand() 
             "job.yaml:12:27: spec.data.sources[1].data is \"/data/two.tar\"; expected names of one form, as the \
              first, or data.dataset_type, which says the form of all",
             "job.yaml:13:29: spec.data.sources[2].data is \"synthetic:none\"; expected a number of samples from 1 \
-             to 100000000000, as in synthetic:1000000",
+             to 10000000000, as in synthetic:1000000",
             "job.yaml:15:20: spec.data.csv_separator is \"§\"; expected one ASCII character, as in \",\" or \"\\t\"",
             "job.yaml:16:22: spec.data.parquet_img_key is \" ; \"; expected columns, as in image;url",
         ],
