@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Unit};
 use crate::blocks::{Blocks, Fetched};
+use crate::buffers::Pool;
 use crate::corrupt::{self, Corrupt, Ledger, SampleKey};
 use crate::dataset::Dataset;
 use crate::order::{Visit, Windows};
@@ -100,8 +101,11 @@ struct Shared {
     /// Nanoseconds that readers waited for a store, and that they decoded.
     store: AtomicU64,
     decode: AtomicU64,
+    /// Buffers of units and of batches.
+    units: Arc<Pool>,
+    batches: Arc<Pool>,
     /// Made once.
-    noise: OnceLock<Vec<f32>>,
+    noise: OnceLock<Vec<u8>>,
 }
 
 #[derive(Debug, Default)]
@@ -110,8 +114,10 @@ struct State {
     next_unit: u64,
     /// The batch the trainer waits for or works on.
     wanted: u64,
-    /// Finished units by step and unit within the step.
+    /// Finished units of steps that lack some, by step and unit within the step.
     units: BTreeMap<(u64, u64), Unit>,
+    /// Finished steps.
+    batches: BTreeMap<u64, Batch>,
     /// Corrupt samples met, those of before included.
     ledger: Ledger,
     /// What stopped a reader first; its batch and all after it stay unfinished.
@@ -166,6 +172,8 @@ impl Loader {
             store,
             decode,
             noise: OnceLock::new(),
+            units: Arc::default(),
+            batches: Arc::default(),
         };
         let shared = Arc::new(shared);
         let mut loader = Self { shared, readers: Vec::new(), next: first_step };
@@ -215,9 +223,9 @@ impl Loader {
                 format!("batch {step} was asked for, and {last} would be the last plus one");
             return Err(Error::Reader { reason });
         }
-        let parts = self.shared.wait_for(step)?;
+        let batch = self.shared.wait_for(step)?;
         self.next += 1;
-        Ok(Batch::of(step, self.shared.options.rows.clone(), parts))
+        Ok(batch)
     }
 }
 
@@ -276,9 +284,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until all units of a step are there, and takes them.
-    fn wait_for(&self, step: u64) -> Result<Vec<Unit>, Error> {
-        let units = self.units_per_step();
+    /// Waits until a step is there, and takes it.
+    fn wait_for(&self, step: u64) -> Result<Batch, Error> {
         let mut state = self.lock();
         // Lets readers go on that wait for room: they may be `prefetch` batches ahead of this one.
         state.wanted = step;
@@ -286,7 +293,10 @@ impl Shared {
         if let Some(blocks) = &self.blocks {
             blocks.pass(&self.plan.first_positions(step));
         }
-        while !(0..units).all(|unit| state.units.contains_key(&(step, unit))) {
+        loop {
+            if let Some(batch) = state.batches.remove(&step) {
+                return Ok(batch);
+            }
             // Batches that are complete are handed out although a reader has failed; this one is not.
             if let Some(error) = state.error.take() {
                 return Err(error);
@@ -298,8 +308,6 @@ impl Shared {
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        // In the order of rows, whichever reader was faster.
-        Ok((0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect())
     }
 
     /// A reader's life.
@@ -309,19 +317,31 @@ impl Shared {
             let start = self.options.rows.start + unit * UNIT_ROWS;
             let rows = start..self.options.rows.end.min(start + UNIT_ROWS);
             let result = self.load(step, rows, &mut scratch);
-            let mut state = self.lock();
             match result {
-                Ok(done) => {
-                    state.units.insert((step, unit), done);
-                }
+                Ok(done) => self.finish(step, unit, done),
                 Err(error) => {
+                    let mut state = self.lock();
                     state.error.get_or_insert(error);
                     state.stop = true;
                 }
             }
-            drop(state);
             self.changed.notify_all();
         }
+    }
+
+    /// Keeps a unit; with the last of a step makes a batch of them, so that the trainer need not.
+    fn finish(&self, step: u64, unit: u64, done: Unit) {
+        let units = self.units_per_step();
+        let mut state = self.lock();
+        state.units.insert((step, unit), done);
+        if !(0..units).all(|unit| state.units.contains_key(&(step, unit))) {
+            return;
+        }
+        // In the order of rows, whichever reader was faster.
+        let parts = (0..units).filter_map(|unit| state.units.remove(&(step, unit))).collect();
+        drop(state);
+        let batch = Batch::of(step, self.options.rows.clone(), parts, &self.batches);
+        self.lock().batches.insert(step, batch);
     }
 
     /// Returns the next unit of work once there is room for it; none at the end.
@@ -346,7 +366,7 @@ impl Shared {
     fn load(&self, step: u64, rows: Range<u64>, scratch: &mut Scratch) -> Result<Unit, Error> {
         let visits = self.plan.visits(step, self.blocks.as_ref());
         let first = self.options.rows.start;
-        let mut unit = Unit::default();
+        let mut unit = Unit { images: self.units.take(), ..Unit::default() };
         for row in rows {
             self.load_row(visits[(row - first) as usize], scratch, &mut unit)?;
         }
@@ -433,7 +453,7 @@ impl Shared {
             Err(corrupt) => return Ok(Err(corrupt.to_string())),
         };
         let start = unit.images.len();
-        unit.images.resize(start + options.preprocess.values(), 0.0);
+        unit.images.resize(start + options.preprocess.values(), 0);
         // Keyed by the position in the order: the same draws whichever rank or reader decodes the row.
         let words = [u64::from(visit.source), visit.position];
         let mut stream = Stream::new(options.seed, Site::Augment, &words);
@@ -444,9 +464,15 @@ impl Shared {
         let pixels = decoded.and_then(|image| {
             self.augment.apply(&image, &mut stream, scratch, &mut unit.images[start..])
         });
-        if let Err(error) = pixels {
-            unit.images.truncate(start);
-            return Ok(Err(format!("{}: {}", raw.key, words::chain(&error))));
+        match pixels {
+            Ok(holes) => {
+                let row = unit.samples.len();
+                unit.holes.extend(holes.into_iter().map(|hole| (row, hole)));
+            }
+            Err(error) => {
+                unit.images.truncate(start);
+                return Ok(Err(format!("{}: {}", raw.key, words::chain(&error))));
+            }
         }
         let choice = match raw.captions.len() {
             1 => 0,
@@ -458,10 +484,10 @@ impl Shared {
     }
 
     /// Returns what stands for the pixels of a picture that is no data.
-    fn noise(&self) -> &[f32] {
+    fn noise(&self) -> &[u8] {
         self.noise.get_or_init(|| {
             let mut stream = Stream::new(self.options.seed, Site::Augment, &[]);
-            (0..self.options.preprocess.values()).map(|_| stream.normal() as f32).collect()
+            (0..self.options.preprocess.values()).map(|_| stream.below(256) as u8).collect()
         })
     }
 

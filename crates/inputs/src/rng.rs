@@ -64,7 +64,7 @@ pub fn key_of_name(name: &str) -> u64 {
 }
 
 /// A short sequence of draws for one decision.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stream {
     state: u64,
 }
@@ -73,6 +73,11 @@ impl Stream {
     /// Starts the sequence for `seed`, `site` and `words`.
     pub fn new(seed: u64, site: Site, words: &[u64]) -> Self {
         Self { state: key(seed, site, words) }
+    }
+
+    /// Returns a sequence of its own for draws that are made elsewhere; this one goes on with the next draw.
+    pub fn fork(&mut self) -> Self {
+        Self { state: mix(self.next_u64()) }
     }
 
     /// Returns a value in [0, 1) with 53 random bits.

@@ -14,6 +14,7 @@ use crate::collective::{self, Collective, Pending, ReduceOp, bytes};
 use crate::error::Error;
 use crate::faults::FaultPoint;
 use crate::model::Tower;
+use crate::rank::preprocess;
 use crate::replica::agreement;
 use crate::replica::{HeldStep, Replica};
 
@@ -50,7 +51,8 @@ pub(crate) fn run(
     let rows: Vec<u64> = batch.rows.clone().collect();
     let draw = Draw { seed: job.data.seed, step };
     let micro = context.plan.micro_per_rank;
-    let share = Share::new(&replica.clip, batch, &rows, micro, draw, *device);
+    let inputs = (batch, &preprocess(job));
+    let share = Share::new(&replica.clip, inputs, &rows, micro, draw, *device);
 
     // Forward: this rank's rows alone.
     let image = share.encode(Tower::Image)?;

@@ -2,10 +2,12 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::pixels::Pixels;
 use crate::error::Error;
 use crate::model::{Clip, Mode, Tower, normalize};
 use crate::progress::{self, Work};
 use ringmaster_data::Batch;
+use ringmaster_inputs::image::Preprocess;
 
 /// What the random draws of a step depend on, beside the rows.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +19,7 @@ pub(crate) struct Draw {
 /// This rank's rows of the batch, on its device.
 pub(crate) struct Share<'a> {
     clip: &'a Clip,
-    images: Tensor,
+    images: Pixels,
     tokens: Tensor,
     rows: &'a [u64],
     /// Rows that go through a tower at once.
@@ -37,20 +39,18 @@ impl<'a> Share<'a> {
     /// `micro`: rows that go through a tower at once; none: all.
     pub(crate) fn new(
         clip: &'a Clip,
-        batch: &Batch,
+        (batch, preprocess): (&Batch, &Preprocess),
         rows: &'a [u64],
         micro: Option<u32>,
         draw: Draw,
         device: Device,
     ) -> Self {
         let n = rows.len() as i64;
-        let size = clip.config().vision_cfg.image_size;
         let length = clip.config().text_cfg.context_length;
-        let images = Tensor::from_slice(&batch.images).view([n, 3, size, size]);
         let tokens = Tensor::from_slice(&batch.tokens).view([n, length]);
         Self {
             clip,
-            images: images.to_device(device),
+            images: Pixels::new(batch, preprocess, device, Kind::Float),
             tokens: tokens.to_device(device),
             rows,
             micro: micro.map_or(rows.len(), |m| m as usize).max(1),
@@ -106,7 +106,7 @@ impl<'a> Share<'a> {
         };
         let part = |t: &Tensor| t.narrow(0, rows.start as i64, rows.len() as i64);
         let embeddings = match tower {
-            Tower::Image => self.clip.encode_image(&part(&self.images), &mode)?,
+            Tower::Image => self.clip.encode_image(&self.images.rows(rows.clone()), &mode)?,
             _ => self.clip.encode_text(&part(&self.tokens), &mode)?,
         };
         progress::advance(Work::Compute);
@@ -123,6 +123,7 @@ mod tests {
     use crate::collective::Solo;
     use crate::loss::{Inputs, Tiling, siglip};
     use crate::model::LogitInit;
+    use ringmaster_data::corrupt::SampleKey;
     use ringmaster_inputs::rng::{Site, Stream};
 
     const ROWS: [u64; 7] = [40, 41, 42, 43, 44, 45, 46];
@@ -158,7 +159,11 @@ mod tests {
         let mut stream = Stream::new(1, Site::Init, &[7]);
         let n = ROWS.len();
         Batch {
-            images: (0..n * 3 * 16 * 16).map(|_| stream.normal() as f32).collect(),
+            images: (0..n * 3 * 16 * 16)
+                .map(|_| stream.below(256) as u8)
+                .collect::<Vec<_>>()
+                .into(),
+            samples: (0..n as u64).map(|index| SampleKey { source: 0, index }).collect(),
             tokens: (0..n * 9).map(|_| stream.below(50) as i64).collect(),
             ..Batch::default()
         }
@@ -167,8 +172,9 @@ mod tests {
     /// Loss, ∂L/∂t′, ∂L/∂β and the flat gradient of both towers.
     fn gradients(micro: Option<u32>, draw: Draw) -> (Vec<f64>, Tensor) {
         let (clip, batch) = (clip(), batch());
-        let mut share = Share::new(&clip, &batch, &ROWS, micro, draw, Device::Cpu);
-        share.images = share.images.to_kind(Kind::Double);
+        let preprocess = Preprocess::clip(16);
+        let mut share = Share::new(&clip, (&batch, &preprocess), &ROWS, micro, draw, Device::Cpu);
+        share.images = Pixels::new(&batch, &preprocess, Device::Cpu, Kind::Double);
         let image = share.encode(Tower::Image).unwrap();
         let text = share.encode(Tower::Text).unwrap();
         let counts = [ROWS.len()];

@@ -1,4 +1,6 @@
-//! What training sees of an image: random geometry, colour and erasing, then normalisation.
+//! What training sees of an image: random geometry, colour and erasing.
+//!
+//! Pixels stay 8 bits: the model's side normalises them, and puts noise where they are erased.
 //!
 //! Every choice comes from the counter-based stream that the caller passes, in one fixed order, so
 //! the result is a function of (image, configuration, stream) alone.
@@ -27,17 +29,34 @@ pub struct Augment {
     preprocess: Preprocess,
 }
 
+/// A rectangle of an image that is erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hole {
+    /// Where it is.
+    pub rect: Rect,
+    noise: Stream,
+}
+
+impl Hole {
+    /// Returns what stands there after normalisation, as timm's mode `pixel` draws it: a standard normal value for
+    /// each. Shape [3, height, width].
+    pub fn noise(&self) -> Vec<f32> {
+        let (mut stream, values) = (self.noise.clone(), 3 * self.rect.width * self.rect.height);
+        (0..values).map(|_| stream.normal() as f32).collect()
+    }
+}
+
 impl Augment {
     /// Returns the transform for `config` with the size and normalisation of `preprocess`.
     pub fn new(config: AugCfg, preprocess: Preprocess) -> Self {
         Self { config, preprocess }
     }
 
-    /// Writes `image` as a training input.
+    /// Writes `image` as a training input, of values 0–255, and says which rectangles of it are erased.
     ///
     /// In this order: random resized crop, or, with `affine`, evaluation's resize and centre crop
     /// followed by one bilinear rotate-zoom-shift on white; colour jitter; grayscale; horizontal
-    /// flip; normalisation; erasing of rectangles, which become standard normal noise.
+    /// flip; after normalisation, erasing of rectangles, which become standard normal noise.
     ///
     /// Shapes: `output` [3, S, S].
     ///
@@ -51,31 +70,36 @@ impl Augment {
         image: &RgbImage,
         stream: &mut Stream,
         scratch: &mut Scratch,
-        output: &mut [f32],
-    ) -> Result<(), Error> {
+        output: &mut [u8],
+    ) -> Result<Vec<Hole>, Error> {
         assert_eq!(output.len(), self.preprocess.values(), "the output must hold [3, S, S]");
         let config = &self.config;
         let side = self.preprocess.image_size as usize;
 
         self.geometry(image, stream, scratch, output)?;
-        if stream.chance(config.color_jitter_prob) {
-            Jitter::draw(&config.color_jitter, stream).apply(output);
-        }
-        if stream.chance(config.gray_scale_prob) {
-            color::grayscale(output);
+        let jitter = stream.chance(config.color_jitter_prob);
+        let jitter = jitter.then(|| Jitter::draw(&config.color_jitter, stream));
+        let grey = stream.chance(config.gray_scale_prob);
+        if jitter.is_some() || grey {
+            let mut planes: Vec<f32> = output.iter().map(|value| f32::from(*value)).collect();
+            jitter.inspect(|jitter| jitter.apply(&mut planes));
+            if grey {
+                color::grayscale(&mut planes);
+            }
+            color::to_bytes(&planes, output);
         }
         if stream.chance(config.hflip_prob) {
-            output.chunks_exact_mut(side).for_each(<[f32]>::reverse);
+            output.chunks_exact_mut(side).for_each(<[u8]>::reverse);
         }
-        self.preprocess.normalize(output);
+        let mut holes = Vec::new();
         if stream.chance(config.re_prob) {
             let count = 1 + stream.below(config.re_count.into()) as u32;
             for _ in 0..count {
-                let hole = erased(self.preprocess.image_size, count, stream);
-                hole.inspect(|hole| fill_with_noise(output, side, *hole, stream));
+                let rect = erased(self.preprocess.image_size, count, stream);
+                holes.extend(rect.map(|rect| Hole { rect, noise: stream.fork() }));
             }
         }
-        Ok(())
+        Ok(holes)
     }
 
     fn geometry(
@@ -83,14 +107,16 @@ impl Augment {
         image: &RgbImage,
         stream: &mut Stream,
         scratch: &mut Scratch,
-        planes: &mut [f32],
+        planes: &mut [u8],
     ) -> Result<(), Error> {
         let size = self.preprocess.image_size;
         if let Some(affine) = &self.config.affine {
             let map = Map::draw(affine, size, stream);
             self.preprocess.fit(image, scratch, planes)?;
-            let source = planes.to_vec();
-            map.apply(&source, size as usize, planes);
+            let source: Vec<f32> = planes.iter().map(|value| f32::from(*value)).collect();
+            let mut target = vec![0.0; source.len()];
+            map.apply(&source, size as usize, &mut target);
+            color::to_bytes(&target, planes);
         } else {
             let crop = random_crop(image, &self.config, stream);
             let filter = self.crop_filter(stream);
@@ -169,17 +195,6 @@ pub(super) fn erased_size(side: u32, count: u32, [area, shape]: [f64; 2]) -> Opt
     (height < side && width < side).then_some((width, height))
 }
 
-/// Draws every value of a rectangle anew, as timm's mode `pixel`: the planes are normalised already.
-fn fill_with_noise(planes: &mut [f32], side: usize, hole: Rect, stream: &mut Stream) {
-    let (left, columns) = (hole.left as usize, hole.width as usize);
-    for plane in planes.chunks_exact_mut(side * side) {
-        for row in hole.top as usize..(hole.top + hole.height) as usize {
-            let start = row * side + left;
-            plane[start..start + columns].fill_with(|| stream.normal() as f32);
-        }
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -237,12 +252,21 @@ mod tests {
     }
 
     fn run_as(config: AugCfg, preprocess: Preprocess, image: &RgbImage, draw: u64) -> Vec<f32> {
-        let mut output = vec![f32::NAN; preprocess.values()];
+        let mut output = vec![0; preprocess.values()];
         let mut stream = Stream::new(5, Site::Augment, &[draw]);
-        Augment::new(config, preprocess)
+        let holes = Augment::new(config, preprocess)
             .apply(image, &mut stream, &mut Scratch::default(), &mut output)
             .unwrap();
-        output
+        let (mut values, side) = (preprocess.normalized(&output), preprocess.image_size as usize);
+        for hole in holes {
+            let Rect { left, top, width, height } = hole.rect;
+            for (number, value) in hole.noise().into_iter().enumerate() {
+                let (x, y) = (number % width as usize, number / width as usize);
+                let (plane, y) = (y / height as usize, y % height as usize);
+                values[(plane * side + top as usize + y) * side + left as usize + x] = value;
+            }
+        }
+        values
     }
 
     #[test]

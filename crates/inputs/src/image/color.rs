@@ -104,6 +104,13 @@ fn make_whole(planes: &mut [f32]) {
     planes.iter_mut().for_each(|value| *value = cut(*value + 0.5));
 }
 
+/// Writes values as the 8 bits that PIL has.
+pub(super) fn to_bytes(planes: &[f32], output: &mut [u8]) {
+    for (value, byte) in planes.iter().zip(output) {
+        *byte = cut(*value + 0.5) as u8;
+    }
+}
+
 /// PIL's blend, from `from` by `factor` of the way to `to` or beyond: the fraction is cut off.
 fn blended(from: f32, to: f32, factor: f32) -> f32 {
     cut(from + factor * (to - from))

@@ -22,11 +22,11 @@ pub mod resize;
 #[allow(clippy::unwrap_used)]
 mod parity_tests;
 
-pub use augment::Augment;
+pub use augment::{Augment, Hole};
 pub use decode::{decode, decode_scaled};
 pub use pixels::RgbImage;
 pub use preprocess::Preprocess;
-pub use resize::{Filter, Scratch};
+pub use resize::{Filter, Rect, Scratch};
 
 use libjpeg_turbo_rs::JpegError;
 

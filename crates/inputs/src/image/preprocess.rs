@@ -85,18 +85,18 @@ impl Preprocess {
         &self,
         image: &RgbImage,
         scratch: &mut Scratch,
-        planes: &mut [f32],
+        planes: &mut [u8],
     ) -> Result<(), Error> {
         self.fit_as(image, scratch, &plain_values(), planes)
     }
 
     /// Writes the resized image as planes of what `table` makes of its values.
-    fn fit_as(
+    fn fit_as<T: Copy>(
         &self,
         image: &RgbImage,
         scratch: &mut Scratch,
-        table: &Table,
-        planes: &mut [f32],
+        table: &Table<T>,
+        planes: &mut [T],
     ) -> Result<(), Error> {
         assert_eq!(planes.len(), self.values(), "the output must hold [3, S, S]");
         let side = self.image_size as usize;
@@ -122,7 +122,7 @@ impl Preprocess {
     }
 
     /// Returns what normalising makes of each value: (x / 255 − mean) / std.
-    fn table(&self) -> Table {
+    fn table(&self) -> Table<f32> {
         std::array::from_fn(|channel| {
             let (mean, std) = (self.mean[channel], self.std[channel]);
             std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std)
@@ -172,21 +172,19 @@ impl Preprocess {
         }
     }
 
-    /// Turns planes of values 0–255 into (x / 255 − mean) / std, in place.
-    pub(super) fn normalize(&self, planes: &mut [f32]) {
-        let side = self.image_size as usize;
-        for (channel, plane) in planes.chunks_exact_mut(side * side).enumerate() {
-            let (mean, std) = (self.mean[channel], self.std[channel]);
-            for value in plane {
-                *value = (*value / 255.0 - mean) / std;
-            }
-        }
+    /// Returns planes of values 0–255 as (x / 255 − mean) / std: what a model's side makes of a training input.
+    pub fn normalized(&self, planes: &[u8]) -> Vec<f32> {
+        let (side, table) = (self.image_size as usize, self.table());
+        let planes = planes.chunks_exact(side * side).zip(table.iter().cycle());
+        planes
+            .flat_map(|(plane, table)| plane.iter().map(|value| table[usize::from(*value)]))
+            .collect()
     }
 }
 
 /// Returns the table that leaves values as they are.
-pub(super) fn plain_values() -> Table {
-    std::array::from_fn(|_| std::array::from_fn(|value| value as f32))
+pub(super) fn plain_values() -> Table<u8> {
+    std::array::from_fn(|_| std::array::from_fn(|value| value as u8))
 }
 
 #[cfg(test)]

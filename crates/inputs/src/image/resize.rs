@@ -211,20 +211,20 @@ fn target(buffer: &mut Vec<u8>, width: u32, height: u32) -> Option<TypedImage<'_
 }
 
 /// What each of the 256 values of a channel becomes.
-pub(super) type Table = [[f32; 256]; 3];
+pub(super) type Table<T> = [[T; 256]; 3];
 
-/// Writes the `window` of interleaved RGB rows of `width` pixels into three f32 planes, each value
+/// Writes the `window` of interleaved RGB rows of `width` pixels into three planes, each value
 /// as `table` has it, its left and top at `place`.
 ///
 /// Shapes: pixels [H, width, 3], planes [3, side, side].
-pub(super) fn to_planes(
+pub(super) fn to_planes<T: Copy>(
     pixels: &[u8],
     width: usize,
     window: Rect,
     place: (usize, usize),
     side: usize,
-    table: &Table,
-    planes: &mut [f32],
+    table: &Table<T>,
+    planes: &mut [T],
 ) {
     let (red, rest) = planes.split_at_mut(side * side);
     let (green, blue) = rest.split_at_mut(side * side);
