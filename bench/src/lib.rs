@@ -1,13 +1,14 @@
 //! What Ringmaster's parts take: time, memory, and how they stand beside plain ways of doing the same.
 //! `cargo xtask bench` runs it; nothing of it is in what people install.
 //!
-//! [`loss`], [`collective`], [`checkpoint`] and [`inputs`] measure the data plane: real processes
+//! [`loss`], [`collective`], [`checkpoint`], [`inputs`] and [`data`] measure the data plane: real processes
 //! ([`processes`]), real sockets, memory as the kernel counts it ([`memory`]), one line of JSON.
 //! [`control_plane`] loads a coordinator as a large cluster would.
 
 pub mod checkpoint;
 pub mod collective;
 pub mod control_plane;
+pub mod data;
 pub mod inputs;
 pub mod loss;
 pub mod memory;

@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use ringmaster_bench::checkpoint::{self, CheckpointArgs};
 use ringmaster_bench::collective::{self, CollectiveArgs};
 use ringmaster_bench::control_plane::{self, ControlPlane};
+use ringmaster_bench::data::{self, DataArgs};
 use ringmaster_bench::inputs::{self, PreprocessArgs, TokenizerArgs};
 use ringmaster_bench::loss::{self, LossArgs};
 use tracing_subscriber::EnvFilter;
@@ -29,6 +30,8 @@ enum What {
     /// A coordinator of its own under simulated agents: heartbeat round trip, time from submission
     /// to assignment, memory and processor time of the coordinator
     ControlPlane(ControlPlane),
+    /// How fast shards become batches.
+    Data(DataArgs),
     /// What a loss costs in time and memory beside its bare matrix products, and what it computes.
     Loss(LossArgs),
     /// How fast pictures become inputs, on one core.
@@ -58,6 +61,7 @@ fn run(what: &What) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(control_plane::run(args))
         }
+        What::Data(args) => data::run(args),
         What::Loss(args) => loss::run(args),
         What::Preprocess(args) => inputs::preprocess(args),
         What::Tokenizer(args) => inputs::tokenizer(args),

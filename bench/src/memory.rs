@@ -41,6 +41,14 @@ pub fn device_peak_of<T>(
     Ok((result, before.saturating_sub(context.free_memory()?)))
 }
 
+/// Returns this process's resident memory, in bytes.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn resident() -> anyhow::Result<u64> {
+    status("VmRSS")
+}
+
 /// Reads a size from /proc/self/status, in bytes.
 fn status(key: &str) -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;

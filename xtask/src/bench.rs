@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 use crate::{build, console, setup};
 
 /// What the environment of the peers holds.
-const PEERS: [&str; 9] = [
+const PEERS: [&str; 14] = [
     "torch==2.11.0",
     "torchvision==0.26.0",
     "open-clip-torch==3.3.0",
@@ -24,6 +24,11 @@ const PEERS: [&str; 9] = [
     "sentencepiece==0.2.3",
     "protobuf==7.36.2",
     "pillow==13.0.0",
+    "webdataset==1.0.2",
+    "pandas==3.1.1",
+    "braceexpand==0.1.7",
+    "litdata==0.2.76",
+    "spdl==0.8.0",
 ];
 
 /// Ends a program, and all it has started, with whoever holds the other end of its stdin.
@@ -48,6 +53,8 @@ pub(crate) enum What {
     Tokenizer,
     /// Pictures per second on a core against OpenCLIP's transform.
     Preprocess,
+    /// Pictures per second from shards to batches on a core against OpenCLIP's loader, and what data costs a step.
+    Data,
     /// A coordinator under 10,000 simulated agents and 1,000 jobs against its targets.
     ControlPlane,
     /// Time from a fault to the next completed step, under torchrun and here.
@@ -85,6 +92,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         What::Checkpoint => ("checkpoint_torch.py", None),
         What::Tokenizer => ("inputs_openclip.py", Some("tokenizer")),
         What::Preprocess => ("inputs_openclip.py", Some("preprocess")),
+        What::Data => ("data_openclip.py", None),
         What::ControlPlane => return control_plane(workspace, &options.arguments),
         What::Recovery => return recovery(workspace, options),
     };
