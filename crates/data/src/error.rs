@@ -9,6 +9,23 @@ pub enum Error {
     /// A URL whose scheme no store serves.
     #[error("{url}: {reason}")]
     Url { url: String, reason: String },
+    /// Settings of the environment with which a store cannot be opened.
+    #[error("{url}: the settings of its store cannot be used: {reason}")]
+    Settings { url: String, reason: String },
+    /// A file that is another one than when the data set was opened.
+    #[error(
+        "{url} has changed since it was opened; leave data alone while a job reads it, and start the job again"
+    )]
+    Changed { url: String },
+    /// A table without a column.
+    #[error("{url} has no column {column:?}, only {columns}; {remedy}")]
+    Column { url: String, column: String, columns: String, remedy: String },
+    /// A file that is not of its form.
+    #[error("{url}: {reason}")]
+    Unreadable { url: String, reason: String },
+    /// No place for what a compressed file holds.
+    #[error("cannot unpack {url} into the folder for temporary files (TMPDIR)")]
+    Unpack { url: String, source: std::io::Error },
     /// A shard that is not there.
     #[error("shard {url} does not exist; correct its URL in the manifest, or make the file")]
     Missing { url: String },

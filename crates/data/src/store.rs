@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt as _};
+use object_store::{GetOptions, ObjectMeta, ObjectStore as _, ObjectStoreExt as _};
 use ringmaster_store::{self as store, Store};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -44,13 +45,17 @@ impl Stores {
     /// stores take their credentials from the environment, under the names their own tools use.
     ///
     /// # Errors
-    /// [`Error::Url`] for a scheme without a store, a relative path, or settings that cannot be used.
+    /// [`Error::Url`] for a scheme without a store or a relative path, [`Error::Settings`] for settings of the
+    /// environment that cannot be used.
     pub fn object(&mut self, url: &str) -> Result<Object, Error> {
         if !url.contains("://") && !url.starts_with('/') {
             let reason = "the path is relative; ranks need an absolute one".to_owned();
             return Err(Error::Url { url: url.to_owned(), reason });
         }
-        let unusable = |error: store::Unusable| Error::Url { url: error.url, reason: error.reason };
+        let unusable = |error: store::Unusable| match error {
+            store::Unusable { url, reason, by_settings: true } => Error::Settings { url, reason },
+            store::Unusable { url, reason, .. } => Error::Url { url, reason },
+        };
         let opened = store::open(url).map_err(unusable)?;
         // Local files are read on the calling thread.
         let runtime = match opened.local {
@@ -101,6 +106,110 @@ impl Object {
         cancel: &CancellationToken,
     ) -> Result<Vec<Bytes>, Error> {
         self.ask(cancel, || async { self.store.objects().get_ranges(&self.path, ranges).await })
+    }
+
+    /// Returns some bytes of the object, as long as it is the one that `meta` describes.
+    ///
+    /// # Errors
+    /// [`Error::Changed`], [`Error::Missing`] or [`Error::Store`].
+    pub fn part(
+        &self,
+        range: Range<u64>,
+        meta: &ObjectMeta,
+        cancel: &CancellationToken,
+    ) -> Result<Bytes, Error> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        // A weak tag never matches. Where there is none, size and time are compared.
+        let if_match = meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"));
+        let how = GetOptions { range: Some(range.into()), if_match, ..GetOptions::default() };
+        let request = || async {
+            let found = self.store.objects().get_opts(&self.path, how.clone()).await?;
+            if !is_same(meta, &found.meta) {
+                return Ok(None);
+            }
+            found.bytes().await.map(Some)
+        };
+        let changed = || Error::Changed { url: self.url.clone() };
+        match self.ask(cancel, request) {
+            Ok(bytes) => bytes.ok_or_else(changed),
+            Err(Error::Store { source, .. }) if source.kind == store::Kind::Changed => {
+                Err(changed())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the whole object, or the reason why it cannot be had, where that lies in the object and not in its
+    /// store: it is not there, may not be read, or has more than `longest` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) async fn whole(
+        &self,
+        longest: u64,
+        cancel: &CancellationToken,
+    ) -> Result<Result<Bytes, String>, Error> {
+        let request = || async {
+            let found = self.store.objects().get(&self.path).await?;
+            match found.meta.size {
+                size if size > longest => Ok(Err(size)),
+                _ => found.bytes().await.map(Ok),
+            }
+        };
+        let source = match self.store.insist(self.patience, cancel, request).await {
+            Ok(found) => {
+                progress::advance();
+                return Ok(found.map_err(|size| {
+                    format!("it has {size} bytes, more than the {longest} that are read")
+                }));
+            }
+            Err(error) => store::Error::from(error),
+        };
+        if is_of_object(self.store.scheme(), source.kind) {
+            return Ok(Err(source.to_string()));
+        }
+        Err(Error::Store { url: self.url.clone(), source })
+    }
+
+    /// Tells `each` of every object below this folder: its name there, and how many bytes it has.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub fn list(&self, mut each: impl FnMut(&str, u64)) -> Result<(), Error> {
+        let folder = self.path.as_ref();
+        let mut found = self.store.patient().list(Some(&self.path));
+        let all = async {
+            while let Some(meta) = found.try_next().await? {
+                let name = meta.location.as_ref().strip_prefix(folder).unwrap_or_default();
+                each(name.trim_start_matches('/'), meta.size);
+                progress::advance();
+            }
+            Ok(())
+        };
+        self.block_on(all).map_err(|error: object_store::Error| Error::Store {
+            url: self.url.clone(),
+            source: error.into(),
+        })
+    }
+
+    /// Returns the object of this name below this folder, as [`Self::list`] tells it.
+    ///
+    /// # Errors
+    /// [`Error::Url`] for a name that no object can have.
+    pub fn below(&self, name: &str) -> Result<Self, Error> {
+        let url = format!("{}/{name}", self.url.trim_end_matches('/'));
+        match Path::parse(format!("{}/{name}", self.path)) {
+            Ok(path) => Ok(Self { url, path, ..self.clone() }),
+            Err(error) => Err(Error::Url { url, reason: error.to_string() }),
+        }
+    }
+
+    /// Returns the same object, waited for no longer than `patience` when its store is away.
+    #[cfg(test)]
+    pub(crate) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Returns the whole object, or none when there is none that may be read.
@@ -163,11 +272,34 @@ impl Object {
         }
     }
 
-    fn block_on<T>(&self, request: impl Future<Output = T>) -> T {
+    /// Waits for requests of this store's objects.
+    pub(crate) fn block_on<T>(&self, request: impl Future<Output = T>) -> T {
         match &self.runtime {
             Some(runtime) => runtime.block_on(request),
             None => futures::executor::block_on(request),
         }
+    }
+}
+
+/// Whether an object is the one that was found before.
+fn is_same(before: &ObjectMeta, now: &ObjectMeta) -> bool {
+    let same_version = match (&before.e_tag, &now.e_tag) {
+        (Some(before), Some(now)) => before == now,
+        _ => before.last_modified == now.last_modified,
+    };
+    same_version && before.size == now.size
+}
+
+/// Whether a failure lies in the object that was asked for: other objects of the store may be read all the same.
+fn is_of_object(scheme: store::Scheme, kind: store::Kind) -> bool {
+    use store::{Kind, Scheme};
+    match kind {
+        Kind::Missing | Kind::NoPermission => true,
+        // A web server refuses single pages for many reasons, a file system names that are too long.
+        Kind::Refused | Kind::WrongCredentials | Kind::Unsupported => {
+            matches!(scheme, Scheme::Http | Scheme::File)
+        }
+        _ => false,
     }
 }
 

@@ -141,6 +141,8 @@ struct Facts {
     flaw: Option<Flaw>,
     not_http: bool,
     not_tls: bool,
+    /// A web server that does not say how long its answer is.
+    no_length: bool,
     asked_for_a_role: bool,
     /// The innermost message, for errors that are none of the above.
     last: String,
@@ -192,6 +194,7 @@ impl Facts {
             || lower.contains("to an https server")
             || lower.contains("sent to https port");
         self.not_tls |= lower.contains("invalidcontenttype");
+        self.no_length |= lower.contains("content-length header missing");
         self.asked_for_a_role |= lower.contains("/latest/api/token")
             || lower.contains("169.254.169.254")
             || lower.contains("metadata.google.internal");
@@ -201,6 +204,9 @@ impl Facts {
     fn kind(&self) -> Kind {
         if let Some(kind) = self.code.as_deref().and_then(kind_of_code) {
             return kind;
+        }
+        if self.no_length {
+            return Kind::Unsupported;
         }
         if self.not_http && self.code.is_none() {
             return Kind::NotHttp;

@@ -65,7 +65,13 @@ pub struct Unusable {
     pub url: String,
     /// What is wrong with it, and what to write instead.
     pub reason: String,
+    /// Whether the URL is sound and the environment's settings for its store are not.
+    pub by_settings: bool,
 }
+
+/// Stores behind a network that are kept for the next who asks for them; those in use are kept in any case.
+/// Images of the web may lie on thousands of hosts.
+const KEPT_STORES: usize = if cfg!(test) { 64 } else { 512 };
 
 /// A store, and where in it a URL points.
 #[derive(Debug, Clone)]
@@ -106,7 +112,8 @@ pub fn register(name: &str, store: Store) {
 
 /// As [`open`], with other settings than this process's environment.
 pub fn open_with(url: &str, settings: &Settings) -> Result<Store, Unusable> {
-    let unusable = |reason: String| Unusable { url: without_secrets(url), reason };
+    let unusable =
+        |reason: String| Unusable { url: without_secrets(url), reason, by_settings: false };
     if url.starts_with('/') {
         return files(FsPath::new(url)).map_err(unusable);
     }
@@ -139,7 +146,10 @@ pub fn open_with(url: &str, settings: &Settings) -> Result<Store, Unusable> {
             let path = Path::from_url_path(parsed.path()).map_err(|e| unusable(e.to_string()))?;
             Ok(Store { shared: memory(parsed.host_str().unwrap_or_default()), path, local: None })
         }
-        _ => remote(&parsed, settings).map_err(unusable),
+        _ => remote(&parsed, settings).map_err(|error| match error {
+            NotOpened::Url(reason) => unusable(reason),
+            NotOpened::Settings(reason) => Unusable { by_settings: true, ..unusable(reason) },
+        }),
     }
 }
 
@@ -274,33 +284,47 @@ fn memory(name: &str) -> Arc<Shared> {
     Arc::clone(known)
 }
 
+/// What keeps a store behind a network from being opened.
+enum NotOpened {
+    Url(String),
+    Settings(String),
+}
+
 /// Opens a store behind a network; the same one for all who ask alike, so that they share
 /// connections and what is known of it.
-fn remote(url: &Url, settings: &Settings) -> Result<Store, String> {
-    /// By where the store is, and by the settings it was opened with.
-    type Opened = HashMap<(String, u64), Arc<Shared>>;
-    static OPENED: OnceLock<Mutex<Opened>> = OnceLock::new();
+fn remote(url: &Url, settings: &Settings) -> Result<Store, NotOpened> {
     let (scheme, path) = match url.scheme() {
         "http" | "https" => (ObjectStoreScheme::Http, Path::from_url_path(url.path())),
         other => {
             let parsed = ObjectStoreScheme::parse(url);
-            let (scheme, path) = parsed.map_err(|_| unknown_scheme(other))?;
+            let (scheme, path) = parsed.map_err(|_| NotOpened::Url(unknown_scheme(other)))?;
             (scheme, Ok(path))
         }
     };
-    let path = path.map_err(|error| error.to_string())?;
+    let path = path.map_err(|error| NotOpened::Url(error.to_string()))?;
     let key = (url[..Position::BeforePath].to_owned(), settings.fingerprint());
-    let mut opened =
-        OPENED.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner);
+    let mut opened = opened().lock().unwrap_or_else(PoisonError::into_inner);
     let shared = match opened.get(&key) {
         Some(known) => Arc::clone(known),
         None => {
-            let new = Arc::new(connect(url, &scheme, settings)?);
+            let new = connect(url, &scheme, settings).map_err(NotOpened::Settings)?;
+            if opened.len() >= KEPT_STORES {
+                opened.retain(|_, store| Arc::strong_count(store) > 1);
+            }
+            let new = Arc::new(new);
             opened.insert(key, Arc::clone(&new));
             new
         }
     };
     Ok(Store { shared, path, local: None })
+}
+
+/// The stores behind a network: by where one is, and by the settings it was opened with.
+type Opened = HashMap<(String, u64), Arc<Shared>>;
+
+fn opened() -> &'static Mutex<Opened> {
+    static OPENED: OnceLock<Mutex<Opened>> = OnceLock::new();
+    OPENED.get_or_init(Mutex::default)
 }
 
 fn connect(url: &Url, scheme: &ObjectStoreScheme, settings: &Settings) -> Result<Shared, String> {

@@ -1,7 +1,7 @@
 //! What people are told when a store cannot be used, and what they are never shown.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use object_store::memory::InMemory;
@@ -12,7 +12,7 @@ use ringmaster_tests::proxy::{FaultyProxy, Trouble, What};
 use ringmaster_tests::s3::{self, Bucket};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, Kind, Settings, Store, Unusable, open_with, register};
+use super::{Error, KEPT_STORES, Kind, Settings, Store, Unusable, open_with, opened, register};
 
 /// Short, for requests that are expected to fail.
 const PATIENCE: (&str, &str) = (super::PATIENCE, "0.5");
@@ -73,7 +73,7 @@ fn a_url_without_store_says_which_there_are() {
         ("runs", "neither an absolute path nor a URL"),
         ("file://other/runs", "a file URL names no other host"),
     ] {
-        let Unusable { url: named, reason: said } = open_with(url, &none).unwrap_err();
+        let Unusable { url: named, reason: said, .. } = open_with(url, &none).unwrap_err();
         assert!(named == url && said.contains(reason), "{named}: {said}");
     }
 }
@@ -403,4 +403,18 @@ fn a_certificate_that_is_refused_although_it_is_in_the_bundle_is_said_to_be_wron
         assert!(!error.to_string().contains("AWS_CA_BUNDLE"), "{error}");
         assert_says(&[error], Kind::Untrusted, &["not trusted", said]);
     }
+}
+
+/// Images of the web may lie on thousands of hosts.
+#[test]
+fn of_many_hosts_only_some_stores_are_kept_and_those_in_use() {
+    let settings = Settings::new(std::iter::empty());
+    let open = |host: usize| open_with(&format!("http://h{host}.invalid/a"), &settings).unwrap();
+    let used = open(0);
+    for host in 1..3 * KEPT_STORES {
+        drop(open(host));
+        let kept = opened().lock().unwrap_or_else(PoisonError::into_inner).len();
+        assert!(kept <= KEPT_STORES + 100, "{kept} after {host}");
+    }
+    assert!(Arc::ptr_eq(&used.shared, &open(0).shared));
 }

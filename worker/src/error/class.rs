@@ -204,6 +204,11 @@ fn data(open: &'static str, error: &data::Error) -> Fault {
     const READ: &str = "read data";
     match error {
         E::Url { .. } => job(open, "data: URL"),
+        E::Settings { .. } => job(open, "data: settings"),
+        E::Changed { .. } => job(READ, "data: changed"),
+        E::Column { .. } => job(open, "data: column"),
+        E::Unreadable { .. } => job(open, "data: form"),
+        E::Unpack { source, .. } => node(open, of_io("unpack", source)),
         E::Missing { url } => at(url, open, "data: missing"),
         E::Store { url, source } => stored_at(url, open, "data", source.kind),
         E::Empty { .. } | E::NoSamples { .. } => job(open, "data: empty"),
