@@ -1,13 +1,24 @@
 //! A source of samples: shards of some form, behind one index over samples.
 //!
 //! What a form has to do is [`Shards`]: to say how many samples each shard holds, and to fetch neighbouring ones.
-//! Forms: [`tars`] (webdataset), with `index` (what is where in a tar) and `counts` (samples per shard), and
-//! [`synthetic`] (none).
+//! Forms: [`tars`] (webdataset), with `index` (what is where in a tar) and `counts` (samples per shard); [`csv`]
+//! (tables of images and captions), with `table` (rows) and `text` (its file); [`folder`] (images and captions as
+//! files), with `listing` (which files make a sample) and `metadata` (captions in one file for all). `objects` fetches
+//! images that are objects of their own, `captions` reads what holds a caption. [`synthetic`]
+//! stands for no data at all.
 
+mod captions;
 mod counts;
+pub(crate) mod csv;
+pub(crate) mod folder;
 mod index;
+mod listing;
+mod metadata;
+mod objects;
 pub(crate) mod synthetic;
+mod table;
 mod tars;
+mod text;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -16,6 +27,8 @@ use ringmaster_manifest::spec::{self, DatasetType};
 use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
 
+use self::csv::Csv;
+use self::folder::Folder;
 use self::synthetic::Synthetic;
 use self::tars::Tars;
 use crate::Error;
@@ -79,13 +92,33 @@ impl Source {
     /// A shard that is missing or holds no sample, named; a store that fails.
     pub fn open(data: &spec::Data, source: &spec::Source) -> Result<Self, Error> {
         let shards: Box<dyn Shards> = match source.form(data.dataset_type) {
+            DatasetType::Csv => Box::new(Csv::open(csv::Options::of(data, source))?),
+            DatasetType::Folder => Box::new(Folder::open(folder::Options::of(data, source))?),
             DatasetType::Synthetic => Box::new(Synthetic::open(&source.data)?),
             _ => Box::new(Tars::open(tars::Options::of(data, source))?),
         };
         Ok(Self::new(shards, data.block_samples))
     }
 
-    fn new(shards: Box<dyn Shards>, block_samples: u32) -> Self {
+    /// Opens tables of images and captions, of which each row is a sample.
+    ///
+    /// # Errors
+    /// A table that is missing, holds no sample or lacks a column, named; a store that fails.
+    #[cfg(test)]
+    pub(crate) fn of_tables(options: csv::Options, block_samples: u32) -> Result<Self, Error> {
+        Ok(Self::new(Box::new(Csv::open(options)?), block_samples))
+    }
+
+    /// Opens folders of images with captions.
+    ///
+    /// # Errors
+    /// A folder that is missing or in which no image has a caption, named; a store that fails.
+    #[cfg(test)]
+    pub(crate) fn of_folders(options: folder::Options, block_samples: u32) -> Result<Self, Error> {
+        Ok(Self::new(Box::new(Folder::open(options)?), block_samples))
+    }
+
+    pub(crate) fn new(shards: Box<dyn Shards>, block_samples: u32) -> Self {
         let mut end = 0;
         let ends = shards.sizes().iter().map(|size| {
             end += size;

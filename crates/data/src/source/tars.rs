@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use object_store::ObjectMeta;
 use ringmaster_manifest::spec;
-use ringmaster_weights::found;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::Shards;
 use super::counts::Counts;
 use super::index::{Index, Span, Wanted};
+use super::{Shards, captions};
 use crate::Error;
 use crate::sample::{Block, Damaged, Flaw, RawSample};
 use crate::store::{Object, Stores};
@@ -139,28 +138,10 @@ impl Tars {
     }
 
     fn captions(&self, text: &[u8]) -> Result<Vec<String>, String> {
-        if let Some(what) = found::pointer(text) {
-            return Err(format!("caption: it is {what}"));
+        match &self.options.json_text_key {
+            Some(fields) => captions::of_json(text, fields),
+            None => captions::of_text(text),
         }
-        let Some(fields) = &self.options.json_text_key else {
-            let caption = std::str::from_utf8(text).map_err(|e| format!("caption: {e}"))?;
-            return Ok(vec![caption.trim().to_owned()]);
-        };
-        let json: serde_json::Value =
-            serde_json::from_slice(text).map_err(|e| format!("json member: {e}"))?;
-        for field in fields.split(';') {
-            let captions: Vec<String> = match &json[field] {
-                serde_json::Value::String(caption) => vec![caption.clone()],
-                serde_json::Value::Array(list) => {
-                    list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
-                }
-                _ => Vec::new(),
-            };
-            if !captions.is_empty() {
-                return Ok(captions);
-            }
-        }
-        Err(format!("json member: field {fields:?} holds no caption"))
     }
 
     fn flaw(&self, shard: usize, key: &str, reason: String) -> Flaw {

@@ -1,8 +1,11 @@
 //! Shards, loader and order together, on tars built on the fly.
 #![allow(clippy::unwrap_used)]
 
+mod folders;
 mod loader;
+mod rows;
 mod shards;
+mod told;
 
 use std::ops::Range;
 use std::path::Path;
