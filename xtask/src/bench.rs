@@ -24,7 +24,7 @@ const PEERS: [&str; 14] = [
     "sentencepiece==0.2.3",
     "protobuf==7.36.2",
     "pillow==13.0.0",
-    "webdataset==1.0.2",
+    "webdataset==0.2.86",
     "pandas==3.1.1",
     "braceexpand==0.1.7",
     "litdata==0.2.76",

@@ -6,8 +6,8 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use ringmaster_words as words;
 use ringmaster_manifest::spec;
+use ringmaster_words as words;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 

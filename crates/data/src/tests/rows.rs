@@ -309,3 +309,28 @@ fn an_object_that_is_far_too_long_is_not_read() {
     let error = read(&source, 0).unwrap_err().to_string();
     assert!(error.contains("0.png: it has 314572800 bytes, more than the 268435456"), "{error}");
 }
+
+#[test]
+fn a_manifests_names_say_which_form_a_source_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    for number in 0..3 {
+        std::fs::write(place(&format!("{number}.png")), png(number)).unwrap();
+        std::fs::write(place(&format!("{number}.txt")), format!("file {number}")).unwrap();
+    }
+    std::fs::write(place("rows.csv"), "filepath\ttitle\n0.png\trow zero\n2.png\trow two\n")
+        .unwrap();
+    let shards = write_shards(folder.path(), 1, 4, keep);
+    let sources = [vec![place("rows.csv")], vec![format!("{}/", folder.path().display())], shards];
+    let sources = sources.into_iter().enumerate().map(|(number, names)| spec::Source {
+        name: format!("s{number}"),
+        ..spec::Source::train(names)
+    });
+    let dataset = Dataset::open(&data(sources.collect()), 6).unwrap();
+    assert_eq!(dataset.len(), 2 + 3 + 4);
+    let captions = |source: u32, index: u64| {
+        dataset.read(source, index, &CancellationToken::new()).unwrap().captions.concat()
+    };
+    assert_eq!((captions(0, 1), captions(1, 1)), ("row two".to_owned(), "file 1".to_owned()));
+    assert_eq!(captions(2, 3), "caption 0 3");
+}
