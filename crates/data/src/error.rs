@@ -35,6 +35,12 @@ pub enum Error {
     /// A shard that holds no sample.
     #[error("shard {url} holds no sample: {reason}")]
     Empty { url: String, reason: String },
+    /// A file that should be Parquet and is something else, or is cut off.
+    #[error("{url} is no Parquet file: {reason}")]
+    NoParquet { url: String, reason: String },
+    /// A Parquet file without the columns that are wanted, or whose footer contradicts itself.
+    #[error("{url}: {reason}")]
+    Parquet { url: String, reason: String },
     /// A source whose shards are all declared to hold nothing.
     #[error(
         "source {source_name} has no samples, as sizes.json beside its shards says; correct or remove that file"

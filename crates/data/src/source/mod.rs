@@ -3,9 +3,9 @@
 //! What a form has to do is [`Shards`]: to say how many samples each shard holds, and to fetch neighbouring ones.
 //! Forms: [`tars`] (webdataset), with `index` (what is where in a tar) and `counts` (samples per shard); [`csv`]
 //! (tables of images and captions), with `table` (rows) and `text` (its file); [`folder`] (images and captions as
-//! files), with `listing` (which files make a sample) and `metadata` (captions in one file for all). `objects` fetches
-//! images that are objects of their own, `captions` reads what holds a caption. [`synthetic`]
-//! stands for no data at all.
+//! files), with `listing` (which files make a sample) and `metadata` (captions in one file for all); [`parquet`]; and
+//! [`synthetic`], which stands for no data at all. `objects` fetches images that are objects of their own, `captions`
+//! reads what holds a caption.
 
 mod captions;
 mod counts;
@@ -15,6 +15,7 @@ mod index;
 mod listing;
 mod metadata;
 mod objects;
+pub(crate) mod parquet;
 pub(crate) mod synthetic;
 mod table;
 mod tars;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::csv::Csv;
 use self::folder::Folder;
+use self::parquet::Parquet;
 use self::synthetic::Synthetic;
 use self::tars::Tars;
 use crate::Error;
@@ -94,6 +96,7 @@ impl Source {
         let shards: Box<dyn Shards> = match source.form(data.dataset_type) {
             DatasetType::Csv => Box::new(Csv::open(csv::Options::of(data, source))?),
             DatasetType::Folder => Box::new(Folder::open(folder::Options::of(data, source))?),
+            DatasetType::Parquet => Box::new(Parquet::open(&parquet::Options::of(data, source))?),
             DatasetType::Synthetic => Box::new(Synthetic::open(&source.data)?),
             _ => Box::new(Tars::open(tars::Options::of(data, source))?),
         };

@@ -3,6 +3,7 @@
 
 mod folders;
 mod loader;
+mod parquet;
 mod rows;
 mod shards;
 mod told;
