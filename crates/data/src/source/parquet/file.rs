@@ -19,6 +19,7 @@ use super::columns::Columns;
 use super::pages::{Chunk, Group};
 use super::values::shown;
 use crate::Error;
+use crate::source::objects;
 use crate::store::Object;
 
 /// Bytes of the end that are fetched at once: enough for the footer of most files.
@@ -47,11 +48,8 @@ impl File {
         if link.is_empty() {
             return Err(format!("no image: column {:?} is empty", self.columns.image_name));
         }
-        if link.contains("://") || link.starts_with('/') {
-            return Ok(link.to_owned());
-        }
-        let folder = self.object.url.rsplit_once('/').map_or("", |(folder, _)| folder);
-        Ok(format!("{folder}/{}", link.trim_start_matches("./")))
+        let name = link.trim_start_matches("./");
+        Ok(objects::below(objects::folder(&self.object.url), name))
     }
 }
 

@@ -1,5 +1,8 @@
 //! Files that are something else, cut off or damaged.
 
+use ::parquet::file::reader::{FileReader as _, SerializedFileReader};
+use bytes::Bytes;
+
 use super::*;
 
 fn error(path: &Path, bytes: &[u8]) -> String {
@@ -77,6 +80,24 @@ fn a_page_that_cannot_be_decoded_spoils_the_samples_of_its_block_only() {
         flaw.contains("row 2 (row 2 of row group 0): column \"image\" cannot be decoded"),
         "{flaw}"
     );
+}
+
+/// The rows are there: they are read without it.
+#[test]
+fn a_damaged_offset_index_costs_whole_row_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let table = rows(0, 40);
+    let mut file = table::bytes(PLAIN, pages(5), &[plain(&table)]);
+    assert_eq!(opened(vec![write(&path, &file)], 20).unwrap().block_samples(), 20);
+    let metadata = SerializedFileReader::new(Bytes::from(file.clone())).unwrap();
+    let image = metadata.metadata().row_group(0).column(1);
+    let index = image.offset_index_offset().unwrap() as usize;
+    let len = image.offset_index_length().unwrap() as usize;
+    file[index..index + len].fill(0xff);
+    let source = opened(vec![write(&path, &file)], 20).unwrap();
+    assert_eq!(source.block_samples(), 40);
+    assert_holds(&source, &table);
 }
 
 /// Another file of the same length, put in its place while training reads.

@@ -3,6 +3,7 @@
 mod damage;
 mod requests;
 mod table;
+mod written;
 
 use ::parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
 use ::parquet::file::properties::{WriterPropertiesBuilder, WriterVersion};
@@ -72,7 +73,7 @@ fn every_row_group_of_every_file_is_a_shard() {
         cuts.iter().map(|cut| plain(&table[cut.clone()])).collect()
     };
     let first = table::bytes(PLAIN, unindexed(), &groups(&[0..1, 1..12, 12..12, 12..15]));
-    let second = table::bytes(PLAIN, unindexed(), &groups(&[15..30]));
+    let second = table::bytes(PLAIN, unindexed(), &[plain(&table[15..])]);
     let urls = vec![
         write(&folder.path().join("a.parquet"), &first),
         write(&folder.path().join("b.parquet"), &second),
