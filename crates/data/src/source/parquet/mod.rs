@@ -1,10 +1,10 @@
 //! Parquet files: every row group is a shard, every row a sample.
 //!
 //! Read: [`file`] (what the end of a file says: row groups, columns and pages), [`columns`] (which columns hold image
-//! and caption), [`pages`] (which bytes hold which rows), [`values`] (a column's values from these bytes),
-//! [`rows`] (image and captions from values). Only the two columns are read. Where files have an offset index, a block
-//! is a run of rows and costs the pages that hold them; without one nobody knows where a row begins, and the block is
-//! the row group.
+//! and caption), [`pages`] (which bytes hold which rows), [`values`] (a column's values from these bytes), [`rows`]
+//! (image and captions from values). Only the two columns are read. Where files have an offset index, a block is a
+//! run of rows and costs the pages that hold them; without one nobody knows where a row begins, and the block is the
+//! row group.
 
 mod columns;
 mod file;
@@ -139,13 +139,12 @@ impl Shards for Parquet {
     fn block_samples(&self, asked: u32) -> u32 {
         let largest = self.sizes.iter().copied().max().unwrap_or(1);
         let indexed = self.groups.iter().all(Group::is_indexed);
-        let mut rows = if indexed { u64::from(asked.max(1)) } else { largest };
+        let mut rows = if indexed { u64::from(asked.max(1)).min(largest) } else { largest };
         while rows < largest && pages::reread(&self.groups, rows) > MOST_REREAD {
-            rows *= 2;
+            rows = largest.min(rows * 2);
         }
-        let rows = if rows > u64::from(asked) { rows.min(largest) } else { rows };
-        if rows.min(largest) > MANY_ROWS {
-            let (file, rows) = (&self.files[0].object.url, rows.min(largest));
+        if rows > MANY_ROWS {
+            let file = &self.files[0].object.url;
             tracing::warn!(
                 rows,
                 "{file} and those with it have to be read {rows} rows at a time, which mix badly and take memory; \
