@@ -207,7 +207,7 @@ fn data(open: &'static str, error: &data::Error) -> Fault {
         E::Settings { .. } => job(open, "data: settings"),
         E::Changed { .. } => job(READ, "data: changed"),
         E::Column { .. } => job(open, "data: column"),
-        E::Unreadable { .. } => job(open, "data: form"),
+        E::Unreadable { .. } | E::NoParquet { .. } | E::Parquet { .. } => job(open, "data: form"),
         E::Unpack { source, .. } => node(open, of_io("unpack", source)),
         E::Missing { url } => at(url, open, "data: missing"),
         E::Store { url, source } => stored_at(url, open, "data", source.kind),

@@ -176,16 +176,3 @@ mod tests {
         assert_eq!(without_dots("/../../c.png"), "/c.png");
     }
 }
-
-/// Returns the folder of a file, as [`below`] takes it: without a slash at its end.
-pub(super) fn folder(url: &str) -> &str {
-    url.rsplit_once('/').map_or("", |(folder, _)| folder)
-}
-
-/// Returns what a name in a table means: absolute paths and URLs themselves, others start at the table's folder.
-pub(super) fn below(folder: &str, name: &str) -> String {
-    if name.contains("://") || name.starts_with('/') {
-        return name.to_owned();
-    }
-    format!("{folder}/{name}")
-}

@@ -321,16 +321,20 @@ fn a_manifests_names_say_which_form_a_source_has() {
     std::fs::write(place("rows.csv"), "filepath\ttitle\n0.png\trow zero\n2.png\trow two\n")
         .unwrap();
     let shards = write_shards(folder.path(), 1, 4, keep);
-    let sources = [vec![place("rows.csv")], vec![format!("{}/", folder.path().display())], shards];
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/parquet/datasets.parquet");
+    let images = vec![format!("{}/", folder.path().display())];
+    let sources = [vec![place("rows.csv")], images, shards, vec![table.display().to_string()]];
     let sources = sources.into_iter().enumerate().map(|(number, names)| spec::Source {
         name: format!("s{number}"),
         ..spec::Source::train(names)
     });
-    let dataset = Dataset::open(&data(sources.collect()), 6).unwrap();
-    assert_eq!(dataset.len(), 2 + 3 + 4);
+    let mut data = data(sources.collect());
+    data.parquet_caption_key.push("text".to_owned());
+    let dataset = Dataset::open(&data, 8).unwrap();
     let captions = |source: u32, index: u64| {
         dataset.read(source, index, &CancellationToken::new()).unwrap().captions.concat()
     };
     assert_eq!((captions(0, 1), captions(1, 1)), ("row two".to_owned(), "file 1".to_owned()));
     assert_eq!(captions(2, 3), "caption 0 3");
+    assert!(!captions(3, 0).is_empty());
 }
