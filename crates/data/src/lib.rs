@@ -33,4 +33,4 @@ pub use error::Error;
 pub use loader::{Loader, LoaderOptions, Spent};
 pub use progress::moved;
 pub use sample::{Damaged, Flaw, RawSample, SampleError};
-pub use source::Source;
+pub use source::{Run, Source};

@@ -35,6 +35,8 @@ pub enum Site {
     Dropout = 10,
     /// Places of the sources in a batch: (samples before it).
     Places = 11,
+    /// Choice and order of samples outside of training: (1 for a choice, 2 for an order).
+    Tool = 12,
 }
 
 /// Returns a 64-bit key for `seed`, `site` and the words that say which decision it is.

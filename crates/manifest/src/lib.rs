@@ -8,10 +8,11 @@
 //! places, the model), `invariants` (what must hold of every job),
 //! `overrides` (values in the place of the text's), [`model_config`] (`OpenCLIP`'s model JSON) and
 //! [`catalogue`] (models by name), [`stored`] (jobs in databases, checkpoints and messages, of any version),
-//! `advice` (what a person should know), `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
+//! `advice` (what a person should know), `alone` (data without a job), `resume` (what may change between a checkpoint and the job that goes on from it), [`error`] (mistakes and
 //! their words).
 
 mod advice;
+mod alone;
 pub mod catalogue;
 mod check;
 mod defaults;
@@ -36,6 +37,7 @@ mod urls;
 mod words;
 
 pub use advice::advice;
+pub use alone::{DataWords, data};
 pub use catalogue::ModelCatalogue;
 pub use error::{Error, Errors};
 pub use invariants::MAX_LOGIT_SCALE;

@@ -5,7 +5,7 @@
 //! (tables of images and captions), with `table` (rows) and `text` (its file); [`folder`] (images and captions as
 //! files), with `listing` (which files make a sample) and `metadata` (captions in one file for all); [`parquet`]; and
 //! [`synthetic`], which stands for no data at all. `objects` fetches images that are objects of their own, `captions`
-//! reads what holds a caption.
+//! reads what holds a caption. `sequential` reads a source from its first sample to its last.
 
 mod captions;
 mod counts;
@@ -16,6 +16,7 @@ mod listing;
 mod metadata;
 mod objects;
 pub(crate) mod parquet;
+mod sequential;
 pub(crate) mod synthetic;
 mod table;
 mod tars;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::csv::Csv;
 use self::folder::Folder;
 use self::parquet::Parquet;
+pub use self::sequential::Run;
 use self::synthetic::Synthetic;
 use self::tars::Tars;
 use crate::Error;
@@ -163,7 +165,7 @@ impl Source {
     }
 
     /// Whether reading takes requests to another process.
-    pub(crate) fn is_remote(&self) -> bool {
+    pub fn is_remote(&self) -> bool {
         self.shards.is_remote()
     }
 
@@ -173,7 +175,7 @@ impl Source {
     }
 
     /// Returns the bytes of all samples, about.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.shards.bytes()
     }
 
@@ -190,7 +192,10 @@ impl Source {
     }
 
     /// As [`Source::read`]; `cancel` ends the wait for a store that is away.
-    pub(crate) fn read_until(
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn read_until(
         &self,
         index: u64,
         cancel: &CancellationToken,

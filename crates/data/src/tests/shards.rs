@@ -136,3 +136,20 @@ fn json_captions_are_chosen_by_position_and_wrong_fields_are_corrupt() {
     let error = with_field("number").unwrap_err().to_string();
     assert!(error.contains("field \"number\" holds no caption"), "{error}");
 }
+
+#[test]
+fn runs_hold_every_sample_once_and_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = open(write_shards(folder.path(), 3, 10, keep)).unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let mut keys = Vec::new();
+    for run in source.runs() {
+        assert_eq!(run.first, keys.len() as u64);
+        assert_eq!(source.shard_of(run.first), run.shard);
+        let samples = source.read_run(run, &cancel).unwrap();
+        assert!((1..=4).contains(&samples.len()), "{}", samples.len());
+        keys.extend(samples.into_iter().map(|sample| sample.unwrap().key));
+    }
+    let one_by_one = (0..source.len()).map(|index| read(&source, index).unwrap().key);
+    assert_eq!(keys, one_by_one.collect::<Vec<_>>());
+}
