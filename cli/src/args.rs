@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Nodes(Nodes),
     /// Look at checkpoints, verify, copy, export and delete them
     Checkpoints(Checkpoints),
+    /// Look at a data set, verify it, and write it as shards
+    Dataset(super::dataset::args::Dataset),
     /// List the models a manifest can name, with their sizes
     Models(super::models::Models),
     /// Check manifests without running anything

@@ -114,6 +114,12 @@ pub(crate) enum Error {
     /// A checkpoint's store, or what lies there.
     #[error(transparent)]
     Checkpoint(#[from] ringmaster_checkpoint::Error),
+    /// A data set's store, or what was asked of the data set.
+    #[error(transparent)]
+    Dataset(#[from] ringmaster_dataset::Error),
+    /// Samples that cannot be used; which and why has been said.
+    #[error("{what}")]
+    NotUsable { what: String },
     /// What was named is not what the command is for.
     #[error("{url}: {reason}; {remedy}")]
     Checkpoints { url: String, reason: String, remedy: String },
@@ -186,7 +192,11 @@ impl Error {
 
     /// Whether somebody asked for an end.
     pub(crate) fn is_interruption(&self) -> bool {
-        matches!(self, Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted))
+        matches!(
+            self,
+            Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted)
+                | Self::Dataset(ringmaster_dataset::Error::Interrupted)
+        )
     }
 
     /// Whether the command has said everything already.
@@ -210,6 +220,14 @@ impl Error {
             | Self::Insecure { .. }
             | Self::Checkpoints { .. }
             | Self::Checkpoint(ringmaster_checkpoint::Error::Unusable { .. })
+            | Self::Dataset(
+                ringmaster_dataset::Error::Asked { .. }
+                | ringmaster_dataset::Error::Data(
+                    ringmaster_data::Error::Url { .. }
+                    | ringmaster_data::Error::Missing { .. }
+                    | ringmaster_data::Error::Empty { .. },
+                ),
+            )
             | Self::Agent(
                 ringmaster_agent::Error::Address(_)
                 | ringmaster_agent::Error::Advertised(_)
@@ -217,7 +235,8 @@ impl Error {
             )
             | Self::CoordinatorAddress(_) => exit_code::REFUSED,
             Self::Agent(ringmaster_agent::Error::Refused { .. }) => exit_code::HOPELESS,
-            Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted) => exit_code::CANCELLED,
+            Self::Checkpoint(ringmaster_checkpoint::Error::Interrupted)
+            | Self::Dataset(ringmaster_dataset::Error::Interrupted) => exit_code::CANCELLED,
             Self::Refused { code: tonic::Code::InvalidArgument, .. }
             | Self::CannotResume { .. } => exit_code::REFUSED,
             Self::Unreachable { .. } | Self::NoCoordinator { .. } => exit_code::UNREACHABLE,

@@ -4,7 +4,7 @@
 //! Files in reading order: [`args`] (what can be asked), `run` here (who answers), [`train`]
 //! (a whole cluster in one command) with [`agent_process`], [`coordinator`], [`agent`]; [`job_file`] and
 //! [`mod@resume`] (from a manifest to a request); [`client`], [`watch`], [`progress`] and [`lines`]
-//! (following a job); [`checkpoints`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what
+//! (following a job); [`checkpoints`]; [`dataset`]; [`models`]; [`listing`], [`logs`], [`json`], [`summary`] (what
 //! people and scripts read); [`text`], [`output`] and [`error`].
 
 mod agent;
@@ -13,6 +13,7 @@ mod args;
 mod checkpoints;
 mod client;
 mod coordinator;
+mod dataset;
 mod error;
 mod greeting;
 mod job_file;
@@ -97,6 +98,7 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
         Command::Resume(args) => resume(args).await,
         Command::Nodes(args) => nodes(args).await,
         Command::Checkpoints(args) => Box::pin(checkpoints::run(&args.command)).await,
+        Command::Dataset(args) => Box::pin(dataset::run(&args.command)).await,
         Command::Models(args) => models::models(args),
         Command::Validate(args) => validate(&args.manifests, args.data),
         Command::Schema => schema(),

@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 8] = [
     &["ringmaster-agent", "ringmaster-manifest", "ringmaster-store", "ringmaster-weights"],
     &["ringmaster-checkpoint", "ringmaster-inputs"],
     &["ringmaster-data"],
-    &["ringmaster-coordinator", "ringmaster-worker"],
+    &["ringmaster-coordinator", "ringmaster-dataset", "ringmaster-worker"],
     &["ringmaster", "ringmaster-bench", "ringmaster-tests"],
     &["xtask"],
     &["emoji-set"],

@@ -6,7 +6,7 @@ use ringmaster_inputs::image::formats::Format;
 use ringmaster_inputs::text::Tokenizer;
 use ringmaster_words::chain;
 
-use crate::picture::{self, Digest};
+use crate::picture::{self, Digest, Likeness};
 use crate::walk::Read;
 use crate::{Input, Meter};
 
@@ -23,7 +23,7 @@ pub(crate) struct Looked {
     pub(crate) width: u32,
     pub(crate) height: u32,
     pub(crate) digest: Digest,
-    pub(crate) hash: Option<u64>,
+    pub(crate) likeness: Option<Likeness>,
     pub(crate) captions: Vec<Caption>,
 }
 
@@ -76,7 +76,7 @@ fn try_look(input: &Input, tokenizer: &Tokenizer, (index, read): Read) -> Result
         width: pixels.width(),
         height: pixels.height(),
         digest: picture::digest(&image),
-        hash: picture::difference_hash(&pixels),
+        likeness: Likeness::of(&pixels),
         captions: captions.collect(),
     })
 }

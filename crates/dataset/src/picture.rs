@@ -7,6 +7,8 @@ use ringmaster_inputs::image::{Error, Filter, RgbImage, Scratch};
 
 /// Columns and rows of the grey picture that a difference hash compares neighbours of.
 const HASH_SIZE: (u32, u32) = (9, 8);
+/// Columns and rows of the colours that are compared.
+const COLOURS_SIZE: (u32, u32) = (4, 4);
 /// Grey levels by which a pixel has to be brighter than its left neighbour: less is noise of an encoder.
 const HASH_MARGIN: i32 = 2;
 
@@ -24,26 +26,42 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
     half
 }
 
-/// Returns the difference hash of a picture: 64 bits, of which pictures that look alike have most in common, at
-/// whichever size and however they are encoded. None for a picture without any structure, as all those would be
-/// alike.
-///
-/// The picture is shrunk to 9 × 8 grey pixels; a bit says whether a pixel is brighter than the one left of it.
-pub(crate) fn difference_hash(image: &RgbImage) -> Option<u64> {
-    let (width, height) = HASH_SIZE;
-    let grey: Vec<i32> = SCRATCH.with_borrow_mut(|scratch| {
-        let small = scratch.resize(image, Rect::of(image), width, height, Filter::Bilinear).ok()?;
-        // The luma of ITU-R BT.601, in thousandths.
-        let luma = |pixel: &[u8]| {
-            299 * i32::from(pixel[0]) + 587 * i32::from(pixel[1]) + 114 * i32::from(pixel[2])
-        };
-        Some(small.chunks_exact(3).map(luma).collect())
-    })?;
-    let rows = grey.chunks_exact(width as usize);
+/// What pictures that look alike have in common, at whichever size and however they are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Likeness {
+    /// Difference hash: whether a pixel of the picture, shrunk to 9 × 8 grey ones, is brighter than the one left of it.
+    pub(crate) hash: u64,
+    /// The picture shrunk to 4 × 4 pixels of red, green and blue: pictures of the same shapes may have other colours.
+    pub(crate) colours: [u8; 48],
+}
+
+impl Likeness {
+    /// Returns the likeness of a picture; none for one without any structure, as all those would be alike.
+    pub(crate) fn of(image: &RgbImage) -> Option<Self> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let whole = Rect::of(image);
+            let (width, height) = HASH_SIZE;
+            let small = scratch.resize(image, whole, width, height, Filter::Bilinear).ok()?;
+            let hash = difference_hash(small);
+            let (width, height) = COLOURS_SIZE;
+            let small = scratch.resize(image, whole, width, height, Filter::Bilinear).ok()?;
+            let colours = small.try_into().ok()?;
+            (hash != 0).then_some(Self { hash, colours })
+        })
+    }
+}
+
+/// Returns the difference hash of the pixels of a picture of [`HASH_SIZE`].
+fn difference_hash(pixels: &[u8]) -> u64 {
+    // The luma of ITU-R BT.601, in thousandths.
+    let luma = |pixel: &[u8]| {
+        299 * i32::from(pixel[0]) + 587 * i32::from(pixel[1]) + 114 * i32::from(pixel[2])
+    };
+    let grey: Vec<i32> = pixels.chunks_exact(3).map(luma).collect();
+    let rows = grey.chunks_exact(HASH_SIZE.0 as usize);
     let brighter =
         rows.flat_map(|row| row.windows(2).map(|two| two[1] - two[0] >= HASH_MARGIN * 1000));
-    let hash = brighter.fold(0, |hash, bit| hash << 1 | u64::from(bit));
-    (hash != 0).then_some(hash)
+    brighter.fold(0, |hash, bit| hash << 1 | u64::from(bit))
 }
 
 /// Returns the size of a picture shrunk so that its longer side is at most `longest`; none where it is already.
@@ -73,14 +91,19 @@ pub(crate) fn resized(image: &RgbImage, (width, height): (u32, u32)) -> Result<R
     })
 }
 
-/// Returns a picture whose longer side is at most `longest`.
+/// Returns a picture to look at: its longer side is at most `longest`, and small ones are enlarged by the largest whole
+/// number with which that holds.
 ///
 /// # Errors
 /// A picture without pixels.
 pub(crate) fn thumbnail(image: &RgbImage, longest: u32) -> Result<RgbImage, Error> {
-    match shrunk_size(image.dimensions(), longest) {
-        Some(size) => resized(image, size),
-        None => Ok(image.clone()),
+    if let Some(size) = shrunk_size(image.dimensions(), longest) {
+        return resized(image, size);
+    }
+    let (width, height) = image.dimensions();
+    match longest / width.max(height).max(1) {
+        0 | 1 => Ok(image.clone()),
+        factor => resized(image, (width * factor, height * factor)),
     }
 }
 

@@ -1,5 +1,6 @@
-//! Some samples to look at: which ones, read and made small, as one picture ([`sheet`]) or as a page.
+//! Some samples to look at: which ones, read and made small, as one picture ([`sheet`]) or as a page, in a [`file`].
 
+pub mod file;
 pub mod sheet;
 
 use std::collections::HashSet;

@@ -14,7 +14,7 @@ use embedded_graphics::text::{Baseline, Text};
 use ringmaster_inputs::image::RgbImage;
 
 use super::Shown;
-use crate::{Error, page, picture};
+use crate::{Error, picture};
 
 /// Longest side of a picture on the sheet, in pixels.
 pub const SIDE: u32 = 168;
@@ -23,6 +23,8 @@ const GAP: u32 = 10;
 const PADDING: u32 = 8;
 /// Lines of a caption.
 const LINES: u32 = 3;
+/// What ends a caption that is longer.
+const DOTS: &str = "...";
 /// Columns and rows of a character.
 const CHARACTER: (u32, u32) = (7, 14);
 const BACKGROUND: [u8; 3] = [236, 238, 242];
@@ -42,8 +44,7 @@ const FONTS: [&MonoFont<'static>; 5] = [
 /// scripts are drawn, others as question marks: a page shows them all.
 pub fn draw(samples: &[Shown]) -> RgbImage {
     let (cell, count) = (cell_size(), samples.len().max(1) as u32);
-    let wide = f64::from(count) * 1.5 * f64::from(cell.1) / f64::from(cell.0);
-    let columns = (wide.sqrt().round() as u32).clamp(1, count);
+    let columns = columns(count, cell);
     let rows = count.div_ceil(columns);
     let size = (columns * (cell.0 + GAP) + GAP, rows * (cell.1 + GAP) + GAP);
     let mut canvas = Canvas::new(size);
@@ -69,6 +70,16 @@ pub fn encode(sheet: &RgbImage, as_jpeg: bool) -> Result<Vec<u8>, Error> {
     } else {
         picture::png(sheet).map_err(|error| refused(error.to_string()))
     }
+}
+
+/// Returns how many cells stand side by side: of the numbers that make a sheet one and a half times as wide as high,
+/// about, the one that leaves the fewest places empty.
+fn columns(count: u32, cell: (u32, u32)) -> u32 {
+    let wide = f64::from(count) * 1.5 * f64::from(cell.1) / f64::from(cell.0);
+    let best = (wide.sqrt().round() as u32).clamp(1, count);
+    let near = best.saturating_sub(2).max(1)..=(best + 2).min(count);
+    let empty = |columns: u32| columns * count.div_ceil(columns) - count;
+    near.min_by_key(|&columns| (empty(columns), columns.abs_diff(best))).unwrap_or(best)
 }
 
 fn cell_size() -> (u32, u32) {
@@ -164,37 +175,35 @@ fn lines(text: &str) -> Vec<String> {
     let (columns, most) = ((SIDE / CHARACTER.0) as usize, LINES as usize);
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
-        let mut word: Vec<char> = word.chars().map(plain).collect();
-        loop {
-            let line = lines.last_mut().expect("there is one from the start");
-            let used = line.chars().count();
-            let space = usize::from(used > 0);
-            if used + space + word.len() <= columns {
-                line.extend((used > 0).then_some(' '));
-                line.extend(&word);
-                break;
-            }
-            if used == 0 {
-                line.extend(word.drain(..columns));
-            }
-            lines.push(String::new());
-        }
+        append(&mut lines, word, columns);
         if lines.len() > most {
+            lines.truncate(most);
+            let last = lines.last_mut().expect("some lines are kept");
+            let start: String = last.chars().take(columns - DOTS.len()).collect();
+            *last = format!("{}{DOTS}", start.trim_end());
             break;
         }
     }
-    if lines.len() > most {
-        lines.truncate(most);
-        let last = lines.last_mut().expect("some lines are kept");
-        *last = page::shortened(&format!("{last} …"), columns).replace('…', "...");
-        let keep = last.chars().take(columns).collect::<String>();
-        *last = if keep.ends_with("...") {
-            keep
-        } else {
-            format!("{}...", keep.chars().take(columns - 3).collect::<String>())
-        };
-    }
     lines
+}
+
+/// Appends a word to the last line, or to new ones where it does not fit.
+fn append(lines: &mut Vec<String>, word: &str, columns: usize) {
+    let mut word: Vec<char> = word.chars().map(plain).collect();
+    loop {
+        let line = lines.last_mut().expect("there is one from the start");
+        let used = line.chars().count();
+        let space = (used > 0).then_some(' ');
+        if used + usize::from(space.is_some()) + word.len() <= columns {
+            line.extend(space);
+            line.extend(&word);
+            return;
+        }
+        if used == 0 {
+            line.extend(word.drain(..columns));
+        }
+        lines.push(String::new());
+    }
 }
 
 /// Returns the character that fonts have of those that look alike.
@@ -233,7 +242,8 @@ mod tests {
             let letters = text.chars().filter(|&c| c != '?');
             assert!(letters.into_iter().all(|c| mapping.index(c) != unknown), "{text}");
         }
-        assert_eq!(font_of("リンゴ"), FONTS[0]);
+        // No font has these: they are question marks of the first.
+        assert_eq!(font_of("リンゴ").glyph_mapping.index('ß'), FONTS[0].glyph_mapping.index('ß'));
     }
 
     #[test]
@@ -251,6 +261,7 @@ mod tests {
             let pixels = sheet.as_raw().chunks_exact(3).filter(|pixel| *pixel == [255, 0, 0]);
             assert_eq!(pixels.count(), count * SIDE as usize * 3);
         }
+        assert_eq!([60, 7, 1].map(|count| columns(count, cell_size())), [10, 4, 1]);
         let broken = draw(&[sample(Err("it is cut short".to_owned()))]);
         let trouble = [TROUBLE.r(), TROUBLE.g(), TROUBLE.b()];
         assert!(broken.as_raw().chunks_exact(3).any(|pixel| pixel == trouble));

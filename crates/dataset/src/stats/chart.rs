@@ -46,11 +46,13 @@ impl Unit {
     }
 
     /// Returns the range of a bar.
-    fn range(self, bar: &Bar) -> String {
-        if bar.from == bar.to {
+    pub(super) fn range(self, bar: &Bar) -> String {
+        // Of whole numbers the last one of the range is said, not the first behind it.
+        let last = if self == Self::Count { bar.to - 1.0 } else { bar.to };
+        if last <= bar.from {
             return self.short(bar.from);
         }
-        format!("{} – {}", self.short(bar.from), self.short(bar.to))
+        format!("{} – {}", self.short(bar.from), self.short(last))
     }
 }
 
@@ -76,7 +78,7 @@ pub(super) fn lines(bars: &[Bar], unit: Unit, columns: usize) -> Vec<String> {
     let widest =
         |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
     let (left, right) = (widest(&ranges), widest(&counts));
-    let room = columns.saturating_sub(left + right + 12).clamp(8, 60);
+    let room = columns.saturating_sub(left + right + 13).clamp(8, 60);
     let line = |((bar, range), count): ((&Bar, &String), &String)| {
         let drawn = blocks(bar.count as f64 / most.max(1) as f64, room);
         let padding = " ".repeat(room - drawn.chars().count());
@@ -171,7 +173,7 @@ mod tests {
             .iter()
             .map(|line| line.chars().filter(|c| ('█'..='▏').contains(c)).count())
             .collect();
-        assert_eq!(lengths[0], lengths[1] * 2);
+        assert!(lengths[0].abs_diff(lengths[1] * 2) <= 1, "{lengths:?}");
         assert_eq!(lengths[2..], [0, 1]);
         assert!(drawn.iter().all(|line| line.chars().count() <= 48), "{drawn:#?}");
     }

@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::near;
-use crate::picture::Digest;
+use crate::picture::{Digest, Likeness};
 
-/// Remembers every image, by some 100 bytes.
+/// Remembers every different image, by some 200 bytes.
 #[derive(Debug, Default)]
 pub(super) struct Images {
     exact: HashMap<Digest, Members>,
-    alike: HashMap<u64, Members>,
+    /// Every different image that has some structure, with the index of the first sample that has it.
+    pictures: Vec<Likeness>,
+    indices: Vec<u64>,
 }
 
 /// Samples that have something in common.
@@ -51,11 +53,12 @@ const NAMED: usize = 4;
 const SHOWN: usize = 12;
 
 impl Images {
-    pub(super) fn add(&mut self, index: u64, digest: Digest, hash: Option<u64>) {
+    pub(super) fn add(&mut self, index: u64, digest: Digest, likeness: Option<Likeness>) {
         // Images of the same bytes are one picture.
-        let is_new = Members::count_in(self.exact.entry(digest).or_default(), index);
-        if let (true, Some(hash)) = (is_new, hash) {
-            Members::count_in(self.alike.entry(hash).or_default(), index);
+        let is_new = self.exact.entry(digest).or_default().count_in(index);
+        if let (true, Some(likeness)) = (is_new, likeness) {
+            self.pictures.push(likeness);
+            self.indices.push(index);
         }
     }
 
@@ -69,17 +72,13 @@ impl Images {
         summed(self.exact.values().cloned())
     }
 
-    /// Returns images of different bytes that look alike: their difference hashes differ in at most `distance` bits,
-    /// or a chain of such images connects them.
+    /// Returns images of different bytes that look alike: their difference hashes differ in at most `distance` bits and
+    /// their colours little, or a chain of such images connects them.
     pub(super) fn alike(&self, distance: u32) -> Duplicates {
-        let mut sorted: Vec<(&u64, &Members)> = self.alike.iter().collect();
-        sorted.sort_unstable_by_key(|(_, members)| members.first[0]);
-        let hashes: Vec<u64> = sorted.iter().map(|(hash, _)| **hash).collect();
         let mut groups: HashMap<usize, Members> = HashMap::new();
-        for ((_, members), group) in sorted.into_iter().zip(near::groups(&hashes, distance)) {
-            let all = groups.entry(group).or_default();
-            all.count += members.count;
-            all.first.extend(&members.first);
+        let named = near::groups(&self.pictures, distance);
+        for (group, &index) in named.into_iter().zip(&self.indices) {
+            groups.entry(group).or_default().count_in(index);
         }
         summed(groups.into_values())
     }
@@ -104,10 +103,6 @@ impl Members {
 
 fn summed(groups: impl Iterator<Item = Members>) -> Duplicates {
     let mut several: Vec<Members> = groups.filter(|group| group.count > 1).collect();
-    for group in &mut several {
-        group.first.sort_unstable();
-        group.first.truncate(NAMED);
-    }
     several.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.first.cmp(&b.first)));
     let shown = several.iter().take(SHOWN);
     let shown = shown.map(|group| Group {

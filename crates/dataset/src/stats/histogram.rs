@@ -23,6 +23,15 @@ pub struct Histogram {
     largest: u64,
 }
 
+/// Which numbers are round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Round {
+    /// 1, 2, 5, 10, 20, …
+    Decimal,
+    /// 1, 2, 4, 8, …
+    Binary,
+}
+
 /// How many values lie in a range.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Bar {
@@ -70,8 +79,8 @@ impl Histogram {
         self.counts.range(u64::from(limit) + 1..).map(|(_, count)| count).sum()
     }
 
-    /// Returns the numbers and bars that show the values.
-    pub fn distribution(&self) -> Distribution {
+    /// Returns the numbers and bars that show the values; bars begin and end at round numbers.
+    pub fn distribution(&self, round: Round) -> Distribution {
         let Some(smallest) = self.smallest else { return Distribution::default() };
         Distribution {
             count: self.count,
@@ -81,7 +90,7 @@ impl Histogram {
             mean: self.sum as f64 / self.count as f64,
             p95: self.quantile(0.95),
             max: self.largest as f64,
-            bars: self.bars(smallest),
+            bars: self.bars(smallest, round),
         }
     }
 
@@ -98,8 +107,8 @@ impl Histogram {
         self.largest as f64
     }
 
-    fn bars(&self, smallest: u64) -> Vec<Bar> {
-        let edges = edges(rounded(smallest), rounded(self.largest));
+    fn bars(&self, smallest: u64, round: Round) -> Vec<Bar> {
+        let edges = edges(rounded(smallest), rounded(self.largest), round);
         let [from, .., to] = edges[..] else {
             return vec![Bar { from: smallest as f64, to: self.largest as f64, count: self.count }];
         };
@@ -116,54 +125,50 @@ fn rounded(value: u64) -> u64 {
     value >> drop << drop
 }
 
+impl Round {
+    /// Returns the round numbers of 64 bits, zero first, in growing order; the fewer, the higher
+    /// `coarse` is.
+    fn numbers(self, coarse: u32) -> Vec<u64> {
+        let factors: &[u64] = match (self, coarse) {
+            (Self::Decimal, 0) => &[1, 2, 5],
+            _ => &[1],
+        };
+        let (base, step) = match self {
+            Self::Decimal => (10_u64, coarse.max(1)),
+            Self::Binary => (2, 1 << coarse),
+        };
+        let powers =
+            (0..u64::BITS).step_by(step as usize).map_while(|power| base.checked_pow(power));
+        let grown =
+            powers.flat_map(|power| factors.iter().filter_map(move |f| power.checked_mul(*f)));
+        std::iter::once(0).chain(grown).chain([u64::MAX]).collect()
+    }
+}
+
 /// Returns round numbers, the first not above `low`, the last above `high`; only one where both are the same.
-fn edges(low: u64, high: u64) -> Vec<u64> {
+fn edges(low: u64, high: u64, round: Round) -> Vec<u64> {
     if low == high {
         return vec![low];
     }
     if high / low.max(1) >= WIDE {
-        return growing_edges(low, high);
+        return growing_edges(low, high, round);
     }
-    let step = round_step((high - low).div_ceil(MOST_BARS - 1));
-    let first = low / step;
-    (first..=high / step + 1).map(|edge| edge.saturating_mul(step)).collect()
+    let least = (high - low).div_ceil(MOST_BARS - 1);
+    let numbers = round.numbers(0);
+    let step = numbers[numbers.partition_point(|&step| step < least)];
+    (low / step..=high / step + 1).map(|edge| edge.saturating_mul(step)).collect()
 }
 
-/// Returns the smallest of 1, 2, 5, 10, 20, … that is not below `least`.
-fn round_step(least: u64) -> u64 {
-    let mut decade = 1_u64;
-    loop {
-        for factor in [1, 2, 5] {
-            let step = decade.saturating_mul(factor);
-            if step >= least {
-                return step;
-            }
-        }
-        decade = decade.saturating_mul(10);
-    }
-}
-
-/// Returns edges of 1, 2, 5, 10, …, or of powers of ten and more where those would be too many.
-fn growing_edges(low: u64, high: u64) -> Vec<u64> {
-    let all = |factors: &[u64], decades: usize| {
-        let tens = (0..20).step_by(decades).map(|power| 10_u64.saturating_pow(power));
-        let grown =
-            tens.flat_map(|ten| factors.iter().map(move |factor| ten.saturating_mul(*factor)));
-        let mut all: Vec<u64> = std::iter::once(0).chain(grown).collect();
-        all.dedup();
+/// Returns edges that grow with the values: the finest of which there are not too many.
+fn growing_edges(low: u64, high: u64, round: Round) -> Vec<u64> {
+    let within = |coarse| {
+        let all = round.numbers(coarse);
         let first = all.partition_point(|&edge| edge <= low) - 1;
         let last = all.partition_point(|&edge| edge <= high).min(all.len() - 1);
         all[first..=last].to_vec()
     };
-    let forms: [(&[u64], usize); 3] = [(&[1, 2, 5], 1), (&[1], 1), (&[1], 2)];
     let fits = |edges: &Vec<u64>| edges.len() as u64 <= MOST_BARS + 1;
-    let mut edges = forms.into_iter().map(|(factors, decades)| all(factors, decades));
-    let mut chosen = edges.find(fits).unwrap_or_else(|| all(&[1], 2));
-    // Beyond the last round number of 64 bits.
-    if chosen.last().is_some_and(|&last| last <= high) {
-        chosen.push(u64::MAX);
-    }
-    chosen
+    (0..).map(within).find(fits).expect("few numbers are left when steps are large")
 }
 
 /// Bounds of the bars of aspect ratios, width over height.

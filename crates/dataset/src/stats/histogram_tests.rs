@@ -8,7 +8,7 @@ use super::*;
 fn of(values: &[u64]) -> Distribution {
     let mut histogram = Histogram::default();
     values.iter().for_each(|&value| histogram.add(value));
-    histogram.distribution()
+    histogram.distribution(Round::Decimal)
 }
 
 #[test]
@@ -28,6 +28,18 @@ fn near_values_have_bars_of_one_width_and_far_ones_growing_ones() {
     let far = of(&[1, 10, 1000]).bars;
     let edges: Vec<f64> = far.iter().map(|bar| bar.from).collect();
     assert_eq!(edges, [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
+}
+
+#[test]
+fn bars_of_bytes_begin_at_powers_of_two() {
+    let mut histogram = Histogram::default();
+    [352, 3300, 5300, 8560].iter().for_each(|&bytes| histogram.add(bytes));
+    let bars = histogram.distribution(Round::Binary).bars;
+    assert!(bars.iter().all(|bar| bar.to - bar.from == 1024.0), "{bars:?}");
+    histogram.add(50_000_000);
+    let edges: Vec<f64> =
+        histogram.distribution(Round::Binary).bars.iter().map(|bar| bar.from).collect();
+    assert_eq!((edges[0], edges[1], edges.len()), (256.0, 1024.0, 9));
 }
 
 #[test]
@@ -57,9 +69,12 @@ proptest! {
         values in prop::collection::vec(
             (any::<u64>(), 0_u32..=64).prop_map(|(value, shift)| value.checked_shr(shift).unwrap_or(0)),
             1..200,
-        )
+        ),
+        round in prop_oneof![Just(Round::Decimal), Just(Round::Binary)],
     ) {
-        let shown = of(&values);
+        let mut histogram = Histogram::default();
+        values.iter().for_each(|&value| histogram.add(value));
+        let shown = histogram.distribution(round);
         let count = values.len() as u64;
         prop_assert_eq!(shown.bars.iter().map(|bar| bar.count).sum::<u64>(), count);
         prop_assert!(shown.bars.len() <= 18, "{} bars", shown.bars.len());

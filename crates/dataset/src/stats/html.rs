@@ -27,6 +27,7 @@ pub(super) fn render(
     }
     captions(&mut content, stats);
     groups(&mut content, stats, alike);
+    copies(&mut content, stats);
     corrupt(&mut content, stats);
     page::page(title, &content)
 }
@@ -57,11 +58,15 @@ fn histograms(page: &mut String, stats: &Stats) {
             }
             _ => String::new(),
         };
+        let drawn = match bars {
+            [] => "<p class=\"same\">none</p>".to_owned(),
+            [only] => format!("<p class=\"same\">all {}</p>", escape(&unit.range(only))),
+            _ => chart::svg(bars, unit, limit),
+        };
+        let title = escape(&sentence(title));
         let _ = writeln!(
             page,
-            "<figure class=\"chart\"><figcaption>{}<small>{note}</small></figcaption>{}</figure>",
-            sentence(title),
-            chart::svg(bars, unit, limit)
+            "<figure class=\"chart\"><figcaption>{title}<small>{note}</small></figcaption>{drawn}</figure>"
         );
     }
     page.push_str("</div>\n");
@@ -120,7 +125,7 @@ fn groups(page: &mut String, stats: &Stats, alike: &[Vec<Shown>]) {
     let _ = writeln!(
         page,
         "<h2>Pictures that look alike</h2>\n<p>{} groups of pictures with other bytes whose difference hashes differ \
-         in at most {} of 64 bits, or that are connected by such pictures. The largest groups:</p>",
+         in at most {} of 64 bits and whose colours differ little, or that are connected by such pictures. The largest:</p>",
         thousands(found.groups),
         stats.near_distance
     );
@@ -133,6 +138,24 @@ fn groups(page: &mut String, stats: &Stats, alike: &[Vec<Shown>]) {
         samples.iter().for_each(|sample| page::card(page, sample));
         page.push_str("</div>\n");
     }
+}
+
+fn copies(page: &mut String, stats: &Stats) {
+    let found = &stats.exact_duplicates;
+    if found.groups == 0 {
+        return;
+    }
+    let _ = writeln!(
+        page,
+        "<h2>Images of the same bytes</h2>\n<p>{} images have several samples. The most frequent:</p>\n\
+         <table><tr><th class=\"number\">times</th><th>first samples</th></tr>",
+        thousands(found.groups)
+    );
+    for group in &found.largest {
+        let (count, keys) = (thousands(group.count), escape(&group.keys.join(", ")));
+        let _ = writeln!(page, "<tr><td class=\"number\">{count}</td><td>{keys}</td></tr>");
+    }
+    page.push_str("</table>\n");
 }
 
 fn corrupt(page: &mut String, stats: &Stats) {

@@ -19,7 +19,7 @@ use serde::Serialize;
 use captions::Frequent;
 pub use captions::Repeated;
 use duplicates::{Duplicates, Images};
-use histogram::{Bar, Distribution, Histogram, Ratios};
+use histogram::{Bar, Distribution, Histogram, Ratios, Round};
 
 use crate::look::{self, Looked};
 use crate::show::Shown;
@@ -89,7 +89,7 @@ pub struct Stats {
     pub different_images: u64,
     /// Images of the same bytes.
     pub exact_duplicates: Duplicates,
-    /// Images of different bytes that look alike.
+    /// Images of different bytes that look alike: their difference hashes differ in few bits, and their colours little.
     pub near_duplicates: Duplicates,
     /// Bits in which hashes of those differ at most.
     pub near_distance: u32,
@@ -122,7 +122,7 @@ struct Counting {
     images: Images,
 }
 
-/// Reads every sample and counts. Takes some 250 bytes of memory per different image, and 150 per different caption up
+/// Reads every sample and counts. Takes some 200 bytes of memory per different image, and 150 per different caption up
 /// to a million of them.
 ///
 /// # Errors
@@ -167,7 +167,7 @@ impl Counting {
         self.ratios.add(looked.width, looked.height);
         self.pixels.add(u64::from(looked.width) * u64::from(looked.height));
         self.bytes.add(looked.bytes);
-        self.images.add(looked.index, looked.digest, looked.hash);
+        self.images.add(looked.index, looked.digest, looked.likeness);
         self.captions.add(looked.captions.len() as u64);
         for caption in &looked.captions {
             self.stats.captions += 1;
@@ -183,14 +183,14 @@ impl Counting {
             shards: input.source.shard_sizes().len() as u64,
             shard_bytes: input.source.bytes(),
             damaged_shards: input.damaged().iter().map(|shard| shard.url.clone()).collect(),
-            width: self.width.distribution(),
-            height: self.height.distribution(),
+            width: self.width.distribution(Round::Decimal),
+            height: self.height.distribution(Round::Decimal),
             aspect_ratio: self.ratios.bars(),
-            pixels: self.pixels.distribution(),
-            bytes_per_image: self.bytes.distribution(),
-            captions_per_sample: self.captions.distribution(),
-            caption_characters: self.characters.distribution(),
-            caption_tokens: self.tokens.distribution(),
+            pixels: self.pixels.distribution(Round::Decimal),
+            bytes_per_image: self.bytes.distribution(Round::Binary),
+            captions_per_sample: self.captions.distribution(Round::Decimal),
+            caption_characters: self.characters.distribution(Round::Decimal),
+            caption_tokens: self.tokens.distribution(Round::Decimal),
             different_captions: self.frequent.different(),
             long_captions: self.tokens.above(CONTEXT_LENGTH),
             frequent_captions: self.frequent.top(LISTED),

@@ -1,23 +1,31 @@
-//! Groups of hashes that differ in few bits, found without comparing all pairs.
+//! Groups of pictures that look alike, found without comparing all pairs.
 //!
 //! Two hashes that differ in at most D bits agree in at least one of D + 1 groups of bits, however the bits are
 //! divided. So only hashes that agree in a group are compared. Where too many agree in one, which pictures with white
 //! borders do, their other bits are divided again, by the same argument. Nothing is missed.
 
-/// Hashes that agree in some bits and are compared all with all.
-const COMPARED: usize = 64;
+use crate::picture::Likeness;
 
-/// Returns the groups of `hashes`, which are all different: two that differ in at most `distance` bits are in one, and
-/// so are those that a chain of such pairs connects. A group is named by its smallest member.
-pub(super) fn groups(hashes: &[u64], distance: u32) -> Vec<usize> {
-    let mut groups = Groups { parents: (0..hashes.len()).collect(), hashes, distance };
-    let mut all: Vec<usize> = (0..hashes.len()).collect();
+/// Pictures that agree in some bits and are compared all with all.
+const COMPARED: usize = 64;
+/// Levels of 256 by which each colour of two pictures differs at most: more than encoders and resizing change, less than
+/// other colours of the same shapes do.
+const COLOUR_DISTANCE: u8 = 12;
+
+/// Of the colours, green of a pixel beside the middle: it differs most.
+const MIDDLE: usize = 16;
+
+/// Returns the groups of pictures: two whose hashes differ in at most `distance` bits and whose colours differ little
+/// are in one, and so are those that a chain of such pairs connects. A group is named by its smallest member.
+pub(super) fn groups(pictures: &[Likeness], distance: u32) -> Vec<usize> {
+    let mut groups = Groups { parents: (0..pictures.len()).collect(), pictures, distance };
+    let mut all: Vec<usize> = (0..pictures.len()).collect();
     groups.connect(&mut all, u64::MAX);
-    (0..hashes.len()).map(|member| groups.root(member)).collect()
+    (0..pictures.len()).map(|member| groups.root(member)).collect()
 }
 
 struct Groups<'a> {
-    hashes: &'a [u64],
+    pictures: &'a [Likeness],
     distance: u32,
     /// A smaller member of the same group, or the member itself.
     parents: Vec<usize>,
@@ -32,11 +40,12 @@ impl Groups<'_> {
         }
         for part in 0..parts {
             let chosen = every(open, part, parts);
-            members.sort_unstable_by_key(|&member| self.hashes[member] & chosen);
+            members.sort_unstable_by_key(|&member| self.pictures[member].hash & chosen);
             let mut rest = &mut members[..];
             while let [first, ..] = rest {
-                let value = self.hashes[*first] & chosen;
-                let end = rest.partition_point(|&member| self.hashes[member] & chosen <= value);
+                let value = self.pictures[*first].hash & chosen;
+                let end =
+                    rest.partition_point(|&member| self.pictures[member].hash & chosen <= value);
                 let (agreeing, others) = rest.split_at_mut(end);
                 if agreeing.len() > 1 {
                     self.connect(agreeing, open & !chosen);
@@ -46,10 +55,16 @@ impl Groups<'_> {
         }
     }
 
-    fn compare(&mut self, members: &[usize]) {
+    /// Compares all with all, but for those that differ too much in one colour already.
+    fn compare(&mut self, members: &mut [usize]) {
+        let pictures = self.pictures;
+        let middle = |member: usize| pictures[member].colours[MIDDLE];
+        members.sort_unstable_by_key(|&member| middle(member));
         for (place, &one) in members.iter().enumerate() {
-            for &other in &members[place + 1..] {
-                if (self.hashes[one] ^ self.hashes[other]).count_ones() <= self.distance {
+            let most = middle(one).saturating_add(COLOUR_DISTANCE);
+            let others = members[place + 1..].iter().take_while(|&&other| middle(other) <= most);
+            for &other in others {
+                if is_near(&pictures[one], &pictures[other], self.distance) {
                     self.join(one, other);
                 }
             }
@@ -71,6 +86,11 @@ impl Groups<'_> {
     }
 }
 
+fn is_near(one: &Likeness, other: &Likeness, distance: u32) -> bool {
+    (one.hash ^ other.hash).count_ones() <= distance
+        && one.colours.iter().zip(&other.colours).all(|(a, b)| a.abs_diff(*b) <= COLOUR_DISTANCE)
+}
+
 /// Returns every `parts`-th of the bits of `open`, from the `part`-th on: bits of the whole picture, rather than those
 /// of a corner of it.
 fn every(open: u64, part: u32, parts: u32) -> u64 {
@@ -85,23 +105,35 @@ fn every(open: u64, part: u32, parts: u32) -> u64 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
 
+    fn grey(hash: u64, level: u8) -> Likeness {
+        Likeness { hash, colours: [level; 48] }
+    }
+
     /// Groups by comparing all pairs.
-    fn by_force(hashes: &[u64], distance: u32) -> Vec<usize> {
-        let mut groups = Groups { parents: (0..hashes.len()).collect(), hashes, distance };
-        groups.compare(&(0..hashes.len()).collect::<Vec<_>>());
-        (0..hashes.len()).map(|member| groups.root(member)).collect()
+    fn by_force(pictures: &[Likeness], distance: u32) -> Vec<usize> {
+        let count = pictures.len();
+        let mut groups = Groups { parents: (0..count).collect(), pictures, distance };
+        for one in 0..count {
+            for other in 0..one {
+                if is_near(&pictures[one], &pictures[other], distance) {
+                    groups.join(one, other);
+                }
+            }
+        }
+        (0..count).map(|member| groups.root(member)).collect()
     }
 
     #[test]
-    fn hashes_are_connected_up_to_the_distance_and_no_further() {
-        assert_eq!(groups(&[0, 0b111, 0b1111 << 40], 3), [0, 0, 2]);
-        assert_eq!(groups(&[u64::MAX, 0, 1], 0), [0, 1, 2]);
+    fn pictures_are_connected_up_to_the_distance_and_no_further() {
+        let of = |hashes: &[u64]| hashes.iter().map(|&hash| grey(hash, 9)).collect::<Vec<_>>();
+        assert_eq!(groups(&of(&[0, 0b111, 0b1111 << 40]), 3), [0, 0, 2]);
+        assert_eq!(groups(&of(&[u64::MAX, 0, 1]), 0), [0, 1, 2]);
+        assert_eq!(groups(&[grey(5, 100), grey(5, 113), grey(5, 112)], 3), [0, 0, 0]);
+        assert_eq!(groups(&[grey(5, 100), grey(5, 113)], 3), [0, 1]);
         assert_eq!(groups(&[], 3), Vec::<usize>::new());
     }
 
@@ -117,14 +149,14 @@ mod tests {
         /// Few different bits, so that many agree in a part and the division goes on.
         #[test]
         fn no_pair_is_missed(
-            seeds in prop::collection::vec(any::<u64>(), 300..600),
+            seeds in prop::collection::vec((any::<u64>(), 0_u8..40), 300..600),
             mask in any::<u64>(),
             second in any::<u64>(),
             distance in 0_u32..5,
         ) {
-            let different: HashSet<u64> = seeds.iter().map(|seed| seed & mask & second).collect();
-            let hashes: Vec<u64> = different.into_iter().collect();
-            prop_assert_eq!(groups(&hashes, distance), by_force(&hashes, distance));
+            let pictures: Vec<Likeness> =
+                seeds.iter().map(|(seed, level)| grey(seed & mask & second, *level)).collect();
+            prop_assert_eq!(groups(&pictures, distance), by_force(&pictures, distance));
         }
     }
 }

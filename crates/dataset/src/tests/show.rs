@@ -54,3 +54,16 @@ fn a_sample_that_cannot_be_used_is_shown_with_its_reason() {
         assert_eq!(decoded.dimensions(), drawn.dimensions());
     }
 }
+
+#[test]
+fn the_name_of_a_file_says_its_form() {
+    use crate::show::file::Form;
+    let form = |name: &str| Form::of(Path::new(name));
+    assert_eq!(form("a/b.PNG").unwrap(), Form::Png);
+    assert_eq!((form("b.jpeg").unwrap(), form("b.html").unwrap()), (Form::Jpeg, Form::Html));
+    for name in ["b", "b.gif", ""] {
+        let error = form(name).unwrap_err().to_string();
+        assert!(error.contains(".png, .jpg or .html"), "{error}");
+    }
+    assert!(Form::Html.bytes("t", &[]).unwrap().starts_with(b"<!doctype html>"));
+}
