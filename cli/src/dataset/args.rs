@@ -147,7 +147,7 @@ pub(crate) struct Write {
     /// Quality of JPEGs, 1 to 100
     #[arg(long, value_name = "Q", default_value_t = 95)]
     pub(super) quality: u8,
-    /// Put the samples in an order that depends on this number only
+    /// Put the samples in an order that depends on this number only; each is then read by a request of its own
     #[arg(long, value_name = "SEED")]
     pub(super) shuffle: Option<u64>,
     /// Leave out samples whose image an earlier one has

@@ -60,6 +60,9 @@ fn histograms(page: &mut String, stats: &Stats) {
         };
         let drawn = match bars {
             [] => "<p class=\"same\">none</p>".to_owned(),
+            [only] if only.from == only.to => {
+                format!("<p class=\"same\">all {}</p>", escape(&unit.long(only.from)))
+            }
             [only] => format!("<p class=\"same\">all {}</p>", escape(&unit.range(only))),
             _ => chart::svg(bars, unit, limit),
         };

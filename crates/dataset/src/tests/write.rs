@@ -222,6 +222,19 @@ fn a_store_gets_the_same_objects_as_a_folder() {
 }
 
 #[test]
+fn a_shard_that_cannot_be_stored_ends_the_writing_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, out) = (open(good(folder.path(), 1, 9)), folder.path().join("out"));
+    // A folder stands where the third shard belongs; without a file in it, it counts as empty.
+    std::fs::create_dir_all(out.join("000002.tar")).unwrap();
+    let error = run(&input, &Options { samples_per_shard: 2, ..options(&out) }).unwrap_err();
+    assert!(matches!(&error, Error::Store { url, .. } if url.ends_with("/000002.tar")), "{error}");
+    let left: Vec<_> =
+        std::fs::read_dir(&out).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert_eq!(left, ["000002.tar"]);
+}
+
+#[test]
 fn options_out_of_bounds_are_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let (input, out) = (open(good(folder.path(), 1, 2)), folder.path().join("out"));

@@ -100,6 +100,7 @@ enum Failed {
 /// [`Error::Interrupted`].
 pub fn write(input: &Input, options: &Options, meter: &Meter) -> Result<Written, Error> {
     check(options)?;
+    meter.begin("looking at what lies in the folder to write to", 0);
     let mut target = Target::open(&options.output, meter)?;
     target.prepare(&input.urls, options.overwrite)?;
     meter.begin("writing", input.samples());

@@ -129,7 +129,10 @@ impl Target {
     }
 
     fn failed(&self, doing: &'static str, name: &str, error: object_store::Error) -> Error {
-        let url = format!("{}/{name}", self.url);
+        let url = match name {
+            "" => self.url.clone(),
+            name => format!("{}/{name}", self.url),
+        };
         Error::Store { doing, url, source: error.into() }
     }
 
