@@ -100,6 +100,35 @@ pub(super) fn svg(bars: &[Bar], unit: Unit, limit: Option<f64>) -> String {
     let most = bars.iter().map(|bar| bar.count).max().unwrap_or(0).max(1) as f64;
     let (bottom, step) = (HEIGHT - BOTTOM, (WIDTH - LEFT - 8.0) / bars.len().max(1) as f64);
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">");
+    grid(&mut svg, most);
+    let every = (LABEL / step).ceil().max(1.0) as usize;
+    for (number, bar) in bars.iter().enumerate() {
+        let (x, height) = (LEFT + number as f64 * step, bar.count as f64 / most * (bottom - TOP));
+        let height = if bar.count > 0 { height.max(1.0) } else { 0.0 };
+        let is_over = limit.is_some_and(|limit| bar.from >= limit);
+        let _ = write!(
+            svg,
+            "<rect{} x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\">\
+             <title>{}: {}</title></rect>",
+            if is_over { " class=\"over\"" } else { "" },
+            x + 1.0,
+            bottom - height,
+            (step - 2.0).clamp(1.0, 60.0),
+            unit.range(bar),
+            thousands(bar.count)
+        );
+        if number % every == 0 {
+            label(&mut svg, x, bottom, &unit.short(bar.from));
+        }
+    }
+    let _ =
+        write!(svg, "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{bottom}\" y2=\"{bottom}\"/></svg>");
+    svg
+}
+
+/// Draws lines at the largest count and at half of it.
+fn grid(svg: &mut String, most: f64) {
+    let bottom = HEIGHT - BOTTOM;
     for share in [0.5, 1.0] {
         let y = bottom - share * (bottom - TOP);
         let label = Unit::Count.short((most * share).round());
@@ -111,36 +140,6 @@ pub(super) fn svg(bars: &[Bar], unit: Unit, limit: Option<f64>) -> String {
             y + 4.0
         );
     }
-    let every = (LABEL / step).ceil().max(1.0) as usize;
-    for (number, bar) in bars.iter().enumerate() {
-        let (x, height) = (LEFT + number as f64 * step, bar.count as f64 / most * (bottom - TOP));
-        let height = if bar.count > 0 { height.max(1.0) } else { 0.0 };
-        let class =
-            if limit.is_some_and(|limit| bar.from >= limit) { " class=\"over\"" } else { "" };
-        let _ = write!(
-            svg,
-            "<rect{class} x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\">\
-             <title>{}: {}</title></rect>",
-            x + 1.0,
-            bottom - height,
-            (step - 2.0).clamp(1.0, 60.0),
-            unit.range(bar),
-            thousands(bar.count)
-        );
-        if number % every == 0 {
-            label(&mut svg, x, bottom, &unit.short(bar.from));
-        }
-    }
-    // Where the last range ends, unless that is where it begins, or another label stands there.
-    if let Some(last) = bars.last()
-        && last.to > last.from
-        && (bars.len() - 1) % every == every - 1
-    {
-        label(&mut svg, LEFT + bars.len() as f64 * step - 8.0, bottom, &unit.short(last.to));
-    }
-    let _ =
-        write!(svg, "<line x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{bottom}\" y2=\"{bottom}\"/></svg>");
-    svg
 }
 
 fn label(svg: &mut String, x: f64, bottom: f64, text: &str) {

@@ -1,6 +1,6 @@
 //! What a data set holds: how much, of which sizes, which captions, and what occurs twice.
 //!
-//! Modules in reading order: here what is counted, [`histogram`], [`captions`] (the most frequent), [`duplicates`] and
+//! Modules in reading order: here what is counted, [`histogram`], `captions` (the most frequent), [`duplicates`] and
 //! `near` (images alike), `text` (tables for a terminal), `html` (a page) with `chart` (its histograms).
 
 mod captions;

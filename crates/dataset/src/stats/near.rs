@@ -8,8 +8,8 @@ use crate::picture::Likeness;
 
 /// Pictures that agree in some bits and are compared all with all.
 const COMPARED: usize = 64;
-/// Levels of 256 by which each colour of two pictures differs at most: more than encoders and resizing change, less than
-/// other colours of the same shapes do.
+/// Levels of 256 by which each colour of two pictures differs at most: more than encoders and resizing change, less
+/// than other colours of the same shapes do.
 const COLOUR_DISTANCE: u8 = 12;
 
 /// Of the colours, green of a pixel beside the middle: it differs most.
