@@ -1,4 +1,4 @@
-//! Some samples to look at: which ones, read and made small, as one picture ([`sheet`]) or as a page, in a [`file`].
+//! Some samples to look at: which ones, read and made small, as one picture ([`sheet`]) or as a page, in a [`mod@file`].
 
 pub mod file;
 pub mod sheet;
