@@ -32,6 +32,15 @@ pub enum Error {
     /// A store that refuses, or fails for longer than the retries last.
     #[error("cannot read {url}")]
     Store { url: String, source: ringmaster_store::Error },
+    /// The same of a part of a shard.
+    #[error("cannot read bytes {from} to {to} of {url}")]
+    Read { url: String, from: u64, to: u64, source: ringmaster_store::Error },
+    /// A shard that is not the one any more whose samples were looked up.
+    #[error(
+        "{url} was replaced while the job read it, and where its samples lie is known of the old one only; put the old \
+         one back, or go on from the last checkpoint with --accept-new-data"
+    )]
+    Replaced { url: String },
     /// A shard that holds no sample.
     #[error("shard {url} holds no sample: {reason}")]
     Empty { url: String, reason: String },

@@ -1,15 +1,25 @@
 //! Objects behind paths and URLs. Which store serves which scheme, how the environment configures it, and how
 //! one that is away is waited for, is for `ringmaster_store`.
+//!
+//! An object whose properties were asked for is read as that version ever after ([`Error::Replaced`]): where samples
+//! lie in a shard is known of one version only.
 
+mod ranges;
+mod version;
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectMeta, ObjectStore as _, ObjectStoreExt as _};
-use ringmaster_store::{self as store, Store};
+use object_store::{
+    GetOptions, GetResult, GetResultPayload, ObjectMeta, ObjectStore as _, ObjectStoreExt as _,
+};
+use ringmaster_store::{self as store, Scheme, Store};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +30,10 @@ use crate::progress;
 /// end earlier. Stores are away for a minute without anybody's fault; longer, and the rank says itself what
 /// failed, before the coordinator takes it for hung.
 const LONGEST_WAIT: Duration = Duration::from_secs(150);
+/// Bytes between two ranges, of a disk and over a network, that are cheaper to read than to leave out.
+const GAP: [u64; 2] = [64 << 10, 1 << 20];
+/// Requests for parts of one object at a time.
+const AT_ONCE: usize = 8;
 
 /// One object.
 #[derive(Debug, Clone)]
@@ -32,6 +46,8 @@ pub struct Object {
     runtime: Option<Arc<Runtime>>,
     /// For how long requests that fail are made again.
     patience: Duration,
+    /// What [`Object::head`] found first.
+    first: OnceLock<ObjectMeta>,
 }
 
 /// Opens objects; the threads that wait for stores are shared.
@@ -63,7 +79,8 @@ impl Stores {
             None => Some(self.runtime()?),
         };
         let path = opened.path.clone();
-        Ok(Object { url: url.to_owned(), store: opened, path, runtime, patience: LONGEST_WAIT })
+        let (url, first) = (url.to_owned(), OnceLock::new());
+        Ok(Object { url, store: opened, path, runtime, patience: LONGEST_WAIT, first })
     }
 
     fn runtime(&mut self) -> Result<Arc<Runtime>, Error> {
@@ -86,26 +103,35 @@ impl Object {
         self.runtime.is_some()
     }
 
-    /// Returns size and version.
+    /// Returns size and version. From the first time on, ranges are read of this version only.
     ///
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
     pub fn head(&self) -> Result<ObjectMeta, Error> {
         let request = || async { self.store.objects().head(&self.path).await };
-        self.ask(&CancellationToken::new(), request)
+        let meta = self.ask(&CancellationToken::new(), request)?;
+        self.first.get_or_init(|| meta.clone());
+        Ok(meta)
     }
 
-    /// Returns several ranges of bytes in one request where the store can; `cancel` ends the wait
-    /// for a store that is away.
+    /// Returns several ranges of bytes, neighbouring ones by one request; `cancel` ends the wait for a store that is
+    /// away.
     ///
     /// # Errors
-    /// [`Error::Missing`] or [`Error::Store`].
+    /// [`Error::Missing`]; [`Error::Replaced`] where the object is not the one that [`Object::head`] was told of;
+    /// [`Error::Read`] with the place.
     pub fn ranges(
         &self,
         ranges: &[Range<u64>],
         cancel: &CancellationToken,
     ) -> Result<Vec<Bytes>, Error> {
-        self.ask(cancel, || async { self.store.objects().get_ranges(&self.path, ranges).await })
+        let merged = ranges::merged(ranges, GAP[usize::from(self.is_remote())]);
+        let parts = match self.store.scheme() {
+            Scheme::File => self.block_on(self.parts_of_file(&merged, cancel))?,
+            _ => self.block_on(self.parts(&merged, cancel))?,
+        };
+        progress::advance();
+        Ok(ranges.iter().map(|range| ranges::cut(range, &merged, &parts)).collect())
     }
 
     /// Returns some bytes of the object, as long as it is the one that `meta` describes.
@@ -243,7 +269,7 @@ impl Object {
         let folder = parts[..parts.len().saturating_sub(1)].iter().cloned();
         let path = Path::from_iter(folder).join(name);
         let url = self.url.rsplit_once('/').map_or("", |(folder, _)| folder);
-        Self { url: format!("{url}/{name}"), path, ..self.clone() }
+        Self { url: format!("{url}/{name}"), path, first: OnceLock::new(), ..self.clone() }
     }
 
     /// Returns the last part of the name.
@@ -265,10 +291,119 @@ impl Object {
                 progress::advance();
                 Ok(value)
             }
-            Err(object_store::Error::NotFound { .. }) => {
-                Err(Error::Missing { url: self.url.clone() })
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    /// Several requests at a time, each made again by itself.
+    async fn parts(
+        &self,
+        ranges: &[Range<u64>],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Bytes>, Error> {
+        let part = |range: Range<u64>| async move {
+            let request = || self.part(range.clone());
+            let part = self.store.insist(self.patience, cancel, request).await;
+            part.map_err(|error| self.failed_at(&range, error))
+        };
+        futures::stream::iter(ranges.iter().cloned())
+            .map(part)
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    async fn part(&self, range: Range<u64>) -> object_store::Result<Bytes> {
+        let how = GetOptions {
+            range: Some(range.clone().into()),
+            if_match: self.first.get().and_then(version::condition),
+            ..GetOptions::default()
+        };
+        let result = match self.store.objects().get_opts(&self.path, how).await {
+            Ok(result) => result,
+            Err(error) => return Err(self.why(error).await),
+        };
+        self.check(&result)?;
+        let bytes = result.bytes().await?;
+        if bytes.len() as u64 == range.end - range.start {
+            return Ok(bytes);
+        }
+        let reason = format!("{} bytes came for bytes {range:?}", bytes.len());
+        Err(generic(io::Error::new(io::ErrorKind::UnexpectedEof, reason)))
+    }
+
+    /// All ranges of a file out of one opening.
+    async fn parts_of_file(
+        &self,
+        ranges: &[Range<u64>],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Bytes>, Error> {
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            return Ok(Vec::new());
+        };
+        let request = || async {
+            let objects = self.store.objects();
+            let result = objects.get_opts(&self.path, GetOptions::default()).await?;
+            self.check(&result)?;
+            match result.payload {
+                GetResultPayload::File(mut file, _) => {
+                    ranges.iter().map(|range| read_range(&mut file, range)).collect()
+                }
+                GetResultPayload::Stream(_) => {
+                    futures::stream::iter(ranges.iter().cloned())
+                        .then(|range| self.part(range))
+                        .try_collect()
+                        .await
+                }
             }
-            Err(source) => Err(Error::Store { url: self.url.clone(), source: source.into() }),
+        };
+        let parts = self.store.insist(self.patience, cancel, request).await;
+        parts.map_err(|error| self.failed_at(&(first.start..last.end), error))
+    }
+
+    /// Checks that it is the version that was asked about first.
+    fn check(&self, result: &GetResult) -> object_store::Result<()> {
+        match self.first.get().and_then(|first| self.replaced(first, &result.meta)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the error, or that the object was replaced: a store that knows no versions refuses to read beyond the
+    /// end of a shorter one.
+    async fn why(&self, error: object_store::Error) -> object_store::Error {
+        use object_store::Error::{NotFound, Precondition};
+        let Some(first) = self.first.get() else { return error };
+        if matches!(error, NotFound { .. } | Precondition { .. }) || store::is_transient(&error) {
+            return error;
+        }
+        match self.store.objects().head(&self.path).await {
+            Ok(now) => self.replaced(first, &now).unwrap_or(error),
+            Err(_) => error,
+        }
+    }
+
+    fn replaced(&self, first: &ObjectMeta, now: &ObjectMeta) -> Option<object_store::Error> {
+        let reason = version::replaced(first, now, self.store.scheme() == Scheme::File)?;
+        let (path, source) = (self.path.to_string(), reason.into());
+        Some(object_store::Error::Precondition { path, source })
+    }
+
+    fn failed_at(&self, range: &Range<u64>, error: object_store::Error) -> Error {
+        match self.failed(error) {
+            Error::Store { url, source } => {
+                Error::Read { url, from: range.start, to: range.end, source }
+            }
+            other => other,
+        }
+    }
+
+    fn failed(&self, error: object_store::Error) -> Error {
+        let url = self.url.clone();
+        match error {
+            object_store::Error::NotFound { .. } => Error::Missing { url },
+            object_store::Error::Precondition { .. } => Error::Replaced { url },
+            source => Error::Store { url, source: source.into() },
         }
     }
 
@@ -302,6 +437,20 @@ fn is_of_object(scheme: store::Scheme, kind: store::Kind) -> bool {
         _ => false,
     }
 }
+
+fn read_range(file: &mut File, range: &Range<u64>) -> object_store::Result<Bytes> {
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    let read = file.seek(SeekFrom::Start(range.start)).and_then(|_| file.read_exact(&mut bytes));
+    read.map_err(generic)?;
+    Ok(bytes.into())
+}
+
+fn generic(error: io::Error) -> object_store::Error {
+    object_store::Error::Generic { store: "store", source: Box::new(error) }
+}
+
+#[cfg(test)]
+mod replaced_tests;
 
 #[cfg(test)]
 #[path = "store_tests.rs"]

@@ -210,7 +210,10 @@ fn data(open: &'static str, error: &data::Error) -> Fault {
         E::Unreadable { .. } | E::NoParquet { .. } | E::Parquet { .. } => job(open, "data: form"),
         E::Unpack { source, .. } => node(open, of_io("unpack", source)),
         E::Missing { url } => at(url, open, "data: missing"),
-        E::Store { url, source } => stored_at(url, open, "data", source.kind),
+        E::Store { url, source } | E::Read { url, source, .. } => {
+            stored_at(url, open, "data", source.kind)
+        }
+        E::Replaced { .. } => job(READ, "data: replaced"),
         E::Empty { .. } | E::NoSamples { .. } => job(open, "data: empty"),
         E::Order(order::Error::TooSmall { .. } | order::Error::FewRows { .. }) => {
             job(open, "data: too small")
