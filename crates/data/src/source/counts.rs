@@ -2,13 +2,14 @@
 //!
 //! Three sources per folder, best first: `sizes.json`, which the data set's maker declares; our
 //! own cache beside the shards, valid as long as a shard's length and time of change are those
-//! counted; the shard's headers.
+//! counted, and what is counted is the same; the shard's headers.
 
 use std::collections::{BTreeMap, HashMap};
 
 use object_store::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
+use super::index::Wanted;
 use crate::Error;
 use crate::store::Object;
 
@@ -16,10 +17,15 @@ use crate::store::Object;
 const DECLARED: &str = "sizes.json";
 /// Our own cache; another name, so that it is never taken for a declaration.
 const COUNTED: &str = "ringmaster-sizes.json";
+/// What makes a sample; raised when that changes. 0: any members that share a key. 1: those of which one is an image or
+/// a caption, apart where an extension comes again.
+const RULE: u32 = 1;
 
 /// Sample counts of the folders asked about so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counts {
+    /// The extensions of images and captions that make a sample.
+    extensions: String,
     folders: BTreeMap<String, Folder>,
 }
 
@@ -37,9 +43,20 @@ struct Counted {
     samples: u64,
     bytes: u64,
     modified_ms: i64,
+    /// [`RULE`] at that time; older counts have none.
+    #[serde(default)]
+    rule: u32,
+    #[serde(default)]
+    extensions: String,
 }
 
 impl Counts {
+    /// Returns counts of samples that have one of these members.
+    pub(super) fn new(wanted: &Wanted) -> Self {
+        let extensions = format!("{};{}", wanted.image.join(";"), wanted.text);
+        Self { extensions, folders: BTreeMap::new() }
+    }
+
     /// Returns the samples of a shard if they are declared or were counted before.
     ///
     /// # Errors
@@ -54,8 +71,9 @@ impl Counts {
         if let Some(&samples) = folder.declared.get(&name) {
             return Ok(Some(samples));
         }
-        let known = folder.counted.get(&name);
-        Ok(known.filter(|c| **c == counted(c.samples, meta)).map(|c| c.samples))
+        let Some(known) = folder.counted.get(&name).cloned() else { return Ok(None) };
+        let is_valid = known == self.counted(known.samples, meta);
+        Ok(is_valid.then_some(known.samples))
     }
 
     /// Remembers what was counted in a shard.
@@ -68,8 +86,9 @@ impl Counts {
         meta: &ObjectMeta,
         samples: u64,
     ) -> Result<(), Error> {
+        let counted = self.counted(samples, meta);
         let folder = self.folder(shard)?;
-        folder.counted.insert(shard.file_name(), counted(samples, meta));
+        folder.counted.insert(shard.file_name(), counted);
         folder.changed = true;
         Ok(())
     }
@@ -85,6 +104,11 @@ impl Counts {
         }
     }
 
+    fn counted(&self, samples: u64, meta: &ObjectMeta) -> Counted {
+        let (bytes, modified_ms) = (meta.size, meta.last_modified.timestamp_millis());
+        Counted { samples, bytes, modified_ms, rule: RULE, extensions: self.extensions.clone() }
+    }
+
     fn folder(&mut self, shard: &Object) -> Result<&mut Folder, Error> {
         let cache = shard.sibling(COUNTED);
         let key = cache.url.clone();
@@ -96,10 +120,6 @@ impl Counts {
         }
         Ok(self.folders.get_mut(&key).expect("inserted above"))
     }
-}
-
-fn counted(samples: u64, meta: &ObjectMeta) -> Counted {
-    Counted { samples, bytes: meta.size, modified_ms: meta.last_modified.timestamp_millis() }
 }
 
 /// Reads a JSON map; none, or one of another form, is empty.

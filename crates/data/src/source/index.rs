@@ -1,18 +1,16 @@
 //! What is where in a tar shard: built once by reading its headers, then every sample is a range.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::num::NonZeroU64;
-use std::ops::Range;
 
 use bytes::Bytes;
 use ringmaster_weights::found;
-use tokio_util::sync::CancellationToken;
 
+use super::content::{Content, Reader};
+use super::groups::Groups;
+use super::members::{self, BLOCK, Span, Stop};
+use super::sparse::Map;
 use crate::Error;
-use crate::store::Object;
-
-/// Bytes fetched at a time while reading headers from a disk, and over a network, where every request waits.
-const READ_AHEAD: [u64; 2] = [256 << 10, 8 << 20];
 
 /// Extensions of the members that make a sample, lower-case.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,21 +19,6 @@ pub(super) struct Wanted {
     pub(super) image: Vec<String>,
     /// Holds the caption.
     pub(super) text: String,
-}
-
-/// Where a member's bytes lie in the shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    /// No member starts at 0: a header stands before it.
-    offset: NonZeroU64,
-    len: u64,
-}
-
-impl Span {
-    /// Returns the bytes' offsets in the shard.
-    pub(super) fn range(&self) -> Range<u64> {
-        self.offset.get()..self.offset.get() + self.len
-    }
 }
 
 /// Consecutive members that share a key, as webdataset groups them: 40 bytes and the key, since
@@ -54,44 +37,81 @@ pub(super) struct Index {
     entries: Vec<Entry>,
     /// The keys, end to end.
     keys: String,
+    /// Samples without an image, and without a caption.
+    lacking: [u64; 2],
+    /// Maps of the members that are stored without their holes, by the offset of their bytes.
+    sparse: HashMap<u64, Map>,
+    /// Members of each extension, of the first few.
+    pub(super) extensions: BTreeMap<String, u64>,
+    /// Links in place of an image or a caption, by key: what they are, in words.
+    pub(super) links: HashMap<String, String>,
     /// Where and why the headers end early, when they do: what follows in the shard is lost.
     pub(super) broken: Option<String>,
+    /// Whether the tar has an end marker.
+    pub(super) is_complete: bool,
+    /// Offset of an end marker that more follows.
+    pub(super) more_after: Option<u64>,
+    /// Whether offsets are those of the unpacked shard.
+    pub(super) is_packed: bool,
 }
 
 /// Characters of a tar reader's message that are shown: it may quote the shard's bytes.
 const DETAIL_CHARS: usize = 120;
-/// Unit of a tar.
-const BLOCK: u64 = 512;
+/// Bytes behind the end marker in which more is looked for: archives are padded to less.
+const TAIL: u64 = 1 << 20;
 
 impl Index {
-    /// Reads the headers of `shard`, of `len` bytes.
+    /// Reads the headers of a shard that begins with these bytes.
     ///
     /// # Errors
     /// When the store fails; a damaged tar is not an error but [`Index::broken`].
     pub(super) fn read(
-        shard: &Object,
-        len: u64,
+        content: &Content<'_>,
+        beginning: Bytes,
         wanted: &Wanted,
-        cancel: &CancellationToken,
     ) -> Result<Self, Error> {
-        let mut reader = RangeReader {
-            shard,
-            cancel,
-            len,
-            position: 0,
-            start: 0,
-            buffer: Bytes::new(),
-            failed: None,
-        };
+        let mut reader = Reader::new(content, beginning.clone());
         let mut index = Self::default();
+        let mut groups = Groups::new(wanted, &mut index);
         let mut next = 0;
-        let broken = index.collect(&mut reader, wanted, &mut next).err();
+        let stopped = members::each(&mut reader, &mut next, |member| groups.add(member));
+        groups.end();
+        let stopped = stopped.and_then(|()| Ok(index.read_tail(&mut reader, next)?));
         if let Some(error) = reader.failed {
             return Err(error);
         }
-        let first = if reader.start == 0 { &reader.buffer[..] } else { &[] };
-        index.broken = broken.map(|error| describe_break(&error, next, len, first));
+        match stopped {
+            Ok(()) => {}
+            Err(Stop::Store(error)) => return Err(error),
+            Err(Stop::Broken(error)) => {
+                let described = describe_break(&error, next, content.len(), &beginning);
+                index.broken = Some(described);
+            }
+        }
         Ok(index)
+    }
+
+    /// Looks at what stands behind the last member.
+    fn read_tail(&mut self, reader: &mut Reader<'_>, end: u64) -> io::Result<()> {
+        reader.seek(SeekFrom::Start(end))?;
+        let mut tail = Vec::new();
+        reader.take(TAIL).read_to_end(&mut tail)?;
+        self.is_complete = tail.len() as u64 >= BLOCK;
+        self.more_after = tail.iter().any(|byte| *byte != 0).then_some(end);
+        Ok(())
+    }
+
+    /// Appends a sample.
+    pub(super) fn push(&mut self, key: &[u8], image: Option<Span>, text: Option<Span>) {
+        self.keys.push_str(&String::from_utf8_lossy(key));
+        self.entries.push(Entry { key_end: self.keys.len(), image, text });
+        self.lacking[0] += u64::from(image.is_none());
+        self.lacking[1] += u64::from(text.is_none());
+    }
+
+    /// Remembers the map of a member that is stored without its holes.
+    pub(super) fn push_sparse(&mut self, span: Span, map: Map) {
+        self.sparse.insert(span.offset(), map);
     }
 
     /// Returns the samples whose headers could be read.
@@ -110,57 +130,90 @@ impl Index {
         &self.keys[start..self.entries[place].key_end]
     }
 
-    /// Returns where the image is, if the sample has one.
-    pub(super) fn image(&self, place: usize) -> Option<Span> {
-        self.entries[place].image
+    /// Returns where image and caption of a sample are.
+    ///
+    /// # Errors
+    /// In words, when the sample has but one of them.
+    pub(super) fn members(&self, place: usize, wanted: &Wanted) -> Result<(Span, Span), String> {
+        let Entry { image, text, .. } = self.entries[place];
+        image.zip(text).ok_or_else(|| self.lack(place, wanted))
     }
 
-    /// Returns where the caption is, if the sample has one.
-    pub(super) fn text(&self, place: usize) -> Option<Span> {
-        self.entries[place].text
-    }
-
-    /// Reads headers to the end or to the first bad one, whose offset is then in `next`.
-    fn collect(
-        &mut self,
-        reader: &mut RangeReader<'_>,
-        wanted: &Wanted,
-        next: &mut u64,
-    ) -> io::Result<()> {
-        let len = reader.len;
-        let mut archive = tar::Archive::new(reader);
-        // How far down `wanted.image` the newest sample's image stands.
-        let mut preference = usize::MAX;
-        for entry in archive.entries_with_seek()? {
-            let entry = entry?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let (offset, size) = (entry.raw_file_position(), entry.size());
-            let Some(end) = offset.checked_add(size).filter(|&end| end <= len) else {
-                return Err(io::Error::other(format!("{name} ends beyond the shard")));
-            };
-            *next = end.next_multiple_of(BLOCK);
-            if !entry.header().entry_type().is_file() {
-                continue;
-            }
-            let Some((key, extension)) = split(&name) else { continue };
-            if self.is_empty() || self.key(self.len() - 1) != key {
-                self.keys.push_str(key);
-                self.entries.push(Entry { key_end: self.keys.len(), image: None, text: None });
-                preference = usize::MAX;
-            }
-            let span = NonZeroU64::new(offset).map(|offset| Span { offset, len: size });
-            let newest = self.entries.last_mut().expect("one was pushed if there was none");
-            let extension = extension.to_ascii_lowercase();
-            if extension == wanted.text {
-                newest.text = newest.text.or(span);
-            }
-            let place = wanted.image.iter().position(|wanted| *wanted == extension);
-            if let Some(place) = place.filter(|&place| place < preference) {
-                newest.image = span;
-                preference = place;
-            }
+    /// Returns the bytes of a member whose stored bytes these are.
+    ///
+    /// # Errors
+    /// In words, when they cannot be made of them.
+    pub(super) fn expanded(&self, span: Span, stored: Bytes) -> Result<Bytes, String> {
+        match self.sparse.get(&span.offset()) {
+            None => Ok(stored),
+            Some(Ok(map)) => map.expand(&stored),
+            Some(Err(reason)) => Err(reason.clone()),
         }
-        Ok(())
+    }
+
+    /// Says why a sample has no image or no caption.
+    fn lack(&self, place: usize, wanted: &Wanted) -> String {
+        let (what, number) = match self.entries[place].image {
+            None => ("image", 0),
+            Some(_) => ("caption", 1),
+        };
+        let names = wanted.names()[number].clone();
+        let key = self.key(place);
+        if let Some(link) = self.links.get(key) {
+            return format!("no {what} ({names}): {link}");
+        }
+        if (0..self.len()).any(|other| other != place && self.key(other) == key) {
+            return format!(
+                "no {what} ({names}) beside its other members, and more of this key elsewhere in the shard: the \
+                 members of a sample must stand next to each other, as tar --sort=name writes them"
+            );
+        }
+        let (lacking, all) = (self.lacking[number], self.len());
+        let (found, setting) = (self.found(), wanted.settings()[number]);
+        format!(
+            "no {what} ({names}), as {lacking} of the {all} samples here; found {found}; see {setting}"
+        )
+    }
+
+    /// Says why a shard that is a sound tar has no sample.
+    pub(super) fn nothing(&self, wanted: &Wanted) -> String {
+        let [image, text] = wanted.names();
+        let [image_key, text_key] = wanted.settings();
+        if let Some(link) = self.links.values().next() {
+            return format!(
+                "no member but links is an image ({image}) or a caption ({text}): {link}"
+            );
+        }
+        if self.extensions.is_empty() {
+            return "an empty tar".to_owned();
+        }
+        format!(
+            "no member is an image ({image}) or a caption ({text}); found {}; set {image_key} and {text_key} to the \
+             extensions to read",
+            self.found()
+        )
+    }
+
+    /// Lists the extensions of the members, most frequent first.
+    fn found(&self) -> String {
+        const LISTED: usize = 6;
+        let mut all: Vec<(&String, &u64)> = self.extensions.iter().collect();
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let listed = all.iter().take(LISTED).map(|(name, count)| format!(".{name} ({count})"));
+        listed.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Wanted {
+    /// Returns what sets the extensions of images, and of captions.
+    fn settings(&self) -> [&'static str; 2] {
+        let text = if self.text == "json" { "data.json_text_key" } else { "data.text_key" };
+        ["data.image_key", text]
+    }
+
+    /// Returns the extensions of images, and of captions, as they are written.
+    fn names(&self) -> [String; 2] {
+        [format!(".{}", self.image.join(", .")), format!(".{}", self.text)]
     }
 }
 
@@ -179,75 +232,4 @@ fn describe_break(error: &io::Error, offset: u64, len: u64, first: &[u8]) -> Str
         "breaks off at byte {offset} of {len} ({detail}); what follows is lost: copy or build the \
          shard again"
     )
-}
-
-/// Splits a member's name at the first dot of its base name into key and extension; hidden files
-/// and names without an extension belong to no sample.
-fn split(name: &str) -> Option<(&str, &str)> {
-    let folder_end = name.rfind('/').map_or(0, |slash| slash + 1);
-    let dot = name[folder_end..].find('.').filter(|&dot| dot > 0)?;
-    Some((&name[..folder_end + dot], &name[folder_end + dot + 1..]))
-}
-
-/// A shard as a seekable stream, fetched in pieces.
-struct RangeReader<'a> {
-    shard: &'a Object,
-    cancel: &'a CancellationToken,
-    len: u64,
-    position: u64,
-    /// Offset of `buffer` in the shard.
-    start: u64,
-    buffer: Bytes,
-    /// The store's error, which `io::Error` would flatten.
-    failed: Option<Error>,
-}
-
-impl Read for RangeReader<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.position >= self.len || out.is_empty() {
-            return Ok(0);
-        }
-        let buffered = self.start..self.start + self.buffer.len() as u64;
-        if !buffered.contains(&self.position) {
-            let range = self.position
-                ..self.len.min(self.position + READ_AHEAD[usize::from(self.shard.is_remote())]);
-            let ranges = std::slice::from_ref(&range);
-            let fetched = self.shard.ranges(ranges, self.cancel).map_err(|error| {
-                self.failed = Some(error);
-                io::Error::other("store error")
-            })?;
-            self.start = self.position;
-            self.buffer = fetched.into_iter().next().unwrap_or_default();
-        }
-        let from = (self.position - self.start) as usize;
-        let n = out.len().min(self.buffer.len() - from);
-        out[..n].copy_from_slice(&self.buffer[from..from + n]);
-        self.position += n as u64;
-        Ok(n)
-    }
-}
-
-impl Seek for RangeReader<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(offset) => Some(offset),
-            SeekFrom::End(offset) => self.len.checked_add_signed(offset),
-            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
-        };
-        self.position = target.ok_or_else(|| io::Error::other("seek before the start"))?;
-        Ok(self.position)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_split_at_the_first_dot_of_the_base_name() {
-        assert_eq!(split("a/b.c/000.seg.png"), Some(("a/b.c/000", "seg.png")));
-        assert_eq!(split("x.txt"), Some(("x", "txt")));
-        assert_eq!(split("a/.hidden.png"), None);
-        assert_eq!(split("README"), None);
-    }
 }

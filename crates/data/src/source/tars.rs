@@ -1,8 +1,7 @@
-//! Webdataset shards: tars whose samples are consecutive members that share a key.
+//! Webdataset shards: tars whose samples are consecutive members that share a key, plain or compressed by gzip.
 
-use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use bytes::Bytes;
 use object_store::ObjectMeta;
@@ -10,16 +9,16 @@ use ringmaster_manifest::spec;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
+use super::content::Content;
 use super::counts::Counts;
-use super::index::{Index, Span, Wanted};
+use super::index::{Index, Wanted};
+use super::indexes::Indexes;
+use super::members::Span;
+use super::unpacked::{self, Unpacked};
 use super::{Shards, captions};
 use crate::Error;
 use crate::sample::{Block, Damaged, Flaw, RawSample};
 use crate::store::{Object, Stores};
-
-/// Samples whose places are kept at once, about 50 bytes each: those of the shards that the open windows of a rank lie
-/// in, which may be a thousand.
-const INDEXED_SAMPLES: usize = 16_000_000;
 
 /// Which shards, and which of their members.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,15 +55,12 @@ pub(crate) struct Tars {
     metas: Vec<ObjectMeta>,
     sizes: Vec<u64>,
     damaged: Vec<Damaged>,
+    /// The first shard without samples, and why it has none.
+    empty: Option<(String, String)>,
     indexes: Mutex<Indexes>,
-}
-
-/// The tar indexes used last, the one unused for longest out first.
-#[derive(Debug, Default)]
-struct Indexes {
-    by_shard: HashMap<usize, Arc<Index>>,
-    order: VecDeque<usize>,
-    samples: usize,
+    unpacked: unpacked::Cache,
+    /// Says that compressed shards are slow.
+    told_packed: Once,
 }
 
 impl Tars {
@@ -73,7 +69,7 @@ impl Tars {
     /// where the store allows it.
     ///
     /// # Errors
-    /// A shard that is missing or holds no sample, named; a store that fails.
+    /// A shard that is missing or no tar, named; shards of which none holds a sample; a store that fails.
     pub(crate) fn open(options: Options) -> Result<Self, Error> {
         let lower = |keys: &[String]| keys.iter().map(|key| key.to_ascii_lowercase()).collect();
         let text = match options.json_text_key {
@@ -86,7 +82,10 @@ impl Tars {
             metas: Vec::new(),
             sizes: Vec::new(),
             damaged: Vec::new(),
+            empty: None,
             indexes: Mutex::default(),
+            unpacked: unpacked::Cache::default(),
+            told_packed: Once::new(),
             options,
         };
         let mut stores = Stores::default();
@@ -95,13 +94,16 @@ impl Tars {
             dataset.metas.push(shard.head()?);
             dataset.shards.push(shard);
         }
-        let mut counts = Counts::default();
+        let mut counts = Counts::new(&dataset.wanted);
         for shard in 0..dataset.shards.len() {
             let size = dataset.count(shard, &mut counts)?;
             dataset.sizes.push(size);
         }
         counts.save();
-        Ok(dataset)
+        match dataset.empty.take().filter(|_| dataset.sizes.iter().all(|size| *size == 0)) {
+            Some((url, reason)) => Err(Error::Empty { url, reason }),
+            None => Ok(dataset),
+        }
     }
 
     /// Returns the sample at a place, whose members are these if they could be fetched.
@@ -121,7 +123,11 @@ impl Tars {
         let key = tar.key(place);
         let flaw = |reason| self.flaw(shard, key, reason);
         let (image, text) = members.map_err(flaw)?;
-        let captions = self.captions(&text).map_err(flaw)?;
+        let captions = match &self.options.json_text_key {
+            Some(fields) => captions::of_json(&text, fields),
+            None => captions::of_text(&text),
+        };
+        let captions = captions.map_err(flaw)?;
         let key = format!("{}/{key}", self.shards[shard].file_name());
         Ok(RawSample { key, image, captions })
     }
@@ -130,18 +136,7 @@ impl Tars {
         if place >= tar.len() {
             return Err("not in the shard".to_owned());
         }
-        let image = tar
-            .image(place)
-            .ok_or_else(|| format!("no image (.{})", self.wanted.image.join(", .")))?;
-        let text = tar.text(place).ok_or_else(|| format!("no caption (.{})", self.wanted.text))?;
-        Ok((image, text))
-    }
-
-    fn captions(&self, text: &[u8]) -> Result<Vec<String>, String> {
-        match &self.options.json_text_key {
-            Some(fields) => captions::of_json(text, fields),
-            None => captions::of_text(text),
-        }
+        tar.members(place, &self.wanted)
     }
 
     fn flaw(&self, shard: usize, key: &str, reason: String) -> Flaw {
@@ -155,17 +150,21 @@ impl Tars {
             return Ok(samples);
         }
         let index = self.index(shard, &CancellationToken::new())?;
-        let samples = index.len() as u64;
-        if index.is_empty() {
-            let reason = index.broken.clone().unwrap_or_else(|| "an empty tar".to_owned());
-            return Err(Error::Empty { url: object.url.clone(), reason });
-        }
+        let (samples, url) = (index.len() as u64, object.url.clone());
         match &index.broken {
+            Some(reason) if index.is_empty() => {
+                return Err(Error::Empty { url, reason: reason.clone() });
+            }
             // A count that a repair would change is not worth keeping.
             Some(reason) => {
-                tracing::warn!(url = %object.url, %reason, samples, "damaged shard");
-                let (url, reason) = (object.url.clone(), reason.clone());
-                self.damaged.push(Damaged { url, samples, reason });
+                tracing::warn!(%url, %reason, samples, "damaged shard");
+                self.damaged.push(Damaged { url, samples, reason: reason.clone() });
+            }
+            // Nor is one that goes without a word next time.
+            None if index.is_empty() => {
+                let reason = index.nothing(&self.wanted);
+                tracing::warn!(%url, %reason, "shard without samples");
+                self.empty.get_or_insert((url, reason));
             }
             None => counts.remember(object, meta, samples)?,
         }
@@ -177,19 +176,83 @@ impl Tars {
             return Ok(known);
         }
         // Two readers may build the same index once; that costs less than waiting with the lock.
-        let (object, bytes) = (&self.shards[shard], self.metas[shard].size);
-        let index = Arc::new(Index::read(object, bytes, &self.wanted, cancel)?);
-        if let Some(&declared) = self.sizes.get(shard)
-            && index.len() as u64 > declared
-        {
-            let (url, found) = (&object.url, index.len());
-            tracing::warn!(%url, declared, found, "more samples than declared; the rest is unused");
+        let index = Arc::new(self.build(shard, cancel)?);
+        if self.indexes().keep(shard, &index) {
+            self.tell(shard, &index);
         }
-        self.indexes().keep(shard, &index);
         Ok(index)
     }
 
-    fn indexes(&self) -> std::sync::MutexGuard<'_, Indexes> {
+    fn build(&self, shard: usize, cancel: &CancellationToken) -> Result<Index, Error> {
+        let stored = self.stored(shard, cancel);
+        let beginning = stored.beginning()?;
+        if !unpacked::is_gzip(&beginning) {
+            return Index::read(&stored, beginning, &self.wanted);
+        }
+        let unpacked = self.unpack(shard, cancel)?;
+        let bytes = unpacked.bytes.clone();
+        let mut index = Index::read(&Content::Unpacked(bytes.clone()), bytes, &self.wanted)?;
+        index.is_packed = true;
+        // What stands behind the end of the tar is no part of it.
+        if let Some(damage) = unpacked.damage.as_ref().filter(|_| !index.is_complete) {
+            index.broken =
+                Some(format!("compressed by gzip, and {damage}; copy or build the shard again"));
+        }
+        Ok(index)
+    }
+
+    /// Says what is odd about a shard whose index was built for the first time.
+    fn tell(&self, shard: usize, index: &Index) {
+        let (url, found) = (&self.shards[shard].url, index.len());
+        if let Some(&declared) = self.sizes.get(shard)
+            && found as u64 > declared
+        {
+            tracing::warn!(%url, declared, found, "more samples than declared; the rest is unused");
+        }
+        if let Some(byte) = index.more_after {
+            tracing::warn!(
+                %url, byte, samples = found,
+                "more follows the end marker of the tar, as where two were put together by cat; it is not read: unpack \
+                 both and write one shard, or several"
+            );
+        }
+        if index.is_packed {
+            self.told_packed.call_once(|| {
+                tracing::warn!(
+                    %url,
+                    "shards compressed by gzip are read and unpacked as a whole whenever one of their samples is \
+                     needed and they are not at hand any more; write them uncompressed (gunzip)"
+                );
+            });
+        }
+    }
+
+    fn stored<'a>(&'a self, shard: usize, cancel: &'a CancellationToken) -> Content<'a> {
+        let (shard, len) = (&self.shards[shard], self.metas[shard].size);
+        Content::Stored { shard, len, cancel }
+    }
+
+    fn unpack(&self, shard: usize, cancel: &CancellationToken) -> Result<Arc<Unpacked>, Error> {
+        self.unpacked.get(shard, || {
+            let stored = self.stored(shard, cancel);
+            stored.range(0..stored.len())
+        })
+    }
+
+    /// Returns what the index of a shard tells the places in.
+    fn content<'a>(
+        &'a self,
+        shard: usize,
+        index: &Index,
+        cancel: &'a CancellationToken,
+    ) -> Result<Content<'a>, Error> {
+        if index.is_packed {
+            return Ok(Content::Unpacked(self.unpack(shard, cancel)?.bytes.clone()));
+        }
+        Ok(self.stored(shard, cancel))
+    }
+
+    fn indexes(&self) -> MutexGuard<'_, Indexes> {
         self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -197,6 +260,16 @@ impl Tars {
 impl Shards for Tars {
     fn sizes(&self) -> &[u64] {
         &self.sizes
+    }
+
+    /// What is compressed as a whole is read as a whole, if the names say so: what is found when shards are counted is
+    /// not known when counts are.
+    fn block_samples(&self, asked: u32) -> u32 {
+        if !self.shards.iter().any(|shard| unpacked::is_gzip_name(&shard.file_name())) {
+            return asked;
+        }
+        let longest = self.sizes.iter().max().copied().unwrap_or_default();
+        asked.max(u32::try_from(longest).unwrap_or(u32::MAX))
     }
 
     fn damaged(&self) -> &[Damaged] {
@@ -231,40 +304,19 @@ impl Shards for Tars {
             .flatten()
             .flat_map(|(image, text)| [image.range(), text.range()])
             .collect();
-        let mut parts = self.shards[shard].ranges(&ranges, cancel)?.into_iter();
-        let mut next = || parts.next().unwrap_or_default();
+        let content = self.content(shard, &index, cancel)?;
+        let mut parts = content.ranges(&ranges)?.into_iter();
+        let mut next = |span| index.expanded(span, parts.next().unwrap_or_default());
         let samples = places.clone().zip(spans).map(|(place, spans)| {
-            let members = spans.map(|_| (next(), next()));
+            let members = spans.and_then(|(image, text)| {
+                // Both are taken, whatever the first is.
+                let (image, text) = (next(image), next(text));
+                Ok((image?, text?))
+            });
             self.sample(shard, &index, place as usize, members)
         });
         let samples = samples.collect();
         let bytes = ranges.iter().map(|range| range.end - range.start).sum();
         Ok(Block { first: places.start, samples, bytes })
-    }
-}
-
-impl Indexes {
-    fn get(&mut self, shard: usize) -> Option<Arc<Index>> {
-        let known = Arc::clone(self.by_shard.get(&shard)?);
-        // A shard is asked for once a block, so that a walk through a thousand of them costs nothing.
-        if let Some(place) = self.order.iter().position(|other| *other == shard) {
-            self.order.remove(place);
-            self.order.push_back(shard);
-        }
-        Some(known)
-    }
-
-    fn keep(&mut self, shard: usize, index: &Arc<Index>) {
-        if self.by_shard.insert(shard, Arc::clone(index)).is_some() {
-            return;
-        }
-        self.order.push_back(shard);
-        self.samples += index.len();
-        while self.samples > INDEXED_SAMPLES
-            && self.order.len() > 1
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.samples -= self.by_shard.remove(&oldest).map_or(0, |index| index.len());
-        }
     }
 }

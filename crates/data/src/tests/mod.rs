@@ -3,6 +3,7 @@
 
 mod folders;
 mod loader;
+mod odd_tars;
 mod parquet;
 mod rows;
 mod shards;
