@@ -1,8 +1,9 @@
 //! How many samples each shard holds, without reading it where somebody has counted before.
 //!
-//! Three sources per folder, best first: `sizes.json`, which the data set's maker declares; our
-//! own cache beside the shards, valid as long as a shard's length and time of change are those
-//! counted, and what is counted is the same; the shard's headers.
+//! Four sources per folder, best first: `sizes.json`, which the data set's maker declares; `shardindex.json`, as
+//! `widsindex create` of webdataset writes it, for shards of the length that it says; our own cache beside the shards,
+//! valid as long as a shard's length and time of change are those counted, and what is counted is the same; the shard's
+//! headers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,6 +16,8 @@ use crate::store::Object;
 
 /// Sample counts as webdataset and OpenCLIP write them: `{"00000.tar": 1000, …}`.
 const DECLARED: &str = "sizes.json";
+/// Shards with sample counts and lengths: `{"shardlist": [{"url": …, "nsamples": 1000, "filesize": …}, …]}`.
+const INDEXED: &str = "shardindex.json";
 /// Our own cache; another name, so that it is never taken for a declaration.
 const COUNTED: &str = "ringmaster-sizes.json";
 /// What makes a sample; raised when that changes. 0: any members that share a key. 1: those of which one is an image or
@@ -32,9 +35,24 @@ pub(super) struct Counts {
 #[derive(Debug)]
 struct Folder {
     declared: HashMap<String, u64>,
+    indexed: HashMap<String, Listed>,
     counted: BTreeMap<String, Counted>,
     cache: Object,
     changed: bool,
+}
+
+/// What is read of webdataset's index.
+#[derive(Debug, Default, Deserialize)]
+struct ShardIndex {
+    shardlist: Vec<Listed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    /// Of which only the last part counts: shards move together with their index.
+    url: String,
+    nsamples: u64,
+    filesize: Option<u64>,
 }
 
 /// A count and what it is valid for.
@@ -70,6 +88,10 @@ impl Counts {
         let name = shard.file_name();
         if let Some(&samples) = folder.declared.get(&name) {
             return Ok(Some(samples));
+        }
+        let is_it = |listed: &&Listed| listed.filesize.is_none_or(|len| len == meta.size);
+        if let Some(listed) = folder.indexed.get(&name).filter(is_it) {
+            return Ok(Some(listed.nsamples));
         }
         let Some(known) = folder.counted.get(&name).cloned() else { return Ok(None) };
         let is_valid = known == self.counted(known.samples, meta);
@@ -113,21 +135,29 @@ impl Counts {
         let cache = shard.sibling(COUNTED);
         let key = cache.url.clone();
         if !self.folders.contains_key(&key) {
-            let declared = read_map(&shard.sibling(DECLARED))?;
-            let counted = read_map(&cache)?;
-            let folder = Folder { declared, counted, cache, changed: false };
+            let declared = read_json(&shard.sibling(DECLARED))?;
+            let indexed = read_json::<ShardIndex>(&shard.sibling(INDEXED))?.by_name();
+            let counted = read_json(&cache)?;
+            let folder = Folder { declared, indexed, counted, cache, changed: false };
             self.folders.insert(key.clone(), folder);
         }
         Ok(self.folders.get_mut(&key).expect("inserted above"))
     }
 }
 
-/// Reads a JSON map; none, or one of another form, is empty.
-fn read_map<M: Default + serde::de::DeserializeOwned>(object: &Object) -> Result<M, Error> {
-    let Some(bytes) = object.read()? else { return Ok(M::default()) };
+impl ShardIndex {
+    fn by_name(self) -> HashMap<String, Listed> {
+        let name = |shard: &Listed| shard.url.rsplit('/').next().unwrap_or_default().to_owned();
+        self.shardlist.into_iter().map(|shard| (name(&shard), shard)).collect()
+    }
+}
+
+/// Reads counts; none, or of another form, are empty.
+fn read_json<T: Default + serde::de::DeserializeOwned>(object: &Object) -> Result<T, Error> {
+    let Some(bytes) = object.read()? else { return Ok(T::default()) };
     Ok(serde_json::from_slice(&bytes).unwrap_or_else(|error| {
         let url = &object.url;
-        tracing::warn!(%url, %error, "not a map from shard to count, counting instead");
-        M::default()
+        tracing::warn!(%url, %error, "holds no sample counts, counting instead");
+        T::default()
     }))
 }

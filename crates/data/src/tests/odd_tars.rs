@@ -307,6 +307,52 @@ fn counts_of_another_rule_or_of_other_keys_are_counted_again() {
     assert_eq!(shard.open_with(|data| data.image_key.push("webp".into())).len(), 2);
 }
 
+/// Its samples would be bytes of the new shard at the places of the old one: corrupt, and counted as such.
+#[test]
+fn samples_of_a_replaced_shard_are_an_error_of_the_store_and_not_corrupt() {
+    let two = |caption: &str| {
+        archive(&[sample("a"), member("b.png", "image b"), member("b.txt", caption)])
+    };
+    let shard = shard_named("0.tar", &two("one"));
+    let server = ringmaster_tests::web::WebServer::start(shard.folder.path());
+    let sources = [shard.open(), open(vec![server.url("0.tar")]).unwrap()];
+    for source in &sources {
+        assert_eq!(image(source, 0), b"image a");
+    }
+    std::fs::write(&shard.url, [two("other"), vec![0; 512]].concat()).unwrap();
+    for source in &sources {
+        for index in 0..2 {
+            let error = read(source, index).unwrap_err();
+            let is_told = matches!(&error, SampleError::Store(Error::Replaced { url }) if url.ends_with("0.tar"));
+            assert!(is_told, "{error:?}");
+        }
+    }
+}
+
+/// As `widsindex create` writes it, which counts a README.md, too.
+#[test]
+fn counts_of_webdatasets_index_are_taken_for_shards_of_that_length_and_after_sizes_json() {
+    let shard = shard_of(&[sample("a"), sample("b")]);
+    let index = |samples: u64, len: u64| {
+        let shards = serde_json::json!([
+            {"url": "https://host/data/9.tar", "nsamples": 9, "filesize": len, "md5sum": "x"},
+            {"url": "https://host/data/0.tar", "nsamples": samples, "filesize": len},
+        ]);
+        let index = serde_json::json!({"wids_version": 1, "shardlist": shards});
+        std::fs::write(shard.folder.path().join("shardindex.json"), index.to_string()).unwrap();
+    };
+    let len = std::fs::metadata(&shard.url).unwrap().len();
+    index(3, len);
+    assert_eq!(shard.open().len(), 3);
+    let error = read(&shard.open(), 2).unwrap_err().to_string();
+    assert!(error.contains("holds 2 samples, fewer than declared"), "{error}");
+    index(3, len + 1);
+    assert_eq!(shard.open().len(), 2);
+    index(3, len);
+    shard.declare(1);
+    assert_eq!(shard.open().len(), 1);
+}
+
 #[test]
 fn what_follows_the_end_marker_is_told_and_not_read() {
     let (first, second) = (archive(&[sample("a")]), archive(&[sample("b")]));
@@ -402,6 +448,28 @@ fn a_compressed_shard_is_one_block_if_its_name_says_so() {
 }
 
 #[test]
+fn compressed_shards_give_the_batches_that_plain_ones_give_and_each_is_one_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = write_shards(folder.path(), 6, 20, keep);
+    let compress = |url: &String| {
+        std::fs::write(format!("{url}.gz"), gzip(&std::fs::read(url).unwrap())).unwrap();
+        format!("{url}.gz")
+    };
+    let packed: Vec<String> = plain.iter().map(compress).collect();
+    let load = |urls: Vec<String>, block_samples| {
+        let mut data = data(vec![spec::Source::train(urls)]);
+        data.block_samples = block_samples;
+        let dataset = Arc::new(Dataset::open(&data, 16).unwrap());
+        let mut loader = Loader::start(loader_options(&dataset, 16)).unwrap();
+        let batches: Vec<Batch> = (0..4).map(|_| loader.next().unwrap()).collect();
+        (batches, loader.fetched().unwrap().blocks)
+    };
+    let (plain, packed) = (load(plain, 20), load(packed, 4));
+    assert!(plain.0 == packed.0);
+    assert!(packed.1 <= 6, "{} blocks of 6 shards", packed.1);
+}
+
+#[test]
 fn a_compressed_shard_that_is_cut_keeps_what_came_before() {
     let noise =
         |key: usize| (0..4000).map(|i| (i * i * 31 + i * key * 7) as u8).collect::<Vec<u8>>();
@@ -459,7 +527,45 @@ fn long_names_pax_names_and_names_in_latin_1_are_keys() {
     assert_eq!(image(&source, 4), b"3");
 }
 
+/// OpenCLIP's rule, told another way: a member ends a sample if its key is another or its extension is there.
+fn grouped(names: &[(u8, usize)]) -> Vec<(u8, Vec<usize>)> {
+    let mut groups: Vec<(u8, Vec<usize>)> = Vec::new();
+    for &(key, extension) in names {
+        match groups.last_mut() {
+            Some((last, members)) if *last == key && !members.contains(&extension) => {
+                members.push(extension);
+            }
+            _ => groups.push((key, vec![extension])),
+        }
+    }
+    groups.retain(|(_, members)| members.iter().any(|extension| *extension < 2));
+    groups
+}
+
 proptest::proptest! {
+    #[test]
+    fn members_in_any_order_are_grouped_as_openclip_groups_them(
+        names in proptest::collection::vec((b'a'..=b'c', 0_usize..4), 1..20),
+    ) {
+        let member = |&(key, extension): &(u8, usize)| {
+            let extension = ["png", "txt", "json", "seg.png"][extension];
+            member(&format!("{}.{extension}", char::from(key)), "x")
+        };
+        let expected = grouped(&names);
+        let shard = shard_of(&names.iter().map(member).collect::<Vec<_>>());
+        let opened = open(vec![shard.url.clone()]);
+        proptest::prop_assert_eq!(opened.is_ok(), !expected.is_empty());
+        for (index, (key, members)) in opened.iter().flat_map(|_| expected.iter().enumerate()) {
+            let source = opened.as_ref().unwrap();
+            proptest::prop_assert_eq!(source.len(), expected.len() as u64);
+            let read = read(source, index as u64);
+            proptest::prop_assert_eq!(read.is_ok(), members.contains(&0) && members.contains(&1));
+            if let Ok(sample) = read {
+                proptest::prop_assert_eq!(sample.key, format!("0.tar/{}", char::from(*key)));
+            }
+        }
+    }
+
     #[test]
     fn no_byte_of_a_tar_that_is_changed_is_a_panic(
         at in 0_usize..4096,
