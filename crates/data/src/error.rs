@@ -52,7 +52,8 @@ pub enum Error {
     Parquet { url: String, reason: String },
     /// A source whose shards are all declared to hold nothing.
     #[error(
-        "source {source_name} has no samples, as sizes.json or shardindex.json beside its shards says; correct or remove that file"
+        "source {source_name} has no samples, as sizes.json or shardindex.json beside its shards says; correct or \
+         remove that file"
     )]
     NoSamples { source_name: String },
     /// Sources that have no order.
