@@ -488,6 +488,16 @@ fn a_compressed_shard_that_is_cut_keeps_what_came_before() {
         "{reason}"
     );
     assert_eq!(image(&source, 0), noise(0));
+    // What stands behind the whole tar is no damage; a tar without its end is.
+    for (unpacked, behind, damaged) in [
+        (archive(&[sample("a")]), &b"noise"[..], 0),
+        (archive(&[sample("a")]), &[0; 512], 0),
+        (sample("a"), b"noise", 1),
+    ] {
+        let shard = shard_named("0.tar.gz", &[gzip(&unpacked), behind.to_vec()].concat());
+        let source = shard.open();
+        assert_eq!((source.len(), source.damaged().len()), (1, damaged));
+    }
     let error = shard_named("0.tar.gz", &gzip(b"no tar")).refused();
     assert!(error.contains("0.tar.gz holds no sample: not a tar archive"), "{error}");
 }
