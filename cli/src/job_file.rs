@@ -127,7 +127,7 @@ impl JobFile {
             if local_path(url).is_some() || !asked.insert(origin(url)) {
                 continue;
             }
-            store::open(url).map_err(|store::Unusable { url, reason }| Error::Store {
+            store::open(url).map_err(|store::Unusable { url, reason, .. }| Error::Store {
                 field,
                 url,
                 reason,

@@ -12,11 +12,6 @@ pub enum Error {
     /// Settings of the environment with which a store cannot be opened.
     #[error("{url}: the settings of its store cannot be used: {reason}")]
     Settings { url: String, reason: String },
-    /// A file that is another one than when the data set was opened.
-    #[error(
-        "{url} has changed since it was opened; leave data alone while a job reads it, and start the job again"
-    )]
-    Changed { url: String },
     /// A table without a column.
     #[error("{url} has no column {column:?}, only {columns}; {remedy}")]
     Column { url: String, column: String, columns: String, remedy: String },

@@ -13,9 +13,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::path::Path;
 use futures::TryStreamExt as _;
-use object_store::{GetOptions, ObjectMeta, ObjectStore as _, ObjectStoreExt as _};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt as _};
 use ringmaster_store::{self as store, Scheme, Store};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -129,37 +129,16 @@ impl Object {
         Ok(ranges.iter().map(|range| ranges::cut(range, &merged, &parts)).collect())
     }
 
-    /// Returns some bytes of the object, as long as it is the one that `meta` describes.
+    /// Returns some bytes of the object, as long as it is the one that was asked about first.
     ///
     /// # Errors
-    /// [`Error::Changed`], [`Error::Missing`] or [`Error::Store`].
-    pub fn part(
-        &self,
-        range: Range<u64>,
-        meta: &ObjectMeta,
-        cancel: &CancellationToken,
-    ) -> Result<Bytes, Error> {
+    /// As [`Object::ranges`].
+    pub fn part(&self, range: Range<u64>, cancel: &CancellationToken) -> Result<Bytes, Error> {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        // A weak tag never matches. Where there is none, size and time are compared.
-        let if_match = meta.e_tag.clone().filter(|tag| !tag.starts_with("W/"));
-        let how = GetOptions { range: Some(range.into()), if_match, ..GetOptions::default() };
-        let request = || async {
-            let found = self.store.objects().get_opts(&self.path, how.clone()).await?;
-            if !is_same(meta, &found.meta) {
-                return Ok(None);
-            }
-            found.bytes().await.map(Some)
-        };
-        let changed = || Error::Changed { url: self.url.clone() };
-        match self.ask(cancel, request) {
-            Ok(bytes) => bytes.ok_or_else(changed),
-            Err(Error::Store { source, .. }) if source.kind == store::Kind::Changed => {
-                Err(changed())
-            }
-            Err(error) => Err(error),
-        }
+        let parts = self.ranges(std::slice::from_ref(&range), cancel)?;
+        Ok(parts.into_iter().next().unwrap_or_default())
     }
 
     /// Returns the whole object, or the reason why it cannot be had, where that lies in the object and not in its
@@ -306,15 +285,6 @@ impl Object {
             None => futures::executor::block_on(request),
         }
     }
-}
-
-/// Whether an object is the one that was found before.
-fn is_same(before: &ObjectMeta, now: &ObjectMeta) -> bool {
-    let same_version = match (&before.e_tag, &now.e_tag) {
-        (Some(before), Some(now)) => before == now,
-        _ => before.last_modified == now.last_modified,
-    };
-    same_version && before.size == now.size
 }
 
 /// Whether a failure lies in the object that was asked for: other objects of the store may be read all the same.

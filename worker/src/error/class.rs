@@ -205,7 +205,6 @@ fn data(open: &'static str, error: &data::Error) -> Fault {
     match error {
         E::Url { .. } => job(open, "data: URL"),
         E::Settings { .. } => job(open, "data: settings"),
-        E::Changed { .. } => job(READ, "data: changed"),
         E::Column { .. } => job(open, "data: column"),
         E::Unreadable { .. } | E::NoParquet { .. } | E::Parquet { .. } => job(open, "data: form"),
         E::Unpack { source, .. } => node(open, of_io("unpack", source)),

@@ -185,12 +185,7 @@ fn of_inputs() -> Vec<(Error, Class, &'static str, &'static str)> {
             "read data",
             "data: too many corrupt",
         ),
-        (
-            data::Error::Replaced { url: text("/a.tar") }.into(),
-            Job,
-            "read data",
-            "data: replaced",
-        ),
+        (data::Error::Replaced { url: text("/a.tar") }.into(), Job, "read data", "data: replaced"),
         (weights(cache.into()), Retry, "load weights", "cache: StorageFull"),
         (weights(misfit.into()), Job, "build model", "model: configuration"),
     ]

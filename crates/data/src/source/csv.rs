@@ -226,7 +226,7 @@ impl Marked {
         let rows = self.table.parse(&part, line).skip(skipped).take(count);
         let pairs: Vec<_> = rows.map(|(line, fields)| (line, self.pair(&fields))).collect();
         if pairs.len() < count {
-            return Err(Error::Changed { url: self.table.text.url().to_owned() });
+            return Err(Error::Replaced { url: self.table.text.url().to_owned() });
         }
         Ok(pairs)
     }

@@ -2,8 +2,7 @@
 //!
 //! What a form has to do is [`Shards`]: to say how many samples each shard holds, and to fetch neighbouring ones.
 //! Forms:
-//! - [`tars`] (webdataset), with `content` (a shard's bytes), `unpacked` (of compressed ones), `members` and `sparse`
-//!   (what tars hold), `groups` and `index` (what is where), `indexes` (of many shards), `counts` (samples per shard);
+//! - [`tars`] (webdataset);
 //! - [`csv`] (tables of images and captions), with `table` (rows) and `text` (its file);
 //! - [`folder`] (images and captions as files), with `listing` (which files make a sample) and `metadata` (captions in
 //!   one file for all);
@@ -14,26 +13,18 @@
 //! `sequential` reads a source from its first sample to its last.
 
 mod captions;
-mod content;
-mod counts;
 pub(crate) mod csv;
 pub(crate) mod folder;
-mod groups;
-mod index;
-mod indexes;
 mod json;
 mod listing;
-mod members;
 mod metadata;
 mod objects;
 pub(crate) mod parquet;
 mod sequential;
-mod sparse;
 pub(crate) mod synthetic;
 mod table;
 mod tars;
 mod text;
-mod unpacked;
 
 use std::fmt::Debug;
 use std::ops::Range;

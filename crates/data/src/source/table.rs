@@ -112,7 +112,7 @@ impl Table {
     /// Tells `each` of every row, in order; returns how many there are.
     ///
     /// # Errors
-    /// A quote that is never closed, [`Error::Changed`], a store that fails.
+    /// A quote that is never closed, [`Error::Replaced`], a store that fails.
     pub(super) fn scan(&self, mut each: impl FnMut(&Row<'_>)) -> Result<u64, Error> {
         let mut rows = self.rows();
         let mut last = rows.next()?.unwrap_or((0, 1));

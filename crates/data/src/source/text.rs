@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt as _;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use object_store::ObjectMeta;
 use tokio_util::sync::CancellationToken;
 
 use crate::Error;
@@ -22,7 +21,6 @@ const GZIP: &[u8] = b"\x1f\x8b";
 #[derive(Debug)]
 pub(super) struct Text {
     object: Object,
-    meta: ObjectMeta,
     /// What the file holds, uncompressed, in a file for temporary use that nobody else sees.
     unpacked: Option<File>,
     len: u64,
@@ -52,7 +50,7 @@ impl Text {
 
     fn plain(object: Object) -> Result<Self, Error> {
         let meta = object.head()?;
-        Ok(Self { object, len: meta.size, meta, unpacked: None })
+        Ok(Self { object, len: meta.size, unpacked: None })
     }
 
     fn is_compressed(&self) -> Result<bool, Error> {
@@ -78,13 +76,13 @@ impl Text {
     /// Returns a part of the text.
     ///
     /// # Errors
-    /// [`Error::Changed`]; a store that fails.
+    /// [`Error::Replaced`]; a store that fails.
     pub(super) fn part(
         &self,
         range: Range<u64>,
         cancel: &CancellationToken,
     ) -> Result<Bytes, Error> {
-        let Some(file) = &self.unpacked else { return self.object.part(range, &self.meta, cancel) };
+        let Some(file) = &self.unpacked else { return self.object.part(range, cancel) };
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let failed = |source| Error::Unpack { url: self.url().to_owned(), source };
         file.read_exact_at(&mut bytes, range.start).map_err(failed)?;

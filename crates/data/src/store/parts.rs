@@ -24,7 +24,7 @@ impl Object {
         cancel: &CancellationToken,
     ) -> Result<Vec<Bytes>, Error> {
         let part = |range: Range<u64>| async move {
-            let request = || self.part(range.clone());
+            let request = || self.one_part(range.clone());
             let part = self.store.insist(self.patience, cancel, request).await;
             part.map_err(|error| self.failed_at(&range, error))
         };
@@ -35,7 +35,7 @@ impl Object {
             .await
     }
 
-    async fn part(&self, range: Range<u64>) -> object_store::Result<Bytes> {
+    async fn one_part(&self, range: Range<u64>) -> object_store::Result<Bytes> {
         let how = GetOptions {
             range: Some(range.clone().into()),
             if_match: self.first.get().and_then(version::condition),
@@ -73,7 +73,7 @@ impl Object {
                 }
                 GetResultPayload::Stream(_) => {
                     futures::stream::iter(ranges.iter().cloned())
-                        .then(|range| self.part(range))
+                        .then(|range| self.one_part(range))
                         .try_collect()
                         .await
                 }

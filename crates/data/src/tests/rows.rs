@@ -177,7 +177,7 @@ fn a_table_that_changes_after_it_was_opened_is_an_error_that_names_it() {
     for index in 0..3 {
         let error = read(&source, index).unwrap_err();
         let changed =
-            matches!(&error, SampleError::Store(Error::Changed { url }) if url.ends_with("t.tsv"));
+            matches!(&error, SampleError::Store(Error::Replaced { url }) if url.ends_with("t.tsv"));
         assert!(changed, "{error:?}");
     }
 }

@@ -201,5 +201,5 @@ fn a_store_that_refuses_is_an_error_and_no_flaw() {
     let source = opened(urls, 4).unwrap();
     store.refuses.store(true, std::sync::atomic::Ordering::SeqCst);
     let error = source.fetch(0, 0, &Default::default()).unwrap_err();
-    assert!(matches!(&error, Error::Store { url, .. } if url.ends_with("0.parquet")), "{error}");
+    assert!(matches!(&error, Error::Read { url, .. } if url.ends_with("0.parquet")), "{error}");
 }

@@ -1,4 +1,17 @@
 //! Webdataset shards: tars whose samples are consecutive members that share a key, plain or compressed by gzip.
+//!
+//! Modules in reading order: [`content`] (a shard's bytes), [`unpacked`] (of compressed ones), [`members`] and [`sparse`]
+//! (what tars hold), [`groups`] and [`index`] (what is where), [`indexes`] (of many shards), [`counts`] (samples per
+//! shard).
+
+mod content;
+mod counts;
+mod groups;
+mod index;
+mod indexes;
+mod members;
+mod sparse;
+mod unpacked;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
@@ -9,12 +22,12 @@ use ringmaster_manifest::spec;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::content::Content;
-use super::counts::Counts;
-use super::index::{Index, Wanted};
-use super::indexes::Indexes;
-use super::members::Span;
-use super::unpacked::{self, Unpacked};
+use self::content::Content;
+use self::counts::Counts;
+use self::index::{Index, Wanted};
+use self::indexes::Indexes;
+use self::members::Span;
+use self::unpacked::Unpacked;
 use super::{Shards, captions};
 use crate::Error;
 use crate::sample::{Block, Damaged, Flaw, RawSample};
