@@ -440,7 +440,8 @@ pub(crate) struct Validate {
     /// Manifests to check
     #[arg(value_name = "FILE", required = true)]
     pub(crate) manifests: Vec<PathBuf>,
-    /// Refuse a manifest whose local data files are missing, instead of warning
+    /// Open the training data as ranks do: refuse a manifest whose data is missing or takes more memory than it
+    /// allows, and say how much there is
     #[arg(long)]
     pub(crate) data: bool,
 }

@@ -44,6 +44,13 @@ pub(crate) enum Error {
     /// A flag's value does not fit the job.
     #[error("{flag} {value} does not fit: {constraint}; {remedy}")]
     Flag { flag: &'static str, value: String, constraint: String, remedy: String },
+    /// Blocks of the data order do not fit the memory that the manifest gives them.
+    #[error(
+        "spec.data.memory is {memory}, and the samples out of which a batch is drawn take {needed} of blocks on each of \
+         {ranks} ranks: they would be read one by one, with many more requests; raise it, lower data.pool_samples \
+         (another order), or use more ranks"
+    )]
+    Memory { memory: String, needed: String, ranks: u64 },
     /// Files that the manifest names are not there.
     #[error("{}", missing_data(.missing))]
     MissingData { missing: Vec<MissingFile> },
@@ -214,6 +221,7 @@ impl Error {
             | Self::UnknownModel { .. }
             | Self::Flag { .. }
             | Self::MissingData { .. }
+            | Self::Memory { .. }
             | Self::Store { .. }
             | Self::Resume { .. }
             | Self::ResumeConflict { .. }

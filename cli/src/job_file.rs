@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 use ringmaster_manifest::ModelCatalogue;
-use ringmaster_manifest::spec::TrainJob;
+use ringmaster_manifest::spec::{DatasetType, Source, TrainJob};
 use ringmaster_proto::v1::SubmitRequest;
 use ringmaster_store as store;
 
@@ -102,11 +102,13 @@ impl JobFile {
     pub(crate) fn check_data(&self) -> Result<(), Error> {
         let mut missing = Vec::new();
         for (number, source) in self.job.data.sources.iter().enumerate() {
-            missing.extend(missing_files(&self.job.data.field(number), &source.data));
+            let form = source.form(self.job.data.dataset_type);
+            missing.extend(missing_files(&self.job.data.field(number), &source.data, form));
         }
         for (index, set) in self.job.eval.zero_shot.iter().enumerate() {
             let field = format!("spec.eval.zero_shot[{index}].data");
-            missing.extend(missing_files(&field, &set.data));
+            let form = Source::train(set.data.clone()).form(DatasetType::Auto);
+            missing.extend(missing_files(&field, &set.data, form));
         }
         if missing.is_empty() { Ok(()) } else { Err(Error::MissingData { missing }) }
     }
@@ -215,11 +217,18 @@ fn percent_decoded(path: &str, is_url: bool) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn missing_files(field: &str, urls: &[String]) -> Vec<MissingFile> {
+fn missing_files(field: &str, urls: &[String], form: DatasetType) -> Vec<MissingFile> {
     urls.iter()
+        .filter(|_| form != DatasetType::Synthetic)
         .filter_map(|url| local_path(url))
         .filter_map(|path| {
-            let found = not_a_file(&path)?;
+            let found = match form {
+                DatasetType::Folder if path.is_dir() => return None,
+                DatasetType::Folder => {
+                    not_a_file(&path).unwrap_or_else(|| "is no folder".to_owned())
+                }
+                _ => not_a_file(&path)?,
+            };
             Some(MissingFile { field: field.to_owned(), path, found })
         })
         .collect()
@@ -263,7 +272,7 @@ mod tests {
             "s3://bucket/train.tar".to_owned(),
             gone.display().to_string(),
         ];
-        let missing = missing_files("spec.data.train", &urls);
+        let missing = missing_files("spec.data.train", &urls, DatasetType::Webdataset);
         let found = "does not exist".to_owned();
         let field = "spec.data.train".to_owned();
         assert_eq!(missing, [MissingFile { field, path: gone, found }]);
@@ -275,11 +284,24 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let link = folder.path().join("link.tar");
         std::os::unix::fs::symlink("/data/gone.tar", &link).unwrap();
-        let found =
-            |path: &Path| missing_files("f", &[path.display().to_string()])[0].found.clone();
+        let found = |path: &Path| {
+            missing_files("f", &[path.display().to_string()], DatasetType::Csv)[0].found.clone()
+        };
         assert_eq!(found(folder.path()), "is a folder");
         assert_eq!(found(&link), "is a link to /data/gone.tar, which does not exist");
         assert_eq!(found(Path::new("/dev/null")), "is no regular file");
+    }
+
+    #[test]
+    fn a_folder_of_images_is_a_folder_and_no_data_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, file) = (folder.path().display().to_string(), folder.path().join("a"));
+        std::fs::write(&file, b"").unwrap();
+        let missing = |url: String, form| missing_files("f", &[url], form);
+        assert_eq!(missing(format!("{path}/"), DatasetType::Folder), []);
+        assert_eq!(missing("synthetic:1000".to_owned(), DatasetType::Synthetic), []);
+        let wrong = missing(file.display().to_string(), DatasetType::Folder);
+        assert_eq!(wrong[0].found, "is no folder");
     }
 
     const MANIFEST: &str = "apiVersion: ringmaster/v1\nkind: TrainJob\nmetadata: {name: tiny}\nspec:\n  \

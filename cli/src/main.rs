@@ -28,10 +28,11 @@ mod resume;
 mod summary;
 mod text;
 mod train;
+mod validate;
 mod values;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ async fn dispatch(command: &Command) -> Result<(), Error> {
         Command::Checkpoints(args) => Box::pin(checkpoints::run(&args.command)).await,
         Command::Dataset(args) => Box::pin(dataset::run(&args.command)).await,
         Command::Models(args) => models::models(args),
-        Command::Validate(args) => validate(&args.manifests, args.data),
+        Command::Validate(args) => validate::run(&args.manifests, args.data),
         Command::Schema => schema(),
     }
 }
@@ -198,34 +199,6 @@ async fn nodes(args: &args::Nodes) -> Result<(), Error> {
 
 fn ended_word(state: &str) -> String {
     if state == "cancelled" { "been cancelled".to_owned() } else { state.to_owned() }
-}
-
-/// Checks every manifest, and says what is wrong with each.
-fn validate(manifests: &[PathBuf], data: bool) -> Result<(), Error> {
-    let mut first_error = None;
-    for path in manifests {
-        let checked = job_file::JobFile::read(path).and_then(|file| {
-            if data {
-                file.check_data()?;
-            }
-            Ok(file)
-        });
-        match checked {
-            Ok(file) => {
-                output::print(&format!("{}: ok: {}", path.display(), file.headline()))?;
-                file.advise();
-                if let Err(missing) = file.check_data() {
-                    output::error_line(&format!("warning: {}: {missing}", path.display()));
-                }
-            }
-            Err(error) => {
-                if let Some(earlier) = first_error.replace(error) {
-                    output::error_chain(&earlier);
-                }
-            }
-        }
-    }
-    first_error.map_or(Ok(()), Err)
 }
 
 fn schema() -> Result<(), Error> {

@@ -178,6 +178,25 @@ fn validate_warns_of_missing_files_and_refuses_them_where_asked() {
     let manifest = job.write_manifest().display().to_string();
     let whole = ringmaster(&["validate", &manifest], job.folder());
     assert!(whole.status.success() && whole.stderr.is_empty(), "{}", job.transcript(&whole));
+    let opened = ringmaster(&["validate", "--data", &manifest], job.folder());
+    let said = job.transcript(&opened);
+    assert!(opened.status.success(), "{said}");
+    assert!(
+        said.contains(" samples in 12 shards, ") && said.contains(" of blocks in memory"),
+        "{said}"
+    );
+    let mut small = Job::new();
+    small.data_more = ", memory: 1".to_owned();
+    let refused = ringmaster(
+        &["validate", "--data", &small.write_manifest().display().to_string()],
+        small.folder(),
+    );
+    let said = small.transcript(&refused);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("spec.data.memory is 1 B") && said.contains("lower data.pool_samples"),
+        "{said}"
+    );
     std::fs::remove_file(job.folder().join("train/007.tar")).unwrap();
     let warned = ringmaster(&["validate", &manifest], job.folder());
     let said = job.transcript(&warned);

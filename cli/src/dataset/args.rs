@@ -7,8 +7,9 @@ use ringmaster_dataset::{Words, stats, write};
 
 use crate::values;
 
-const PLACES: &str = "SHARDS are paths, or URLs of s3://, gs://, az:// or https:// (credentials come from the \
-environment), with {000..127} and {a,b} as in a manifest's data.train. Quote them, or the shell expands the braces.";
+const PLACES: &str = "SHARDS are tars, CSV or Parquet files, or folders of images (with a slash at the end): paths, or \
+URLs of s3://, gs://, az:// or https:// (credentials come from the environment), with {000..127} and {a,b} as in a \
+manifest's data.train. Quote them, or the shell expands the braces.";
 
 #[derive(Debug, Args)]
 pub(crate) struct Dataset {
@@ -47,6 +48,18 @@ pub(crate) struct Input {
     /// Field of the .json member to take captions from instead
     #[arg(long, value_name = "FIELD")]
     json_text_key: Option<String>,
+    /// Form: webdataset, csv, parquet or folder [default: by the names]
+    #[arg(long, value_name = "FORM")]
+    dataset_type: Option<String>,
+    /// Between the columns of a CSV file [default: a tab]
+    #[arg(long, value_name = "CHARACTER")]
+    csv_separator: Option<String>,
+    /// Column of the image in CSV and Parquet files [default: filepath; image;jpg;jpeg;png;webp;url]
+    #[arg(long, value_name = "COLUMN", visible_alias = "csv-img-key")]
+    img_key: Option<String>,
+    /// Column of the caption in CSV and Parquet files [default: title; caption;text;title;txt]
+    #[arg(long, value_name = "COLUMN", visible_alias = "csv-caption-key")]
+    caption_key: Option<String>,
 }
 
 impl Input {
@@ -56,6 +69,10 @@ impl Input {
             image_key: self.image_key.clone(),
             text_key: self.text_key.clone(),
             json_text_key: self.json_text_key.clone(),
+            dataset_type: self.dataset_type.clone(),
+            csv_separator: self.csv_separator.clone(),
+            img_key: self.img_key.clone(),
+            caption_key: self.caption_key.clone(),
         }
     }
 

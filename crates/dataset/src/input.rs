@@ -21,6 +21,14 @@ pub struct Words {
     pub text_key: Option<String>,
     /// Field of the `.json` member that holds the captions instead.
     pub json_text_key: Option<String>,
+    /// Form of the data.
+    pub dataset_type: Option<String>,
+    /// Between the columns of a CSV file.
+    pub csv_separator: Option<String>,
+    /// Column of the image in CSV and Parquet files.
+    pub img_key: Option<String>,
+    /// Column of the caption in CSV and Parquet files.
+    pub caption_key: Option<String>,
 }
 
 /// An opened source and where it lies.
@@ -42,6 +50,10 @@ impl Words {
             image_key: self.image_key.as_deref(),
             text_key: self.text_key.as_deref(),
             json_text_key: self.json_text_key.as_deref(),
+            dataset_type: self.dataset_type.as_deref(),
+            csv_separator: self.csv_separator.as_deref(),
+            img_key: self.img_key.as_deref(),
+            caption_key: self.caption_key.as_deref(),
         };
         let mut data = ringmaster_manifest::data(words, base_dir).map_err(|errors| {
             let problems = errors.iter().map(|error| said(&error.problem.to_string()));
@@ -60,6 +72,13 @@ fn said(problem: &str) -> String {
         ("spec.data.image_key", "--image-key"),
         ("spec.data.text_key", "--text-key"),
         ("spec.data.json_text_key", "--json-text-key"),
+        ("spec.data.dataset_type", "--dataset-type"),
+        ("data.dataset_type", "--dataset-type"),
+        ("spec.data.csv_separator", "--csv-separator"),
+        ("spec.data.csv_img_key", "--img-key"),
+        ("spec.data.parquet_img_key", "--img-key"),
+        ("spec.data.csv_caption_key", "--caption-key"),
+        ("spec.data.parquet_caption_key", "--caption-key"),
     ];
     words.iter().fold(problem.to_owned(), |text, (field, word)| text.replace(field, word))
 }

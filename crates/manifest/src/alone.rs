@@ -21,6 +21,14 @@ pub struct DataWords<'a> {
     pub text_key: Option<&'a str>,
     /// As `data.json_text_key`.
     pub json_text_key: Option<&'a str>,
+    /// As `data.dataset_type`.
+    pub dataset_type: Option<&'a str>,
+    /// As `data.csv_separator`.
+    pub csv_separator: Option<&'a str>,
+    /// As `data.csv_img_key` and `data.parquet_img_key`.
+    pub img_key: Option<&'a str>,
+    /// As `data.csv_caption_key` and `data.parquet_caption_key`.
+    pub caption_key: Option<&'a str>,
 }
 
 /// Returns the `data` of a manifest that says nothing else: one source, and every default.
@@ -35,6 +43,12 @@ pub fn data(words: DataWords<'_>, base_dir: &Path) -> Result<spec::Data, Errors>
         ("image_key", words.image_key),
         ("text_key", words.text_key),
         ("json_text_key", words.json_text_key),
+        ("dataset_type", words.dataset_type),
+        ("csv_separator", words.csv_separator),
+        ("csv_img_key", words.img_key),
+        ("parquet_img_key", words.img_key),
+        ("csv_caption_key", words.caption_key),
+        ("parquet_caption_key", words.caption_key),
     ] {
         if let Some(word) = word {
             data[key] = Value::from(word);
@@ -83,6 +97,8 @@ mod tests {
             image_key: Some(".gif;png"),
             text_key: Some("cls"),
             json_text_key: Some("captions"),
+            img_key: Some("picture"),
+            ..DataWords::default()
         };
         let read = data(words, Path::new("/base")).unwrap();
         assert_eq!(read.sources[0].data, ["/base/a\"b: #.tar"]);
@@ -91,6 +107,10 @@ mod tests {
             (vec!["gif".into(), "png".into()], "cls".into())
         );
         assert_eq!(read.json_text_key.as_deref(), Some("captions"));
+        assert_eq!(
+            (read.csv_img_key.as_str(), read.parquet_img_key),
+            ("picture", vec!["picture".into()])
+        );
         let words = DataWords { train: &["~/a.tar".to_owned()], ..DataWords::default() };
         let error = data(words, Path::new("/base")).unwrap_err().to_string();
         assert!(error.contains("spec.data.train") && error.contains("without ~"), "{error}");

@@ -33,12 +33,13 @@ pub struct EvalSet {
 
 impl EvalSet {
     /// Opens a set of the manifest. Members have the names of the training data's; the caption is
-    /// the text member, not one drawn from a list.
+    /// the text member, not one drawn from a list. The form goes by the names.
     ///
     /// # Errors
     /// When a shard is missing or cannot be read.
     pub fn open(set: &spec::EvalSet, data: &spec::Data) -> Result<Self, Error> {
-        let data = spec::Data { json_text_key: None, ..data.clone() };
+        let dataset_type = spec::DatasetType::Auto;
+        let data = spec::Data { json_text_key: None, dataset_type, ..data.clone() };
         let dataset = Source::open(&data, &spec::Source::train(set.data.clone()));
         let dataset = dataset.map_err(|source| Error::Open { set: set.name.clone(), source })?;
         Ok(Self { name: set.name.clone(), dataset: Arc::new(dataset) })
