@@ -20,6 +20,7 @@ mod job_file;
 mod json;
 mod lines;
 mod listing;
+mod location;
 mod logs;
 mod models;
 mod output;

@@ -7,8 +7,8 @@ use ringmaster_data::resumed;
 use ringmaster_manifest::resume_conflict;
 use ringmaster_manifest::spec::TrainJob;
 
-use super::checkpoints::location;
 use super::error::Error;
+use super::location::location;
 use super::output;
 
 /// Letters after the name in a job id: `<name>-<6 of base32>`.

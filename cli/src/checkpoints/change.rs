@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use ringmaster_checkpoint::browse::{Checkpoint, Destination, JobFolder, Meter, Status, Target};
 
-use super::{bar, bytes, location, one, open, several, shown};
+use super::{bar, bytes, one, open, several, shown};
 use crate::error::Error;
+use crate::location::location;
 use crate::{args, output};
 use ringmaster_words::thousands;
 

@@ -8,12 +8,13 @@ mod change;
 mod show;
 mod verify;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 
 use ringmaster_checkpoint::browse::{Checkpoint, JobFolder, Target};
 
 use super::args::CheckpointsCommand;
 use super::error::Error;
+use super::location::location;
 
 /// Does what was asked for.
 pub(crate) async fn run(command: &CheckpointsCommand) -> Result<(), Error> {
@@ -25,26 +26,6 @@ pub(crate) async fn run(command: &CheckpointsCommand) -> Result<(), Error> {
         CheckpointsCommand::Copy(args) => change::copy(args).await,
         CheckpointsCommand::Export(args) => change::export(args).await,
     }
-}
-
-/// Returns the URL or absolute path that a person's words mean.
-pub(crate) fn location(given: &str) -> Result<String, Error> {
-    if given.contains("://") {
-        return Ok(given.to_owned());
-    }
-    let path = std::path::absolute(given)
-        .map_err(|source| Error::io(format!("make {given:?} an absolute path"), source))?;
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::ParentDir => {
-                normal.pop();
-            }
-            Component::CurDir => {}
-            other => normal.push(other),
-        }
-    }
-    Ok(normal.display().to_string())
 }
 
 /// Opens what a person named.
@@ -97,16 +78,6 @@ fn bytes(count: u64) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_path_becomes_absolute_and_a_url_stays() {
-        let here = std::env::current_dir().unwrap();
-        let absolute = |path: &str| here.join(path).display().to_string();
-        assert_eq!(location("runs/a/").unwrap(), absolute("runs/a"));
-        assert_eq!(location("./x/../runs").unwrap(), absolute("runs"));
-        assert_eq!(location("/runs").unwrap(), "/runs");
-        assert_eq!(location("s3://b/runs/").unwrap(), "s3://b/runs/");
-    }
 
     #[test]
     fn what_is_below_the_working_directory_is_shown_short() {

@@ -16,8 +16,8 @@ use ringmaster_dataset::{Error as DatasetError, Input, show, stats, verify, writ
 use ringmaster_words::thousands;
 
 use self::args::DatasetCommand;
-use super::checkpoints::location;
 use super::error::Error;
+use super::location::location;
 use super::output;
 
 /// Columns of a terminal whose width is not known.

@@ -5,8 +5,29 @@ use std::fmt::Write as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use ringmaster_inputs::image::RgbImage;
+
 use crate::picture;
-use crate::show::Shown;
+
+/// A sample to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// `shard/key`.
+    pub key: String,
+    /// Its captions.
+    pub captions: Vec<String>,
+    /// Columns and rows of its image.
+    pub size: Option<(u32, u32)>,
+    /// The image made small, or why there is none.
+    pub picture: Result<RgbImage, String>,
+}
+
+impl Shown {
+    /// Returns its first caption.
+    pub fn caption(&self) -> &str {
+        self.captions.first().map_or("", String::as_str)
+    }
+}
 
 const STYLE: &str = include_str!("page.css");
 /// Quality of the JPEGs of small pictures.

@@ -10,6 +10,7 @@ use ringmaster_inputs::image::{RgbImage, decode};
 use ringmaster_inputs::rng::{Site, Stream};
 use ringmaster_words::{chain, thousands};
 
+pub use crate::page::Shown;
 use crate::stats::duplicates::Duplicates;
 use crate::walk::{Order, walk};
 use crate::{Error, Input, Meter, page, picture};
@@ -24,26 +25,6 @@ pub struct Options {
     pub samples: u64,
     /// Chooses them; the first ones without.
     pub seed: Option<u64>,
-}
-
-/// A sample to look at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
-    /// `shard/key`.
-    pub key: String,
-    /// Its captions.
-    pub captions: Vec<String>,
-    /// Columns and rows of its image.
-    pub size: Option<(u32, u32)>,
-    /// The image made small, or why there is none.
-    pub picture: Result<RgbImage, String>,
-}
-
-impl Shown {
-    /// Returns its first caption.
-    pub fn caption(&self) -> &str {
-        self.captions.first().map_or("", String::as_str)
-    }
 }
 
 /// Returns the indices of the samples to show, in the order of the set.

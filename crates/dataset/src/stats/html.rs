@@ -7,8 +7,8 @@ use ringmaster_words::thousands;
 use super::chart::{self, Unit};
 use super::text::{BREAK_OFF, Fact, charts, distributions, facts};
 use super::{CONTEXT_LENGTH, Stats};
+use crate::page::Shown;
 use crate::page::{self, escape};
-use crate::show::Shown;
 
 /// Returns the page.
 pub(super) fn render(

@@ -22,7 +22,7 @@ use duplicates::{Duplicates, Images};
 use histogram::{Bar, Distribution, Histogram, Ratios, Round};
 
 use crate::look::{self, Looked};
-use crate::show::Shown;
+use crate::page::Shown;
 use crate::walk::{Order, walk};
 use crate::{Error, Input, Meter};
 

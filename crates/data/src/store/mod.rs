@@ -304,5 +304,4 @@ fn is_of_object(scheme: store::Scheme, kind: store::Kind) -> bool {
 mod replaced_tests;
 
 #[cfg(test)]
-#[path = "store_tests.rs"]
 mod tests;
