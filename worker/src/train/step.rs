@@ -63,6 +63,8 @@ pub(crate) fn run(
     let loss = loss_choice::loss(context, &replica.clip, batch, embeddings.0, embeddings.1)?;
     share.backward(Tower::Image, image, &loss.grad_image)?;
     faults.strike(step + 1, FaultPoint::BeforeReduce);
+    // collective: all-reduce of a few counts, in flight beside the gradients.
+    let counts = Counts::begin(context, replica, batch)?;
     // collective: all-reduce of the image tower's gradients, in flight while the text tower goes backward.
     let image_sum = reduce(replica, Tower::Image, *collective)?;
     share.backward(Tower::Text, text, &loss.grad_text)?;
@@ -75,7 +77,7 @@ pub(crate) fn run(
     // Waits for the rank whose backward pass is slowest.
     image_sum.wait()?;
     text_sum.wait()?;
-    let held = share_corrupt(context, replica, batch, loss.loss)?;
+    let held = share_corrupt(context, replica, counts, loss.loss)?;
     let order_digest = held.order_digest;
     // From here on this rank can apply the step alone. It must be set before *ready* begins: recovery takes
     // it that a rank which entered *ready* holds the gradients, and that others may have applied them.
@@ -93,23 +95,39 @@ struct Contribution {
     busy: f64,
 }
 
+/// What is summed over the ranks in every step beside gradients: a hash of the order, samples replaced, and corrupt
+/// samples that the ledger lacks.
+struct Counts<'a> {
+    found: Vec<&'a corrupt::Corrupt>,
+    sums: Tensor,
+    reduction: Pending,
+}
+
+impl<'a> Counts<'a> {
+    /// Begins to sum this rank's part.
+    fn begin(context: &Context<'_>, replica: &Replica, batch: &'a Batch) -> Result<Self, Error> {
+        let order = order_digest(context.job.data.seed, replica.applied, batch);
+        // What the ledger has is known to all: readers meet it again until they are started with the new ledger.
+        let new = |corrupt: &&corrupt::Corrupt| replica.ledger.reason(corrupt.sample).is_none();
+        let found: Vec<&corrupt::Corrupt> = batch.corrupt.iter().filter(new).collect();
+        let sums = [order as i64, batch.replaced as i64, found.len() as i64];
+        let sums = Tensor::from_slice(&sums);
+        let reduction = context.collective.all_reduce(&sums, ReduceOp::Sum)?;
+        Ok(Self { found, sums, reduction })
+    }
+}
+
 /// Returns what every rank has to know of the step: whoever applies it, even alone after a fault,
 /// knows all corrupt samples.
 fn share_corrupt(
     context: &Context<'_>,
     replica: &Replica,
-    batch: &Batch,
+    counts: Counts<'_>,
     loss: f64,
 ) -> Result<HeldStep, Error> {
-    let order = order_digest(context.job.data.seed, replica.applied, batch);
-    // What the ledger has is known to all: readers meet it again until they are started with the new ledger.
-    let new = |corrupt: &&corrupt::Corrupt| replica.ledger.reason(corrupt.sample).is_none();
-    let found: Vec<&corrupt::Corrupt> = batch.corrupt.iter().filter(new).collect();
-    let sums = [order as i64, batch.replaced as i64, found.len() as i64];
-    let sums = Tensor::from_slice(&sums);
-    // collective: all-reduce in every step, also where nothing was replaced. Its sum tells every rank alike
-    // whether the longer exchange below follows.
-    context.collective.all_reduce(&sums, ReduceOp::Sum)?.wait()?;
+    let Counts { found, sums, reduction } = counts;
+    // The sum tells every rank alike whether the longer exchange below follows.
+    reduction.wait()?;
     let mut corrupt = Vec::new();
     if sums.int64_value(&[2]) > 0 {
         let own = serde_json::to_vec(&found).expect("plain data serialises");
