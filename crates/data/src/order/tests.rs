@@ -384,3 +384,25 @@ fn first_positions_follow_what_is_left_out() {
         assert_eq!(order.first_positions(before, &left_out), [start / 2; 2], "{before}");
     }
 }
+
+/// Ten million samples in 10,000 shards, as a job that goes on somewhere in its eighth epoch finds its place.
+#[test]
+#[expect(clippy::print_stderr, reason = "the times it prints are what the test is for")]
+fn a_place_deep_inside_an_epoch_of_ten_million_samples_is_found_at_once() {
+    const BATCH: u64 = 32_768;
+    let began = std::time::Instant::now();
+    let order = order(&[1000; 10_000], options(256, 128, 250_000));
+    let laid_out = began.elapsed();
+    let before = order.epoch_len(0) * 7 + order.epoch_len(0) / 3 * 2;
+    let visits = order.visits(before, BATCH, 0..BATCH, &Windows::default());
+    let placed = began.elapsed();
+    let indices: HashSet<u64> = visits.iter().map(|visit| order.sample(*visit).index).collect();
+    let found = began.elapsed();
+    eprintln!(
+        "10,000 shards of 1,000 samples: laid out in {laid_out:.1?}, the places of a batch of {BATCH} known after \
+         {placed:.1?}, their samples after {found:.1?}"
+    );
+    assert_eq!(indices.len() as u64, BATCH, "no sample twice");
+    assert!(visits.iter().all(|visit| order.sample(*visit).epoch == 7));
+    assert!(found.as_secs() < 10, "{found:?}");
+}

@@ -1,12 +1,15 @@
 //! Shards, loader and order together, on tars built on the fly.
 #![allow(clippy::unwrap_used)]
 
+mod answers;
 mod folders;
 mod loader;
+mod mixture_run;
 mod odd_tars;
 mod parquet;
 mod rows;
 mod shards;
+mod spent;
 mod told;
 
 use std::ops::Range;
