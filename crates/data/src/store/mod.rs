@@ -4,6 +4,7 @@
 //! An object whose properties were asked for is read as that version ever after ([`Error::Replaced`]): where samples
 //! lie in a shard is known of one version only.
 
+mod heads;
 mod parts;
 mod ranges;
 mod version;
@@ -20,6 +21,7 @@ use ringmaster_store::{self as store, Scheme, Store};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::heads::heads;
 use crate::Error;
 use crate::progress;
 
@@ -103,10 +105,7 @@ impl Object {
     /// # Errors
     /// [`Error::Missing`] or [`Error::Store`].
     pub fn head(&self) -> Result<ObjectMeta, Error> {
-        let request = || async { self.store.objects().head(&self.path).await };
-        let meta = self.ask(&CancellationToken::new(), request)?;
-        self.first.get_or_init(|| meta.clone());
-        Ok(meta)
+        self.block_on(self.ask_head())
     }
 
     /// Returns several ranges of bytes, neighbouring ones by one request; `cancel` ends the wait for a store that is

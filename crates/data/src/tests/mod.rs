@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod answers;
+mod at_once;
 mod folders;
 mod loader;
 mod mixture_run;

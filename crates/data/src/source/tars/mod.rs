@@ -2,9 +2,10 @@
 //!
 //! Modules in reading order: [`content`] (a shard's bytes), [`unpacked`] (of compressed ones), [`members`] and [`sparse`]
 //! (what tars hold), [`groups`] and [`index`] (what is where), [`indexes`] (of many shards), [`counts`] (samples per
-//! shard).
+//! shard), [`counting`] (of shards that nobody has counted).
 
 mod content;
+mod counting;
 mod counts;
 mod groups;
 mod index;
@@ -23,6 +24,7 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use self::content::Content;
+use self::counting::Counted;
 use self::counts::Counts;
 use self::index::{Index, Wanted};
 use self::indexes::Indexes;
@@ -31,7 +33,7 @@ use self::unpacked::Unpacked;
 use super::{Shards, captions};
 use crate::Error;
 use crate::sample::{Block, Damaged, Flaw, RawSample};
-use crate::store::{Object, Stores};
+use crate::store::{Object, Stores, heads};
 
 /// Which shards, and which of their members.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,16 +105,10 @@ impl Tars {
         };
         let mut stores = Stores::default();
         for url in &dataset.options.urls {
-            let shard = stores.object(url)?;
-            dataset.metas.push(shard.head()?);
-            dataset.shards.push(shard);
+            dataset.shards.push(stores.object(url)?);
         }
-        let mut counts = Counts::new(&dataset.wanted);
-        for shard in 0..dataset.shards.len() {
-            let size = dataset.count(shard, &mut counts)?;
-            dataset.sizes.push(size);
-        }
-        counts.save();
+        dataset.metas = heads(&dataset.shards)?;
+        dataset.find_sizes()?;
         match dataset.empty.take().filter(|_| dataset.sizes.iter().all(|size| *size == 0)) {
             Some((url, reason)) => Err(Error::Empty { url, reason }),
             None => Ok(dataset),
@@ -156,32 +152,39 @@ impl Tars {
         Flaw { shard: self.shards[shard].url.clone(), key: key.to_owned(), reason }
     }
 
-    /// Returns the samples of a shard.
-    fn count(&mut self, shard: usize, counts: &mut Counts) -> Result<u64, Error> {
-        let (object, meta) = (&self.shards[shard], &self.metas[shard]);
-        if let Some(samples) = counts.known(object, meta)? {
-            return Ok(samples);
+    /// Finds the samples of every shard: those that nobody has counted are read.
+    fn find_sizes(&mut self) -> Result<(), Error> {
+        let mut counts = Counts::new(&self.wanted);
+        let of_known = self.shards.iter().zip(&self.metas);
+        let known = of_known.map(|(shard, meta)| counts.known(shard, meta));
+        let known = known.collect::<Result<Vec<_>, _>>()?;
+        let unknown: Vec<usize> =
+            (0..known.len()).filter(|&shard| known[shard].is_none()).collect();
+        let counted = self.count_all(&unknown)?;
+        self.sizes = known.into_iter().map(Option::unwrap_or_default).collect();
+        for (shard, found) in counted {
+            self.sizes[shard] = found.samples;
+            self.judge(shard, found, &mut counts)?;
         }
-        let index = self.index(shard, &CancellationToken::new())?;
-        let (samples, url) = (index.len() as u64, object.url.clone());
-        match &index.broken {
-            Some(reason) if index.is_empty() => {
-                return Err(Error::Empty { url, reason: reason.clone() });
-            }
-            // A count that a repair would change is not worth keeping.
-            Some(reason) => {
-                tracing::warn!(%url, %reason, samples, "damaged shard");
-                self.damaged.push(Damaged { url, samples, reason: reason.clone() });
-            }
-            // Nor is one that goes without a word next time.
-            None if index.is_empty() => {
-                let reason = index.nothing(&self.wanted);
-                tracing::warn!(%url, %reason, "shard without samples");
-                self.empty.get_or_insert((url, reason));
-            }
-            None => counts.remember(object, meta, samples)?,
+        counts.save();
+        Ok(())
+    }
+
+    /// Remembers what was counted, or says what is wrong with the shard.
+    fn judge(&mut self, shard: usize, found: Counted, counts: &mut Counts) -> Result<(), Error> {
+        let (object, samples) = (&self.shards[shard], found.samples);
+        let url = object.url.clone();
+        // A count that a repair would change is not worth keeping, nor is one that goes without a word next time.
+        if let Some(reason) = found.broken {
+            tracing::warn!(%url, %reason, samples, "damaged shard");
+            self.damaged.push(Damaged { url, samples, reason });
+        } else if let Some(reason) = found.nothing {
+            tracing::warn!(%url, %reason, "shard without samples");
+            self.empty.get_or_insert((url, reason));
+        } else {
+            counts.remember(object, &self.metas[shard], samples)?;
         }
-        Ok(samples)
+        Ok(())
     }
 
     fn index(&self, shard: usize, cancel: &CancellationToken) -> Result<Arc<Index>, Error> {
