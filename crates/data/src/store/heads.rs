@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use super::Object;
 use crate::{Error, progress};
 
-/// Requests in flight over a network: one after the other, ten thousand of 30 ms would take five minutes.
-const AT_ONCE: usize = 64;
+/// Requests in flight over a network: one after the other, ten thousand of 30 ms would take five minutes, so 2.4 s.
+const AT_ONCE: usize = 128;
 
 /// Returns size and version of every object, in order, as [`Object::head`] does of one.
 ///

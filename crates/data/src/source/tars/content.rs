@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 use crate::Error;
 use crate::store::Object;
 
-/// Bytes fetched at a time while reading headers from a disk, and over a network, where every request waits.
-const READ_AHEAD: [u64; 2] = [256 << 10, 8 << 20];
+/// Bytes fetched at a time while reading headers from a disk, and over a network, where every request waits: 30 ms are
+/// less than a tenth of what 32 MiB take at 100 MB/s.
+const READ_AHEAD: [u64; 2] = [256 << 10, 32 << 20];
 
 /// Where the bytes of a shard are.
 #[derive(Debug, Clone)]

@@ -35,7 +35,8 @@ impl Tars {
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let done = Mutex::new(BTreeMap::new());
         let work = || {
-            // Shards are taken in order and those taken are finished, so that the first error does not depend on timing.
+            // Those taken are finished, all before the first that fails among them: which error that is does not
+            // depend on timing.
             while !failed.load(Ordering::SeqCst)
                 && let Some(&shard) = shards.get(next.fetch_add(1, Ordering::SeqCst))
             {
