@@ -1,10 +1,11 @@
 //! `bench data`: how fast shards become batches, beside a plain loop over bytes in memory and beside no data at all.
 //!
 //! `shards` makes the shards, `loader` and `plain` measure pictures per second, `epochs` what memory does, `step` what
-//! a training step takes while readers work, on shards or on `synthetic:`.
+//! a training step takes while readers work, on shards or on `synthetic:`, `store` what a store far away costs.
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tokio_util::sync::CancellationToken;
 
-use crate::{median, memory};
+use crate::{data_store, median, memory};
 
 /// Samples of a shard that is made.
 const SHARD: usize = 256;
@@ -69,24 +70,27 @@ enum Part {
         #[arg(long, default_value_t = 15)]
         steps: u64,
     },
+    /// Seconds to the first batch, and bytes per second of counting, of ten thousand shards in a store that waits 30 ms
+    /// before each answer.
+    Store(data_store::Options),
 }
 
 #[derive(Debug, Clone, clap::Args)]
-struct Reading {
+pub(crate) struct Reading {
     /// Shards, as `data.train` names them.
-    shards: String,
+    pub(crate) shards: String,
     /// Side of the input, in pixels.
     #[arg(long, default_value_t = 224)]
-    size: u32,
+    pub(crate) size: u32,
     /// Pictures that are measured, after a batch that is not.
     #[arg(long, default_value_t = 2048)]
-    pictures: u64,
+    pub(crate) pictures: u64,
     /// Rows of a batch.
     #[arg(long, default_value_t = 128)]
-    batch: u64,
+    pub(crate) batch: u64,
     /// Threads that decode.
     #[arg(long, default_value_t = 1)]
-    readers: usize,
+    pub(crate) readers: usize,
 }
 
 /// Measures a part of the data supply and prints one line of JSON.
@@ -100,6 +104,7 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         Part::Plain(reading) => plain(reading)?,
         Part::Epochs { reading, epochs } => over_epochs(reading, *epochs)?,
         Part::Step { reading, steps } => step(reading, *steps)?,
+        Part::Store(options) => data_store::measure(options)?,
     };
     // A reader that has gone needs no more.
     let _ = writeln!(std::io::stdout().lock(), "{line}");
@@ -136,16 +141,21 @@ fn write_shard(path: &Path, shard: usize, samples: usize) -> anyhow::Result<()> 
             header.set_cksum();
             tar.append_data(&mut header, format!("{key}.{extension}"), bytes)
         };
-        append("jpg", &picture(&mut Stream::new(0, Site::Augment, &words))?)?;
+        let mut stream = Stream::new(0, Site::Augment, &words);
+        let size = (400 + stream.below(200) as u32, 300 + stream.below(150) as u32);
+        append("jpg", &picture(&mut stream, size, 90)?)?;
         append("txt", format!("a made-up picture, number {sample} of shard {shard}").as_bytes())?;
     }
     tar.finish()?;
     Ok(fs::rename(&partial, path)?)
 }
 
-/// A smooth picture with some grain.
-fn picture(stream: &mut Stream) -> anyhow::Result<Vec<u8>> {
-    let (width, height) = (400 + stream.below(200) as u32, 300 + stream.below(150) as u32);
+/// Draws a smooth picture with some grain, and encodes it as a JPEG of this quality.
+pub(crate) fn picture(
+    stream: &mut Stream,
+    (width, height): (u32, u32),
+    quality: u8,
+) -> anyhow::Result<Vec<u8>> {
     let waves = [0.2, 0.5, 0.8].map(|shift| (shift, 20.0 + 40.0 * stream.unit()));
     let grain: Vec<f64> = (0..4096).map(|_| 3.0 * stream.normal()).collect();
     let image = RgbImage::from_fn(width, height, |x, y| {
@@ -156,13 +166,13 @@ fn picture(stream: &mut Stream) -> anyhow::Result<Vec<u8>> {
         })
     });
     let (width, height) = (width as usize, height as usize);
-    Ok(compress(image.as_raw(), width, height, PixelFormat::Rgb, 90, Subsampling::S420)?)
+    Ok(compress(image.as_raw(), width, height, PixelFormat::Rgb, quality, Subsampling::S420)?)
 }
 
 // ---- The supply ----
 
 /// A job over these shards; augmentation and order are the defaults.
-fn job(reading: &Reading) -> anyhow::Result<TrainJob> {
+pub(crate) fn job(reading: &Reading) -> anyhow::Result<TrainJob> {
     let Reading { shards, batch, .. } = reading;
     let yaml = format!(
         "apiVersion: ringmaster/v1\nkind: TrainJob\nmetadata: {{name: bench}}\nspec:\n  resources: {{ranks: 1, \
@@ -174,11 +184,21 @@ fn job(reading: &Reading) -> anyhow::Result<TrainJob> {
 }
 
 fn start(job: &TrainJob, reading: &Reading) -> anyhow::Result<(Arc<Dataset>, Loader)> {
+    start_rows(job, reading, 0..reading.batch, 4 << 30)
+}
+
+/// Opens the shards, and starts a loader of some rows of every batch that keeps at most so many bytes of them.
+pub(crate) fn start_rows(
+    job: &TrainJob,
+    reading: &Reading,
+    rows: Range<u64>,
+    memory: u64,
+) -> anyhow::Result<(Arc<Dataset>, Loader)> {
     let dataset = Arc::new(Dataset::open(&job.data, reading.batch)?);
     let loader = Loader::start(LoaderOptions {
         dataset: Arc::clone(&dataset),
         global_batch: reading.batch,
-        rows: 0..reading.batch,
+        rows,
         first_step: 0,
         first_sample: 0,
         last_step: u64::MAX / reading.batch.max(1),
@@ -194,7 +214,7 @@ fn start(job: &TrainJob, reading: &Reading) -> anyhow::Result<(Arc<Dataset>, Loa
         prefetch: 3,
         left_out: Windows::default(),
         ledger: Ledger::default(),
-        memory: 4 << 30,
+        memory,
         max_corrupt: 0.0,
     })?;
     Ok((dataset, loader))
@@ -301,7 +321,7 @@ fn step(reading: &Reading, steps: u64) -> anyhow::Result<Value> {
 }
 
 /// Keeps this thread, and those it starts, on some cores.
-fn run_on(cores: std::ops::Range<usize>) -> anyhow::Result<()> {
+fn run_on(cores: Range<usize>) -> anyhow::Result<()> {
     let mut set = CpuSet::new();
     for core in cores {
         set.set(core)?;
