@@ -2,14 +2,13 @@
 //! `cargo xtask bench` runs it; nothing of it is in what people install.
 //!
 //! [`loss`], [`collective`], [`checkpoint`], [`inputs`] and [`data`] measure the data plane: real processes
-//! ([`processes`]), real sockets, a store of shards (`data_store`), memory as the kernel counts it ([`memory`]), one line of JSON.
+//! ([`processes`]), real sockets, memory as the kernel counts it ([`memory`]), one line of JSON.
 //! [`control_plane`] loads a coordinator as a large cluster would.
 
 pub mod checkpoint;
 pub mod collective;
 pub mod control_plane;
 pub mod data;
-mod data_store;
 pub mod inputs;
 pub mod loss;
 pub mod memory;

@@ -50,12 +50,21 @@ fn four(precision: &'static str) -> Job {
     job
 }
 
+/// Whether both nodes are there.
+fn all_connected(cluster: &Cluster, job: &Job) -> bool {
+    let nodes = cluster.json(job, &["nodes", "--json"]);
+    let nodes = nodes.as_array().unwrap();
+    nodes.len() == 2 && nodes.iter().all(|node| node["connected"] == true)
+}
+
 /// Runs a job on 4, then 3, then 4 ranks.
 fn disturbed(job: &mut Job) -> Run {
     let [lost, back, grown] = [15, 25, 32].map(|step| Pause::at(job, step));
     let faults: Vec<String> = [&lost, &back, &grown].map(Pause::fault).into();
     job.env.insert("RINGMASTER_FAULT".into(), faults.join(";"));
     let mut cluster = Cluster::start(job, &[3, 1]);
+    // Three ranks would begin without the fourth, whose agent may take a second longer on a busy machine.
+    assert!(eventually(LIMIT, || all_connected(&cluster, job)));
     let id = cluster.submit(job);
 
     lost.wait();
@@ -64,11 +73,7 @@ fn disturbed(job: &mut Job) -> Run {
     lost.end();
     back.wait();
     cluster.restart_agent(job, 1);
-    let connected = || {
-        let nodes = cluster.json(job, &["nodes", "--json"]);
-        nodes.as_array().unwrap().iter().all(|node| node["connected"] == true)
-    };
-    assert!(eventually(LIMIT, connected));
+    assert!(eventually(LIMIT, || all_connected(&cluster, job)));
     back.end();
     grown.wait();
     cluster.until_event(job, &id, |kind, _| kind == "growing");

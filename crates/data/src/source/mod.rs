@@ -1,13 +1,13 @@
 //! A source of samples: shards of some form, behind one index over samples.
 //!
-//! What a form has to do is [`Shards`]: to say how many samples each shard holds, and to fetch neighbouring ones.
+//! What a form has to do is `Shards`: to say how many samples each shard holds, and to fetch neighbouring ones.
 //! Forms:
-//! - [`tars`] (webdataset);
-//! - [`csv`] (tables of images and captions), with `table` (rows) and `text` (its file);
-//! - [`folder`] (images and captions as files), with `listing` (which files make a sample) and `metadata` (captions in
+//! - `tars` (webdataset);
+//! - `csv` (tables of images and captions), with `table` (rows) and `text` (its file);
+//! - `folder` (images and captions as files), with `listing` (which files make a sample) and `metadata` (captions in
 //!   one file for all);
-//! - [`parquet`];
-//! - [`synthetic`], which stands for no data at all.
+//! - `parquet`;
+//! - `synthetic`, which stands for no data at all.
 //!
 //! `objects` fetches images that are objects of their own, `captions` and `json` read what stands beside images.
 //! `sequential` reads a source from its first sample to its last.

@@ -3,6 +3,8 @@
 //! `shards` makes the shards, `loader` and `plain` measure pictures per second, `epochs` what memory does, `step` what
 //! a training step takes while readers work, on shards or on `synthetic:`, `store` what a store far away costs.
 
+mod store;
+
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::ops::Range;
@@ -25,7 +27,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor};
 use tokio_util::sync::CancellationToken;
 
-use crate::{data_store, median, memory};
+use crate::{median, memory};
 
 /// Samples of a shard that is made.
 const SHARD: usize = 256;
@@ -72,7 +74,7 @@ enum Part {
     },
     /// Seconds to the first batch, and bytes per second of counting, of ten thousand shards in a store that waits 30 ms
     /// before each answer.
-    Store(data_store::Options),
+    Store(store::Options),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -104,7 +106,7 @@ pub fn run(args: &DataArgs) -> anyhow::Result<()> {
         Part::Plain(reading) => plain(reading)?,
         Part::Epochs { reading, epochs } => over_epochs(reading, *epochs)?,
         Part::Step { reading, steps } => step(reading, *steps)?,
-        Part::Store(options) => data_store::measure(options)?,
+        Part::Store(options) => store::measure(options)?,
     };
     // A reader that has gone needs no more.
     let _ = writeln!(std::io::stdout().lock(), "{line}");

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use self::server::{Asked, Server};
 use self::shards::{LEN, SAMPLES, SHARDS};
-use crate::data::{self, Reading};
+use super::{self as data, Reading};
 use crate::median;
 
 /// Rows of a batch.
