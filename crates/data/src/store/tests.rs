@@ -1,83 +1,45 @@
 //! The wait for a store that is away, against one that fails as often as it is told.
 #![allow(clippy::unwrap_used)]
 
-use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
-};
+use object_store::{GetOptions, GetResult, ObjectStore, Result as StoreResult};
 
 use url::Url;
 
 use super::*;
+use crate::tests::answers::{Answering, Answers};
 
 /// Answers reads with a generic error until `failures` have been given.
 #[derive(Debug)]
 struct Flaky {
     name: &'static str,
-    inner: InMemory,
     failures: AtomicU32,
     asked: AtomicU32,
 }
 
-impl fmt::Display for Flaky {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
 #[async_trait::async_trait]
-impl ObjectStore for Flaky {
-    async fn put_opts(&self, at: &Path, body: PutPayload, o: PutOptions) -> StoreResult<PutResult> {
-        self.inner.put_opts(at, body, o).await
+impl Answers for Flaky {
+    fn name(&self) -> &str {
+        self.name
     }
 
-    async fn put_multipart_opts(
-        &self,
-        at: &Path,
-        o: PutMultipartOptions,
-    ) -> StoreResult<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, o).await
-    }
-
-    async fn get_opts(&self, at: &Path, o: GetOptions) -> StoreResult<GetResult> {
+    async fn get(&self, objects: &InMemory, at: &Path, o: GetOptions) -> StoreResult<GetResult> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let less = |left: u32| left.checked_sub(1);
         if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             return Err(object_store::Error::Generic { store: "flaky", source: "busy".into() });
         }
-        self.inner.get_opts(at, o).await
-    }
-
-    fn delete_stream(
-        &self,
-        at: BoxStream<'static, StoreResult<Path>>,
-    ) -> BoxStream<'static, StoreResult<Path>> {
-        self.inner.delete_stream(at)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> StoreResult<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, o: CopyOptions) -> StoreResult<()> {
-        self.inner.copy_opts(from, to, o).await
+        objects.get_opts(at, o).await
     }
 }
 
 /// Returns an object of a store that has not answered yet, and fails so often. Pauses pass at once.
-fn never_asked(name: &'static str, failures: u32) -> (Object, Arc<Flaky>) {
+fn never_asked(name: &'static str, failures: u32) -> (Object, Arc<Answering<Flaky>>) {
     let (failures, asked) = (AtomicU32::new(failures), AtomicU32::new(0));
-    let store = Arc::new(Flaky { name, inner: InMemory::new(), failures, asked });
+    let store = Answering::new(Flaky { name, failures, asked });
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     let object = Object {
@@ -91,7 +53,7 @@ fn never_asked(name: &'static str, failures: u32) -> (Object, Arc<Flaky>) {
     (object, store)
 }
 
-fn object(failures: u32) -> (Object, Arc<Flaky>) {
+fn object(failures: u32) -> (Object, Arc<Answering<Flaky>>) {
     let (object, store) = never_asked("flaky", failures);
     object.write(b"hello".to_vec()).unwrap();
     (object, store)

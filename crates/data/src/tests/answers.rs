@@ -1,6 +1,8 @@
 //! A store in memory that answers reads as a test says.
 
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -10,13 +12,42 @@ use object_store::{
     ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use super::*;
-
 /// How reads are answered.
 #[async_trait::async_trait]
-pub(super) trait Answers: fmt::Debug + Send + Sync + 'static {
+pub(crate) trait Answers: fmt::Debug + Send + Sync + 'static {
+    /// The store's name in messages.
+    fn name(&self) -> &str {
+        "a test's store"
+    }
+
     /// Answers a request for an object, or for its properties.
     async fn get(&self, objects: &InMemory, at: &Path, how: GetOptions) -> Result<GetResult>;
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Answering<A> {
+    pub(crate) objects: InMemory,
+    answers: A,
+}
+
+impl<A: Answers> Answering<A> {
+    /// Returns an empty store.
+    pub(crate) fn new(answers: A) -> Arc<Self> {
+        Arc::new(Self { objects: InMemory::new(), answers })
+    }
+
+    /// Returns an empty store behind `memory://NAME/…`.
+    pub(crate) fn registered(name: &str, answers: A) -> Arc<Self> {
+        let store = Self::new(answers);
+        let opened = Arc::clone(&store) as Arc<dyn ObjectStore>;
+        ringmaster_store::register(name, ringmaster_store::Store::of(opened));
+        store
+    }
+
+    pub(crate) fn add(&self, path: &str, bytes: Vec<u8>) {
+        futures::executor::block_on(self.objects.put(&Path::from(path), bytes.into())).unwrap();
+    }
 }
 
 /// Puts these objects behind `memory://NAME/…`, and returns what answers for them.
@@ -24,26 +55,26 @@ pub(super) fn register<A: Answers>(
     name: &str,
     objects: impl IntoIterator<Item = (String, Vec<u8>)>,
     answers: A,
-) -> Arc<A> {
-    let (store, answers) = (InMemory::new(), Arc::new(answers));
+) -> Arc<Answering<A>> {
+    let store = Answering::registered(name, answers);
     for (path, bytes) in objects {
-        let put = async { store.put(&Path::from(path), bytes.into()).await };
-        futures::executor::block_on(put).unwrap();
+        store.add(&path, bytes);
     }
-    let store = Answering { objects: store, answers: Arc::clone(&answers) };
-    ringmaster_store::register(name, ringmaster_store::Store::of(Arc::new(store)));
-    answers
+    store
 }
 
-#[derive(Debug)]
-struct Answering<A> {
-    objects: InMemory,
-    answers: Arc<A>,
+/// What the test has told it, and it has met.
+impl<A> Deref for Answering<A> {
+    type Target = A;
+
+    fn deref(&self) -> &A {
+        &self.answers
+    }
 }
 
-impl<A> fmt::Display for Answering<A> {
+impl<A: Answers> fmt::Display for Answering<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a test's store")
+        f.write_str(self.answers.name())
     }
 }
 

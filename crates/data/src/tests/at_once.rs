@@ -1,19 +1,15 @@
 //! How many requests are made at once while a data set is opened.
 
-use std::fmt;
 use std::time::Duration;
 
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result as StoreResult,
+    GetOptions, GetResult, ObjectStore as _, ObjectStoreExt as _, Result as StoreResult,
 };
-use ringmaster_store::Store;
 use tokio::sync::Barrier;
 
+use super::answers::{Answering, Answers};
 use super::*;
 
 /// Long enough for any machine that makes the requests at once; it ends the test of one that does not.
@@ -22,37 +18,18 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Answers no request for a tar before as many of its kind are there.
 #[derive(Debug)]
 struct Gathering {
-    inner: InMemory,
     heads: Barrier,
     reads: Barrier,
 }
 
-impl fmt::Display for Gathering {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("gathering")
-    }
-}
-
 #[async_trait::async_trait]
-impl ObjectStore for Gathering {
-    async fn put_opts(
+impl Answers for Gathering {
+    async fn get(
         &self,
+        objects: &InMemory,
         at: &StorePath,
-        body: PutPayload,
-        o: PutOptions,
-    ) -> StoreResult<PutResult> {
-        self.inner.put_opts(at, body, o).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        at: &StorePath,
-        o: PutMultipartOptions,
-    ) -> StoreResult<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, o).await
-    }
-
-    async fn get_opts(&self, at: &StorePath, o: GetOptions) -> StoreResult<GetResult> {
+        o: GetOptions,
+    ) -> StoreResult<GetResult> {
         let of_kind = if o.head { &self.heads } else { &self.reads };
         if at.as_ref().ends_with(".tar")
             && tokio::time::timeout(DEADLINE, of_kind.wait()).await.is_err()
@@ -60,26 +37,7 @@ impl ObjectStore for Gathering {
             let path = at.to_string();
             return Err(object_store::Error::PermissionDenied { path, source: "alone".into() });
         }
-        self.inner.get_opts(at, o).await
-    }
-
-    fn delete_stream(
-        &self,
-        at: BoxStream<'static, StoreResult<StorePath>>,
-    ) -> BoxStream<'static, StoreResult<StorePath>> {
-        self.inner.delete_stream(at)
-    }
-
-    fn list(&self, prefix: Option<&StorePath>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&StorePath>) -> StoreResult<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &StorePath, to: &StorePath, o: CopyOptions) -> StoreResult<()> {
-        self.inner.copy_opts(from, to, o).await
+        objects.get_opts(at, o).await
     }
 }
 
@@ -88,20 +46,17 @@ fn gathered(
     name: &str,
     shards: usize,
     [heads, reads]: [usize; 2],
-) -> (Arc<Gathering>, Vec<String>) {
+) -> (Arc<Answering<Gathering>>, Vec<String>) {
     let (heads, reads) = (Barrier::new(heads), Barrier::new(reads));
-    let store = Arc::new(Gathering { inner: InMemory::new(), heads, reads });
+    let store = Answering::registered(name, Gathering { heads, reads });
     let folder = tempfile::tempdir().unwrap();
     let files = write_shards(folder.path(), shards, 3, keep);
     let put = |(number, file): (usize, &String)| {
-        let bytes = std::fs::read(file).unwrap();
         let at = format!("{number:03}.tar");
-        let path = StorePath::from(at.as_str());
-        futures::executor::block_on(store.inner.put(&path, bytes.into())).unwrap();
+        store.add(&at, std::fs::read(file).unwrap());
         format!("memory://{name}/{at}")
     };
     let urls = files.iter().enumerate().map(put).collect();
-    ringmaster_store::register(name, Store::of(Arc::clone(&store) as Arc<dyn ObjectStore>));
     (store, urls)
 }
 
@@ -112,8 +67,7 @@ fn a_store_that_answers_no_head_before_64_are_there_is_opened() {
     let sizes: std::collections::BTreeMap<String, u64> =
         (0..128).map(|number| (format!("{number:03}.tar"), 3)).collect();
     let declared = serde_json::to_vec(&sizes).unwrap();
-    let path = StorePath::from("sizes.json");
-    futures::executor::block_on(store.inner.put(&path, declared.into())).unwrap();
+    store.add("sizes.json", declared);
     let source = open(urls).unwrap();
     assert_eq!(source.shard_sizes(), [3; 128]);
     assert!(read(&source, 383).unwrap().key.starts_with("127.tar/"));
@@ -125,7 +79,8 @@ fn shards_that_nobody_counted_are_read_sixteen_at_once_over_a_network() {
     let (store, urls) = gathered("reads", 64, [64, 16]);
     assert_eq!(open(urls).unwrap().shard_sizes(), [3; 64]);
     let path = StorePath::from("ringmaster-sizes.json");
-    let cached = futures::executor::block_on(async { store.inner.get(&path).await?.bytes().await });
+    let cached =
+        futures::executor::block_on(async { store.objects.get(&path).await?.bytes().await });
     let cached: serde_json::Value = serde_json::from_slice(&cached.unwrap()).unwrap();
     assert_eq!(cached.as_object().unwrap().len(), 64);
 }

@@ -137,7 +137,7 @@ fn captions_come_from_metadata_as_hugging_face_has_it() {
         let told = Told::register(&store);
         for (name, bytes) in [&images[..], &[(name, text)]].concat() {
             let bytes = if bytes.is_empty() { name } else { bytes };
-            told.put(&format!("x/{name}"), bytes.into());
+            told.add(&format!("x/{name}"), bytes.into());
         }
         let source = Source::of_folders(options(&format!("memory://{store}/x/")), 128).unwrap();
         assert!(source.is_remote());
@@ -152,8 +152,8 @@ fn captions_come_from_metadata_as_hugging_face_has_it() {
 #[test]
 fn a_whole_bucket_is_a_folder() {
     let told = Told::register("whole-bucket");
-    told.put("a/1.png", b"a/1.png".to_vec());
-    told.put("a/1.txt", b"one".to_vec());
+    told.add("a/1.png", b"a/1.png".to_vec());
+    told.add("a/1.txt", b"one".to_vec());
     for url in ["memory://whole-bucket", "memory://whole-bucket/"] {
         let source = Source::of_folders(options(url), 128).unwrap();
         assert_eq!(samples(&source), pairs(&[("a/1.png", "one")]), "{url}");

@@ -1,7 +1,7 @@
 //! Shards, loader and order together, on tars built on the fly.
 #![allow(clippy::unwrap_used)]
 
-mod answers;
+pub(crate) mod answers;
 mod at_once;
 mod folders;
 mod loader;

@@ -272,7 +272,7 @@ fn what_a_web_server_refuses_is_a_flaw_and_what_it_fails_at_is_an_error() {
 fn a_store_that_fails_for_a_moment_is_waited_for() {
     let folder = tempfile::tempdir().unwrap();
     let told = Told::register("fails-for-a-moment");
-    told.put("0.png", png(0));
+    told.add("0.png", png(0));
     let table = write_table(folder.path(), 2, |_| "memory://fails-for-a-moment/0.png".to_owned());
     let source = open(&table).unwrap();
     let before = told.asked.load(Ordering::SeqCst);
@@ -287,7 +287,7 @@ fn images_of_a_block_are_asked_for_sixty_four_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let told = Told::register("many-at-once");
     for row in 0..128 {
-        told.put(&format!("{row}.png"), png(row));
+        told.add(&format!("{row}.png"), png(row));
     }
     let table = write_table(folder.path(), 128, |row| format!("memory://many-at-once/{row}.png"));
     let source = open(&table).unwrap();

@@ -1,24 +1,17 @@
 //! What reading costs: requests and bytes.
 
-use std::fmt;
 use std::sync::Mutex;
 
-use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path as StorePath;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result as StoreResult,
-};
-use ringmaster_store::Store;
+use object_store::{GetOptions, GetResult, ObjectStore as _, Result as StoreResult};
 
 use super::*;
+use crate::tests::answers::{Answering, Answers};
 
 /// Keeps the bytes that each request asked for; heads ask for none.
 #[derive(Debug, Default)]
 struct Counting {
-    inner: InMemory,
     asked: Mutex<Vec<Range<u64>>>,
     refuses: std::sync::atomic::AtomicBool,
 }
@@ -29,74 +22,35 @@ impl Counting {
     }
 }
 
-impl fmt::Display for Counting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("counting")
-    }
-}
-
 #[async_trait::async_trait]
-impl ObjectStore for Counting {
-    async fn put_opts(
+impl Answers for Counting {
+    async fn get(
         &self,
+        objects: &InMemory,
         at: &StorePath,
-        body: PutPayload,
-        o: PutOptions,
-    ) -> StoreResult<PutResult> {
-        self.inner.put_opts(at, body, o).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        at: &StorePath,
-        o: PutMultipartOptions,
-    ) -> StoreResult<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(at, o).await
-    }
-
-    async fn get_opts(&self, at: &StorePath, o: GetOptions) -> StoreResult<GetResult> {
+        o: GetOptions,
+    ) -> StoreResult<GetResult> {
         if self.refuses.load(std::sync::atomic::Ordering::SeqCst) {
             let path = at.to_string();
             return Err(object_store::Error::PermissionDenied { path, source: "no".into() });
         }
         let head = o.head;
-        let got = self.inner.get_opts(at, o).await?;
+        let got = objects.get_opts(at, o).await?;
         if !head {
             self.asked.lock().unwrap().push(got.range.clone());
         }
         Ok(got)
     }
-
-    fn delete_stream(
-        &self,
-        at: BoxStream<'static, StoreResult<StorePath>>,
-    ) -> BoxStream<'static, StoreResult<StorePath>> {
-        self.inner.delete_stream(at)
-    }
-
-    fn list(&self, prefix: Option<&StorePath>) -> BoxStream<'static, StoreResult<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&StorePath>) -> StoreResult<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &StorePath, to: &StorePath, o: CopyOptions) -> StoreResult<()> {
-        self.inner.copy_opts(from, to, o).await
-    }
 }
 
 /// Puts files into a store of this name; returns it and their URLs.
-fn stored(name: &str, files: &[Vec<u8>]) -> (Arc<Counting>, Vec<String>) {
-    let store = Arc::new(Counting::default());
+fn stored(name: &str, files: &[Vec<u8>]) -> (Arc<Answering<Counting>>, Vec<String>) {
+    let store = Answering::registered(name, Counting::default());
     let mut urls = Vec::new();
     for (number, file) in files.iter().enumerate() {
-        let path = StorePath::from(format!("{number}.parquet"));
-        futures::executor::block_on(store.inner.put(&path, file.clone().into())).unwrap();
+        store.add(&format!("{number}.parquet"), file.clone());
         urls.push(format!("memory://{name}/{number}.parquet"));
     }
-    ringmaster_store::register(name, Store::of(Arc::clone(&store) as Arc<dyn ObjectStore>));
     (store, urls)
 }
 
